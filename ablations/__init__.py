@@ -1,0 +1,1 @@
+"""The harness: grids of runs, their store, their statistics and their reports."""

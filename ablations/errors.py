@@ -1,0 +1,9 @@
+"""What the command line shows as one line instead of a traceback."""
+
+
+class VitabError(Exception):
+    """Something went wrong that the user should read in one line."""
+
+
+class UsageError(VitabError):
+    """Bad input: the message names the field, what was given and what is valid (exit code 2)."""

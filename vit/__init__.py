@@ -1,0 +1,8 @@
+"""A Vision Transformer from scratch on arrays: hand-written forward and backward, on NumPy or CuPy."""
+
+from vit.backend import get_ops
+from vit.config import ViTConfig
+from vit.errors import ConfigError
+from vit.model import ViT, one_hot
+
+__all__ = ["ConfigError", "ViT", "ViTConfig", "get_ops", "one_hot"]

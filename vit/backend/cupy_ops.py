@@ -1,0 +1,28 @@
+"""The GPU backend: `Ops` on CuPy arrays. The only module that imports cupy."""
+
+from typing import Any
+
+import cupy
+
+from vit.backend.ops import Ops
+
+
+class CupyOps(Ops):
+    """`Ops` on the current CUDA device."""
+
+    name = "cupy"
+
+    def __init__(self, dtype: str = "float32") -> None:
+        super().__init__(cupy, dtype)
+
+    def to_numpy(self, array: Any) -> Any:
+        return cupy.asnumpy(array)
+
+
+def device_problem() -> str | None:
+    """Why no CUDA device can be used, in one line, or None."""
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"CUDA finds no usable GPU ({error})"
+    return None if count else "CUDA finds no GPU"

@@ -1,0 +1,271 @@
+"""Every array operation of a Vision Transformer, forward and backward, on NumPy or CuPy arrays.
+
+`Ops` is the readable reference: each method is the formula, written once against `xp` (the numpy or cupy module). The
+backends override what is worth fusing and are tested against it.
+
+Shapes: R runs, B images, N tokens, D width, H heads, K head width, F hidden width, C classes, P parameters. Arrays of
+activations are C-contiguous (R, B, N, D) unless a docstring says "view". Parameters are (R, ...) views into (R, P).
+
+Rules: an argument named `out`, or named in the docstring's "Overwrites", is written; nothing else is. Gradients are
+overwritten, not accumulated, unless the docstring says "adds".
+"""
+
+import math
+from types import ModuleType
+from typing import Any, TypeAlias
+
+Array: TypeAlias = Any
+"""A numpy.ndarray or a cupy.ndarray."""
+
+LAYER_NORM_EPSILON = 1e-6
+
+
+class Ops:
+    """The operations on one array module `xp` in one floating-point type."""
+
+    name = "reference"
+
+    def __init__(self, xp: ModuleType, dtype: str = "float32") -> None:
+        self.xp = xp
+        self.dtype = xp.dtype(dtype)
+
+    # Arrays
+
+    def asarray(self, array: Array) -> Array:
+        """`array` on this backend's device: floating point in this backend's type, anything else as it is."""
+        array = self.xp.asarray(array)
+        return array.astype(self.dtype, copy=False) if array.dtype.kind == "f" else array
+
+    def to_numpy(self, array: Array) -> Array:
+        """A NumPy copy of `array`."""
+        return self.xp.array(array)
+
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        return self.xp.empty(shape, dtype=self.dtype)
+
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        return self.xp.zeros(shape, dtype=self.dtype)
+
+    # Products
+
+    def matmul(
+        self, a: Array, b: Array, *, trans_a: bool = False, trans_b: bool = False, out: Array | None = None
+    ) -> Array:
+        """Matrix products over the last two axes of `a` and `b`, views allowed, either one transposed."""
+        if trans_a:
+            a = a.swapaxes(-1, -2)
+        if trans_b:
+            b = b.swapaxes(-1, -2)
+        return self.xp.matmul(a, b, out=out)
+
+    # Patches and tokens
+
+    def patchify(self, images: Array, patch: int, out: Array) -> Array:
+        """Images (R, B, h, w, C) to flattened patches (R, B, N, C p p), row by row; channels slowest within one."""
+        runs, batch, height, width, channels = images.shape
+        rows, columns = height // patch, width // patch
+        grid = images.reshape(runs, batch, rows, patch, columns, patch, channels)
+        out.reshape(runs, batch, rows, columns, channels, patch, patch)[...] = grid.transpose(0, 1, 2, 4, 6, 3, 5)
+        return out
+
+    def add_bias(self, x: Array, bias: Array) -> Array:
+        """Adds (R, D) `bias` to every token. Overwrites `x` (R, B, N, D)."""
+        x += bias[:, None, None, :]
+        return x
+
+    def sum_tokens(self, dy: Array, out: Array) -> Array:
+        """Gradient of a bias: (R, B, N, D) summed over images and tokens to (R, D)."""
+        return self.xp.sum(dy, axis=(1, 2), out=out)
+
+    def mean_tokens(self, x: Array, out: Array) -> Array:
+        """Mean over the tokens of a view (R, B, N, D): (R, B, D)."""
+        return self.xp.mean(x, axis=2, out=out)
+
+    # Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over a residual stream
+
+    def residual_layer_norm(
+        self,
+        x: Array,
+        branch: Array | None,
+        branch_bias: Array | None,
+        weight: Array,
+        bias: Array,
+        *,
+        stream: Array,
+        out: Array,
+        mean: Array,
+        rstd: Array,
+    ) -> None:
+        """The stream after a residual branch, and its layer normalisation.
+
+        stream = x + branch + branch_bias (stream = x, not copied, where `branch` is None; `stream` may be `x`);
+        out = (stream - mean) * rstd * weight + bias, with rstd = (variance + 1e-6)^-1/2.
+        Overwrites `stream`, `out` (R, B, N, D), `mean`, `rstd` (R, B, N).
+        """
+        if branch is not None:
+            self.xp.add(x, branch, out=stream)
+            stream += branch_bias[:, None, None, :]  # type: ignore[index]
+        mean[...] = stream.mean(axis=-1)
+        rstd[...] = 1 / self.xp.sqrt(stream.var(axis=-1) + LAYER_NORM_EPSILON)
+        self.xp.subtract(stream, mean[..., None], out=out)
+        out *= rstd[..., None]
+        out *= weight[:, None, None, :]
+        out += bias[:, None, None, :]
+
+    def residual_layer_norm_backward(
+        self,
+        dout: Array,
+        dstream: Array,
+        stream: Array,
+        weight: Array,
+        mean: Array,
+        rstd: Array,
+        *,
+        dweight: Array,
+        dbias: Array,
+        dbranch_bias: Array | None,
+    ) -> None:
+        """Adds to `dstream` what reaches the stream through the norm; it is then the gradient of x and of branch.
+
+        With g = dout * weight and y = (stream - mean) rstd: dstream += rstd (g - mean(g) - y mean(g y)).
+        Overwrites `dweight`, `dbias` and, where there was a branch, `dbranch_bias` (R, D).
+        """
+        normal = (stream - mean[..., None]) * rstd[..., None]
+        dnormal = dout * weight[:, None, None, :]
+        self.xp.sum(dout * normal, axis=(1, 2), out=dweight)
+        self.xp.sum(dout, axis=(1, 2), out=dbias)
+        projection = (dnormal * normal).mean(axis=-1, keepdims=True)
+        dstream += rstd[..., None] * (dnormal - dnormal.mean(axis=-1, keepdims=True) - normal * projection)
+        if dbranch_bias is not None:
+            self.xp.sum(dstream, axis=(1, 2), out=dbranch_bias)
+
+    # GELU (Hendrycks and Gimpel 2016, arXiv 1606.08415), exact: x Phi(x), Phi the normal distribution function
+
+    def erf(self, x: Array) -> Array:
+        if self.xp.__name__ == "cupy":
+            from cupyx.scipy.special import erf
+        else:
+            from scipy.special import erf
+        return erf(x)
+
+    def bias_gelu(self, x: Array, bias: Array, *, out: Array, derivative: bool) -> None:
+        """out = GELU(x + bias). With `derivative`, overwrites `x` with GELU'(x + bias), which is all backward needs.
+
+        GELU'(u) = Phi(u) + u phi(u), phi the normal density. `out` may be `x` without `derivative`.
+        """
+        u = x + bias[:, None, None, :]
+        cdf = 0.5 * (1 + self.erf(u * math.sqrt(0.5)))
+        self.xp.multiply(u, cdf, out=out)
+        if derivative:
+            density = self.xp.exp(-0.5 * u * u) * (1 / math.sqrt(2 * math.pi))
+            self.xp.add(cdf, u * density, out=x)
+
+    def bias_gelu_backward(self, dy: Array, derivative: Array, *, dbias: Array) -> Array:
+        """Overwrites `dy` with the gradient of x, dy * derivative, and `dbias` (R, F) with its sum over tokens."""
+        dy *= derivative
+        self.sum_tokens(dy, out=dbias)
+        return dy
+
+    # Attention (Vaswani et al. 2017, arXiv 1706.03762)
+
+    def qkv_bias(self, qkv: Array, bias: Array, scale: float) -> None:
+        """Adds `bias` (R, 3 H K) to `qkv` (R, B, N, 3, H, K) in place, then multiplies the queries by `scale`."""
+        runs, *_, heads, head_width = qkv.shape
+        qkv += bias.reshape(runs, 1, 1, 3, heads, head_width)
+        qkv[:, :, :, 0] *= scale
+
+    def qkv_bias_backward(self, dqkv: Array, scale: float, *, dbias: Array) -> None:
+        """Overwrites `dqkv` with the gradient before `qkv_bias`, and `dbias` with its sum over tokens."""
+        dqkv[:, :, :, 0] *= scale
+        self.sum_tokens(dqkv.reshape(*dqkv.shape[:3], -1), out=dbias)
+
+    def qkv_bias_rotate(self, qkv: Array, bias: Array, scale: float, cos: Array, sin: Array, prefix: int) -> None:
+        """`qkv_bias`, then every pair of channels (2j, 2j+1) of the queries and keys of patch n turns by an angle.
+
+        `cos`, `sin` (N, K/2) are those of the angles; (a, b) becomes (a cos - b sin, a sin + b cos). The first
+        `prefix` tokens do not turn. In place.
+        """
+        self.qkv_bias(qkv, bias, scale)
+        self._rotate(qkv[:, :, prefix:, :2], cos, sin)
+
+    def qkv_bias_rotate_backward(
+        self, dqkv: Array, scale: float, cos: Array, sin: Array, prefix: int, *, dbias: Array
+    ) -> None:
+        """Turns back by the same angles, then `qkv_bias_backward`."""
+        self._rotate(dqkv[:, :, prefix:, :2], cos, -sin)
+        self.qkv_bias_backward(dqkv, scale, dbias=dbias)
+
+    def _rotate(self, x: Array, cos: Array, sin: Array) -> None:
+        cos, sin = cos[:, None, None, :], sin[:, None, None, :]
+        even, odd = x[..., 0::2], x[..., 1::2]
+        turned = even * cos - odd * sin
+        odd[...] = even * sin + odd * cos
+        even[...] = turned
+
+    def softmax(self, x: Array) -> Array:
+        """Softmax over the last axis. Overwrites `x`."""
+        x -= x.max(axis=-1, keepdims=True)
+        self.xp.exp(x, out=x)
+        x /= x.sum(axis=-1, keepdims=True)
+        return x
+
+    def softmax_backward(self, dy: Array, y: Array) -> Array:
+        """Overwrites `dy` with y (dy - sum(dy y)), the gradient through y = softmax(x)."""
+        dy -= (dy * y).sum(axis=-1, keepdims=True)
+        dy *= y
+        return dy
+
+    # Loss
+
+    def cross_entropy(self, logits: Array, targets: Array, scale: float, *, dlogits: Array) -> Array:
+        """Cross-entropy of softmax(logits) with soft targets that sum to one, (R, B, C): losses (R, B).
+
+        Overwrites `dlogits` with the gradient of `scale` times their sum, scale (softmax - targets).
+        """
+        shifted = logits - logits.max(axis=-1, keepdims=True)
+        exponentials = self.xp.exp(shifted)
+        total = exponentials.sum(axis=-1, keepdims=True)
+        self.xp.divide(exponentials, total, out=dlogits)
+        dlogits -= targets
+        dlogits *= scale
+        return self.xp.log(total[..., 0]) - (targets * shifted).sum(axis=-1)
+
+    # Optimisation
+
+    def add(self, x: Array, y: Array) -> None:
+        """x += y, any shape."""
+        x += y
+
+    def sum_of_squares(self, x: Array) -> Array:
+        """(R, P) to (R,), accumulated in float64."""
+        return self.xp.sum(self.xp.square(x, dtype="float64"), axis=1)
+
+    def adamw(
+        self,
+        parameters: Array,
+        gradient: Array,
+        first: Array,
+        second: Array,
+        *,
+        gradient_scale: Array,
+        rate: Array,
+        decay: Array,
+        betas: tuple[float, float],
+        epsilon: float,
+        step: int,
+    ) -> None:
+        """One step of AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) on slices (R, p) of the flat arrays.
+
+        g = gradient * gradient_scale; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+        parameters = parameters (1 - rate decay) - rate mhat / (sqrt(vhat) + epsilon), hats corrected for `step`
+        (1 for the first). `gradient_scale`, `rate`, `decay` are (R,) in float64. Overwrites all but `gradient`.
+        """
+        beta1, beta2 = betas
+        g = gradient * gradient_scale[:, None].astype(self.dtype)
+        first *= beta1
+        first += (1 - beta1) * g
+        second *= beta2
+        second += (1 - beta2) * g * g
+        denominator = self.xp.sqrt(second) * (1 / math.sqrt(1 - beta2**step)) + epsilon
+        parameters *= (1 - rate * decay)[:, None].astype(self.dtype)
+        parameters -= (rate / (1 - beta1**step))[:, None].astype(self.dtype) * first / denominator

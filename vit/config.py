@@ -1,0 +1,86 @@
+"""What a Vision Transformer is made of."""
+
+from dataclasses import dataclass
+
+from vit.errors import ConfigError
+from vit.positions import POSITIONS
+
+POOLS = ("mean", "cls")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """A pre-norm ViT for square images. Raises `ConfigError` for a model that cannot be built.
+
+    `dropout` acts on the tokens, after the GELU and on both branches; `drop_path` drops whole branches of an image,
+    growing linearly from 0 in the first block to its value in the last.
+    """
+
+    image_size: int
+    patch_size: int
+    channels: int
+    classes: int
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    position: str = "rope"
+    pool: str = "mean"
+    dropout: float = 0.0
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "patch_size", "channels", "classes", "width", "depth", "heads"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name}: {value!r} given, valid are whole numbers from 1")
+        if self.image_size % self.patch_size:
+            divisors = [d for d in range(1, self.image_size + 1) if self.image_size % d == 0]
+            raise ConfigError(
+                f"patch_size: {self.patch_size} given, which does not divide the image size {self.image_size}; "
+                f"valid are {', '.join(map(str, divisors))}"
+            )
+        if self.width % self.heads:
+            raise ConfigError(f"width: {self.width} given, valid are multiples of heads ({self.heads})")
+        if not self.mlp_ratio > 0 or self.hidden < 1:
+            raise ConfigError(f"mlp_ratio: {self.mlp_ratio} given, valid are numbers above 0")
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}: {getattr(self, name)} given, valid are 0 <= {name} < 1")
+        if self.pool not in POOLS:
+            raise ConfigError(f"pool: {self.pool!r} given, valid are {', '.join(POOLS)}")
+        if self.position not in POSITIONS:
+            raise ConfigError(f"position: {self.position!r} given, valid are {', '.join(POSITIONS)}")
+        POSITIONS[self.position].check(self)
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        return self.grid**2
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches: the class token, or none."""
+        return int(self.pool == "cls")
+
+    @property
+    def tokens(self) -> int:
+        return self.prefix + self.patches
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def hidden(self) -> int:
+        """Width inside the MLP."""
+        return int(self.width * self.mlp_ratio)
+
+    @property
+    def patch_width(self) -> int:
+        """Numbers in one flattened patch."""
+        return self.channels * self.patch_size**2

@@ -1,0 +1,168 @@
+"""One optimisation step, fast: the images of a batch go through fixed lanes, and threads run the lanes.
+
+A lane is a fixed number of images, whatever the number of threads. Each thread has its own buffers and gradient
+vector; lanes' gradients are added in the order of the lanes. So a step gives the same bits for any number of threads,
+and memory grows with the threads and not with the batch.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import cache
+
+from threadpoolctl import ThreadpoolController
+
+from vit.backend import Array
+from vit.config import ViTConfig
+from vit.model import ViT, one_hot
+from vit.optim import AdamW, Training
+from vit.workspace import Draws
+
+__all__ = ["Engine", "Training", "one_hot"]
+
+LANE_TOKENS = 1024
+"""Tokens a lane holds at most, where an image has no more: enough for efficient products, small enough for caches."""
+
+
+def lane_images(config: ViTConfig, batch_size: int) -> int:
+    """Images in a lane."""
+    largest = max(1, LANE_TOKENS // config.tokens)
+    return min(largest, max(1, -(-batch_size // 4)))
+
+
+@cache
+def _threadpools() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+@contextmanager
+def _single_threaded_blas() -> Iterator[None]:
+    with _threadpools().limit(limits=1, user_api="blas"):
+        yield
+
+
+class Engine:
+    """Trains and evaluates the R runs of a model, in batches of at most `batch_size` images."""
+
+    def __init__(self, model: ViT, training: Training, batch_size: int, threads: int | None = None) -> None:
+        self.model, self.training, self.ops = model, training, model.ops
+        self.lane = lane_images(model.config, batch_size) if model.ops.name == "numpy" else batch_size
+        lanes = -(-batch_size // self.lane)
+        self.threads = max(1, min(threads or os.cpu_count() or 1, lanes))
+        self._networks = [model.network(self.lane) for _ in range(self.threads)]
+        self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        self.optimizer = AdamW(model.layout, model.parameters.flat, training, model.ops)
+        self.gradient = self.ops.zeros(model.parameters.flat.shape)
+
+    def step(self, images: Array, targets: Array, learning_rate: float | None = None) -> Array:
+        """One step of AdamW on images (R, B, h, w, channels) and soft targets (R, B, C).
+
+        Returns the mean losses (R,) before it. `learning_rate` may be one number or one for each run (R,).
+        """
+        batch = images.shape[1]
+        starts = range(0, batch, self.lane)
+        losses = self.ops.empty((len(images), batch))
+        turn = _Turn()
+        self.optimizer.step += 1
+
+        def train_lanes(thread: int) -> None:
+            network = self._networks[thread]
+            for lane in range(thread, len(starts), self.threads):
+                part = slice(starts[lane], starts[lane] + self.lane)
+                draws = Draws(self.model.seeds, self.optimizer.step, lane)
+                logits = network.forward(images[:, part], draws)
+                losses[:, part], dlogits = network.loss(logits, targets[:, part], 1 / batch)
+                network.backward(dlogits)
+                with turn.of(lane):
+                    if lane:
+                        self.ops.add(self.gradient, network.workspace.gradients.flat)
+                    else:
+                        self.gradient[...] = network.workspace.gradients.flat
+
+        def train_lanes_or_abandon(thread: int) -> None:
+            try:
+                train_lanes(thread)
+            except BaseException:
+                turn.abandon()
+                raise
+
+        with _single_threaded_blas():
+            self._on_threads(train_lanes_or_abandon)
+            self._optimise(self.training.learning_rate if learning_rate is None else learning_rate)
+        return losses.mean(axis=1)
+
+    def logits(self, images: Array) -> Array:
+        """Logits (R, n, C) of any number of images (R, n, h, w, channels), without dropout."""
+        count = images.shape[1]
+        starts = range(0, count, self.lane)
+        logits = self.ops.empty((len(images), count, self.model.config.classes))
+
+        def evaluate_lanes(thread: int) -> None:
+            for lane in range(thread, len(starts), self.threads):
+                part = slice(starts[lane], starts[lane] + self.lane)
+                logits[:, part] = self._networks[thread].forward(images[:, part])
+
+        with _single_threaded_blas():
+            self._on_threads(evaluate_lanes)
+        return logits
+
+    def close(self) -> None:
+        """Ends the threads."""
+        if self._pool:
+            self._pool.shutdown()
+
+    def _optimise(self, learning_rate: float | Array) -> None:
+        optimizer, xp = self.optimizer, self.ops.xp
+        rate = xp.broadcast_to(xp.asarray(learning_rate, dtype="float64"), (len(self.gradient),))
+        count = len(optimizer.slices)
+        sums: list[Array] = [None] * count
+
+        def square(thread: int) -> None:
+            for i in range(thread, count, self.threads):
+                sums[i] = optimizer.sum_of_squares(self.gradient, i)
+
+        def update(thread: int) -> None:
+            for i in range(thread, count, self.threads):
+                optimizer.update(self.gradient, i, scale, rate)
+
+        self._on_threads(square)
+        scale = optimizer.clip_scale(sums)
+        self._on_threads(update)
+
+    def _on_threads(self, work: Callable[[int], None]) -> None:
+        if self._pool is None:
+            work(0)
+            return
+        futures = [self._pool.submit(work, thread) for thread in range(self.threads)]
+        wait(futures)
+        for future in futures:
+            future.result()
+
+
+class _Turn:
+    """Lets lanes pass one after another, in their order."""
+
+    _ABANDONED = -1
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def of(self, lane: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._next in (lane, self._ABANDONED))
+            if self._next == self._ABANDONED:
+                raise RuntimeError("another lane failed")
+        yield
+        with self._changed:
+            self._next += 1
+            self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """Wakes every waiting lane with an error: the one it waits for has failed."""
+        with self._changed:
+            self._next = self._ABANDONED
+            self._changed.notify_all()

@@ -1,0 +1,392 @@
+"""The layers of a Vision Transformer, forward and backward next to each other.
+
+Rules:
+- An argument is never written, with one exception that is named: the gradient of the residual stream, `dstream`, into
+  which a backward pass adds.
+- A layer writes only its own buffers, made once at the largest batch, and returns them: a result is good until the
+  layer (in scratch: a layer of the same role) runs again.
+- Gradients of parameters are overwritten, not accumulated.
+- A layer's output bias is added by whoever can fuse it with what follows; residual adds happen in `Block`.
+
+Shapes: R runs, B images, T tokens (prefix + N patches), D width, H heads, K head width, F hidden width, C classes.
+"""
+
+from dataclasses import dataclass
+
+from vit.backend import Array
+from vit.config import ViTConfig
+from vit.parameters import Parameter, ones, truncated_normal, zeros
+from vit.positions import Position
+from vit.workspace import Draws, Workspace
+
+
+class Linear:
+    """y = x W^T + b, W (R, O, I), b (R, O)."""
+
+    def __init__(self, workspace: Workspace, name: str) -> None:
+        self.workspace, self.ops, self.name = workspace, workspace.ops, name
+        runs = workspace.runs
+        weight = workspace.parameters[f"{name}.weight"]
+        self.outputs = weight.shape[1]
+        self.weight = weight.reshape(runs, self.outputs, -1)
+        self.inputs = self.weight.shape[2]
+        self.bias = workspace.parameters[f"{name}.bias"]
+        self.dweight = workspace.gradients[f"{name}.weight"].reshape(runs, self.outputs, self.inputs)
+        self.dbias = workspace.gradients[f"{name}.bias"]
+
+    @staticmethod
+    def declare(name: str, inputs: int, outputs: int) -> list[Parameter]:
+        return [
+            Parameter(f"{name}.weight", (outputs, inputs), truncated_normal, decay=True),
+            Parameter(f"{name}.bias", (outputs,), zeros),
+        ]
+
+    def forward(self, x: Array) -> Array:
+        """(R, B, T, I) to (R, B, T, O)."""
+        y = self.workspace.scratch(self.name, "y", x.shape[1], x.shape[2], self.outputs)
+        return self.ops.add_bias(self.product(x, y), self.bias)
+
+    def backward(self, dy: Array) -> Array:
+        self.ops.sum_tokens(dy, out=self.dbias)
+        return self.product_backward(dy)
+
+    def product(self, x: Array, out: Array) -> Array:
+        """`forward` without the bias."""
+        self.x = x
+        runs = len(x)
+        self.ops.matmul(
+            x.reshape(runs, -1, self.inputs),
+            self.weight,
+            trans_b=True,
+            out=out.reshape(runs, -1, self.outputs),
+        )
+        return out
+
+    def product_backward(self, dy: Array) -> Array:
+        """`backward` without the gradient of the bias."""
+        self.weight_backward(dy)
+        runs, batch, tokens, _ = dy.shape
+        dx = self.workspace.scratch(self.name, "dx", batch, tokens, self.inputs)
+        self.ops.matmul(dy.reshape(runs, -1, self.outputs), self.weight, out=dx.reshape(runs, -1, self.inputs))
+        return dx
+
+    def weight_backward(self, dy: Array) -> None:
+        """The gradient of the weight alone, for a layer whose input needs none."""
+        runs = len(dy)
+        self.ops.matmul(
+            dy.reshape(runs, -1, self.outputs),
+            self.x.reshape(runs, -1, self.inputs),
+            trans_a=True,
+            out=self.dweight,
+        )
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What a residual branch adds to the stream: value + bias, with where the gradient of the bias belongs."""
+
+    value: Array
+    bias: Array
+    dbias: Array
+
+
+class LayerNorm:
+    """Layer normalisation of the residual stream, fused with the branch that is added just before it."""
+
+    def __init__(self, workspace: Workspace, name: str) -> None:
+        self.workspace, self.ops, self.name = workspace, workspace.ops, name
+        self.weight = workspace.parameters[f"{name}.weight"]
+        self.bias = workspace.parameters[f"{name}.bias"]
+        self.dweight = workspace.gradients[f"{name}.weight"]
+        self.dbias = workspace.gradients[f"{name}.bias"]
+
+    @staticmethod
+    def declare(name: str, width: int) -> list[Parameter]:
+        return [Parameter(f"{name}.weight", (width,), ones), Parameter(f"{name}.bias", (width,), zeros)]
+
+    def forward(self, x: Array, branch: Branch | None = None) -> tuple[Array, Array]:
+        """x (R, B, T, D) to the stream x + branch and its normalisation."""
+        _, batch, tokens, width = x.shape
+        saved = self.workspace.saved
+        self.branch = branch
+        self.stream = x if branch is None else saved(self.name, "stream", batch, tokens, width)
+        self.mean = saved(self.name, "mean", batch, tokens)
+        self.rstd = saved(self.name, "rstd", batch, tokens)
+        normal = saved(self.name, "normal", batch, tokens, width)
+        self.ops.residual_layer_norm(
+            x,
+            branch and branch.value,
+            branch and branch.bias,
+            self.weight,
+            self.bias,
+            stream=self.stream,
+            out=normal,
+            mean=self.mean,
+            rstd=self.rstd,
+        )
+        return self.stream, normal
+
+    def backward(self, dnormal: Array, dstream: Array) -> None:
+        """Adds to `dstream`; it is then the gradient of x and of the branch."""
+        self.ops.residual_layer_norm_backward(
+            dnormal,
+            dstream,
+            self.stream,
+            self.weight,
+            self.mean,
+            self.rstd,
+            dweight=self.dweight,
+            dbias=self.dbias,
+            dbranch_bias=self.branch and self.branch.dbias,
+        )
+
+
+class Dropout:
+    """Dropout of elements (Srivastava et al. 2014) and of an image's whole branch (Huang et al. 2016, 1603.09382)."""
+
+    def __init__(self, workspace: Workspace, name: str, rate: float, path_rate: float = 0.0) -> None:
+        self.workspace, self.ops, self.name = workspace, workspace.ops, name
+        self.rate, self.path_rate = rate, path_rate
+        self.keep: Array | None = None
+
+    def forward(self, x: Array, draws: Draws | None) -> Array:
+        """x (R, B, T, D) itself, or what is left of it where `draws` are given and a rate is above 0."""
+        self.keep = None
+        if draws is None or not (self.rate or self.path_rate):
+            return x
+        _, batch, tokens, width = x.shape
+        self.keep = self.workspace.saved(self.name, "keep", batch, tokens, width)
+        self.keep[...] = 1
+        if self.rate:
+            self.keep *= self.ops.asarray(draws.keep(self.name, (batch, tokens, width), self.rate))
+        if self.path_rate:
+            self.keep *= self.ops.asarray(draws.keep(f"{self.name} path", (batch, 1, 1), self.path_rate))
+        y = self.workspace.saved(self.name, "y", batch, tokens, width)
+        return self.ops.xp.multiply(x, self.keep, out=y)
+
+    def backward(self, dy: Array) -> Array:
+        if self.keep is None:
+            return dy
+        dx = self.workspace.scratch(self.name, "dx", *dy.shape[1:])
+        return self.ops.xp.multiply(dy, self.keep, out=dx)
+
+    def forward_branch(self, branch: Branch, draws: Draws | None) -> Branch:
+        """The branch with its bias added, then dropped; or the branch itself."""
+        if draws is None or not (self.rate or self.path_rate):
+            self.keep = None
+            return branch
+        value = self.forward(self.ops.add_bias(branch.value, branch.bias), draws)
+        return Branch(value, self.ops.zeros(branch.bias.shape), branch.dbias)
+
+    def backward_branch(self, dstream: Array, dbias: Array) -> Array:
+        """The gradient of the branch; overwrites that of its bias where something was dropped."""
+        if self.keep is None:
+            return dstream
+        dvalue = self.backward(dstream)
+        self.ops.sum_tokens(dvalue, out=dbias)
+        return dvalue
+
+
+class Attention:
+    """Multi-head self-attention (Vaswani et al. 2017). It never asks which positional encoding it has."""
+
+    def __init__(self, workspace: Workspace, name: str, config: ViTConfig, position: Position) -> None:
+        self.workspace, self.ops, self.name = workspace, workspace.ops, name
+        self.position = position
+        self.heads, self.head_width = config.heads, config.head_width
+        self.scale = config.head_width**-0.5
+        self.qkv = Linear(workspace, f"{name}.qkv")
+        self.proj = Linear(workspace, f"{name}.proj")
+
+    @staticmethod
+    def declare(name: str, config: ViTConfig) -> list[Parameter]:
+        return Linear.declare(f"{name}.qkv", config.width, 3 * config.width) + Linear.declare(
+            f"{name}.proj", config.width, config.width
+        )
+
+    def forward(self, x: Array) -> Branch:
+        """(R, B, T, D) to a branch of the same shape."""
+        _, batch, tokens, width = x.shape
+        ws = self.workspace
+        projected = self.qkv.product(x, ws.saved(self.name, "qkv", batch, tokens, 3 * width))
+        projected = projected.reshape(*x.shape[:3], 3, self.heads, self.head_width)
+        self.position.rotate_queries_keys(projected, self.qkv.bias, self.scale)
+        self.q, self.k, self.v = (projected[:, :, :, i].swapaxes(2, 3) for i in range(3))
+        scores = ws.saved(self.name, "probabilities", batch, self.heads, tokens, tokens)
+        self.ops.matmul(self.q, self.k, trans_b=True, out=scores)
+        self.position.add_to_scores(scores)
+        self.probabilities = self.ops.softmax(scores)
+        mixed = ws.saved(self.name, "mixed", batch, tokens, width)
+        self.ops.matmul(self.probabilities, self.v, out=self._by_head(mixed))
+        value = self.proj.product(mixed, ws.scratch(self.name, "branch", batch, tokens, width))
+        return Branch(value, self.proj.bias, self.proj.dbias)
+
+    def backward(self, dbranch: Array) -> Array:
+        _, batch, tokens, width = dbranch.shape
+        ws, matmul = self.workspace, self.ops.matmul
+        dmixed = self._by_head(self.proj.product_backward(dbranch))
+        dprojected = ws.scratch(self.name, "dqkv", batch, tokens, 3, self.heads, self.head_width)
+        dq, dk, dv = (dprojected[:, :, :, i].swapaxes(2, 3) for i in range(3))
+        dscores = ws.scratch(self.name, "dscores", batch, self.heads, tokens, tokens)
+        matmul(dmixed, self.v, trans_b=True, out=dscores)
+        matmul(self.probabilities, dmixed, trans_a=True, out=dv)
+        self.ops.softmax_backward(dscores, self.probabilities)
+        self.position.add_to_scores_backward(dscores)
+        matmul(dscores, self.k, out=dq)
+        matmul(dscores, self.q, trans_a=True, out=dk)
+        self.position.rotate_queries_keys_backward(dprojected, self.scale, dbias=self.qkv.dbias)
+        return self.qkv.product_backward(dprojected.reshape(*dbranch.shape[:3], 3 * width))
+
+    def _by_head(self, x: Array) -> Array:
+        """The view (R, B, H, T, K) of (R, B, T, D)."""
+        return x.reshape(*x.shape[:3], self.heads, self.head_width).swapaxes(2, 3)
+
+
+class Mlp:
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, workspace: Workspace, name: str, dropout: float = 0.0) -> None:
+        self.workspace, self.ops, self.name = workspace, workspace.ops, name
+        self.fc1 = Linear(workspace, f"{name}.fc1")
+        self.drop = Dropout(workspace, f"{name}.drop", dropout)
+        self.fc2 = Linear(workspace, f"{name}.fc2")
+
+    @staticmethod
+    def declare(name: str, config: ViTConfig) -> list[Parameter]:
+        return Linear.declare(f"{name}.fc1", config.width, config.hidden) + Linear.declare(
+            f"{name}.fc2", config.hidden, config.width
+        )
+
+    def forward(self, x: Array, draws: Draws | None = None) -> Branch:
+        """(R, B, T, D) to a branch of the same shape."""
+        _, batch, tokens, width = x.shape
+        ws, hidden = self.workspace, self.fc1.outputs
+        self.derivative = self.fc1.product(x, ws.saved(self.name, "derivative", batch, tokens, hidden))
+        activation = ws.saved(self.name, "activation", batch, tokens, hidden) if ws.training else self.derivative
+        self.ops.bias_gelu(self.derivative, self.fc1.bias, out=activation, derivative=ws.training)
+        activation = self.drop.forward(activation, draws)
+        value = self.fc2.product(activation, ws.scratch(self.name, "branch", batch, tokens, width))
+        return Branch(value, self.fc2.bias, self.fc2.dbias)
+
+    def backward(self, dbranch: Array) -> Array:
+        dactivation = self.drop.backward(self.fc2.product_backward(dbranch))
+        return self.fc1.product_backward(
+            self.ops.bias_gelu_backward(dactivation, self.derivative, dbias=self.fc1.dbias)
+        )
+
+
+class Block:
+    """Pre-norm block: stream + attention(norm1), then + mlp(norm2). The second branch is added by the next norm."""
+
+    def __init__(
+        self, workspace: Workspace, name: str, config: ViTConfig, position: Position, drop_path: float = 0.0
+    ) -> None:
+        self.norm1 = LayerNorm(workspace, f"{name}.norm1")
+        self.attn = Attention(workspace, f"{name}.attn", config, position)
+        self.drop1 = Dropout(workspace, f"{name}.drop1", config.dropout, drop_path)
+        self.norm2 = LayerNorm(workspace, f"{name}.norm2")
+        self.mlp = Mlp(workspace, f"{name}.mlp", config.dropout)
+        self.drop2 = Dropout(workspace, f"{name}.drop2", config.dropout, drop_path)
+
+    @staticmethod
+    def declare(name: str, config: ViTConfig) -> list[Parameter]:
+        return (
+            LayerNorm.declare(f"{name}.norm1", config.width)
+            + Attention.declare(f"{name}.attn", config)
+            + LayerNorm.declare(f"{name}.norm2", config.width)
+            + Mlp.declare(f"{name}.mlp", config)
+        )
+
+    def forward(self, stream: Array, branch: Branch | None, draws: Draws | None = None) -> tuple[Array, Branch]:
+        """The stream (R, B, T, D) and the branch still to be added to it, in and out."""
+        stream, normal = self.norm1.forward(stream, branch)
+        branch = self.drop1.forward_branch(self.attn.forward(normal), draws)
+        stream, normal = self.norm2.forward(stream, branch)
+        return stream, self.drop2.forward_branch(self.mlp.forward(normal, draws), draws)
+
+    def backward(self, dstream: Array) -> None:
+        """Turns `dstream` from the gradient of the block's output into that of its input."""
+        dbranch = self.drop2.backward_branch(dstream, self.mlp.fc2.dbias)
+        self.norm2.backward(self.mlp.backward(dbranch), dstream)
+        dbranch = self.drop1.backward_branch(dstream, self.attn.proj.dbias)
+        self.norm1.backward(self.attn.backward(dbranch), dstream)
+
+
+class PatchEmbed:
+    """Patches to tokens: a linear layer on flattened patches, their positions, and the class token before them."""
+
+    def __init__(self, workspace: Workspace, config: ViTConfig, position: Position) -> None:
+        self.workspace, self.ops, self.config, self.position = workspace, workspace.ops, config, position
+        self.proj = Linear(workspace, "patch_embed.proj")
+        self.drop = Dropout(workspace, "pos_drop", config.dropout)
+
+    @staticmethod
+    def declare(config: ViTConfig) -> list[Parameter]:
+        weight, bias = Linear.declare("patch_embed.proj", config.patch_width, config.width)
+        patch = (config.channels, config.patch_size, config.patch_size)
+        declared = [Parameter(weight.name, (config.width, *patch), truncated_normal, decay=True), bias]
+        return declared + [Parameter("cls_token", (1, 1, config.width), truncated_normal)] * config.prefix
+
+    def forward(self, images: Array, draws: Draws | None = None) -> Array:
+        """Images (R, B, h, w, channels) to tokens (R, B, T, D)."""
+        c, batch, ws = self.config, images.shape[1], self.workspace
+        patches = ws.saved("patch_embed", "patches", batch, c.patches, c.patch_width)
+        self.ops.patchify(images, c.patch_size, out=patches)
+        tokens = ws.saved("patch_embed", "tokens", batch, c.tokens, c.width)
+        embedded = tokens
+        if c.prefix:
+            embedded = ws.scratch("patch_embed", "embedded", batch, c.patches, c.width)
+        self.ops.add_bias(self.proj.product(patches, embedded), self.proj.bias)
+        self.position.add_to_tokens(embedded)
+        if c.prefix:
+            tokens[:, :, : c.prefix] = ws.parameters["cls_token"]
+            tokens[:, :, c.prefix :] = embedded
+        return self.drop.forward(tokens, draws)
+
+    def backward(self, dtokens: Array) -> None:
+        c, ws = self.config, self.workspace
+        dtokens = self.drop.backward(dtokens)
+        dembedded = dtokens
+        if c.prefix:
+            self.ops.xp.sum(dtokens[:, :, : c.prefix], axis=1, keepdims=True, out=ws.gradients["cls_token"])
+            dembedded = ws.scratch("patch_embed", "dembedded", dtokens.shape[1], c.patches, c.width)
+            dembedded[...] = dtokens[:, :, c.prefix :]
+        self.position.add_to_tokens_backward(dembedded)
+        self.ops.sum_tokens(dembedded, out=self.proj.dbias)
+        self.proj.weight_backward(dembedded)
+
+
+class Head:
+    """The final norm, the mean over patches or the class token, and a linear layer to the classes."""
+
+    def __init__(self, workspace: Workspace, config: ViTConfig) -> None:
+        self.workspace, self.ops, self.config = workspace, workspace.ops, config
+        self.norm = LayerNorm(workspace, "norm")
+        self.linear = Linear(workspace, "head")
+
+    @staticmethod
+    def declare(config: ViTConfig) -> list[Parameter]:
+        return LayerNorm.declare("norm", config.width) + Linear.declare("head", config.width, config.classes)
+
+    def forward(self, stream: Array, branch: Branch | None) -> Array:
+        """The stream (R, B, T, D) and its pending branch to logits (R, B, C)."""
+        _, batch, _, width = stream.shape
+        _, normal = self.norm.forward(stream, branch)
+        pooled = self.workspace.saved("head", "pooled", batch, 1, width)
+        if self.config.pool == "mean":
+            self.ops.mean_tokens(normal, out=pooled[:, :, 0])
+        else:
+            pooled[...] = normal[:, :, :1]
+        return self.linear.forward(pooled)[:, :, 0]
+
+    def backward(self, dlogits: Array, dstream: Array) -> None:
+        """From dlogits (R, B, C), overwrites `dstream` (R, B, T, D)."""
+        dpooled = self.linear.backward(dlogits[:, :, None])
+        dnormal = self.workspace.scratch("head", "dnormal", *dstream.shape[1:])
+        if self.config.pool == "mean":
+            self.ops.xp.multiply(dpooled, 1 / self.config.patches, out=dnormal)
+        else:
+            dnormal[:, :, 1:] = 0
+            dnormal[:, :, :1] = dpooled
+        dstream[...] = 0
+        self.norm.backward(dnormal, dstream)

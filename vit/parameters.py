@@ -1,0 +1,104 @@
+"""One flat array of parameters per model, and named views into it."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from vit.backend import Array, Ops
+from vit.random import stream
+
+ALIGNMENT = 64
+"""Every view starts at a multiple of this many elements of its row, and rows are padded alike."""
+
+INITIAL_STD = 0.02
+
+Initializer = Callable[[np.random.Generator, tuple[int, ...]], "np.ndarray[tuple[int, ...], np.dtype[np.float64]]"]
+
+
+def truncated_normal(
+    generator: np.random.Generator, shape: tuple[int, ...]
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Normal with standard deviation 0.02, drawn again wherever it falls outside two of them."""
+    values = generator.standard_normal(shape)
+    while (outside := np.abs(values) > 2).any():
+        values[outside] = generator.standard_normal(int(outside.sum()))
+    return values * INITIAL_STD
+
+
+def zeros(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return np.zeros(shape)
+
+
+def ones(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return np.ones(shape)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A named parameter: its shape for one run, how it starts, and whether weight decay applies to it."""
+
+    name: str
+    shape: tuple[int, ...]
+    initial: Initializer
+    decay: bool = False
+
+
+class Layout:
+    """Where each parameter lies in a row of P elements. Decayed parameters come first, so decay is one slice."""
+
+    def __init__(self, parameters: Iterable[Parameter]) -> None:
+        self.parameters = {p.name: p for p in parameters}
+        self.offsets: dict[str, int] = {}
+        self.decayed = 0
+        """Weight decay applies to the elements before this one."""
+        end = 0
+        for parameter in sorted(self.parameters.values(), key=lambda p: not p.decay):
+            self.offsets[parameter.name] = end
+            end += -(-prod(parameter.shape) // ALIGNMENT) * ALIGNMENT
+            if parameter.decay:
+                self.decayed = end
+        self.size = end
+        """P, padding included."""
+
+    @property
+    def count(self) -> int:
+        """Number of parameters of one run, without padding."""
+        return sum(prod(p.shape) for p in self.parameters.values())
+
+
+class Views(Mapping[str, Array]):
+    """A flat array (R, P) and its named views (R, *shape), which share its memory."""
+
+    def __init__(self, layout: Layout, flat: Array) -> None:
+        self.flat = flat
+        self._views = {
+            name: flat[:, offset : offset + prod(shape)].reshape(len(flat), *shape)
+            for name, offset in layout.offsets.items()
+            for shape in [layout.parameters[name].shape]
+        }
+
+    def __getitem__(self, name: str) -> Array:
+        return self._views[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+
+def initialise(layout: Layout, ops: Ops, seeds: Iterable[int]) -> Views:
+    """Fresh parameters, one run per seed.
+
+    Each parameter has its own random stream, named after it: two models with the same seed share the initial values
+    of every parameter that both have.
+    """
+    seeds = list(seeds)
+    flat = np.zeros((len(seeds), layout.size))
+    views = Views(layout, flat)
+    for run, seed in enumerate(seeds):
+        for name, parameter in layout.parameters.items():
+            views[name][run] = parameter.initial(stream(seed, f"init {name}"), parameter.shape)
+    return Views(layout, ops.asarray(flat))

@@ -1,0 +1,81 @@
+"""What a positional encoding may do: three hooks, each with its backward, each the identity by default.
+
+To add an encoding, subclass `Position` in a file of its own and add a line to the registry in `vit/positions`.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from vit.backend import Array, Ops
+from vit.parameters import Parameter, Views
+
+if TYPE_CHECKING:
+    from vit.config import ViTConfig
+
+
+class Position:
+    """The encoding `none`'s behaviour, and the base of all others. One instance serves one lane of images.
+
+    Shapes: N patches in row-major order, T = prefix + N tokens. Prefix tokens (a class token) come first, are never
+    rotated and get no patch position.
+    """
+
+    description: ClassVar[str]
+
+    def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:
+        """`parameters` and `gradients` hold what `declare` declares, (R, *shape) each."""
+        self.config = config
+        self.ops = ops
+
+    @classmethod
+    def check(cls, config: "ViTConfig") -> None:
+        """Raises `ConfigError` where this encoding cannot serve such a model."""
+
+    @classmethod
+    def declare(cls, config: "ViTConfig") -> list[Parameter]:
+        """The encoding's own learned parameters."""
+        return []
+
+    @classmethod
+    def fixed_state(cls, config: "ViTConfig") -> dict[str, np.ndarray]:
+        """Constant arrays that another implementation needs in a checkpoint and this one computes."""
+        return {}
+
+    @classmethod
+    def adapt_state(cls, state: Mapping[str, np.ndarray], config: "ViTConfig") -> dict[str, np.ndarray]:
+        """A loaded state made to fit `config`, for instance when its grid of patches differs."""
+        return dict(state)
+
+    def start_backward(self) -> None:
+        """Called before the other backward hooks of a pass: clears gradients that are summed over the layers."""
+
+    def add_to_tokens(self, tokens: Array) -> None:
+        """In place on the patch tokens (R, B, N, D), before the first block."""
+
+    def add_to_tokens_backward(self, dtokens: Array) -> None:
+        """Overwrites the gradients of what `add_to_tokens` added. An addition leaves `dtokens` as it is."""
+
+    def rotate_queries_keys(self, qkv: Array, bias: Array, scale: float) -> None:
+        """In place on the projections (R, B, T, 3, H, K) of queries, keys and values, not yet biased.
+
+        Must add `bias` (R, 3 H K) and multiply the queries by `scale`; may then turn queries and keys.
+        """
+        self.ops.qkv_bias(qkv, bias, scale)
+
+    def rotate_queries_keys_backward(self, dqkv: Array, scale: float, *, dbias: Array) -> None:
+        """Turns gradients back in place, to those of the projections, and overwrites `dbias` (R, 3 H K)."""
+        self.ops.qkv_bias_backward(dqkv, scale, dbias=dbias)
+
+    def add_to_scores(self, scores: Array) -> None:
+        """In place on the scaled scores (R, B, H, T, T) before the softmax: queries are rows, keys columns."""
+
+    def add_to_scores_backward(self, dscores: Array) -> None:
+        """Adds to the gradients of what `add_to_scores` added: every layer calls it."""
+
+
+def patch_coordinates(grid: int) -> tuple[np.ndarray, np.ndarray]:
+    """Column x and row y of every patch, (N,) each, in row-major order."""
+    y, x = np.divmod(np.arange(grid * grid), grid)
+    return x, y

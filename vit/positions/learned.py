@@ -1,0 +1,68 @@
+"""A learned table of positions, as in the first ViT (Dosovitskiy et al. 2020, arXiv 2010.11929)."""
+
+from collections.abc import Mapping
+from math import isqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vit.backend import Array, Ops
+from vit.errors import ConfigError
+from vit.parameters import Parameter, Views, truncated_normal
+from vit.positions.base import Position
+
+if TYPE_CHECKING:
+    from vit.config import ViTConfig
+
+TABLE = "pos_embed"
+
+
+class LearnedPosition(Position):
+    """A table (N, D), truncated normal of std 0.02 at the start, added to the patch tokens."""
+
+    description = "a learned table (patches x width), added to the tokens"
+
+    def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:
+        super().__init__(config, ops, parameters, gradients)
+        self.table = parameters[TABLE]
+        self.dtable = gradients[TABLE]
+
+    @classmethod
+    def declare(cls, config: "ViTConfig") -> list[Parameter]:
+        return [Parameter(TABLE, (1, config.patches, config.width), truncated_normal)]
+
+    @classmethod
+    def adapt_state(cls, state: Mapping[str, np.ndarray], config: "ViTConfig") -> dict[str, np.ndarray]:
+        table = state.get(TABLE)
+        if table is None or table.shape[1] == config.patches:
+            return dict(state)
+        if isqrt(table.shape[1]) ** 2 != table.shape[1]:
+            raise ConfigError(f"{TABLE}: a table of {table.shape[1]} positions given, valid are square grids")
+        return {**state, TABLE: resize_table(table, config.grid)}
+
+    def add_to_tokens(self, tokens: Array) -> None:
+        tokens += self.table
+
+    def add_to_tokens_backward(self, dtokens: Array) -> None:
+        self.ops.xp.sum(dtokens, axis=1, keepdims=True, out=self.dtable)
+
+
+def resize_table(table: np.ndarray, grid: int) -> np.ndarray:
+    """A table (1, n n, D) resized to (1, grid grid, D), bicubic with antialiasing, as timm does when it loads one."""
+    _, patches, width = table.shape
+    weights = _bicubic(isqrt(patches), grid)
+    square = table.reshape(isqrt(patches), isqrt(patches), width).astype(np.float64)
+    resized = np.einsum("iy,jx,yxd->ijd", weights, weights, square)
+    return resized.reshape(1, grid * grid, width).astype(table.dtype)
+
+
+def _bicubic(old: int, new: int) -> np.ndarray:
+    """Weights (new, old) of Keys' cubic convolution, a = -1/2, stretched by the scale where it shrinks."""
+    scale = old / new
+    support = max(scale, 1.0)
+    centres = (np.arange(new) + 0.5) * scale
+    distance = np.abs((np.arange(old) + 0.5)[None, :] - centres[:, None]) / support
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+    return weights / weights.sum(axis=1, keepdims=True)

@@ -1,0 +1,48 @@
+"""2-D axial rotary positions, as in rope-vit (Heo et al., ECCV 2024, arXiv 2403.13298; RoPE: arXiv 2104.09864)."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vit.backend import Array, Ops
+from vit.errors import ConfigError
+from vit.parameters import Views
+from vit.positions.base import Position, patch_coordinates
+
+if TYPE_CHECKING:
+    from vit.config import ViTConfig
+
+BASE = 100.0
+
+
+class RotaryPosition(Position):
+    """Turns pairs of channels (2j, 2j+1) of queries and keys: the first K/2 channels with the column, the rest with
+    the row. A score then depends on the displacement of two patches only."""
+
+    description = "2-D rotary: queries and keys turn with column and row"
+
+    def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:
+        super().__init__(config, ops, parameters, gradients)
+        angles = rotary_angles(config.grid, config.head_width)
+        self.cos = ops.asarray(np.cos(angles))
+        self.sin = ops.asarray(np.sin(angles))
+
+    @classmethod
+    def check(cls, config: "ViTConfig") -> None:
+        if config.head_width % 4:
+            raise ConfigError(
+                f"heads: {config.heads} given with width {config.width}, a head width of {config.head_width}; "
+                "valid with position 'rope' are head widths (width / heads) that are multiples of 4"
+            )
+
+    def rotate_queries_keys(self, qkv: Array, bias: Array, scale: float) -> None:
+        self.ops.qkv_bias_rotate(qkv, bias, scale, self.cos, self.sin, self.config.prefix)
+
+    def rotate_queries_keys_backward(self, dqkv: Array, scale: float, *, dbias: Array) -> None:
+        self.ops.qkv_bias_rotate_backward(dqkv, scale, self.cos, self.sin, self.config.prefix, dbias=dbias)
+
+
+def rotary_angles(grid: int, head_width: int, base: float = BASE) -> np.ndarray:
+    """Angles (grid grid, K/2) in radians: x base^(-4i/K), then y base^(-4i/K), i < K/4."""
+    frequencies = base ** (-4 * np.arange(head_width // 4) / head_width)
+    return np.concatenate([np.outer(c, frequencies) for c in patch_coordinates(grid)], axis=1)

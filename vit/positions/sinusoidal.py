@@ -1,0 +1,48 @@
+"""Fixed 2-D sines and cosines, as in "Better plain ViT baselines" (Beyer et al. 2022, arXiv 2205.01580)."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vit.backend import Array, Ops
+from vit.errors import ConfigError
+from vit.parameters import Views
+from vit.positions.base import Position, patch_coordinates
+
+if TYPE_CHECKING:
+    from vit.config import ViTConfig
+
+
+class SinusoidalPosition(Position):
+    """[sin x w, cos x w, sin y w, cos y w] with w_i = 10000^(-i/(D/4-1)), i < D/4, added to the patch tokens."""
+
+    description = "fixed 2-D sines and cosines, added to the tokens"
+
+    def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:
+        super().__init__(config, ops, parameters, gradients)
+        self.table = ops.asarray(sinusoidal_table(config.grid, config.width))
+
+    @classmethod
+    def check(cls, config: "ViTConfig") -> None:
+        if config.width % 4:
+            raise ConfigError(f"width: {config.width} given, valid with position 'sinusoidal' are multiples of 4")
+
+    @classmethod
+    def fixed_state(cls, config: "ViTConfig") -> dict[str, np.ndarray]:
+        return {"pos_embed": sinusoidal_table(config.grid, config.width)[None].astype(np.float32)}
+
+    @classmethod
+    def adapt_state(cls, state: Mapping[str, np.ndarray], config: "ViTConfig") -> dict[str, np.ndarray]:
+        return {name: array for name, array in state.items() if name != "pos_embed"}
+
+    def add_to_tokens(self, tokens: Array) -> None:
+        tokens += self.table
+
+
+def sinusoidal_table(grid: int, width: int) -> np.ndarray:
+    """The table (grid grid, width) in float64: x is the column of a patch, y its row, both whole numbers."""
+    quarter = width // 4
+    frequencies = 10000.0 ** (-np.arange(quarter) / max(quarter - 1, 1))
+    x, y = (np.outer(coordinate, frequencies) for coordinate in patch_coordinates(grid))
+    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
