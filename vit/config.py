@@ -13,7 +13,8 @@ class ViTConfig:
     """A pre-norm ViT for square images. Raises `ConfigError` for a model that cannot be built.
 
     `dropout` acts on the tokens, after the GELU and on both branches; `drop_path` drops whole branches of an image,
-    growing linearly from 0 in the first block to its value in the last.
+    growing linearly from 0 in the first block to its value in the last. Weights start as truncated normals of standard
+    deviation `init_std`, biases at zero.
     """
 
     image_size: int
@@ -28,6 +29,7 @@ class ViTConfig:
     pool: str = "mean"
     dropout: float = 0.0
     drop_path: float = 0.0
+    init_std: float = 0.02
 
     def __post_init__(self) -> None:
         for name in ("image_size", "patch_size", "channels", "classes", "width", "depth", "heads"):
@@ -44,6 +46,8 @@ class ViTConfig:
             raise ConfigError(f"width: {self.width} given, valid are multiples of heads ({self.heads})")
         if not self.mlp_ratio > 0 or self.hidden < 1:
             raise ConfigError(f"mlp_ratio: {self.mlp_ratio} given, valid are numbers above 0")
+        if not self.init_std > 0:
+            raise ConfigError(f"init_std: {self.init_std} given, valid are numbers above 0")
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} given, valid are 0 <= {name} < 1")

@@ -35,9 +35,9 @@ class Linear:
         self.dbias = workspace.gradients[f"{name}.bias"]
 
     @staticmethod
-    def declare(name: str, inputs: int, outputs: int) -> list[Parameter]:
+    def declare(name: str, inputs: int, outputs: int, std: float = 0.02) -> list[Parameter]:
         return [
-            Parameter(f"{name}.weight", (outputs, inputs), truncated_normal, decay=True),
+            Parameter(f"{name}.weight", (outputs, inputs), truncated_normal(std), decay=True),
             Parameter(f"{name}.bias", (outputs,), zeros),
         ]
 
@@ -200,8 +200,8 @@ class Attention:
 
     @staticmethod
     def declare(name: str, config: ViTConfig) -> list[Parameter]:
-        return Linear.declare(f"{name}.qkv", config.width, 3 * config.width) + Linear.declare(
-            f"{name}.proj", config.width, config.width
+        return Linear.declare(f"{name}.qkv", config.width, 3 * config.width, config.init_std) + Linear.declare(
+            f"{name}.proj", config.width, config.width, config.init_std
         )
 
     def forward(self, x: Array) -> Branch:
@@ -253,8 +253,8 @@ class Mlp:
 
     @staticmethod
     def declare(name: str, config: ViTConfig) -> list[Parameter]:
-        return Linear.declare(f"{name}.fc1", config.width, config.hidden) + Linear.declare(
-            f"{name}.fc2", config.hidden, config.width
+        return Linear.declare(f"{name}.fc1", config.width, config.hidden, config.init_std) + Linear.declare(
+            f"{name}.fc2", config.hidden, config.width, config.init_std
         )
 
     def forward(self, x: Array, draws: Draws | None = None) -> Branch:
@@ -322,10 +322,10 @@ class PatchEmbed:
 
     @staticmethod
     def declare(config: ViTConfig) -> list[Parameter]:
-        weight, bias = Linear.declare("patch_embed.proj", config.patch_width, config.width)
+        weight, bias = Linear.declare("patch_embed.proj", config.patch_width, config.width, config.init_std)
         patch = (config.channels, config.patch_size, config.patch_size)
-        declared = [Parameter(weight.name, (config.width, *patch), truncated_normal, decay=True), bias]
-        return declared + [Parameter("cls_token", (1, 1, config.width), truncated_normal)] * config.prefix
+        declared = [Parameter(weight.name, (config.width, *patch), weight.initial, decay=True), bias]
+        return declared + [Parameter("cls_token", (1, 1, config.width), weight.initial)] * config.prefix
 
     def forward(self, images: Array, draws: Draws | None = None) -> Array:
         """Images (R, B, h, w, channels) to tokens (R, B, T, D)."""
@@ -366,7 +366,9 @@ class Head:
 
     @staticmethod
     def declare(config: ViTConfig) -> list[Parameter]:
-        return LayerNorm.declare("norm", config.width) + Linear.declare("head", config.width, config.classes)
+        return LayerNorm.declare("norm", config.width) + Linear.declare(
+            "head", config.width, config.classes, config.init_std
+        )
 
     def forward(self, stream: Array, branch: Branch | None) -> Array:
         """The stream (R, B, T, D) and its pending branch to logits (R, B, C)."""

@@ -12,26 +12,26 @@ from vit.random import stream
 ALIGNMENT = 64
 """Every view starts at a multiple of this many elements of its row, and rows are padded alike."""
 
-INITIAL_STD = 0.02
-
-Initializer = Callable[[np.random.Generator, tuple[int, ...]], "np.ndarray[tuple[int, ...], np.dtype[np.float64]]"]
+Initializer = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
-def truncated_normal(
-    generator: np.random.Generator, shape: tuple[int, ...]
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Normal with standard deviation 0.02, drawn again wherever it falls outside two of them."""
-    values = generator.standard_normal(shape)
-    while (outside := np.abs(values) > 2).any():
-        values[outside] = generator.standard_normal(int(outside.sum()))
-    return values * INITIAL_STD
+def truncated_normal(std: float) -> Initializer:
+    """Normal with standard deviation `std`, drawn again wherever it falls outside two of them."""
+
+    def initial(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        values = generator.standard_normal(shape)
+        while (outside := np.abs(values) > 2).any():
+            values[outside] = generator.standard_normal(int(outside.sum()))
+        return values * std
+
+    return initial
 
 
-def zeros(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def zeros(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return np.zeros(shape)
 
 
-def ones(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def ones(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return np.ones(shape)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vit.config import ViTConfig
 
 TABLE = "pos_embed"
+TABLE_STD = 0.02
 
 
 class LearnedPosition(Position):
@@ -29,7 +30,7 @@ class LearnedPosition(Position):
 
     @classmethod
     def declare(cls, config: "ViTConfig") -> list[Parameter]:
-        return [Parameter(TABLE, (1, config.patches, config.width), truncated_normal)]
+        return [Parameter(TABLE, (1, config.patches, config.width), truncated_normal(TABLE_STD))]
 
     @classmethod
     def adapt_state(cls, state: Mapping[str, np.ndarray], config: "ViTConfig") -> dict[str, np.ndarray]:
