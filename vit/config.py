@@ -1,5 +1,6 @@
 """What a Vision Transformer is made of."""
 
+import math
 from dataclasses import dataclass
 
 from vit.errors import ConfigError
@@ -44,16 +45,17 @@ class ViTConfig:
             )
         if self.width % self.heads:
             raise ConfigError(f"width: {self.width} given, valid are multiples of heads ({self.heads})")
-        if not self.mlp_ratio > 0 or self.hidden < 1:
-            raise ConfigError(f"mlp_ratio: {self.mlp_ratio} given, valid are numbers above 0")
-        if not self.init_std > 0:
-            raise ConfigError(f"init_std: {self.init_std} given, valid are numbers above 0")
+        for name in ("mlp_ratio", "init_std"):
+            value = getattr(self, name)
+            if not _is_number(value) or not value > 0 or (name == "mlp_ratio" and self.hidden < 1):
+                raise ConfigError(f"{name}: {value!r} given, valid are numbers above 0")
         for name in ("dropout", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name}: {getattr(self, name)} given, valid are 0 <= {name} < 1")
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value < 1:
+                raise ConfigError(f"{name}: {value!r} given, valid are 0 <= {name} < 1")
         if self.pool not in POOLS:
             raise ConfigError(f"pool: {self.pool!r} given, valid are {', '.join(POOLS)}")
-        if self.position not in POSITIONS:
+        if not isinstance(self.position, str) or self.position not in POSITIONS:
             raise ConfigError(f"position: {self.position!r} given, valid are {', '.join(POSITIONS)}")
         POSITIONS[self.position].check(self)
 
@@ -88,3 +90,7 @@ class ViTConfig:
     def patch_width(self) -> int:
         """Numbers in one flattened patch."""
         return self.channels * self.patch_size**2
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -16,6 +16,8 @@ from threadpoolctl import ThreadpoolController
 
 from vit.backend import Array
 from vit.config import ViTConfig
+from vit.errors import ConfigError
+from vit.lane import Lane
 from vit.model import ViT, one_hot
 from vit.optim import AdamW, Training
 from vit.workspace import Draws
@@ -48,10 +50,10 @@ class Engine:
 
     def __init__(self, model: ViT, training: Training, batch_size: int, threads: int | None = None) -> None:
         self.model, self.training, self.ops = model, training, model.ops
-        self.lane = lane_images(model.config, batch_size) if model.ops.name == "numpy" else batch_size
-        lanes = -(-batch_size // self.lane)
+        self.lane_images = lane_images(model.config, batch_size) if model.ops.name == "numpy" else batch_size
+        lanes = -(-batch_size // self.lane_images)
         self.threads = max(1, min(threads or os.cpu_count() or 1, lanes))
-        self._networks = [model.network(self.lane) for _ in range(self.threads)]
+        self.lanes = [Lane(model, self.lane_images) for _ in range(self.threads)]
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
         self.optimizer = AdamW(model.layout, model.parameters.flat, training, model.ops)
         self.gradient = self.ops.zeros(model.parameters.flat.shape)
@@ -62,24 +64,27 @@ class Engine:
         Returns the mean losses (R,) before it. `learning_rate` may be one number or one for each run (R,).
         """
         batch = images.shape[1]
-        starts = range(0, batch, self.lane)
+        if not batch or targets.shape != (*images.shape[:2], self.model.config.classes):
+            raise ConfigError(
+                f"targets: shape {tuple(targets.shape)} given with images {tuple(images.shape)}; "
+                f"valid is ({images.shape[0]}, {batch}, {self.model.config.classes}) for a batch of 1 or more"
+            )
+        starts = range(0, batch, self.lane_images)
         losses = self.ops.empty((len(images), batch))
         turn = _Turn()
         self.optimizer.step += 1
 
         def train_lanes(thread: int) -> None:
-            network = self._networks[thread]
-            for lane in range(thread, len(starts), self.threads):
-                part = slice(starts[lane], starts[lane] + self.lane)
-                draws = Draws(self.model.seeds, self.optimizer.step, lane)
-                logits = network.forward(images[:, part], draws)
-                losses[:, part], dlogits = network.loss(logits, targets[:, part], 1 / batch)
-                network.backward(dlogits)
-                with turn.of(lane):
-                    if lane:
-                        self.ops.add(self.gradient, network.workspace.gradients.flat)
+            lane = self.lanes[thread]
+            for i in range(thread, len(starts), self.threads):
+                part = slice(starts[i], starts[i] + self.lane_images)
+                draws = Draws(self.model.seeds, self.optimizer.step, i)
+                losses[:, part] = lane.train(images[:, part], targets[:, part], 1 / batch, draws)
+                with turn.of(i):
+                    if i:
+                        self.ops.add(self.gradient, lane.gradient)
                     else:
-                        self.gradient[...] = network.workspace.gradients.flat
+                        self.gradient[...] = lane.gradient
 
         def train_lanes_or_abandon(thread: int) -> None:
             try:
@@ -96,13 +101,13 @@ class Engine:
     def logits(self, images: Array) -> Array:
         """Logits (R, n, C) of any number of images (R, n, h, w, channels), without dropout."""
         count = images.shape[1]
-        starts = range(0, count, self.lane)
+        starts = range(0, count, self.lane_images)
         logits = self.ops.empty((len(images), count, self.model.config.classes))
 
         def evaluate_lanes(thread: int) -> None:
-            for lane in range(thread, len(starts), self.threads):
-                part = slice(starts[lane], starts[lane] + self.lane)
-                logits[:, part] = self._networks[thread].forward(images[:, part])
+            for i in range(thread, len(starts), self.threads):
+                part = slice(starts[i], starts[i] + self.lane_images)
+                logits[:, part] = self.lanes[thread].logits(images[:, part])
 
         with _single_threaded_blas():
             self._on_threads(evaluate_lanes)
@@ -151,9 +156,9 @@ class _Turn:
         self._changed = threading.Condition()
 
     @contextmanager
-    def of(self, lane: int) -> Iterator[None]:
+    def of(self, number: int) -> Iterator[None]:
         with self._changed:
-            self._changed.wait_for(lambda: self._next in (lane, self._ABANDONED))
+            self._changed.wait_for(lambda: self._next in (number, self._ABANDONED))
             if self._next == self._ABANDONED:
                 raise RuntimeError("another lane failed")
         yield

@@ -327,30 +327,36 @@ class PatchEmbed:
         declared = [Parameter(weight.name, (config.width, *patch), weight.initial, decay=True), bias]
         return declared + [Parameter("cls_token", (1, 1, config.width), weight.initial)] * config.prefix
 
-    def forward(self, images: Array, draws: Draws | None = None) -> Array:
-        """Images (R, B, h, w, channels) to tokens (R, B, T, D)."""
-        c, batch, ws = self.config, images.shape[1], self.workspace
-        patches = ws.saved("patch_embed", "patches", batch, c.patches, c.patch_width)
-        self.ops.patchify(images, c.patch_size, out=patches)
+    def load(self, images: Array) -> None:
+        """Cuts images (R, B, h, w, channels) into the patches that `forward` reads."""
+        c = self.config
+        self.patches = self.workspace.saved("patch_embed", "patches", images.shape[1], c.patches, c.patch_width)
+        self.ops.patchify(images, c.patch_size, out=self.patches)
+
+    def forward(self, draws: Draws | None = None) -> Array:
+        """The loaded patches to tokens (R, B, T, D)."""
+        c, batch, ws = self.config, self.patches.shape[1], self.workspace
         tokens = ws.saved("patch_embed", "tokens", batch, c.tokens, c.width)
         embedded = tokens
         if c.prefix:
             embedded = ws.scratch("patch_embed", "embedded", batch, c.patches, c.width)
-        self.ops.add_bias(self.proj.product(patches, embedded), self.proj.bias)
+        self.ops.add_bias(self.proj.product(self.patches, embedded), self.proj.bias)
         self.position.add_to_tokens(embedded)
         if c.prefix:
-            tokens[:, :, : c.prefix] = ws.parameters["cls_token"]
-            tokens[:, :, c.prefix :] = embedded
+            self.ops.copy_tokens(ws.parameters["cls_token"], out=tokens[:, :, : c.prefix])
+            self.ops.copy_tokens(embedded, out=tokens[:, :, c.prefix :])
         return self.drop.forward(tokens, draws)
 
     def backward(self, dtokens: Array) -> None:
-        c, ws = self.config, self.workspace
+        c, ws, batch = self.config, self.workspace, dtokens.shape[1]
         dtokens = self.drop.backward(dtokens)
         dembedded = dtokens
         if c.prefix:
-            self.ops.xp.sum(dtokens[:, :, : c.prefix], axis=1, keepdims=True, out=ws.gradients["cls_token"])
-            dembedded = ws.scratch("patch_embed", "dembedded", dtokens.shape[1], c.patches, c.width)
-            dembedded[...] = dtokens[:, :, c.prefix :]
+            dprefix = ws.scratch("patch_embed", "dprefix", batch, c.prefix, c.width)
+            self.ops.copy_tokens(dtokens[:, :, : c.prefix], out=dprefix)
+            self.ops.sum_images(dprefix, out=ws.gradients["cls_token"][:, 0])
+            dembedded = ws.scratch("patch_embed", "dembedded", batch, c.patches, c.width)
+            self.ops.copy_tokens(dtokens[:, :, c.prefix :], out=dembedded)
         self.position.add_to_tokens_backward(dembedded)
         self.ops.sum_tokens(dembedded, out=self.proj.dbias)
         self.proj.weight_backward(dembedded)
@@ -378,7 +384,7 @@ class Head:
         if self.config.pool == "mean":
             self.ops.mean_tokens(normal, out=pooled[:, :, 0])
         else:
-            pooled[...] = normal[:, :, :1]
+            self.ops.copy_tokens(normal[:, :, :1], out=pooled)
         return self.linear.forward(pooled)[:, :, 0]
 
     def backward(self, dlogits: Array, dstream: Array) -> None:
@@ -386,9 +392,9 @@ class Head:
         dpooled = self.linear.backward(dlogits[:, :, None])
         dnormal = self.workspace.scratch("head", "dnormal", *dstream.shape[1:])
         if self.config.pool == "mean":
-            self.ops.xp.multiply(dpooled, 1 / self.config.patches, out=dnormal)
+            self.ops.mean_tokens_backward(dpooled[:, :, 0], out=dnormal)
         else:
-            dnormal[:, :, 1:] = 0
-            dnormal[:, :, :1] = dpooled
-        dstream[...] = 0
+            self.ops.fill(dnormal, 0)
+            self.ops.copy_tokens(dpooled, out=dnormal[:, :, :1])
+        self.ops.fill(dstream, 0)
         self.norm.backward(dnormal, dstream)

@@ -35,17 +35,33 @@ class Network:
         ]
         self.head = Head(workspace, config)
 
-    def forward(self, images: Array, draws: Draws | None = None) -> Array:
-        """Images (R, B, h, w, channels) to logits (R, B, C), good until the next call. Drops only with `draws`."""
-        stream, branch = self.patch_embed.forward(images, draws), None
+    @property
+    def traceable(self) -> bool:
+        """Whether a pass calls nothing but `ops` and draws no random numbers."""
+        return self.position.traceable and not (self.config.dropout or self.config.drop_path)
+
+    def load(self, images: Array, targets: Array | None = None) -> None:
+        """Takes in images (R, B, h, w, channels) and soft targets (R, B, C)."""
+        self.patch_embed.load(images)
+        if targets is not None:
+            self.targets = self.workspace.scratch("head", "targets", *targets.shape[1:])
+            self.targets[...] = targets
+
+    def logits(self, draws: Draws | None = None) -> Array:
+        """Logits (R, B, C) of the loaded images, good until the next call. Drops only with `draws`."""
+        stream, branch = self.patch_embed.forward(draws), None
         for block in self.blocks:
             stream, branch = block.forward(stream, branch, draws)
         return self.head.forward(stream, branch)
 
-    def loss(self, logits: Array, targets: Array, scale: float) -> tuple[Array, Array]:
-        """Losses (R, B) against soft targets (R, B, C), and the gradient of `scale` times their sum."""
+    def train(self, scale: float, draws: Draws | None = None) -> Array:
+        """Losses (R, B) of the loaded images; overwrites every gradient with that of `scale` times their sum."""
+        logits = self.logits(draws)
+        losses = self.workspace.scratch("head", "losses", logits.shape[1])
         dlogits = self.workspace.scratch("head", "dlogits", *logits.shape[1:])
-        return self.ops.cross_entropy(logits, targets, scale, dlogits=dlogits), dlogits
+        self.ops.cross_entropy(logits, self.targets, scale, losses=losses, dlogits=dlogits)
+        self.backward(dlogits)
+        return losses
 
     def backward(self, dlogits: Array) -> None:
         """From dlogits (R, B, C), overwrites the gradient of every parameter."""
@@ -71,34 +87,46 @@ class ViT:
         self.layout = layout(config)
         self.parameters = initialise(self.layout, ops, self.seeds)
         self._network: Network | None = None
+        self._gradients: list[dict[str, np.ndarray]] | None = None
 
-    def network(self, capacity: int, *, training: bool = True) -> Network:
+    def network(self, capacity: int, *, training: bool = True, ops: Ops | None = None) -> Network:
         """New buffers for batches of up to `capacity` images, over this model's parameters."""
         gradients = self.parameters
         if training:
             gradients = Views(self.layout, self.ops.zeros(self.parameters.flat.shape))
-        workspace = Workspace(self.ops, self.parameters, gradients, capacity, training)
+        workspace = Workspace(ops or self.ops, self.parameters, gradients, capacity, training)
         return Network(self.config, workspace)
 
     def forward(self, images: Array) -> Array:
         """Logits (R, B, C), without dropout."""
-        return self._own_network(images).forward(self.ops.asarray(images)).copy()
+        network = self._own_network(images)
+        network.load(self.ops.asarray(images))
+        return network.logits().copy()
 
     def loss_and_gradients(self, images: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
         """Mean cross-entropy over the batch (R,), without dropout; `gradients` then has its gradients."""
         network = self._own_network(images)
-        targets = self.ops.asarray(one_hot(self.ops.to_numpy(labels), self.config.classes, label_smoothing))
-        logits = network.forward(self.ops.asarray(images))
-        losses, dlogits = network.loss(logits, targets, 1 / images.shape[1])
-        network.backward(dlogits)
-        return losses.mean(axis=1)
+        labels = self.ops.to_numpy(labels)
+        classes, valid = self.config.classes, images.shape[:2]
+        if labels.shape != valid or labels.dtype.kind not in "iu":
+            raise ConfigError(f"labels: {labels.dtype} {labels.shape} given, valid are whole numbers of shape {valid}")
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ConfigError(f"labels: {labels.min()} to {labels.max()} given, valid are 0 to {classes - 1}")
+        targets = self.ops.asarray(one_hot(labels, classes, label_smoothing))
+        network.load(self.ops.asarray(images), targets)
+        loss = network.train(1 / images.shape[1]).mean(axis=1)
+        views = network.workspace.gradients
+        self._gradients = [
+            {name: self.ops.to_numpy(views[name][run]) for name in self.layout.parameters}
+            for run in range(len(self.seeds))
+        ]
+        return loss
 
     def gradients(self, run: int = 0) -> dict[str, np.ndarray]:
         """Gradients of the last `loss_and_gradients`, named and shaped as in `state_dict`."""
-        if self._network is None:
+        if self._gradients is None:
             raise RuntimeError("gradients: call loss_and_gradients first")
-        views = self._network.workspace.gradients
-        return {name: self.ops.to_numpy(views[name][run]) for name in self.layout.parameters}
+        return self._gradients[run]
 
     def state_dict(self, run: int = 0) -> dict[str, np.ndarray]:
         """The parameters of one run, copied, with timm's names and shapes."""
@@ -124,10 +152,10 @@ class ViT:
     def _own_network(self, images: Array) -> Network:
         c = self.config
         valid = (len(self.seeds), c.image_size, c.image_size, c.channels)
-        if images.ndim != 5 or (len(images), *images.shape[2:]) != valid:
+        if images.ndim != 5 or (len(images), *images.shape[2:]) != valid or not images.shape[1]:
             raise ConfigError(
                 f"images: an array of shape {tuple(images.shape)} given, valid is "
-                f"({valid[0]}, batch, {valid[1]}, {valid[2]}, {valid[3]})"
+                f"({valid[0]}, batch of 1 or more, {valid[1]}, {valid[2]}, {valid[3]})"
             )
         if self._network is None or self._network.workspace.capacity < images.shape[1]:
             self._network = self.network(images.shape[1])

@@ -1,7 +1,8 @@
 """Fused CPU kernels in Numba: one run, one lane, no allocation, the GIL released.
 
 Each function is the fused form of the `Ops` method of the same name, on the arrays of a single run: tokens (M, D)
-where `Ops` has (R, B, N, D). Compiled results are cached on disk, so only the first run on a machine compiles.
+where `Ops` has (R, B, N, D). Arrays come first, then whole numbers, then real numbers, as in an instruction of a tape.
+Compiled results are cached on disk, so only the first run on a machine compiles.
 """
 
 import math
@@ -84,6 +85,11 @@ def _normal_cdf_and_exp_typed(u):
 
 
 @_jit
+def fill(x, value):
+    x[:] = x.dtype.type(value)
+
+
+@_jit
 def add_bias(x, bias):
     tokens, width = x.shape
     for i in range(tokens):
@@ -98,6 +104,30 @@ def sum_tokens(dy, out):
     for i in range(tokens):
         for j in range(width):
             out[j] += dy[i, j]
+
+
+@_jit
+def mean_tokens(x, out):
+    images, tokens, width = x.shape
+    factor = x.dtype.type(1) / x.dtype.type(tokens)
+    for b in range(images):
+        for j in range(width):
+            out[b, j] = 0
+        for n in range(tokens):
+            for j in range(width):
+                out[b, j] += x[b, n, j]
+        for j in range(width):
+            out[b, j] *= factor
+
+
+@_jit
+def spread_tokens(dx, dy):
+    images, tokens, width = dx.shape
+    factor = dx.dtype.type(1) / dx.dtype.type(tokens)
+    for b in range(images):
+        for n in range(tokens):
+            for j in range(width):
+                dx[b, n, j] = dy[b, j] * factor
 
 
 @_jit
@@ -204,7 +234,7 @@ def qkv_bias(qkv, bias, scale):
 
 
 @_jit
-def qkv_bias_backward(dqkv, scale, dbias):
+def qkv_bias_backward(dqkv, dbias, scale):
     tokens, width = dqkv.shape
     third = width // 3
     s = dqkv.dtype.type(scale)
@@ -219,10 +249,9 @@ def qkv_bias_backward(dqkv, scale, dbias):
 
 
 @_jit
-def qkv_bias_rotate(qkv, bias, scale, cos, sin, prefix):
+def qkv_bias_rotate(qkv, bias, cos, sin, prefix, half, scale):
     images, tokens, width = qkv.shape
     third = width // 3
-    half = cos.shape[1]
     s = qkv.dtype.type(scale)
     for b in range(images):
         for n in range(tokens):
@@ -252,10 +281,9 @@ def qkv_bias_rotate(qkv, bias, scale, cos, sin, prefix):
 
 
 @_jit
-def qkv_bias_rotate_backward(dqkv, scale, cos, sin, prefix, dbias):
+def qkv_bias_rotate_backward(dqkv, dbias, cos, sin, prefix, half, scale):
     images, tokens, width = dqkv.shape
     third = width // 3
-    half = cos.shape[1]
     s = dqkv.dtype.type(scale)
     dbias[:] = 0
     for b in range(images):
@@ -305,7 +333,7 @@ def softmax_backward(dy, y):
 
 
 @_jit
-def cross_entropy(logits, targets, scale, dlogits, losses):
+def cross_entropy(logits, targets, dlogits, losses, scale):
     images, classes = logits.shape
     s = logits.dtype.type(scale)
     for i in range(images):

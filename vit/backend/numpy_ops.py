@@ -1,15 +1,16 @@
 """The CPU backend: BLAS through NumPy, everything else in fused Numba kernels.
 
 A kernel works on the arrays of one run, so each method loops over the run axis, which has length one in the engine.
-All of it releases the GIL.
+All of it releases the GIL. While a tape is set, nothing is computed: every operation is written to the tape instead.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from vit.backend import kernels_cpu as kernels
 from vit.backend.ops import LAYER_NORM_EPSILON, Ops
+from vit.backend.tape import KERNELS, Opcode, Tape
 
 Array = np.ndarray[Any, Any]
 
@@ -23,16 +24,63 @@ class NumpyOps(Ops):
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype: {dtype!r} given, the numpy backend has 'float32' and 'float64'")
         super().__init__(np, dtype)
+        self.tape: Tape | None = None
+
+    def _launch(
+        self, opcode: Opcode, arrays: Sequence[Array], ints: Sequence[int] = (), floats: Sequence[float] = ()
+    ) -> None:
+        if self.tape is None:
+            KERNELS[opcode](*arrays, *ints, *floats)
+        else:
+            self.tape.append(opcode, arrays, ints, floats)
+
+    def matmul(
+        self, a: Array, b: Array, *, trans_a: bool = False, trans_b: bool = False, out: Array | None = None
+    ) -> Array:
+        if self.tape is None:
+            return np.asarray(super().matmul(a, b, trans_a=trans_a, trans_b=trans_b, out=out))
+        if out is None:
+            raise ValueError("matmul: a product on a tape needs an out array")
+        a = a.swapaxes(-1, -2) if trans_a else a
+        b = b.swapaxes(-1, -2) if trans_b else b
+        self.tape.append_matmul(a, b, out)
+        return out
 
     def add_bias(self, x: Array, bias: Array) -> Array:
         for run, b in zip(x, bias, strict=True):
-            kernels.add_bias(run.reshape(-1, b.size), b)
+            self._launch(Opcode.ADD_BIAS, (run.reshape(-1, b.size), b))
         return x
 
     def sum_tokens(self, dy: Array, out: Array) -> Array:
         for run, o in zip(dy, out, strict=True):
-            kernels.sum_tokens(run.reshape(-1, o.size), o)
+            self._launch(Opcode.SUM_TOKENS, (run.reshape(-1, o.size), o))
         return out
+
+    def add_table(self, x: Array, table: Array) -> None:
+        for r, run in enumerate(x):
+            self._launch(Opcode.ADD_BIAS, (run.reshape(len(run), -1), table[r % len(table)].reshape(-1)))
+
+    def sum_images(self, dy: Array, out: Array) -> None:
+        for run, o in zip(dy, out, strict=True):
+            self._launch(Opcode.SUM_TOKENS, (run.reshape(len(run), -1), o.reshape(-1)))
+
+    def mean_tokens(self, x: Array, out: Array) -> None:
+        for run, o in zip(x, out, strict=True):
+            self._launch(Opcode.MEAN_TOKENS, (run, o))
+
+    def mean_tokens_backward(self, dy: Array, out: Array) -> None:
+        for o, d in zip(out, dy, strict=True):
+            self._launch(Opcode.SPREAD_TOKENS, (o, d))
+
+    def copy_tokens(self, source: Array, out: Array) -> None:
+        if self.tape is None:
+            super().copy_tokens(source, out)
+        else:
+            for o, s in zip(out, np.broadcast_to(source, out.shape), strict=True):
+                self.tape.append_copy(s, o)
+
+    def fill(self, out: Array, value: float) -> None:
+        self._launch(Opcode.FILL, (out.reshape(-1),), (), (value,))
 
     def residual_layer_norm(
         self,
@@ -49,20 +97,19 @@ class NumpyOps(Ops):
     ) -> None:
         width = x.shape[-1]
         for r in range(len(x)):
-            s = stream[r].reshape(-1, width)
-            kernels.residual_layer_norm(
+            tokens = stream[r].reshape(-1, width)
+            arrays = (
                 x[r].reshape(-1, width),
-                s if branch is None else branch[r].reshape(-1, width),
+                tokens if branch is None else branch[r].reshape(-1, width),
                 weight[r] if branch_bias is None else branch_bias[r],
                 weight[r],
                 bias[r],
-                s,
+                tokens,
                 out[r].reshape(-1, width),
                 mean[r].reshape(-1),
                 rstd[r].reshape(-1),
-                branch is not None,
-                LAYER_NORM_EPSILON,
             )
+            self._launch(Opcode.RESIDUAL_LAYER_NORM, arrays, (int(branch is not None),), (LAYER_NORM_EPSILON,))
 
     def residual_layer_norm_backward(
         self,
@@ -81,7 +128,7 @@ class NumpyOps(Ops):
         if dbranch_bias is None:
             dbranch_bias = np.empty_like(dbias)
         for r in range(len(dout)):
-            kernels.residual_layer_norm_backward(
+            arrays = (
                 dout[r].reshape(-1, width),
                 dstream[r].reshape(-1, width),
                 stream[r].reshape(-1, width),
@@ -92,61 +139,57 @@ class NumpyOps(Ops):
                 dbias[r],
                 dbranch_bias[r],
             )
+            self._launch(Opcode.RESIDUAL_LAYER_NORM_BACKWARD, arrays)
 
     def bias_gelu(self, x: Array, bias: Array, *, out: Array, derivative: bool) -> None:
-        kernel = kernels.bias_gelu_derivative if derivative else kernels.bias_gelu
+        opcode = Opcode.BIAS_GELU_DERIVATIVE if derivative else Opcode.BIAS_GELU
         for run, b, o in zip(x, bias, out, strict=True):
-            kernel(run.reshape(-1, b.size), b, o.reshape(-1, b.size))
+            self._launch(opcode, (run.reshape(-1, b.size), b, o.reshape(-1, b.size)))
 
     def bias_gelu_backward(self, dy: Array, derivative: Array, *, dbias: Array) -> Array:
         for run, d, db in zip(dy, derivative, dbias, strict=True):
-            kernels.bias_gelu_backward(run.reshape(-1, db.size), d.reshape(-1, db.size), db)
+            self._launch(Opcode.BIAS_GELU_BACKWARD, (run.reshape(-1, db.size), d.reshape(-1, db.size), db))
         return dy
 
     def qkv_bias(self, qkv: Array, bias: Array, scale: float) -> None:
         for run, b in zip(qkv, bias, strict=True):
-            kernels.qkv_bias(run.reshape(-1, b.size), b, scale)
+            self._launch(Opcode.QKV_BIAS, (run.reshape(-1, b.size), b), (), (scale,))
 
     def qkv_bias_backward(self, dqkv: Array, scale: float, *, dbias: Array) -> None:
         for run, db in zip(dqkv, dbias, strict=True):
-            kernels.qkv_bias_backward(run.reshape(-1, db.size), scale, db)
+            self._launch(Opcode.QKV_BIAS_BACKWARD, (run.reshape(-1, db.size), db), (), (scale,))
 
     def qkv_bias_rotate(self, qkv: Array, bias: Array, scale: float, cos: Array, sin: Array, prefix: int) -> None:
         for run, b in zip(qkv, bias, strict=True):
-            kernels.qkv_bias_rotate(run.reshape(*run.shape[:2], b.size), b, scale, cos, sin, prefix)
+            arrays = (run.reshape(*run.shape[:2], b.size), b, cos, sin)
+            self._launch(Opcode.QKV_BIAS_ROTATE, arrays, (prefix, cos.shape[1]), (scale,))
 
     def qkv_bias_rotate_backward(
         self, dqkv: Array, scale: float, cos: Array, sin: Array, prefix: int, *, dbias: Array
     ) -> None:
         for run, db in zip(dqkv, dbias, strict=True):
-            kernels.qkv_bias_rotate_backward(run.reshape(*run.shape[:2], db.size), scale, cos, sin, prefix, db)
+            arrays = (run.reshape(*run.shape[:2], db.size), db, cos, sin)
+            self._launch(Opcode.QKV_BIAS_ROTATE_BACKWARD, arrays, (prefix, cos.shape[1]), (scale,))
 
     def softmax(self, x: Array) -> Array:
-        kernels.softmax(x.reshape(-1, x.shape[-1]))
+        self._launch(Opcode.SOFTMAX, (x.reshape(-1, x.shape[-1]),))
         return x
 
     def softmax_backward(self, dy: Array, y: Array) -> Array:
-        kernels.softmax_backward(dy.reshape(-1, dy.shape[-1]), y.reshape(-1, y.shape[-1]))
+        self._launch(Opcode.SOFTMAX_BACKWARD, (dy.reshape(-1, dy.shape[-1]), y.reshape(-1, y.shape[-1])))
         return dy
 
-    def cross_entropy(self, logits: Array, targets: Array, scale: float, *, dlogits: Array) -> Array:
+    def cross_entropy(self, logits: Array, targets: Array, scale: float, *, losses: Array, dlogits: Array) -> None:
         classes = logits.shape[-1]
-        losses = np.empty(logits.shape[:-1], dtype=self.dtype)
-        kernels.cross_entropy(
-            logits.reshape(-1, classes),
-            targets.reshape(-1, classes),
-            scale,
-            dlogits.reshape(-1, classes),
-            losses.reshape(-1),
-        )
-        return losses
+        flat = [x.reshape(-1, classes) for x in (logits, targets, dlogits)]
+        self._launch(Opcode.CROSS_ENTROPY, (*flat, losses.reshape(-1)), (), (scale,))
 
     def add(self, x: Array, y: Array) -> None:
         for a, b in zip(x, y, strict=True):
-            kernels.add(a, b)
+            self._launch(Opcode.ADD, (a, b))
 
     def sum_of_squares(self, x: Array) -> Array:
-        return np.array([kernels.sum_of_squares(run) for run in x])
+        return np.array([KERNELS[Opcode.SUM_OF_SQUARES](run) for run in x])
 
     def adamw(
         self,
@@ -164,16 +207,13 @@ class NumpyOps(Ops):
     ) -> None:
         beta1, beta2 = betas
         for r in range(len(parameters)):
-            kernels.adamw(
-                parameters[r],
-                gradient[r],
-                first[r],
-                second[r],
+            floats = (
                 float(gradient_scale[r]),
                 1 - float(rate[r]) * float(decay[r]),
                 float(rate[r]) / (1 - beta1**step),
                 beta1,
                 beta2,
-                1 / np.sqrt(1 - beta2**step),
+                float(1 / np.sqrt(1 - beta2**step)),
                 epsilon,
             )
+            self._launch(Opcode.ADAMW, (parameters[r], gradient[r], first[r], second[r]), (), floats)

@@ -77,9 +77,29 @@ class Ops:
         """Gradient of a bias: (R, B, N, D) summed over images and tokens to (R, D)."""
         return self.xp.sum(dy, axis=(1, 2), out=out)
 
-    def mean_tokens(self, x: Array, out: Array) -> Array:
-        """Mean over the tokens of a view (R, B, N, D): (R, B, D)."""
-        return self.xp.mean(x, axis=2, out=out)
+    def add_table(self, x: Array, table: Array) -> None:
+        """Adds a table (R or 1, N, D) to the tokens of every image. Overwrites `x` (R, B, N, D)."""
+        x += table[:, None]
+
+    def sum_images(self, dy: Array, out: Array) -> None:
+        """Gradient of a table: (R, B, N, D) summed over images to (R, N, D)."""
+        self.xp.sum(dy, axis=1, out=out)
+
+    def mean_tokens(self, x: Array, out: Array) -> None:
+        """Mean over tokens: (R, B, N, D) to (R, B, D)."""
+        self.xp.mean(x, axis=2, out=out)
+
+    def mean_tokens_backward(self, dy: Array, out: Array) -> None:
+        """(R, B, D) to (R, B, N, D): each token gets its share."""
+        self.xp.multiply(dy[:, :, None], 1 / out.shape[2], out=out)
+
+    def copy_tokens(self, source: Array, out: Array) -> None:
+        """Copies tokens between views (R, B, n, D) of whole images' rows; `source` may be broadcast over images."""
+        out[...] = source
+
+    def fill(self, out: Array, value: float) -> None:
+        """Sets every element of a contiguous array."""
+        out[...] = value
 
     # Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over a residual stream
 
@@ -217,10 +237,11 @@ class Ops:
 
     # Loss
 
-    def cross_entropy(self, logits: Array, targets: Array, scale: float, *, dlogits: Array) -> Array:
-        """Cross-entropy of softmax(logits) with soft targets that sum to one, (R, B, C): losses (R, B).
+    def cross_entropy(self, logits: Array, targets: Array, scale: float, *, losses: Array, dlogits: Array) -> None:
+        """Cross-entropy of softmax(logits) with soft targets that sum to one, (R, B, C).
 
-        Overwrites `dlogits` with the gradient of `scale` times their sum, scale (softmax - targets).
+        Overwrites `losses` (R, B), and `dlogits` with the gradient of `scale` times their sum,
+        scale (softmax - targets).
         """
         shifted = logits - logits.max(axis=-1, keepdims=True)
         exponentials = self.xp.exp(shifted)
@@ -228,7 +249,7 @@ class Ops:
         self.xp.divide(exponentials, total, out=dlogits)
         dlogits -= targets
         dlogits *= scale
-        return self.xp.log(total[..., 0]) - (targets * shifted).sum(axis=-1)
+        losses[...] = self.xp.log(total[..., 0]) - (targets * shifted).sum(axis=-1)
 
     # Optimisation
 

@@ -23,6 +23,11 @@ class Position:
     """
 
     description: ClassVar[str]
+    traceable: ClassVar[bool] = False
+    """True where the hooks compute with the methods of `ops` alone, so that a step can be captured once and replayed.
+
+    An encoding that computes with array expressions of its own leaves it False: it works the same, only slower.
+    """
 
     def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:
         """`parameters` and `gradients` hold what `declare` declares, (R, *shape) each."""

@@ -21,12 +21,13 @@ TABLE_STD = 0.02
 class LearnedPosition(Position):
     """A table (N, D), truncated normal of std 0.02 at the start, added to the patch tokens."""
 
+    traceable = True
     description = "a learned table (patches x width), added to the tokens"
 
     def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:
         super().__init__(config, ops, parameters, gradients)
-        self.table = parameters[TABLE]
-        self.dtable = gradients[TABLE]
+        self.table = parameters[TABLE][:, 0]
+        self.dtable = gradients[TABLE][:, 0]
 
     @classmethod
     def declare(cls, config: "ViTConfig") -> list[Parameter]:
@@ -42,10 +43,10 @@ class LearnedPosition(Position):
         return {**state, TABLE: resize_table(table, config.grid)}
 
     def add_to_tokens(self, tokens: Array) -> None:
-        tokens += self.table
+        self.ops.add_table(tokens, self.table)
 
     def add_to_tokens_backward(self, dtokens: Array) -> None:
-        self.ops.xp.sum(dtokens, axis=1, keepdims=True, out=self.dtable)
+        self.ops.sum_images(dtokens, out=self.dtable)
 
 
 def resize_table(table: np.ndarray, grid: int) -> np.ndarray:

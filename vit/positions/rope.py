@@ -19,6 +19,7 @@ class RotaryPosition(Position):
     """Turns pairs of channels (2j, 2j+1) of queries and keys: the first K/2 channels with the column, the rest with
     the row. A score then depends on the displacement of two patches only."""
 
+    traceable = True
     description = "2-D rotary: queries and keys turn with column and row"
 
     def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 class SinusoidalPosition(Position):
     """[sin x w, cos x w, sin y w, cos y w] with w_i = 10000^(-i/(D/4-1)), i < D/4, added to the patch tokens."""
 
+    traceable = True
     description = "fixed 2-D sines and cosines, added to the tokens"
 
     def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:
         super().__init__(config, ops, parameters, gradients)
-        self.table = ops.asarray(sinusoidal_table(config.grid, config.width))
+        self.table = ops.asarray(sinusoidal_table(config.grid, config.width)[None])
 
     @classmethod
     def check(cls, config: "ViTConfig") -> None:
@@ -37,7 +38,7 @@ class SinusoidalPosition(Position):
         return {name: array for name, array in state.items() if name != "pos_embed"}
 
     def add_to_tokens(self, tokens: Array) -> None:
-        tokens += self.table
+        self.ops.add_table(tokens, self.table)
 
 
 def sinusoidal_table(grid: int, width: int) -> np.ndarray:
