@@ -1,0 +1,83 @@
+"""What a run is fed: its training and validation images, and an epoch of batches, made ahead of the steps."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ablations.augmentation import augment, normalise
+from ablations.config import RunConfig
+from ablations.data import Dataset, split, subsample
+from ablations.data.normalisation import statistics
+from vit import one_hot
+from vit.random import stream
+
+Batch = tuple[np.ndarray, np.ndarray]
+"""Images (B, h, w, c) float32, normalised, and soft targets (B, C) float32."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The training part of a run, cut by its seed, and the statistics that normalise every image it sees.
+
+    What a batch holds depends on the seed, the epoch and its place in it, and on nothing else: arms of one seed see the
+    same images in the same order with the same augmentation.
+    """
+
+    config: RunConfig
+    images: np.ndarray
+    labels: np.ndarray
+    validation_images: np.ndarray
+    validation_labels: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    classes: int
+
+    @classmethod
+    def of(cls, config: RunConfig, dataset: Dataset) -> "Feed":
+        train, validation = split(dataset.train_labels, config.validation, config.seed)
+        if config.data_fraction < 1:
+            train = train[subsample(dataset.train_labels[train], config.data_fraction, config.seed)]
+        images = dataset.train_images[train]
+        mean, std = statistics(images)
+        return cls(
+            config,
+            images,
+            dataset.train_labels[train],
+            dataset.train_images[validation],
+            dataset.train_labels[validation],
+            mean,
+            std,
+            dataset.classes,
+        )
+
+    @property
+    def batch_size(self) -> int:
+        return min(self.config.batch_size, len(self.images))
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch. The images of an incomplete last batch wait for another epoch's order."""
+        return len(self.images) // self.batch_size
+
+    def normalise(self, images: np.ndarray) -> np.ndarray:
+        """uint8 images (n, h, w, c) to float32 of mean 0 and deviation 1 over the training images."""
+        return np.asarray(normalise(images, self.mean, self.std))
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch (from 1), each made while the step before it runs."""
+        order = stream(self.config.seed, "order", epoch).permutation(len(self.images))
+        with ThreadPoolExecutor(1) as ahead:
+            coming = ahead.submit(self._batch, order, epoch, 0)
+            for step in range(self.steps):
+                batch = coming.result()
+                if step + 1 < self.steps:
+                    coming = ahead.submit(self._batch, order, epoch, step + 1)
+                yield batch
+
+    def _batch(self, order: np.ndarray, epoch: int, step: int) -> Batch:
+        chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+        targets = one_hot(self.labels[chosen], self.classes, self.config.label_smoothing).astype(np.float32)
+        generator = stream(self.config.seed, "augmentation", epoch, step)
+        return augment(self.images[chosen], targets, self.config, generator, self.mean, self.std)

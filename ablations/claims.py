@@ -1,0 +1,294 @@
+"""What a report says: findings as typed claims, each with its numbers and its runs, and each put into words here.
+
+A claim's verdict follows from its numbers alone. The words never go beyond the verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import pandas as pd
+
+from ablations.analysis import Analysis
+from ablations.outcomes import Outcomes, name_level
+from ablations.palette import points_text
+from ablations.power import MARGIN, MOST_SEEDS
+from ablations.stats import ALPHA, Contrast, Interaction
+
+
+class Verdict(StrEnum):
+    """What the numbers allow to say of a difference."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    EQUIVALENT = "equivalent"
+    UNDECIDED = "undecided"
+    NO_PAIRS = "no pairs"
+
+
+def verdict(contrast: Contrast) -> Verdict:
+    """Better or worse when the adjusted p is at most 0.05; else equivalent when that of the two one-sided tests is."""
+    if contrast.n == 0:
+        return Verdict.NO_PAIRS
+    if contrast.p_adjusted <= ALPHA:
+        return Verdict.BETTER if contrast.mean > 0 else Verdict.WORSE
+    return Verdict.EQUIVALENT if contrast.p_equivalence <= ALPHA else Verdict.UNDECIDED
+
+
+@dataclass(frozen=True)
+class ContrastClaim:
+    """How one arm compares with another."""
+
+    contrast: Contrast
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict(self.contrast)
+
+    @property
+    def sentence(self) -> str:
+        c = self.contrast
+        a, b = f"**{c.subject}**", f"**{c.reference}**"
+        match self.verdict:
+            case Verdict.BETTER:
+                return f"{a} is better than {b} by {abs(c.mean):.1f} points ({_evidence(c)})."
+            case Verdict.WORSE:
+                return f"{a} is worse than {b} by {abs(c.mean):.1f} points ({_evidence(c)})."
+            case Verdict.EQUIVALENT:
+                test = f"equivalence p = {p_text(c.p_equivalence)}".replace("= <", "<")
+                return (
+                    f"{a} and {b} are equivalent within {MARGIN:g} points: the difference is "
+                    f"{points_text(c.mean)} ({_interval(c)}{test}; {_count(c.n, 'pair')})."
+                )
+            case Verdict.UNDECIDED:
+                return (
+                    f"{a} against {b} is undecided: the difference is {points_text(c.mean)} points ({_evidence(c)}). "
+                    f"{_needs(c)}"
+                )
+            case Verdict.NO_PAIRS:
+                return f"{a} cannot be compared with {b}: there is no pair of finished runs."
+
+
+@dataclass(frozen=True)
+class InteractionClaim:
+    """How an arm's lead over the baseline changes along another axis."""
+
+    interaction: Interaction
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict(self.interaction.change)
+
+    @property
+    def sentence(self) -> str:
+        i, c = self.interaction, self.interaction.change
+        here, there = name_level(i.axis, i.level), name_level(i.axis, i.from_level)
+        return (
+            f"The difference of **{c.subject}** from **{c.reference}** depends on {i.axis.replace('_', ' ')}: it is "
+            f"{points_text(i.from_lead)} points at {there} and {points_text(i.lead)} at {here}, a change of "
+            f"{points_text(c.mean)} ({_evidence(c)})."
+        )
+
+
+@dataclass(frozen=True)
+class NoInteractionClaim:
+    """That no change of any lead along an axis was found: absence of evidence, and said so."""
+
+    axis: str
+    arm_axis: str
+    tested: tuple[Interaction, ...]
+
+    verdict = Verdict.UNDECIDED
+
+    @property
+    def contrast(self) -> Contrast | None:
+        """The change with the smallest p."""
+        known = [i.change for i in self.tested if i.change.n]
+        return min(known, key=lambda c: (c.p_adjusted, c.p, c.subject), default=None)
+
+    @property
+    def sentence(self) -> str:
+        question = f"Whether the differences between {_plural(self.arm_axis)} depend on {self.axis.replace('_', ' ')}"
+        best = self.contrast
+        if best is None:
+            return f"{question} cannot be said: there are no pairs at two levels."
+        if best.p_adjusted_smallest > ALPHA:
+            return (
+                f"{question} cannot be decided with {_count(best.n, 'pair')}: the smallest p they can reach is "
+                f"{p_text(best.p_adjusted_smallest)}."
+            )
+        return (
+            f"{question} is undecided: of {_count(len(self.tested), 'change')} tested, the clearest has "
+            f"{best.correction} {_p(best.p_adjusted)} ({best.subject}, {points_text(best.mean)} points; "
+            f"{_count(best.n, 'pair')})."
+        )
+
+
+@dataclass(frozen=True)
+class BestCellClaim:
+    """The arm and setting with the highest mean accuracy: a description of these runs, not a test."""
+
+    name: str
+    mean: float
+    low: float
+    high: float
+    n: int
+    runs: tuple[str, ...]
+
+    verdict = "description"
+
+    @property
+    def sentence(self) -> str:
+        interval = f"; 95 % interval {self.low:.1f} to {self.high:.1f}" if np.isfinite(self.low) else ""
+        return (
+            f"The highest mean test accuracy is {self.mean:.1f} %, by **{self.name}** "
+            f"({_count(self.n, 'run')}{interval})."
+        )
+
+
+Claim = ContrastClaim | InteractionClaim | NoInteractionClaim | BestCellClaim
+
+
+def claims(analysis: Analysis) -> list[Claim]:
+    """The findings of a study, most important first.
+
+    Each arm against the baseline; the arm with the highest mean against the others; where leads depend on another
+    axis; the best setting.
+    """
+    outcomes = analysis.outcomes
+    found: list[Claim] = [ContrastClaim(contrast) for contrast in analysis.contrasts]
+    base = outcomes.arm_name(outcomes.baseline)
+    pairs = [c for c in analysis.pairs if base not in (c.subject, c.reference)]
+    leader = _leader(outcomes)
+    found += [ContrastClaim(c) for c in pairs if leader in (c.subject, c.reference)]
+    for axis, tested in analysis.interactions.items():
+        decided = [i for i in tested if verdict(i.change) in (Verdict.BETTER, Verdict.WORSE)]
+        found += [InteractionClaim(i) for i in decided]
+        if not decided:
+            found.append(NoInteractionClaim(axis, outcomes.axis, tuple(tested)))
+    found.append(_best_cell(analysis))
+    return found
+
+
+def claims_table(found: Sequence[Claim]) -> pd.DataFrame:
+    """The claims as rows: every number of a sentence stands in its row, with the keys of the runs behind it."""
+    rows = []
+    for claim in found:
+        row: dict[str, object] = {"kind": type(claim).__name__.removesuffix("Claim"), "verdict": str(claim.verdict)}
+        if isinstance(claim, BestCellClaim):
+            row |= {"subject": claim.name, "estimate": claim.mean, "low": claim.low, "high": claim.high}
+            row |= {"n": claim.n, "runs": " ".join(key[:16] for key in claim.runs)}
+        else:
+            if isinstance(claim, InteractionClaim):
+                i = claim.interaction
+                row |= {"axis": i.axis, "from_level": i.from_level, "level": i.level}
+                row |= {"from_lead": i.from_lead, "lead": i.lead}
+            if isinstance(claim, NoInteractionClaim):
+                row |= {"axis": claim.axis, "tested": len(claim.tested)}
+            contrast = claim.interaction.change if isinstance(claim, InteractionClaim) else claim.contrast
+            if contrast is not None:
+                row |= contrast_row(contrast)
+        rows.append(row | {"sentence": claim.sentence.replace("**", "")})
+    columns = (
+        "kind verdict subject reference axis from_level level from_lead lead estimate low high p p_adjusted correction "
+    )
+    columns += "p_smallest p_adjusted_smallest p_equivalence n pairs_ahead seeds more_seeds tested sentence runs"
+    return pd.DataFrame(rows).reindex(columns=columns.split())
+
+
+def contrast_row(c: Contrast) -> dict[str, object]:
+    """A contrast with the column names of the tables; keys of runs cut to the 16 characters of their folders."""
+    return {
+        "subject": c.subject,
+        "reference": c.reference,
+        "estimate": c.mean,
+        "low": c.low,
+        "high": c.high,
+        "p": c.p,
+        "p_adjusted": c.p_adjusted,
+        "correction": c.correction,
+        "p_smallest": c.p_smallest,
+        "p_adjusted_smallest": c.p_adjusted_smallest,
+        "p_equivalence": c.p_equivalence,
+        "effect_size": c.effect_size,
+        "probability_of_improvement": c.probability_of_improvement,
+        "n": c.n,
+        "pairs_ahead": c.wins,
+        "seeds": c.seeds,
+        "more_seeds": more_seeds(c),
+        "verdict": str(verdict(c)),
+        "runs": " ".join(key[:16] for key in c.runs),
+    }
+
+
+def more_seeds(contrast: Contrast) -> int | None:
+    """Seeds to add to every cell for 80 % power at the observed difference and spread; None where not known."""
+    needed = contrast.seeds_needed
+    return None if needed is None or contrast.n == 0 else max(1, needed - contrast.seeds)
+
+
+def p_text(p: float) -> str:
+    """A p value with three decimals: `0.031`, `< 0.001`, or a dash where there is none."""
+    if not np.isfinite(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _p(p: float) -> str:
+    return f"p {p_text(p)}" if p < 0.001 else f"p = {p_text(p)}"
+
+
+def _interval(c: Contrast) -> str:
+    if not np.isfinite(c.low):
+        return ""
+    return f"95 % interval {points_text(c.low)} to {points_text(c.high)}; "
+
+
+def _evidence(c: Contrast) -> str:
+    ahead = f", ahead in {c.wins}" if c.n > 1 else ""
+    return f"{_interval(c)}{c.correction} {_p(c.p_adjusted)}; {_count(c.n, 'pair')}{ahead}"
+
+
+def _needs(c: Contrast) -> str:
+    floor = ""
+    if c.p_adjusted_smallest > ALPHA:
+        floor = f"With {_count(c.n, 'pair')} the smallest p is {p_text(c.p_smallest)}"
+        if c.p_adjusted_smallest > c.p_smallest:
+            floor += f", {p_text(c.p_adjusted_smallest)} after {c.correction}"
+        floor += ", so no difference could have been shown. "
+    if c.n < 2:
+        return f"{floor}One pair tells nothing of the spread between seeds: run at least 2 more."
+    more = more_seeds(c)
+    if more is None:
+        return f"{floor}To find a difference this small, each setting would need over {MOST_SEEDS:,} seeds."
+    return f"{floor}It needs about {_count(more, 'more seed')} a setting, if difference and spread stay as they are."
+
+
+def _leader(outcomes: Outcomes) -> str:
+    """The arm with the highest mean over the blocks in which all arms finished, else over all its runs."""
+    whole = np.isfinite(outcomes.accuracy).all(axis=0)
+    values = outcomes.accuracy[:, whole] if whole.any() else outcomes.accuracy.reshape(len(outcomes.arms), -1)
+    means = [row[np.isfinite(row)].mean() if np.isfinite(row).any() else -np.inf for row in values]
+    return outcomes.arm_name(int(np.argmax(means)))
+
+
+def _best_cell(analysis: Analysis) -> BestCellClaim:
+    outcomes, table = analysis.outcomes, analysis.cell_means
+    best = int(table["mean"].argmax())
+    arm, cell = divmod(best, len(outcomes.cells))
+    name = ", ".join(filter(None, (outcomes.arm_name(arm), outcomes.cell_name(cell))))
+    keys = tuple(sorted(str(key) for key in outcomes.keys[arm, cell] if key))
+    row = table.iloc[best]
+    return BestCellClaim(name, float(row["mean"]), float(row["low"]), float(row["high"]), int(row["n"]), keys)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def _plural(axis: str) -> str:
+    word = axis.replace("_", " ")
+    return {"patch": "patch sizes"}.get(word, f"{word}s")

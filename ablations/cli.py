@@ -1,0 +1,374 @@
+"""The command line: thin commands over plain functions; exceptions become one line and an exit code."""
+
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from ablations.errors import UsageError, VitabError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ablations.config import Grid
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class Commands(TyperGroup):
+    """A group whose errors are one line on stderr: exit code 2 for bad input, 1 for what went wrong otherwise."""
+
+    def main(  # type: ignore[override]
+        self, args: list[str] | None = None, *, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        try:
+            code = super().main(args, standalone_mode=False, **extra)
+        except UsageError as error:
+            stop(str(error), USAGE)
+        except VitabError as error:
+            stop(str(error), FAILED)
+        except KeyboardInterrupt:
+            stop("interrupted", INTERRUPTED)
+        except Exception as error:
+            if not hasattr(error, "format_message"):
+                raise
+            stop(error.format_message(), USAGE)
+        if standalone_mode:
+            sys.exit(code if isinstance(code, int) else OK)
+        return code
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """End the program with one line on stderr."""
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Which part of a small Vision Transformer earns its keep? Train a grid of them, and read the report.",
+    epilog="Start with:  vitab run --grid rope  and then  vitab report",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(
+    cls=Commands, rich_markup_mode=None, help="List the data sets, or fetch one:  vitab data fetch cifar100"
+)
+app.add_typer(data_app, name="data")
+
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of finished runs.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", metavar="DIR", help="Where the data set's files are; default: the user's cache."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from ablations.environment import versions
+
+        typer.echo(f"vitab {versions(('vitab',)).get('vitab', '(not installed)')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(epilog="Example:  vitab run --grid rope --position none,rope --depth 2 --seeds 5 --set width=96")
+def run(
+    grid: Annotated[
+        str, typer.Option(metavar="NAME|FILE.toml", help="A grid of `vitab grids`, or a TOML file of your own.")
+    ],
+    data: Annotated[str | None, typer.Option(metavar="NAME", help="A data set of `vitab data`.")] = None,
+    data_dir: DataDir = None,
+    labels: Annotated[str | None, typer.Option(metavar="fine|coarse", help="cifar100: 100 or 20 classes.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="N|a,b", help="Only the first N classes, or the classes named.")
+    ] = None,
+    per_class: Annotated[
+        str | None, typer.Option(metavar="N", help="Only so many training images of each class.")
+    ] = None,
+    position: Annotated[
+        str | None, typer.Option(metavar="a,b", help="Positional encodings instead of the grid's.")
+    ] = None,
+    depth: Annotated[str | None, typer.Option(metavar="2,4", help="Depths instead of the grid's.")] = None,
+    patch: Annotated[
+        str | None, typer.Option(metavar="2,4", help="Patch sizes in pixels instead of the grid's.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(metavar="N", help="Run the seeds 0 to N - 1. More seeds, more certain answers.")
+    ] = None,
+    epochs: Annotated[
+        str | None, typer.Option(metavar="N", help="Passes over the training images; few shorten the warm-up.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of a run; may be repeated."),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(metavar="auto|numpy|cupy", help="auto: cupy where there is a GPU for it.")
+    ] = "auto",
+    workers: Annotated[
+        str, typer.Option(metavar="N|auto", help="Runs side by side; the results do not depend on it.")
+    ] = "auto",
+    runs: Runs = Path("runs"),
+    study: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the study; default: the grid's.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would run and how long it takes; write nothing.")
+    ] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="A small version of the grid, to try it: one seed, two epochs.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Plain lines instead of the live table.")] = False,
+) -> None:
+    """Train the runs of a grid that are not finished yet.
+
+    Finished runs are kept and never trained again. After an interruption or a failure, the same command goes on
+    with what is left. Exit code: 0 all is well, 1 some runs failed, 2 bad input, 130 interrupted.
+    """
+    from ablations import grids
+
+    fields = {"data": data, "labels": labels, "classes": classes, "per_class": per_class, "epochs": epochs}
+    axes = {"position": position, "depth": depth, "patch": patch}
+    chosen = grids.find(grid)
+    chosen = grids.shrink(chosen) if smoke else chosen
+    chosen = grids.override(
+        chosen, axes=grids.parse_axes(axes), settings=grids.parse_settings(fields, settings or []), seeds=seeds
+    )
+    name = grids.check_name("--study", study) if study is not None else chosen.name
+    _carry_out(chosen, name, data_dir, backend, workers, runs, dry_run=dry_run, quiet=quiet)
+
+
+def _carry_out(
+    grid: "Grid",
+    name: str,
+    data_dir: Path | None,
+    backend: str,
+    workers: str,
+    runs: Path,
+    *,
+    dry_run: bool,
+    quiet: bool,
+) -> None:
+    from ablations import display, study
+    from ablations.environment import available_cores
+    from ablations.progress import LiveProgress, Progress
+    from ablations.store import Store
+    from ablations.workers import Setting
+
+    console, store = _console(), Store(runs)
+    backend = study.resolve_backend(backend)
+    study.resolve_workers(workers, runs=1, backend=backend)
+    plan = study.make_plan(grid, study=name, data_dir=data_dir, command=shlex.join(["vitab", *sys.argv[1:]]))
+    if warning := study.power_warning(grid):
+        typer.echo(f"warning: {warning}", err=True)
+    arms = study.survey(plan, store, data_dir=data_dir)
+    tasks = study.tasks_of(plan, arms, store)
+    crew = study.resolve_workers(workers, runs=len(tasks), backend=backend)
+    setting = Setting(runs, data_dir, backend, threads=max(1, available_cores() // crew))
+    if dry_run:
+        from ablations.trainer import calibrate
+
+        with console.status("timing a few steps of each arm"):
+            arms = study.survey(
+                plan,
+                store,
+                data_dir=data_dir,
+                measure=lambda config, dataset: calibrate(config, dataset, backend=backend, threads=setting.threads),
+            )
+        display.show_plan(console, plan, arms, workers=crew)
+        if len(grid.levels) > 1:
+            display.say(console, f"smallest two-sided p it can give, after Holm: {study.least_p(grid):.2g}")
+        return
+
+    store.check_writable()
+    skipped = len(plan.keys) - len(tasks)
+    kept = f", {skipped} finished before and kept" if skipped else ""
+    display.say(console, f"study {name}: {study.count(len(plan.keys), 'run')}, {len(tasks)} to do{kept}")
+    if store.plan_differs(plan):
+        display.say(console, f"study {name} was planned otherwise before: its plan is replaced, its runs are kept")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    live = console.is_terminal and not quiet
+    listener = (LiveProgress if live else Progress)(console, tasks, skipped=skipped)
+    try:
+        with listener:
+            outcome = study.run(plan, store, tasks, setting=setting, workers=crew, listener=listener)
+    except KeyboardInterrupt:
+        stop(f"interrupted after {listener.count} of {len(plan.keys)} runs; the same command resumes", INTERRUPTED)
+    if outcome.failed:
+        for run_label, reason in outcome.failed.items():
+            typer.echo(f"failed: {run_label}: {reason}", err=True)
+        typer.echo(
+            f"{len(outcome.failed)} of {len(plan.keys)} runs failed; the same command tries them again", err=True
+        )
+        raise typer.Exit(FAILED)
+    elsewhere = "" if runs == Path("runs") else f" --runs {shlex.quote(str(runs))}"
+    display.say(console, f"all {len(plan.keys)} runs are finished; next: vitab report {name}{elsewhere}")
+
+
+@app.command()
+def report(
+    study: Annotated[str | None, typer.Argument(help="Name of the study; default: the last one run.")] = None,
+    runs: Runs = Path("runs"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of reports.")] = Path("reports"),
+) -> None:
+    """Write a study's report: DIR/<study>/README.md with figures/*.png and tables/*.csv."""
+    from ablations.store import Store, load_results
+
+    store = Store(runs)
+    name = _last_study(store) if study is None else study
+    results = load_results(store, name)
+    from ablations.report import write_report
+
+    written = write_report(results, out)
+    if results.missing:
+        typer.echo(f"note: {len(results.missing)} of {len(results.plan.keys)} runs are not finished", err=True)
+    typer.echo(f"wrote {written / 'README.md' if written.is_dir() else written}")
+
+
+@app.command()
+def status(
+    study: Annotated[str | None, typer.Argument(help="Name of the study; default: all.")] = None,
+    runs: Runs = Path("runs"),
+    verify: Annotated[bool, typer.Option("--verify", help="Also read every file and compare checksums.")] = False,
+) -> None:
+    """Say which runs are done, failed (and why) and still to do."""
+    from ablations import display
+    from ablations.store import Store
+
+    store = Store(runs)
+    names = store.studies() if study is None else [study]
+    if not names:
+        typer.echo(store.describe_studies())
+        return
+    plans = [store.read_study(name) for name in names]
+    if not display.show_studies(_console(), store, plans, verify=verify):
+        raise typer.Exit(FAILED)
+
+
+@app.command("grids")
+def list_grids() -> None:
+    """List the built-in grids, each with the question it answers."""
+    from ablations.display import show_grids
+    from ablations.grids import GRIDS
+
+    show_grids(_console(), GRIDS)
+
+
+@data_app.callback(invoke_without_command=True)
+def list_data(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        from ablations.data import DATASETS
+        from ablations.display import show_datasets
+
+        show_datasets(_console(), DATASETS)
+
+
+@data_app.command("fetch")
+def fetch_data(
+    name: Annotated[str, typer.Argument(help="A data set of `vitab data`.")], data_dir: DataDir = None
+) -> None:
+    """Download a data set and check it; an interrupted download goes on where it stopped."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ablations.config import unknown_name
+    from ablations.data import DATASETS
+    from ablations.data.fetch import fetch
+    from ablations.data.locations import cache_folder
+
+    if name not in DATASETS:
+        raise unknown_name("dataset", name, DATASETS)
+    if not DATASETS[name].remotes:
+        raise UsageError(f"dataset {name!r} needs no download; it comes from {DATASETS[name].source}")
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_console(), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def on_progress(file: str, so_far: int, total: int | None) -> None:
+            if file not in tasks:
+                tasks[file] = bars.add_task(file)
+            bars.update(tasks[file], completed=so_far, total=total)
+
+        paths = fetch(DATASETS[name].remotes, data_dir or cache_folder(name), on_progress)
+    for path in paths:
+        typer.echo(path)
+
+
+@app.command()
+def bench(
+    width: Annotated[int, typer.Option(help="Width of the model.")] = 64,
+    depth: Annotated[int, typer.Option(help="Blocks.")] = 2,
+    heads: Annotated[int, typer.Option(help="Attention heads.")] = 2,
+    patch: Annotated[int, typer.Option(help="Pixels a side of a patch.")] = 4,
+    image: Annotated[int, typer.Option(help="Pixels a side of an image.")] = 32,
+    channels: Annotated[int, typer.Option(help="Channels of an image.")] = 3,
+    batch: Annotated[int, typer.Option(help="Images a step.", min=1)] = 64,
+    position: Annotated[str, typer.Option(help="Positional encoding.")] = "rope",
+    backend: Annotated[str, typer.Option(metavar="auto|numpy|cupy")] = "auto",
+    seconds: Annotated[float, typer.Option(help="How long to measure.", min=0.01)] = 5.0,
+) -> None:
+    """Measure training steps of a model of your own shape on this machine."""
+    from ablations.environment import available_cores
+    from ablations.study import resolve_backend
+    from vit import ConfigError, ViTConfig
+
+    try:
+        model = ViTConfig(
+            image_size=image,
+            patch_size=patch,
+            channels=channels,
+            classes=10,
+            width=width,
+            depth=depth,
+            heads=heads,
+            position=position,
+        )
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
+    chosen = resolve_backend(backend)
+    try:
+        from ablations.bench import measure
+    except ImportError as error:
+        raise VitabError(f"vitab bench is not available: {error}") from error
+    speed = measure(model, batch_size=batch, seconds=seconds, backend=chosen, threads=available_cores())
+    typer.echo(
+        f"{speed.milliseconds:.2f} ms/step (median of {speed.steps}), {speed.images_per_s:,.0f} images/s, "
+        f"{speed.gflops:.1f} GFLOP/s"
+    )
+
+
+@app.command()
+def doctor() -> None:
+    """Say what vitab finds on this machine, and how to install what is missing."""
+    from ablations.doctor import examine
+
+    report = examine()
+    for line in report.lines:
+        typer.echo(line)
+    if report.missing:
+        stop(f"missing: {', '.join(report.missing)}; install with: {report.remedy}", FAILED)
+
+
+def _last_study(store: Any) -> str:
+    for name in store.studies():
+        if any(map(store.done, store.read_study(name).keys)):
+            return str(name)
+    raise UsageError(f"no study has a finished run; {store.describe_studies()}")
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console()
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,305 @@
+"""What one run is (RunConfig), what a grid of runs is (Grid), and the identity of a run (run_key)."""
+
+import difflib
+import hashlib
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from ablations.errors import UsageError
+
+if TYPE_CHECKING:
+    from vit import ViTConfig
+
+LABELS = ("fine", "coarse")
+POOLS = ("mean", "cls")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides the result of one run, apart from the pixels themselves.
+
+    The meaning of a field is one line below; `RULES` holds the valid range of each.
+    """
+
+    data: str = "digits"  # a name of ablations.data.DATASETS
+    labels: str = "fine"  # cifar100: "fine" (100 classes) or "coarse" (20)
+    classes: int | tuple[str, ...] | None = None  # the first so many classes, or these; None: all
+    per_class: int | None = None  # training images kept of each class; None: all
+    data_fraction: float = 1.0  # share of the training part that is used
+    validation: float = 0.15  # share of the training part held out, cut by the seed
+    position: str = "rope"  # a name of vit.positions.POSITIONS
+    depth: int = 2  # blocks
+    patch: int = 2  # pixels a side
+    width: int = 64  # D
+    heads: int = 2  # H
+    mlp_ratio: float = 4.0  # hidden width over width
+    pool: str = "mean"  # "mean" over patches, or "cls" token
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    init_std: float = 0.06  # of the weights at the start; near 1 / sqrt(3 D), as narrow models learn slowly from 0.02
+    epochs: int = 30
+    batch_size: int = 64
+    learning_rate: float = 2e-3  # at the top of the schedule
+    weight_decay: float = 0.05
+    warmup_epochs: float = 3.0  # of linear warm-up; then cosine decay
+    label_smoothing: float = 0.1
+    clip_norm: float = 1.0  # largest global norm of a gradient; 0: no clipping
+    crop_padding: int = 0  # pixels added around an image before a random crop
+    flip: bool = False  # random horizontal flips
+    erase: float = 0.0  # probability of random erasing
+    mixup: float = 0.0  # alpha; 0: off
+    cutmix: float = 0.0  # alpha; 0: off
+    trivial_augment: bool = False
+    ema: float = 0.0  # decay of the averaged weights; 0: off
+    seed: int = 0
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "RunConfig":
+        """A validated config from a plain mapping (TOML, JSON); UsageError for unknown names, wrong types."""
+        config = cls(**{name: coerce(name, value) for name, value in values.items()})
+        config.validate()
+        return config
+
+    def validate(self) -> None:
+        """UsageError that names the field, what was given and what is valid; loads no model and no data."""
+        for name, check in _CHECKS:
+            value = getattr(self, name)
+            if not check.accepts(value):
+                raise UsageError(f"{name} must be {check.valid}, got {_show(value)}")
+        if self.position not in positions():
+            raise unknown_name("position", self.position, positions())
+        if self.data not in datasets():
+            raise unknown_name("dataset", self.data, datasets())
+        if self.labels == "coarse" and self.data != "cifar100":
+            raise UsageError(f"labels 'coarse' exists for cifar100 only, got data {self.data!r}; valid: fine")
+        if self.warmup_epochs >= self.epochs:
+            raise UsageError(f"warmup_epochs must be below epochs ({self.epochs}), got {_show(self.warmup_epochs)}")
+
+    def canonical(self) -> dict[str, Any]:
+        """JSON-able values by sorted field name, each of its field's type: 1 and 1.0 are one rate."""
+        return {name: _plain(name, getattr(self, name)) for name in sorted(FIELDS)}
+
+
+FIELDS: dict[str, Any] = {field.name: field.type for field in fields(RunConfig)}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A test of a value and the words for what passes it."""
+
+    valid: str
+    accepts: Callable[[Any], bool]
+
+
+def _whole(least: int) -> Rule:
+    return Rule(f"a whole number of {least} or more", lambda value: _is_int(value) and value >= least)
+
+
+def _real(valid: str, accepts: Callable[[float], bool]) -> Rule:
+    return Rule(f"a number {valid}", lambda value: _is_real(value) and math.isfinite(value) and accepts(value))
+
+
+def _choice(names: tuple[str, ...]) -> Rule:
+    return Rule(" or ".join(repr(name) for name in names), lambda value: value in names)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_classes(value: object) -> bool:
+    if isinstance(value, tuple):
+        return len(value) >= 2 and len(set(value)) == len(value) and all(isinstance(n, str) for n in value)
+    return value is None or (_is_int(value) and value >= 2)  # type: ignore[operator]
+
+
+_TEXT = Rule("a name", lambda value: isinstance(value, str))
+_SWITCH = Rule("true or false", lambda value: isinstance(value, bool))
+_NOT_NEGATIVE = _real("of 0 or more", lambda value: value >= 0)
+_POSITIVE = _real("above 0", lambda value: value > 0)
+_SHARE_BELOW_1 = _real("from 0 up to, but not, 1", lambda value: 0 <= value < 1)
+
+RULES: dict[str, Rule] = {
+    "data": _TEXT,
+    "labels": _choice(LABELS),
+    "classes": Rule("a whole number of 2 or more, or two or more different class names", _is_classes),
+    "per_class": Rule("a whole number of 1 or more, or none", lambda value: value is None or _whole(1).accepts(value)),
+    "data_fraction": _real("above 0, at most 1", lambda value: 0 < value <= 1),
+    "validation": _real("between 0 and 1, both excluded", lambda value: 0 < value < 1),
+    "position": _TEXT,
+    "depth": _whole(1),
+    "patch": _whole(1),
+    "width": _whole(1),
+    "heads": _whole(1),
+    "mlp_ratio": _POSITIVE,
+    "pool": _choice(POOLS),
+    "dropout": _SHARE_BELOW_1,
+    "drop_path": _SHARE_BELOW_1,
+    "init_std": _POSITIVE,
+    "epochs": _whole(1),
+    "batch_size": _whole(1),
+    "learning_rate": _POSITIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "warmup_epochs": _NOT_NEGATIVE,
+    "label_smoothing": _SHARE_BELOW_1,
+    "clip_norm": _NOT_NEGATIVE,
+    "crop_padding": _whole(0),
+    "flip": _SWITCH,
+    "erase": _real("from 0 to 1", lambda value: 0 <= value <= 1),
+    "mixup": _NOT_NEGATIVE,
+    "cutmix": _NOT_NEGATIVE,
+    "trivial_augment": _SWITCH,
+    "ema": _SHARE_BELOW_1,
+    "seed": Rule("a whole number from 0 to 2^32 - 1", lambda value: _is_int(value) and 0 <= value < 2**32),
+}
+_CHECKS = tuple(RULES.items())
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Runs that answer one question: every combination of `axes` around `base`, for every seed.
+
+    `baseline` is the level of the compared axis that the others are measured against.
+    """
+
+    name: str
+    question: str
+    base: RunConfig
+    axes: dict[str, tuple[Any, ...]]
+    seeds: tuple[int, ...]
+    baseline: str = "none"
+
+    @property
+    def compared(self) -> str:
+        """The axis whose levels are compared: position where it varies, else the first axis that does."""
+        varying = [name for name, levels in self.axes.items() if len(levels) > 1]
+        return "position" if "position" in varying or not varying else varying[0]
+
+    @property
+    def levels(self) -> tuple[Any, ...]:
+        """The levels of the compared axis."""
+        return self.axes.get(self.compared, (getattr(self.base, self.compared),))
+
+    @property
+    def blocks(self) -> int:
+        """Pairs behind each comparison: the combinations of all other axes and seeds."""
+        return math.prod(len(self.axes[n]) for n in self.axes if n != self.compared) * len(self.seeds)
+
+    def expand(self) -> list[RunConfig]:
+        """Every run once, validated; all arms of the first seed come first, and positions vary fastest.
+
+        So paired comparisons are possible as early in a study as they can be.
+        """
+        names = [name for name in self.axes if name not in _FASTEST] + [n for n in _FASTEST if n in self.axes]
+        configs: dict[RunConfig, None] = {}
+        for seed, *values in itertools.product(self.seeds, *(self.axes[name] for name in names)):
+            config = replace(self.base, **dict(zip(names, values, strict=True)), seed=seed)
+            configs.setdefault(config)
+        for config in configs:
+            config.validate()
+        return list(configs)
+
+
+_FASTEST = ("patch", "depth", "position")
+
+
+def run_key(config: RunConfig, fingerprint: str) -> str:
+    """The identity of a run: SHA-256 (64 hex characters) of its canonical config and data fingerprint."""
+    identity = {"config": config.canonical(), "data": fingerprint, "format": 1}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def vit_config(config: RunConfig, *, image_size: int, channels: int, classes: int) -> "ViTConfig":
+    """The model of a run on such images; vit.ConfigError (a ValueError) for a geometry that cannot be."""
+    from vit import ViTConfig
+
+    return ViTConfig(
+        image_size=image_size,
+        patch_size=config.patch,
+        channels=channels,
+        classes=classes,
+        width=config.width,
+        depth=config.depth,
+        heads=config.heads,
+        mlp_ratio=config.mlp_ratio,
+        position=config.position,
+        pool=config.pool,
+        dropout=config.dropout,
+        drop_path=config.drop_path,
+        init_std=config.init_std,
+    )
+
+
+def coerce(name: str, value: Any) -> Any:
+    """A value from TOML or JSON in the type of its field; UsageError for an unknown field or a wrong type."""
+    if name not in FIELDS:
+        raise unknown_name("field", name, FIELDS)
+    if name == "classes" and isinstance(value, list):
+        value = tuple(value)
+    if FIELDS[name] is float and _is_int(value):
+        value = float(value)
+    if not RULES[name].accepts(value):
+        raise UsageError(f"{name} must be {RULES[name].valid}, got {_show(value)}")
+    return value
+
+
+def parse(name: str, text: str) -> Any:
+    """A value from the command line, such as parse("learning_rate", "1e-3"); UsageError as in `coerce`."""
+    if name not in FIELDS:
+        raise unknown_name("field", name, FIELDS)
+    text = text.strip()
+    kind = FIELDS[name]
+    if kind is bool:
+        return coerce(name, {"true": True, "false": False}.get(text.lower(), text))
+    if name in ("classes", "per_class") and text.lower() == "none":
+        return None
+    if name == "classes" and not text.isdecimal():
+        return coerce(name, tuple(part.strip() for part in text.split(",")))
+    if kind is not str:
+        text = text if kind is not float or re.search("[0-9]", text) else f"'{text}'"
+        try:
+            return coerce(name, float(text) if kind is float else int(text))
+        except ValueError:
+            raise UsageError(f"{name} must be {RULES[name].valid}, got {text!r}") from None
+    return coerce(name, text)
+
+
+def unknown_name(field: str, given: object, valid: Iterable[str]) -> UsageError:
+    """The error for a name that is not there: the nearest that is, and all the valid ones."""
+    names = list(valid)
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return UsageError(f"unknown {field} {_show(given)}{hint}; valid: {', '.join(names) or 'none yet'}")
+
+
+def positions() -> tuple[str, ...]:
+    """Names of the positional encodings."""
+    from vit.positions import POSITIONS
+
+    return tuple(POSITIONS)
+
+
+def datasets() -> tuple[str, ...]:
+    """Names of the datasets."""
+    from ablations.data import DATASETS
+
+    return tuple(DATASETS)
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return float(value) if FIELDS[name] is float else value
+
+
+def _show(value: object) -> str:
+    return repr(list(value)) if isinstance(value, tuple) else repr(value)

@@ -1,0 +1,79 @@
+"""What every data set is once it is read: arrays, names and a fingerprint."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablations.errors import UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and labels in memory, checked, with a fingerprint of exactly what is used.
+
+    Args:
+        name: The registry's name, such as ``"cifar100"``.
+        train_images: uint8 (n, height, width, channels), 0..255.
+        train_labels: int64 (n,), indices into ``class_names``.
+        test_images: uint8 (m, height, width, channels).
+        test_labels: int64 (m,).
+        class_names: One name a class, in label order.
+
+    Raises:
+        UsageError: if shapes, types or labels do not fit together.
+    """
+
+    name: str
+    train_images: NDArray[np.uint8] = field(repr=False)
+    train_labels: NDArray[np.int64] = field(repr=False)
+    test_images: NDArray[np.uint8] = field(repr=False)
+    test_labels: NDArray[np.int64] = field(repr=False)
+    class_names: tuple[str, ...] = field(repr=False)
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        for part in ("train", "test"):
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            _check_part(f"{self.name}: {part}", images, labels, self.classes)
+        train, test = self.train_images.shape[1:], self.test_images.shape[1:]
+        if train != test:
+            raise UsageError(f"{self.name}: training images are {train}, test images {test}; valid: the same")
+        object.__setattr__(self, "fingerprint", _fingerprint(self))
+
+    @property
+    def image_size(self) -> int:
+        """Rows of an image; images are square."""
+        return int(self.train_images.shape[1])
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for red, green, blue."""
+        return int(self.train_images.shape[3])
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+
+def _check_part(part: str, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2]:
+        raise UsageError(f"{part} images are {images.dtype} {images.shape}; valid: uint8 (n, size, size, channels)")
+    if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+        raise UsageError(f"{part} labels are {labels.dtype} {labels.shape}; valid: int64 {images.shape[:1]}")
+    if len(labels) == 0:
+        raise UsageError(f"{part} part is empty; valid: at least one image")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise UsageError(f"{part} labels are {labels.min()} to {labels.max()}; valid: 0 to {classes - 1}")
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    """SHA-256 over shapes, pixels, labels and class names: what a result depends on, and nothing else."""
+    digest = hashlib.sha256()
+    for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    digest.update("\0".join(dataset.class_names).encode())
+    return digest.hexdigest()

@@ -1,0 +1,154 @@
+"""Fashion-MNIST from its IDX files, plain or gzipped.
+
+What is checked: the header of every file against its size, every label, and, for a file of the published
+length, the published MD5 of its content (unpacked, so that it does not matter who compressed it). MNIST has
+files of the same names and sizes; it is refused here. Shorter files, a set of one's own, are taken as they
+are.
+
+Source: H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, arXiv:1708.07747, 2017.
+"""
+
+import gzip
+import hashlib
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablations.data.dataset import Dataset
+from ablations.data.fetch import Remote
+from ablations.data.locations import not_found, search_folder
+from ablations.errors import UsageError
+
+NAME = "fashion-mnist"
+URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+CLASS_NAMES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+FOLDERS = ("", "fashion-mnist", "FashionMNIST/raw")
+
+
+@dataclass(frozen=True)
+class IdxFile:
+    """One published file: name, number of examples, MD5 unpacked and MD5 as published with gzip."""
+
+    name: str
+    examples: int
+    md5: str
+    gzip_md5: str
+
+    @property
+    def remote(self) -> Remote:
+        """Where it is published."""
+        return Remote(f"{URL}/{self.name}.gz", self.gzip_md5)
+
+
+FILES = (
+    IdxFile(
+        "train-images-idx3-ubyte",
+        60_000,
+        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    ),
+    IdxFile(
+        "train-labels-idx1-ubyte",
+        60_000,
+        "9018921c3c673c538a1fc5bad174d6f9",
+        "25c81989df183df01b3e8a0aad5dffbe",
+    ),
+    IdxFile(
+        "t10k-images-idx3-ubyte",
+        10_000,
+        "8181f5470baa50b63fa0f6fddb340f0a",
+        "bef4ecab320f06d8554ea6380940ec79",
+    ),
+    IdxFile(
+        "t10k-labels-idx1-ubyte",
+        10_000,
+        "15d484375f8d13e6eb1aabb0c3f46965",
+        "bb300cfdad3c16e7a12a480ee83cd310",
+    ),
+)
+
+
+def find(data_dir: Path | None) -> Path | None:
+    """The folder that `read` would take: in ``data_dir``, or in the cache, or Debian's package."""
+    where = search_folder(NAME, data_dir)
+    folders = [where / folder for folder in FOLDERS] + ([DEBIAN] if data_dir is None else [])
+    return next((folder for folder in folders if any(_paths(folder, file) for file in FILES)), None)
+
+
+def read(data_dir: Path | None) -> Dataset:
+    """The whole data set: 60,000 training and 10,000 test images of 28 x 28, grey.
+
+    Raises:
+        UsageError: if nothing is found, or what is found is not what it should be (see the module).
+    """
+    folder = find(data_dir)
+    if folder is None:
+        raise not_found(NAME, search_folder(NAME, data_dir), [f"{FILES[0].name}[.gz]", "..."])
+    train_images, train_labels, test_images, test_labels = (_read_idx(folder, file) for file in FILES)
+    return Dataset(
+        name=NAME,
+        train_images=train_images[..., None],
+        train_labels=train_labels.astype(np.int64),
+        test_images=test_images[..., None],
+        test_labels=test_labels.astype(np.int64),
+        class_names=CLASS_NAMES,
+    )
+
+
+def _paths(folder: Path, file: IdxFile) -> list[Path]:
+    return [path for suffix in ("", ".gz") if (path := folder / (file.name + suffix)).is_file()]
+
+
+def _read_idx(folder: Path, file: IdxFile) -> NDArray[np.uint8]:
+    """An IDX file: 0, 0, 8 (unsigned bytes), the number of axes, their big-endian lengths, the bytes."""
+    paths = _paths(folder, file)
+    if not paths:
+        raise UsageError(f"{folder / file.name}[.gz]: missing; run `vitab data fetch {NAME}` or copy it there")
+    path = paths[0]
+    tail = (28, 28) if "images" in file.name else ()
+    header = 8 + 4 * len(tail)
+    most = header + file.examples * int(np.prod(tail, dtype=np.int64))
+    data = _read_at_most(path, most + 1)
+    if len(data) > most:
+        raise UsageError(f"{path}: more than the {most:,} bytes of the published file; fetch it again")
+    if data[:4] != bytes((0, 0, 8, 1 + len(tail))) or len(data) < header:
+        raise UsageError(f"{path}: no IDX header of unsigned bytes with {1 + len(tail)} axes; fetch it again")
+    shape = tuple(int(n) for n in np.frombuffer(data, dtype=">u4", count=1 + len(tail), offset=4))
+    promised = header + int(np.prod(shape, dtype=np.int64))
+    if shape[1:] != tail or promised != len(data):
+        raise UsageError(
+            f"{path}: {len(data):,} bytes, its header promises {promised:,} for {shape}: "
+            "cut short or damaged; fetch it again"
+        )
+    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if shape[0] == file.examples and found != file.md5:
+        raise UsageError(
+            f"{path}: MD5 of the content is {found}, the published file has {file.md5}: "
+            "damaged, or another data set (MNIST has files of these names); fetch it again"
+        )
+    return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
+
+
+def _read_at_most(path: Path, size: int) -> bytes:
+    """The content of a plain or gzipped file, no further than ``size`` bytes unpacked."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read(size)
+            return bytes(data)
+    except (EOFError, OSError, zlib.error) as error:
+        raise UsageError(f"{path}: damaged or cut short ({error}); fetch it again") from error

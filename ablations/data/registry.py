@@ -1,0 +1,154 @@
+"""Every data set by name, and the one way to read any of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ablations.data import cifar, digits, fashion_mnist, folder
+from ablations.data.dataset import Dataset
+from ablations.data.fetch import Remote
+from ablations.data.subset import subset
+from ablations.errors import UsageError
+
+if TYPE_CHECKING:
+    from ablations.config import RunConfig
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set before it is read; ``None`` where only the files can tell.
+
+    Attributes:
+        image_size: Rows, and columns, in pixels.
+        channels: 1 for grey, 3 for colour.
+        source: Where it comes from, for people.
+        read: ``read(data_dir, labels)``, the whole data set.
+        find: ``find(data_dir)``, the folder or archive that would be read, or None.
+        label_sets: The valid values of ``labels``.
+        remotes: The files to fetch; none where there is nothing to fetch.
+    """
+
+    name: str
+    description: str
+    classes: int | None
+    image_size: int | None
+    channels: int | None
+    source: str
+    read: Callable[[Path | None, str], Dataset] = field(repr=False)
+    find: Callable[[Path | None], Path | None] = field(repr=False)
+    label_sets: tuple[str, ...] = ("fine",)
+    remotes: tuple[Remote, ...] = ()
+
+
+DATASETS: dict[str, DatasetInfo] = {
+    info.name: info
+    for info in (
+        DatasetInfo(
+            name="digits",
+            description="1,400 + 397 scans of handwritten digits; always there",
+            classes=10,
+            image_size=8,
+            channels=1,
+            source="scikit-learn",
+            read=lambda data_dir, labels: digits.read(),
+            find=lambda data_dir: digits.location(),
+        ),
+        DatasetInfo(
+            name="cifar10",
+            description="50,000 + 10,000 photographs of animals and vehicles",
+            classes=10,
+            image_size=32,
+            channels=3,
+            source="https://www.cs.toronto.edu/~kriz/cifar.html",
+            read=partial(cifar.read, cifar.CIFAR10),
+            find=partial(cifar.find, cifar.CIFAR10),
+            remotes=(cifar.CIFAR10.archives[0].remote,),
+        ),
+        DatasetInfo(
+            name="cifar100",
+            description="50,000 + 10,000 photographs in 100 classes (--labels coarse: 20)",
+            classes=100,
+            image_size=32,
+            channels=3,
+            source="https://www.cs.toronto.edu/~kriz/cifar.html",
+            read=partial(cifar.read, cifar.CIFAR100),
+            find=partial(cifar.find, cifar.CIFAR100),
+            label_sets=("fine", "coarse"),
+            remotes=(cifar.CIFAR100.archives[0].remote,),
+        ),
+        DatasetInfo(
+            name="fashion-mnist",
+            description="60,000 + 10,000 grey pictures of clothes",
+            classes=10,
+            image_size=28,
+            channels=1,
+            source="https://github.com/zalandoresearch/fashion-mnist, Debian: dataset-fashion-mnist",
+            read=lambda data_dir, labels: fashion_mnist.read(data_dir),
+            find=fashion_mnist.find,
+            remotes=tuple(file.remote for file in fashion_mnist.FILES),
+        ),
+        DatasetInfo(
+            name="folder",
+            description="your own PNG or JPEG pictures in --data-dir, one folder a class, resized to 32 x 32",
+            classes=None,
+            image_size=folder.IMAGE_SIZE,
+            channels=3,
+            source="--data-dir",
+            read=lambda data_dir, labels: folder.read(data_dir),
+            find=folder.find,
+        ),
+    )
+}
+
+
+def load(
+    name: str,
+    *,
+    data_dir: Path | str | None = None,
+    labels: str = "fine",
+    classes: int | tuple[str, ...] | None = None,
+    per_class: int | None = None,
+) -> Dataset:
+    """Read a data set, or a part of it, from this machine; never from the network.
+
+    Args:
+        name: A key of ``DATASETS``.
+        data_dir: The folder that holds the files (or an archive, or a folder above them); the user's cache
+            when None, where ``vitab data fetch`` puts them.
+        labels: ``"fine"``, or ``"coarse"`` for the 20 superclasses of CIFAR-100.
+        classes: The first so many classes, or their names; see `subset`.
+        per_class: Training images of each class; see `subset`.
+
+    Raises:
+        UsageError: if the name or a choice is unknown, files are missing or they are not what they should be.
+    """
+    info = lookup(name)
+    if labels not in info.label_sets:
+        raise UsageError(f"labels: {labels!r} given; valid for {name}: {', '.join(info.label_sets)}")
+    whole = info.read(None if data_dir is None else Path(data_dir).expanduser(), labels)
+    return subset(whole, classes=classes, per_class=per_class)
+
+
+def load_for(config: RunConfig, data_dir: Path | str | None = None) -> Dataset:
+    """The data of a run: `load` with the run's ``data``, ``labels``, ``classes`` and ``per_class``."""
+    return load(
+        config.data,
+        data_dir=data_dir,
+        labels=config.labels,
+        classes=config.classes,
+        per_class=config.per_class,
+    )
+
+
+def lookup(name: str) -> DatasetInfo:
+    """The registry's entry, or a `UsageError` that suggests the nearest name."""
+    if name in DATASETS:
+        return DATASETS[name]
+    near = difflib.get_close_matches(name, DATASETS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UsageError(f"data: {name!r} given; {hint}valid: {', '.join(DATASETS)}")

@@ -1,0 +1,78 @@
+"""Stratified choices of examples: every class gives its share, and the same question gets the same answer."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablations.errors import UsageError
+from vit.random import stream
+
+Indices = NDArray[np.int64]
+
+
+def split(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """Cut a validation part from the training part: ``(train, validation)``, sorted indices into ``labels``.
+
+    The parts are stratified, their union is everything, and the draw is ``stream(seed, "validation")``, so
+    that arms of one seed are validated on the same images. ``round(fraction * n)`` images are held out.
+
+    Raises:
+        UsageError: if ``fraction`` is not in [0, 1), or leaves no training image.
+    """
+    if not 0 <= fraction < 1:
+        raise UsageError(f"validation: {fraction} given; valid: 0 <= validation < 1")
+    held = round(fraction * len(labels))
+    if held >= len(labels):
+        raise UsageError(f"validation: {fraction} of {len(labels)} training images leaves none to train on")
+    order = np.argsort(stream(seed, "validation").random(len(labels)), kind="stable")
+    validation = take(labels, order, held)
+    return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+def subsample(labels: NDArray[np.int64], fraction: float, seed: int) -> Indices:
+    """A stratified share of the examples, sorted indices, drawn from ``stream(seed, "data-fraction")``.
+
+    At least one image is kept of each class that has any. Shares of one seed are nested up to the rounding of
+    the class counts: what a tenth holds, a fifth holds.
+
+    Raises:
+        UsageError: if ``fraction`` is not in (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise UsageError(f"data_fraction: {fraction} given; valid: 0 < data_fraction <= 1")
+    order = np.argsort(stream(seed, "data-fraction").random(len(labels)), kind="stable")
+    return take(labels, order, round(fraction * len(labels)), at_least=1)
+
+
+def fixed_order(keys: Sequence[str]) -> Indices:
+    """A shuffle that no library version changes: positions sorted by the SHA-256 of their key."""
+    digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+    return np.array(sorted(range(len(keys)), key=digests.__getitem__), dtype=np.int64)
+
+
+def take(labels: NDArray[np.int64], order: Indices, total: int, *, at_least: int = 0) -> Indices:
+    """The first of each class in ``order``, ``total`` in all, in proportion to the classes; sorted."""
+    counts = np.bincount(labels)
+    quotas = apportion(counts, total, at_least=at_least)
+    chosen = [order[labels[order] == label][:quota] for label, quota in enumerate(quotas)]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def apportion(counts: NDArray[np.int64], total: int, *, at_least: int = 0) -> Indices:
+    """Share ``total`` seats in proportion to ``counts`` by the largest remainder; ties go to the lower class.
+
+    No class gets more than it has, nor fewer than ``at_least`` (or all it has, where that is fewer); ``total``
+    gives way to that.
+    """
+    least = np.minimum(at_least, counts)
+    total = int(np.clip(total, least.sum(), counts.sum()))
+    exact = counts * (total / counts.sum())
+    seats: Indices = np.clip(np.floor(exact + 1e-9).astype(np.int64), least, counts)
+    while (short := total - int(seats.sum())) != 0:
+        step = 1 if short > 0 else -1
+        movable = seats < counts if short > 0 else seats > least
+        gap = np.where(movable, step * (exact - seats), -np.inf)
+        seats[np.argsort(-gap, kind="stable")[: min(abs(short), int(movable.sum()))]] += step
+    return seats

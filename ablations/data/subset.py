@@ -1,0 +1,96 @@
+"""Fewer classes, fewer images: a part of a data set that is a data set."""
+
+import difflib
+from collections.abc import Sequence
+
+import numpy as np
+
+from ablations.data.dataset import Dataset
+from ablations.data.split import fixed_order
+from ablations.errors import UsageError
+
+
+def subset(dataset: Dataset, *, classes: int | Sequence[str] | None = None, per_class: int | None = None) -> Dataset:
+    """Keep some classes and some training images of each.
+
+    Args:
+        classes: How many classes, the first in the data set's own order of names (alphabetical for
+            CIFAR-100); or their names. Names are kept in the data set's order whatever order they are given
+            in, so that the same classes are the same data, with the same fingerprint. Labels are renumbered
+            from 0.
+        per_class: How many training images of each class, a fixed pseudo-random choice that grows with the
+            number (100 holds what 50 holds). The test part keeps all its images of the chosen classes, so
+            that results on less training data stay comparable.
+
+    Raises:
+        UsageError: if a class is unknown (with the nearest name), or there are not as many as asked for.
+    """
+    if classes is not None:
+        dataset = _keep_classes(dataset, _class_indices(dataset, classes))
+    if per_class is not None:
+        dataset = _keep_images(dataset, per_class)
+    return dataset
+
+
+def _class_indices(dataset: Dataset, classes: int | Sequence[str]) -> list[int]:
+    names = dataset.class_names
+    if isinstance(classes, int):
+        if isinstance(classes, bool) or not 2 <= classes <= len(names):
+            raise UsageError(f"classes: {classes} given; valid for {dataset.name}: 2 to {len(names)}, or class names")
+        return list(range(classes))
+    wanted = [classes] if isinstance(classes, str) else list(classes)
+    for name in wanted:
+        if name not in names:
+            raise UsageError(f"classes: {dataset.name} has no class {name!r}{_hint(name, names)}")
+        if wanted.count(name) > 1:
+            raise UsageError(f"classes: {name!r} is given {wanted.count(name)} times; valid: each class once")
+    if len(wanted) < 2:
+        raise UsageError(f"classes: {len(wanted)} given; valid: at least 2 classes")
+    return sorted(names.index(name) for name in wanted)
+
+
+def _hint(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    shown = ", ".join(names[:10])
+    return f"; valid: {shown}" + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
+
+
+def _keep_classes(dataset: Dataset, kept: list[int]) -> Dataset:
+    if len(kept) == dataset.classes:
+        return dataset
+    renumbered = np.full(dataset.classes, -1, dtype=np.int64)
+    renumbered[kept] = np.arange(len(kept))
+    train, test = renumbered[dataset.train_labels], renumbered[dataset.test_labels]
+    return Dataset(
+        name=dataset.name,
+        train_images=dataset.train_images[train >= 0],
+        train_labels=train[train >= 0],
+        test_images=dataset.test_images[test >= 0],
+        test_labels=test[test >= 0],
+        class_names=tuple(dataset.class_names[i] for i in kept),
+    )
+
+
+def _keep_images(dataset: Dataset, per_class: int) -> Dataset:
+    labels = dataset.train_labels
+    counts = np.bincount(labels, minlength=dataset.classes)
+    scarce = int(np.argmin(counts))
+    if isinstance(per_class, bool) or not 1 <= per_class <= counts[scarce]:
+        raise UsageError(
+            f"per_class: {per_class} given; valid: 1 to {counts[scarce]} "
+            f"(the training images of {dataset.class_names[scarce]!r} in {dataset.name})"
+        )
+    order = fixed_order([str(i) for i in range(len(labels))])
+    grouped = order[np.argsort(labels[order], kind="stable")]
+    starts = np.cumsum(counts) - counts
+    kept = np.sort(grouped[(starts[:, None] + np.arange(per_class)).ravel()])
+    return Dataset(
+        name=dataset.name,
+        train_images=dataset.train_images[kept],
+        train_labels=labels[kept],
+        test_images=dataset.test_images,
+        test_labels=dataset.test_labels,
+        class_names=dataset.class_names,
+    )

@@ -1,0 +1,70 @@
+"""Files that are whole or absent: temporary sibling, sync, rename."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ablations.errors import VitabError
+
+
+def write_file(path: Path, content: bytes) -> str:
+    """Write all of a file or leave what was there.
+
+    Returns the SHA-256 of the file. The file has reached the disk when this returns. Raises OSError.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+    return hashlib.sha256(content).hexdigest()
+
+
+def to_json(value: Any) -> bytes:
+    """Indented JSON in the order of the value, with a last newline."""
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; None when it cannot be read or is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file in hex; empty when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+@contextmanager
+def or_say(what: str) -> Iterator[None]:
+    """An OSError within becomes one line: what did not work, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise VitabError(f"{what}: {error.strerror or error}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

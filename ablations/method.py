@@ -1,0 +1,121 @@
+"""How the runs of a study were made, in words, from their configs alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ablations.outcomes import level_text, varying_axes
+
+if TYPE_CHECKING:
+    from ablations.store import Results
+
+VARIES = "(varies)"
+
+
+def method(results: Results) -> list[str]:
+    """Sentences on the data, the split, the model and the training. A setting that is an axis says that it varies."""
+    runs, varying = results.runs, set(varying_axes(results))
+
+    def value(name: str, form: str = "") -> str:
+        if name in varying or name not in runs:
+            return VARIES
+        return format(runs[name].iloc[0], form)
+
+    def given(name: str) -> bool:
+        """Whether an optional setting is on in any run."""
+        return name in varying or bool(_raw(runs, name))
+
+    share = value("validation", ".0%").replace("%", " %")
+    return [
+        _varied(results),
+        _data(runs, value),
+        f"**Seeds.** The seed of a run cuts {share} of the training part off for validation, sets the initial "
+        "weights, and orders and augments the images. Runs with the same seed that differ in position only share all "
+        "of these, which is what makes them a pair. The test set is used once, after the last epoch.",
+        _model(runs, varying),
+        f"**Training.** It takes {value('epochs')} epochs with batches of {value('batch_size')}: AdamW, learning rate "
+        f"{value('learning_rate', 'g')} after {value('warmup_epochs', 'g')} epochs of linear warm-up, then cosine "
+        f"decay; weight decay {value('weight_decay', 'g')}"
+        + (f", gradients clipped at norm {value('clip_norm', 'g')}" if given("clip_norm") else "")
+        + (f", label smoothing {value('label_smoothing', 'g')}" if given("label_smoothing") else "")
+        + (f", dropout {value('dropout', 'g')}" if given("dropout") else "")
+        + (f", drop-path {value('drop_path', 'g')}" if given("drop_path") else "")
+        + (f", averaged weights with decay {value('ema', 'g')}" if given("ema") else "")
+        + ".",
+        _augmentation(value, given),
+    ]
+
+
+def _varied(results: Results) -> str:
+    axes = varying_axes(results)
+    if not axes:
+        return "**What varies.** Nothing but the seed."
+    parts = [f"{name.replace('_', ' ')} ({', '.join(map(level_text, levels))})" for name, levels in axes.items()]
+    return f"**What varies.** {'; '.join(parts)}. All else is the same in every run.".replace(
+        parts[0], parts[0].capitalize(), 1
+    )
+
+
+def _model(runs: pd.DataFrame, varying: set[str]) -> str:
+    forms = {
+        "position": "position {}",
+        "depth": "depth {} blocks",
+        "patch": "patches of {0} × {0} pixels",
+        "width": "width {}",
+        "heads": "{} heads",
+        "mlp_ratio": "hidden layer {:g} times the width",
+    }
+    pools = {"mean": "mean over the patches before a linear head", "cls": "class token before a linear head"}
+    parts = [form.format(runs[name].iloc[0]) for name, form in forms.items() if name not in varying]
+    parts += [pools.get(str(runs["pool"].iloc[0]), "")] if "pool" not in varying else []
+    return f"**Model.** A pre-norm Vision Transformer: {', '.join(filter(None, parts))}."
+
+
+def _raw(runs: pd.DataFrame, name: str) -> object:
+    return runs[name].iloc[0] if name in runs else None
+
+
+def _data(runs: pd.DataFrame, value: object) -> str:
+    from ablations.data import DATASETS
+
+    names = list(dict.fromkeys(runs["data"]))
+    parts = []
+    for name in names:
+        info = DATASETS.get(name)
+        parts.append(f"{name} ({info.description})" if info else str(name))
+    text = f"**Data.** The images are {' and '.join(parts)}"
+    if _raw(runs, "labels") == "coarse":
+        text += ", with its coarse labels"
+    classes, per_class, share = _raw(runs, "classes"), _raw(runs, "per_class"), _raw(runs, "data_fraction")
+    if isinstance(classes, list | tuple):
+        text += f", classes {', '.join(map(str, classes))} only"
+    elif _number(classes):
+        text += f", the first {classes:g} classes only"
+    if _number(per_class):
+        text += f", {per_class:g} training images of each class"
+    if _number(share) and share != 1:
+        text += f", {share:.0%} of the training part".replace("%", " %")
+    return text + "."
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not pd.isna(value)
+
+
+def _augmentation(value: object, given: object) -> str:
+    kinds = {
+        "crop_padding": "random crops after padding by {} pixels",
+        "flip": "horizontal flips",
+        "erase": "random erasing with probability {}",
+        "mixup": "MixUp with alpha {}",
+        "cutmix": "CutMix with alpha {}",
+        "trivial_augment": "TrivialAugment",
+    }
+    used = [text.format(value(name)) for name, text in kinds.items() if given(name)]  # type: ignore[operator]
+    return (
+        f"**Augmentation.** {', '.join(used).capitalize()}."
+        if used
+        else "**Augmentation.** The images are used as they are."
+    )

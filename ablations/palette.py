@@ -1,0 +1,92 @@
+"""One look for every figure: a colour and a marker per arm, and a style that leaves matplotlib's state alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.colors import to_hex
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+POSITION_COLOURS = {"none": "#949494", "learned": "#F0A500", "sinusoidal": "#2A6FB5", "rope": "#C8412B"}
+"""At least 30 apart in CIELAB for normal vision, protanopia, deuteranopia and tritanopia."""
+
+OTHER_COLOURS = ("#009E73", "#7B3294", "#56B4E9", "#5B3A1E", "#E78AC3", "#1B1B1B")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*")
+
+INK = "#222222"
+FAINT = "#D9D9D9"
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "axes.edgecolor": "#777777",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "vitab",
+    "path.simplify": True,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw and save inside this; outside nothing has changed."""
+    with sns.axes_style("ticks"), mpl.rc_context(_STYLE):
+        yield
+
+
+def position_colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each position: fixed for the built-in ones, else decided by the name alone while that is free."""
+    colours = {name: POSITION_COLOURS[name] for name in names if name in POSITION_COLOURS}
+    for name in sorted(set(names) - set(colours)):
+        start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        order = [OTHER_COLOURS[(start + i) % len(OTHER_COLOURS)] for i in range(len(OTHER_COLOURS))]
+        free = [colour for colour in order if colour not in colours.values()]
+        colours[name] = (free or order)[0]
+    return {name: colours[name] for name in names}
+
+
+def arm_colours(axis: str, names: Sequence[str]) -> dict[str, str]:
+    """Colours of the arms: by name for positions, else dark to light in the order of the levels."""
+    if axis == "position":
+        return position_colours(names)
+    colour_map = sns.color_palette("viridis", as_cmap=True)
+    return {name: to_hex(colour_map(x)) for name, x in zip(names, np.linspace(0.05, 0.8, len(names)), strict=True)}
+
+
+def percent_ticks(axis: mpl.axis.Axis, most: int = 5) -> None:
+    """Ticks of an axis in percent, none at fractions of one unless the axis is that short."""
+    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+
+
+def points_text(value: float, decimals: int = 1) -> str:
+    """A signed number of percentage points, with a real minus sign."""
+    text = f"{value:+.{decimals}f}".replace("-", "−")
+    return text if float(f"{value:.{decimals}f}") else f"{0:.{decimals}f}"

@@ -1,0 +1,193 @@
+"""A study as a folder to read: README.md, its figures, and every table as a CSV."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ablations import tables
+from ablations.analysis import Analysis
+from ablations.claims import ContrastClaim, claims, claims_table
+from ablations.errors import UsageError
+from ablations.gallery import pictures
+from ablations.method import method
+from ablations.outcomes import Outcomes, arrange, level_text, varying_axes
+from ablations.picture import Picture
+from ablations.power import MARGIN, smallest_p
+from ablations.publish import published
+from ablations.stats import ALPHA
+
+if TYPE_CHECKING:
+    from ablations.store import Results
+
+OWNED = ("README.md", "figures", "tables")
+
+
+def write_report(results: Results, out: Path) -> Path:
+    """Write the report of a study to out/<study>/ and return that folder.
+
+    The same runs give the same bytes. Replaces an earlier report in one go and leaves other files there alone.
+    Raises UsageError when `out` cannot be written, before any work, or when no run has finished.
+    """
+    study = results.plan.study
+    if results.runs.empty:
+        raise UsageError(f"study {study!r} has no finished run to report; run it first")
+    folder = Path(out) / study
+    with published(folder, OWNED) as new:
+        analysis = Analysis(arrange(results))
+        drawn = pictures(results, analysis)
+        (new / "figures").mkdir()
+        for picture in drawn:
+            picture.save(new / "figures")
+        (new / "tables").mkdir()
+        for name, frame in frames(results, analysis).items():
+            frame.to_csv(new / "tables" / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+        text = render(results, analysis, drawn)
+        (new / "README.md").write_text(text, encoding="utf-8", newline="\n")
+    return folder
+
+
+def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
+    """Every table of the report by file name; tables that would be empty are left out."""
+    tested = [interaction for found in analysis.interactions.values() for interaction in found]
+    made = {
+        "claims": claims_table(claims(analysis)),
+        "accuracy": analysis.cell_means,
+        "contrasts": tables.contrasts_frame(analysis.contrasts),
+        "pairs": tables.contrasts_frame(analysis.pairs),
+        "interactions": tables.interactions_frame(tested),
+        "cost": tables.cost_frame(results, analysis.outcomes),
+        "runs": tables.runs_frame(results),
+        "missing": tables.missing_frame(results),
+        "environments": tables.environments_frame(results),
+    }
+    return {name: frame for name, frame in made.items() if len(frame)}
+
+
+def render(results: Results, analysis: Analysis, drawn: Sequence[Picture]) -> str:
+    """README.md as text."""
+    plan, outcomes, found = results.plan, analysis.outcomes, claims(analysis)
+    shown = {picture.name: picture for picture in drawn}
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters |= {"escape_cell": tables.escape}
+    axes = varying_axes(results)
+    blocks = len(outcomes.cells) * len(outcomes.seeds)
+    command = plan.command if isinstance(plan.command, str) else shlex.join(plan.command)
+    planned = len(plan.keys)
+    text = environment.get_template("report.md.j2").render(
+        plan=plan,
+        question=" ".join(plan.question.split()),
+        finished=len(results.runs),
+        planned=planned,
+        axes={tables.word(axis): ", ".join(map(level_text, levels)) for axis, levels in axes.items()},
+        seeds=len(outcomes.seeds),
+        findings=[claim.sentence for claim in found],
+        single=len(outcomes.seeds) == 1,
+        tested=any(isinstance(claim, ContrastClaim) for claim in found),
+        arm_axis=tables.word(outcomes.axis),
+        cell_axes=[tables.word(axis) for axis in outcomes.cell_axes],
+        baseline=outcomes.arm_name(outcomes.baseline),
+        blocks=blocks,
+        smallest=f"{smallest_p(blocks):.2g}",
+        alpha=ALPHA,
+        margin=f"{MARGIN:g}",
+        accuracy=tables.accuracy_markdown(analysis),
+        contrasts=tables.contrasts_markdown(analysis.contrasts) if analysis.contrasts else "",
+        pairs=tables.contrasts_markdown(analysis.pairs) if len(outcomes.arms) > 2 else "",
+        interactions=[
+            (tables.word(axis), tables.interactions_markdown(tested)) for axis, tested in analysis.interactions.items()
+        ],
+        first=[shown[name] for name in ("accuracy",) if name in shown],
+        second=[shown[name] for name in ("contrasts",) if name in shown],
+        others=[picture for picture in drawn if picture.name not in ("accuracy", "contrasts")],
+        incomplete=_incomplete(outcomes),
+        method=method(results),
+        cost=_cost(results, outcomes),
+        totals=_totals(results),
+        missing=_missing(results),
+        environments=_environments(results),
+        fingerprint=getattr(plan, "fingerprint", None),
+        runs=_runs(results),
+        mixed=_code_versions(results),
+        command=command,
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
+
+
+def _incomplete(outcomes: Outcomes) -> list[str]:
+    """Sentences on the blocks that lack a run."""
+    lines = []
+    for cell, seed, arms in outcomes.incomplete_blocks():
+        place = ", ".join(filter(None, (outcomes.cell_name(cell), f"seed {outcomes.seeds[seed]}")))
+        lines.append(f"{place}: no {', '.join(outcomes.arm_name(arm) for arm in arms)}")
+    return lines
+
+
+def _cost(results: Results, outcomes: Outcomes) -> str:
+    frame = tables.cost_frame(results, outcomes)
+    axes = [outcomes.axis, *outcomes.cell_axes]
+    return tables.markdown(
+        [*map(tables.word, axes), "parameters", "training GFLOPs", "training seconds"],
+        [
+            (
+                *(row[axis] for axis in axes),
+                f"{row['parameters']:,.0f}",
+                f"{row['flops'] / 1e9:,.1f}",
+                f"{row['train_seconds']:,.1f}",
+            )
+            for row in frame.to_dict("records")
+        ],
+        left=len(axes),
+    )
+
+
+def _totals(results: Results) -> str:
+    seconds, flops = float(results.runs["seconds"].sum()), float(results.runs["flops"].sum())
+    if seconds >= 7200:
+        time = f"{seconds / 3600:,.1f} hours"
+    else:
+        time = f"{seconds / 60:,.1f} minutes" if seconds >= 120 else f"{seconds:,.0f} seconds"
+    return f"{flops / 1e12:,.2f} TFLOPs of training and {time} of run time"
+
+
+def _missing(results: Results) -> str:
+    frame = tables.missing_frame(results)
+    return (
+        tables.markdown([tables.word(str(column)) for column in frame], frame.values.tolist(), left=frame.shape[1])
+        if len(frame)
+        else ""
+    )
+
+
+def _environments(results: Results) -> str:
+    frame = tables.environments_frame(results)
+    rows = [(tables.word(row["what"]), row["value"], row["runs"]) for row in frame.to_dict("records")]
+    return tables.markdown(["what", "value", "runs"], rows, left=2) if rows else ""
+
+
+def _code_versions(results: Results) -> int:
+    """How many versions of the model's code made the runs; 0 for one or unknown."""
+    digests = {environment.get("vit_sha256") for environment in results.environments.values()} - {None}
+    return len(digests) if len(digests) > 1 else 0
+
+
+def _runs(results: Results) -> str:
+    axes = list(dict.fromkeys([*varying_axes(results), "seed"]))
+    rows = [
+        (f"`{row['key'][:16]}`", *(level_text(row[axis]) for axis in axes), f"{100 * row['test_accuracy']:.2f}")
+        for row in results.runs.to_dict("records")
+    ]
+    return tables.markdown(["run", *map(tables.word, axes), "test accuracy in %"], rows, left=1 + len(axes))

@@ -1,0 +1,328 @@
+"""The folder of runs: what is planned, what is finished, what failed, and the results of a study.
+
+::
+
+    runs/<first 16 characters of the key>/
+        config.json  environment.json  metrics.csv  predictions.npz  checkpoint.safetensors  result.json
+        DONE.json       written last: the key and the SHA-256 of every other file
+        failure.json    instead, when the run failed: the reason and the traceback
+    runs/studies/<study>.json
+
+A reader sees all of a file or none of it (`ablations.files`). A run is finished when its DONE.json names its
+key; whatever else a killed process leaves in its folder is overwritten by the next attempt. One process at a
+time writes a run; any number may read.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ablations.config import FIELDS, RunConfig
+from ablations.errors import UsageError, VitabError
+from ablations.files import or_say, read_json, sha256, to_json, write_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ablations.trainer import RunRecord
+    from vit import ViTConfig
+
+METRICS = (
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "validation_loss",
+    "validation_accuracy",
+    "seconds",
+    "images_per_s",
+)
+RESULT = (
+    "test_accuracy",
+    "test_loss",
+    "validation_accuracy",
+    "parameters",
+    "flops",
+    "train_seconds",
+    "seconds",
+)
+EPOCH_KEYS = ("position", "depth", "patch", "seed")
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study is made of: the grid as it was asked for, and the keys of its runs in order."""
+
+    study: str
+    grid: str
+    question: str
+    baseline: str
+    axes: dict[str, tuple[Any, ...]]
+    seeds: tuple[int, ...]
+    keys: tuple[str, ...]
+    configs: tuple[RunConfig, ...]
+    command: str
+
+    @property
+    def runs(self) -> dict[str, RunConfig]:
+        """The configs by key, in order."""
+        return dict(zip(self.keys, self.configs, strict=True))
+
+    def toto_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        return plain | {"configs": [config.canonical() for config in self.configs]}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "StudyPlan":
+        """The plan back from `to_plain`; UsageError, TypeError or KeyError when it is something else."""
+        return cls(
+            study=plain["study"],
+            grid=plain["grid"],
+            question=plain["question"],
+            baseline=plain["baseline"],
+            axes={name: tuple(map(_hashable, values)) for name, values in plain["axes"].items()},
+            seeds=tuple(plain["seeds"]),
+            keys=tuple(plain["keys"]),
+            configs=tuple(RunConfig.from_mapping(config) for config in plain["configs"]),
+            command=plain["command"],
+        )
+
+
+class Store:
+    """The runs under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def folder(self, key: str) -> Path:
+        """Where the files of a run are."""
+        return self.root / key[:16]
+
+    def check_writable(self) -> None:
+        """Make the folder; UsageError when nothing can be written in it."""
+        try:
+            (self.root / "studies").mkdir(parents=True, exist_ok=True)
+            probe = self.root / f".probe.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UsageError(f"--runs {self.root} cannot be written: {error.strerror or error}") from error
+
+    # -- runs --
+
+    def done(self, key: str) -> bool:
+        """Whether the run is finished."""
+        return self._manifest(key) is not None
+
+    def write(self, key: str, record: "RunRecord", environment: dict[str, Any], model: "ViTConfig") -> None:
+        """Write a finished run, DONE.json last; VitabError when the disk does not take it."""
+        from vit import checkpoint
+
+        config = record.config.canonical()
+        metadata = {"vitab": json.dumps({"key": key, "config": config})}  # safetensors shuffles several entries
+        result = {name: _number(getattr(record, name)) for name in RESULT} | {"key": key}
+        contents = {
+            "config.json": to_json(config),
+            "environment.json": to_json(environment),
+            "metrics.csv": _metrics_csv(record),
+            "predictions.npz": _npz(record.predictions),
+            "checkpoint.safetensors": checkpoint.to_bytes(record.state, model, metadata),
+            "result.json": to_json(result),
+        }
+        folder = self._fresh(key)
+        with or_say(f"run {key[:16]} could not be written to {self.root}"):
+            sums = {name: write_file(folder / name, content) for name, content in contents.items()}
+            write_file(folder / "DONE.json", to_json({"key": key, "format": 1, "sha256": sums}))
+            (folder / "failure.json").unlink(missing_ok=True)
+
+    def fail(self, key: str, config: RunConfig, error: str, details: str = "") -> None:
+        """Write down why a run failed: one line, and the traceback if there is one."""
+        folder = self._fresh(key)
+        reason = {"key": key, "config": config.canonical(), "error": error, "details": details}
+        reason["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        with or_say(f"the failure of run {key[:16]} could not be written to {self.root}"):
+            write_file(folder / "failure.json", to_json(reason))
+
+    def failure(self, key: str) -> str | None:
+        """Why the run failed the last time, in one line; None when it is finished or has not failed."""
+        reason = read_json(self.folder(key) / "failure.json")
+        if not isinstance(reason, dict) or reason.get("key") != key or self.done(key):
+            return None
+        return str(reason.get("error", "no reason given"))
+
+    def verify(self, key: str) -> list[str]:
+        """The files of a run that are missing or not what was written; empty for a sound finished run."""
+        sums = self._manifest(key)
+        if sums is None:
+            return ["DONE.json"]
+        return [name for name, digest in sums.items() if sha256(self.folder(key) / name) != digest]
+
+    def result(self, key: str) -> dict[str, Any]:
+        """The numbers of a finished run."""
+        return dict(json.loads(self._checked(key, "result.json")))
+
+    def metrics(self, key: str) -> list[dict[str, float]]:
+        """The epochs of a finished run, one mapping an epoch, with the columns of METRICS."""
+        rows = csv.DictReader(io.StringIO(self._checked(key, "metrics.csv").decode()))
+        return [{name: float(value) for name, value in row.items()} for row in rows]
+
+    def environment(self, key: str) -> dict[str, Any]:
+        """Where and with what a finished run was trained."""
+        return dict(json.loads(self._checked(key, "environment.json")))
+
+    def predictions(self, key: str) -> dict[str, np.ndarray]:
+        """labels (n,), predicted (n,) and probabilities (n, C) of the test examples of a finished run."""
+        with np.load(io.BytesIO(self._checked(key, "predictions.npz"))) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def checkpoint(self, key: str) -> dict[str, np.ndarray]:
+        """The weights of a finished run, with the names and layouts of ViT.state_dict."""
+        from vit import checkpoint
+
+        self._checked(key, "checkpoint.safetensors")
+        state, _ = checkpoint.load(self.folder(key) / "checkpoint.safetensors")
+        return state
+
+    # -- studies --
+
+    def write_study(self, plan: StudyPlan) -> None:
+        """Write a plan; it replaces an earlier one of the same name."""
+        with or_say(f"study {plan.study} could not be written to {self.root}"):
+            (self.root / "studies").mkdir(parents=True, exist_ok=True)
+            write_file(self.root / "studies" / f"{plan.study}.json", to_json(plan.toto_json()))
+
+    def read_study(self, name: str) -> StudyPlan:
+        """The plan of a study; UsageError when there is none, with those there are."""
+        path = self.root / "studies" / f"{name}.json"
+        if name not in self.studies():
+            raise UsageError(f"no study {name!r} in {self.root}; {self.describe_studies()}")
+        try:
+            return StudyPlan.from_plain(json.loads(path.read_bytes()))
+        except OSError as error:
+            raise UsageError(f"the plan {path} cannot be read: {error.strerror or error}") from error
+        except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
+            raise UsageError(f"the plan {path} is damaged ({error}); run the study again to write it anew") from error
+
+    def plan_differs(self, plan: StudyPlan) -> bool:
+        """Whether a study of this name is written down that has other runs."""
+        written = read_json(self.root / "studies" / f"{plan.study}.json")
+        return isinstance(written, dict) and written.get("keys") != list(plan.keys)
+
+    def studies(self) -> list[str]:
+        """Names of the planned studies, the last planned first."""
+        try:
+            paths = [(path.stat().st_mtime_ns, path.stem) for path in (self.root / "studies").glob("*.json")]
+        except OSError:
+            return []
+        return [name for _, name in sorted(paths, reverse=True)]
+
+    def describe_studies(self) -> str:
+        """A clause for messages that lists the studies there are."""
+        names = self.studies()
+        if not names:
+            return f"there are no studies in {self.root} yet: start one with `vitab run --grid rope`"
+        return f"studies there: {', '.join(names)}"
+
+    # -- inside --
+
+    def _manifest(self, key: str) -> dict[str, str] | None:
+        """The checksums of a finished run by file name."""
+        done = read_json(self.folder(key) / "DONE.json")
+        if not isinstance(done, dict) or done.get("key") != key or not isinstance(done.get("sha256"), dict):
+            return None
+        return dict(done["sha256"])
+
+    def _checked(self, key: str, name: str) -> bytes:
+        path = self.folder(key) / name
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise VitabError(f"{path} cannot be read: {error.strerror or error}") from error
+        if hashlib.sha256(content).hexdigest() != (self._manifest(key) or {}).get(name):
+            raise VitabError(f"{path} is damaged: delete {path.parent} and run the study again")
+        return content
+
+    def _fresh(self, key: str) -> Path:
+        """The folder of a run without DONE.json and without what a killed attempt was writing."""
+        folder = self.folder(key)
+        with or_say(f"the folder of run {key[:16]} could not be made in {self.root}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for leftover in (folder / "DONE.json", *folder.glob(".*.tmp")):
+                leftover.unlink(missing_ok=True)
+        return folder
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a study found, as far as it has got."""
+
+    plan: StudyPlan
+    runs: "pd.DataFrame"  # one row a finished run: key, the fields of RunConfig, the numbers of RESULT
+    epochs: "pd.DataFrame"  # one row an epoch of each: key, position, depth, patch, seed, METRICS
+    missing: list[RunConfig] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)  # reasons by key
+    environments: dict[str, dict[str, Any]] = field(default_factory=dict)  # by key
+    checkpoint: Callable[[str], dict[str, np.ndarray]] = lambda key: {}  # the weights of the run of this key
+    predictions: Callable[[str], dict[str, np.ndarray]] = lambda key: {}
+
+
+def load_results(store: Store, study: str) -> Results:
+    """Everything a report needs, checksums verified; UsageError for a study with no finished run."""
+    import pandas as pd
+
+    plan = store.read_study(study)
+    finished = {key: config for key, config in plan.runs.items() if store.done(key)}
+    if not finished:
+        raise UsageError(f"study {study!r} has no finished run yet; {store.describe_studies()}")
+    runs: list[dict[str, Any]] = []
+    epochs: list[dict[str, Any]] = []
+    for key, config in finished.items():
+        described = {name: getattr(config, name) for name in FIELDS}
+        result = store.result(key)
+        runs.append({"key": key} | described | {name: result[name] for name in RESULT})
+        arm = {"key": key} | {name: described[name] for name in EPOCH_KEYS}
+        epochs.extend(arm | epoch for epoch in store.metrics(key))
+    failed = {key: reason for key in plan.keys if (reason := store.failure(key)) is not None}
+    return Results(
+        plan=plan,
+        runs=pd.DataFrame(runs),
+        epochs=pd.DataFrame(epochs).astype({"epoch": int}),
+        missing=[config for key, config in plan.runs.items() if key not in finished],
+        failed=failed,
+        environments={key: store.environment(key) for key in finished},
+        checkpoint=store.checkpoint,
+        predictions=store.predictions,
+    )
+
+
+def _metrics_csv(record: "RunRecord") -> bytes:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(METRICS)
+    for metrics in record.metrics:
+        row = asdict(metrics)
+        table.writerow([repr(_number(row[name])) for name in METRICS])
+    return text.getvalue().encode()
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    return content.getvalue()
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,249 @@
+"""The tables of a report, once as data frames (the CSV files) and once as markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ablations.analysis import Analysis
+from ablations.claims import claims_table, contrast_row, more_seeds, p_text, verdict
+from ablations.outcomes import Outcomes, level_text, varying_axes
+from ablations.palette import points_text
+from ablations.stats import Contrast, Interaction
+
+if TYPE_CHECKING:
+    from ablations.store import Results
+
+__all__ = [
+    "accuracy_markdown",
+    "claims_table",
+    "contrasts_frame",
+    "contrasts_markdown",
+    "cost_frame",
+    "environments_frame",
+    "interactions_frame",
+    "interactions_markdown",
+    "markdown",
+    "missing_frame",
+    "runs_frame",
+]
+
+RUN_NUMBERS = (
+    "test_accuracy",
+    "test_loss",
+    "validation_accuracy",
+    "parameters",
+    "flops",
+    "train_seconds",
+    "seconds",
+)
+
+
+def escape(text: object) -> str:
+    """Text that is safe in a cell of a markdown table: one line, no column break, no HTML."""
+    line = " ".join(str(text).split()).replace("|", "\\|")
+    return re.sub(r"<(?=\S)", "&lt;", re.sub(r"&(?=[#\w])", "&amp;", line))
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
+    """A GitHub table; the first `left` columns are set left, the others right."""
+    marks = [":--" if i < left else "--:" for i in range(len(header))]
+    lines = [header, marks, *([escape(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def word(axis: str) -> str:
+    return axis.replace("_", " ")
+
+
+def accuracy_markdown(analysis: Analysis) -> str:
+    """Mean, 95 % interval and n: settings down, arms across; the highest mean of a row in bold."""
+    outcomes, table = analysis.outcomes, analysis.cell_means
+    arms, cells = len(outcomes.arms), len(outcomes.cells)
+    n = table["n"].to_numpy().reshape(arms, cells)
+    means = table["mean"].to_numpy().reshape(arms, cells)
+    same = n.min() == n.max()
+    texts = np.empty((arms, cells), dtype=object)
+    for i, row in enumerate(table.to_dict("records")):
+        arm, cell = divmod(i, cells)
+        text = "no run" if row["n"] == 0 else f"{row['mean']:.1f}"
+        if row["n"] and arms > 1 and row["mean"] == np.nanmax(means[:, cell]):
+            text = f"**{text}**"
+        if np.isfinite(row["low"]):
+            text += f" ({row['low']:.1f} to {row['high']:.1f})"
+        texts[arm, cell] = text if same or not row["n"] else f"{text}, n = {row['n']}"
+    names = [outcomes.arm_name(arm) for arm in range(arms)]
+    if not outcomes.cell_axes:
+        return markdown(
+            [word(outcomes.axis), "accuracy in %", "n"],
+            [(level_text(level), texts[i, 0], n[i, 0]) for i, level in enumerate(outcomes.arms)],
+        )
+    return markdown(
+        [*map(word, outcomes.cell_axes), *names, *(["n"] if same else [])],
+        [
+            (*map(level_text, levels), *texts[:, cell], *([n[0, cell]] if same else []))
+            for cell, levels in enumerate(outcomes.cells)
+        ],
+        left=len(outcomes.cell_axes),
+    )
+
+
+def contrasts_frame(contrasts: Sequence[Contrast]) -> pd.DataFrame:
+    return pd.DataFrame([contrast_row(contrast) for contrast in contrasts])
+
+
+def contrasts_markdown(contrasts: Sequence[Contrast]) -> str:
+    return markdown(
+        ["arm", "against", "difference", "95 % interval", "p", "Holm p", "d_z", "P(better)", "pairs", "verdict"],
+        [
+            (
+                c.subject,
+                c.reference,
+                _points(c.mean),
+                _interval(c),
+                p_text(c.p),
+                p_text(c.p_adjusted),
+                _number(c.effect_size, ".2f"),
+                _number(c.probability_of_improvement, ".2f"),
+                c.n,
+                _verdict(c),
+            )
+            for c in contrasts
+        ],
+        left=2,
+    )
+
+
+def interactions_frame(found: Sequence[Interaction]) -> pd.DataFrame:
+    drop = ("probability_of_improvement", "pairs_ahead")
+    return pd.DataFrame(
+        [
+            {
+                "axis": i.axis,
+                "from_level": i.from_level,
+                "level": i.level,
+                "from_lead": i.from_lead,
+                "lead": i.lead,
+                **{name: value for name, value in contrast_row(i.change).items() if name not in drop},
+            }
+            for i in found
+        ]
+    )
+
+
+def interactions_markdown(found: Sequence[Interaction]) -> str:
+    return markdown(
+        [
+            "arm",
+            "from",
+            "to",
+            "difference before",
+            "difference after",
+            "change",
+            "95 % interval",
+            "p",
+            "joint p",
+            "pairs",
+        ],
+        [
+            (
+                i.change.subject,
+                f"{word(i.axis)} {i.from_level}",
+                f"{word(i.axis)} {i.level}",
+                _points(i.from_lead),
+                _points(i.lead),
+                _points(i.change.mean),
+                _interval(i.change),
+                p_text(i.change.p),
+                p_text(i.change.p_adjusted),
+                i.change.n,
+            )
+            for i in found
+        ],
+        left=3,
+    )
+
+
+def runs_frame(results: Results) -> pd.DataFrame:
+    """One row a finished run: key, what varies, the seed, the numbers."""
+    columns = list(dict.fromkeys(["key", "position", *varying_axes(results), "seed", *RUN_NUMBERS]))
+    return results.runs[[column for column in columns if column in results.runs]].reset_index(drop=True)
+
+
+def cost_frame(results: Results, outcomes: Outcomes) -> pd.DataFrame:
+    """Parameters, training FLOPs and seconds of one run, mean over the seeds, for each arm and setting."""
+    axes = [outcomes.axis, *outcomes.cell_axes]
+    by_key = results.runs.set_index("key")
+    rows = []
+    for arm, level in enumerate(outcomes.arms):
+        for cell, levels in enumerate(outcomes.cells):
+            keys = [key for key in outcomes.keys[arm, cell] if key]
+            if keys:
+                means = by_key.loc[keys, ["parameters", "flops", "train_seconds"]].astype(float).mean()
+                rows.append(dict(zip(axes, map(level_text, (level, *levels)), strict=True)) | means.to_dict())
+    return pd.DataFrame(rows)
+
+
+def missing_frame(results: Results) -> pd.DataFrame:
+    """Runs of the plan without a result, with the reason where one failed."""
+    axes = list(dict.fromkeys([*varying_axes(results), "seed"]))
+    reasons = {
+        config: results.failed.get(key)
+        for key, config in zip(results.plan.keys, results.plan.configs, strict=True)
+        if key in results.failed
+    }
+    rows = []
+    for config in results.missing:
+        values = asdict(config) if is_dataclass(config) else dict(config)
+        reason = reasons.get(config)
+        rows.append(
+            {axis: level_text(values[axis]) for axis in axes}
+            | {"state": "failed" if reason else "not finished", "reason": " ".join((reason or "").split())}
+        )
+    return pd.DataFrame(rows, columns=[*axes, "state", "reason"])
+
+
+def environments_frame(results: Results) -> pd.DataFrame:
+    """What the runs ran on: one row a fact and value, with how many runs share it."""
+    facts: dict[tuple[str, str], int] = {}
+    for environment in results.environments.values():
+        for name, value in _flat(environment):
+            facts[name, value] = facts.get((name, value), 0) + 1
+    order = list(dict.fromkeys(name for name, _ in facts))
+    rows = sorted(((name, value, n) for (name, value), n in facts.items()), key=lambda r: (order.index(r[0]), r[1]))
+    return pd.DataFrame(rows, columns=["what", "value", "runs"])
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in values.items():
+        label = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _flat(value, f"{label} ")
+        elif isinstance(value, list | tuple):
+            if value:
+                yield label, ", ".join(map(str, value))
+        elif value is not None:
+            yield label, str(value)
+
+
+def _verdict(c: Contrast) -> str:
+    text = str(verdict(c))
+    more = more_seeds(c)
+    return f"{text}, +{more} seed{'s' * (more != 1)}" if text == "undecided" and more else text
+
+
+def _points(value: float) -> str:
+    return points_text(value) if np.isfinite(value) else "–"
+
+
+def _number(value: float, form: str) -> str:
+    return f"{value:{form}}".replace("-", "−") if np.isfinite(value) else "–"
+
+
+def _interval(c: Contrast) -> str:
+    return f"{_points(c.low)} to {_points(c.high)}" if np.isfinite(c.low) else "–"

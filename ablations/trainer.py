@@ -1,0 +1,203 @@
+"""One RunConfig to one RunRecord: train, watch the validation split, and use the test set once, at the end."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from ablations.batches import Feed
+from ablations.config import RunConfig, vit_config
+from ablations.data import Dataset
+from ablations.errors import VitabError
+from vit import ViT, cost, get_ops
+from vit.engine import Engine, Training
+from vit.optim import warmup_cosine
+
+CALIBRATION_STEPS = 6
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """What is known after an epoch."""
+
+    epoch: int
+    """Counted from 1."""
+    learning_rate: float
+    """Of its last step."""
+    train_loss: float
+    """Mean over its steps, with label smoothing, dropout and augmentation as trained."""
+    validation_loss: float
+    """Plain cross-entropy."""
+    validation_accuracy: float
+    """0 to 1."""
+    seconds: float
+    """Spent on its training steps."""
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A finished run."""
+
+    config: RunConfig
+    metrics: list[EpochMetrics]
+    predictions: dict[str, np.ndarray]
+    """Per test image: labels and predicted (n,) int64, probabilities (n, C) float32."""
+    test_accuracy: float
+    test_loss: float
+    validation_accuracy: float
+    """After the last epoch."""
+    state: dict[str, np.ndarray]
+    """The weights that were evaluated: the averaged ones where `ema` is on."""
+    parameters: int
+    flops: int
+    """Of all training steps."""
+    train_seconds: float
+    seconds: float
+
+
+def train(
+    config: RunConfig,
+    dataset: Dataset,
+    *,
+    backend: str = "numpy",
+    threads: int | None = None,
+    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
+) -> RunRecord:
+    """Train one run from its seed. The same config and data give the same bits, whatever the threads.
+
+    Raises VitabError when the loss is no longer a number.
+    """
+    started = time.perf_counter()
+    feed = Feed.of(config, dataset)
+    run = _Run(config, dataset, feed, backend, threads)
+    validation_images = feed.normalise(feed.validation_images)
+    metrics = []
+    for epoch in range(1, config.epochs + 1):
+        begun = time.perf_counter()
+        loss, rate = run.train_epoch(epoch)
+        seconds = time.perf_counter() - begun
+        if not np.isfinite(loss):
+            raise VitabError(f"the training loss became {loss} in epoch {epoch}; try a lower learning_rate")
+        probabilities = run.probabilities(validation_images)
+        metrics.append(
+            EpochMetrics(
+                epoch=epoch,
+                learning_rate=rate,
+                train_loss=loss,
+                validation_loss=_cross_entropy(probabilities, feed.validation_labels),
+                validation_accuracy=_accuracy(probabilities, feed.validation_labels),
+                seconds=seconds,
+                images_per_s=feed.steps * feed.batch_size / seconds,
+            )
+        )
+        on_epoch(metrics[-1])
+    probabilities = run.probabilities(feed.normalise(dataset.test_images))
+    state = run.state()
+    run.close()
+    images = config.epochs * feed.steps * feed.batch_size
+    return RunRecord(
+        config=config,
+        metrics=metrics,
+        predictions={
+            "labels": dataset.test_labels,
+            "predicted": probabilities.argmax(axis=1),
+            "probabilities": probabilities,
+        },
+        test_accuracy=_accuracy(probabilities, dataset.test_labels),
+        test_loss=_cross_entropy(probabilities, dataset.test_labels),
+        validation_accuracy=metrics[-1].validation_accuracy,
+        state=state,
+        parameters=cost.parameters(run.model.config),
+        flops=cost.TRAINING_FACTOR * cost.forward_flops(run.model.config) * images,
+        train_seconds=sum(m.seconds for m in metrics),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def calibrate(config: RunConfig, dataset: Dataset, *, backend: str = "numpy", threads: int | None = None) -> float:
+    """Seconds an epoch of this run will take, from a few of its steps."""
+    feed = Feed.of(config, dataset)
+    run = _Run(config, dataset, feed, backend, threads)
+    images, targets = next(feed.epoch(1))
+    times = []
+    for _ in range(CALIBRATION_STEPS):
+        begun = time.perf_counter()
+        run.step(images, targets, 0.0)
+        times.append(time.perf_counter() - begun)
+    run.close()
+    forward_only = len(feed.validation_images) / feed.batch_size / cost.TRAINING_FACTOR
+    return float(np.median(times[2:])) * (feed.steps + forward_only)
+
+
+class _Run:
+    """A model, its engine and the average of its weights."""
+
+    def __init__(self, config: RunConfig, dataset: Dataset, feed: Feed, backend: str, threads: int | None) -> None:
+        shape = vit_config(
+            config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes
+        )
+        training = Training(weight_decay=config.weight_decay, clip_norm=config.clip_norm or None)
+        self.config, self.feed = config, feed
+        self.model = ViT(shape, get_ops(backend), [config.seed])
+        self.engine = Engine(self.model, training, feed.batch_size, threads)
+        self.average = self.model.parameters.flat.copy() if config.ema else None
+
+    def train_epoch(self, epoch: int) -> tuple[float, float]:
+        """Mean loss of the steps, and the learning rate of the last."""
+        config, steps = self.config, self.feed.steps
+        losses = []
+        for step, (images, targets) in enumerate(self.feed.epoch(epoch), start=(epoch - 1) * steps):
+            rate = warmup_cosine(
+                step, config.epochs * steps, round(config.warmup_epochs * steps), config.learning_rate
+            )
+            losses.append(self.step(images, targets, rate))
+        return float(np.mean(losses)), rate
+
+    def step(self, images: np.ndarray, targets: np.ndarray, rate: float) -> float:
+        ops = self.model.ops
+        loss = self.engine.step(ops.asarray(images[None]), ops.asarray(targets[None]), rate)
+        if self.average is not None:
+            # Polyak averaging: average = d average + (1 - d) weights, with d rising to `ema` as weights settle
+            decay = min(self.config.ema, (1 + self.engine.optimizer.step) / (10 + self.engine.optimizer.step))
+            self.average *= decay
+            self.average += (1 - decay) * self.model.parameters.flat
+        return float(ops.to_numpy(loss)[0])
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """(n, C) float32 of normalised images (n, h, w, c), by the averaged weights where there are any."""
+        ops = self.model.ops
+        with self._evaluated_weights():
+            logits = self.engine.logits(ops.asarray(images[None]))
+        return np.asarray(ops.to_numpy(ops.softmax(logits))[0])
+
+    def state(self) -> dict[str, np.ndarray]:
+        with self._evaluated_weights():
+            return self.model.state_dict()
+
+    def close(self) -> None:
+        self.engine.close()
+
+    @contextmanager
+    def _evaluated_weights(self) -> Iterator[None]:
+        if self.average is None:
+            yield
+            return
+        flat = self.model.parameters.flat
+        trained = flat.copy()
+        flat[...] = self.average
+        try:
+            yield
+        finally:
+            flat[...] = trained
+
+
+def _accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    return float((probabilities.argmax(axis=1) == labels).mean())
+
+
+def _cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    likelihood = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(likelihood, np.finfo(np.float32).tiny)).mean())

@@ -1,0 +1,66 @@
+"""Stand-ins for training: they answer at once, and fail or die where a test wants them to."""
+
+import os
+import signal
+from collections.abc import Callable
+
+import numpy as np
+
+from ablations.data import Dataset
+from ablations.errors import VitabError
+from ablations.trainer import EpochMetrics, RunRecord
+from ablations.workers import Finished, Setting, Task
+
+
+def train(
+    config: object,
+    dataset: Dataset,
+    *,
+    backend: str = "numpy",
+    threads: int | None = None,
+    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
+) -> RunRecord:
+    """A record with numbers made from the config; nothing is trained."""
+    metrics = [
+        EpochMetrics(epoch, 1e-3 / epoch, 2.0 / epoch, 1.5 / epoch, 0.1 * epoch, 0.25, 1000.0)
+        for epoch in range(1, config.epochs + 1)
+    ]
+    for one in metrics:
+        on_epoch(one)
+    count = len(dataset.test_labels)
+    return RunRecord(
+        config=config,
+        metrics=metrics,
+        predictions={
+            "labels": dataset.test_labels,
+            "predicted": np.zeros(count, np.int64),
+            "probabilities": np.full((count, dataset.classes), 1 / dataset.classes, np.float32),
+        },
+        test_accuracy=np.float64(0.5 + 0.01 * config.seed),
+        test_loss=1.25,
+        validation_accuracy=metrics[-1].validation_accuracy,
+        state={"norm.weight": np.arange(3, dtype=np.float32)},
+        parameters=np.int64(7),
+        flops=1_000,
+        train_seconds=0.5,
+        seconds=0.75,
+    )
+
+
+def train_with_failures(config: object, dataset: Dataset, **rest: object) -> RunRecord:
+    """Fails the runs of seed 1, in two ways."""
+    if config.seed == 1 and config.position == "none":
+        raise VitabError("the training loss became nan in epoch 1")
+    if config.seed == 1:
+        raise ZeroDivisionError("division by zero\nsecond line")
+    return train(config, dataset, **rest)
+
+
+def job(task: Task, setting: Setting, on_epoch: Callable[[EpochMetrics], None]) -> Finished:
+    """A job for child processes: seed 1 kills its process, seed 2 fails, others answer."""
+    if task.config.seed == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task.config.seed == 2:
+        raise VitabError("no luck")
+    on_epoch(EpochMetrics(1, 1e-3, 2.0, 1.5, 0.5, 0.25, 1000.0))
+    return Finished(0.5, 0.4, 0.1)

@@ -1,0 +1,127 @@
+"""Figures: what is drawn, and that drawing leaves no trace."""
+
+import itertools
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import synthetic_results
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from ablations import encoding_pictures, figures
+from ablations.analysis import Analysis
+from ablations.gallery import pictures
+from ablations.outcomes import arrange
+from ablations.palette import POSITION_COLOURS, points_text, position_colours
+from vit.positions.rope import rotary_angles
+
+COLOUR_VISION = {  # Machado et al. 2009, full severity, linear RGB
+    "normal": np.eye(3),
+    "protanopia": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
+    "deuteranopia": [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]],
+    "tritanopia": [[1.2555, -0.0767, -0.1788], [-0.0784, 0.9308, 0.1476], [0.0047, 0.6914, 0.3039]],
+}
+
+
+def _lab(linear):
+    matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    t = np.array(matrix) @ np.clip(linear, 0, 1) / [0.9505, 1, 1.089]
+    f = np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("vision", COLOUR_VISION)
+def test_position_colours_stay_apart_for_every_eye(vision):
+    def seen(colour):
+        c = np.array(to_rgb(colour))
+        return _lab(np.array(COLOUR_VISION[vision]) @ np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4))
+
+    for a, b in itertools.combinations(POSITION_COLOURS.values(), 2):
+        assert np.linalg.norm(seen(a) - seen(b)) > 30
+
+
+def test_colours_are_fixed_for_built_in_positions_and_stable_for_others():
+    assert position_colours(["rope", "mine"])["rope"] == POSITION_COLOURS["rope"]
+    assert position_colours(["mine"])["mine"] == position_colours(["none", "rope", "mine"])["mine"]
+    many = position_colours(["none", "a", "b", "c", "d", "e"])
+    assert len(set(many.values())) == 6
+
+
+def test_points_text():
+    assert [points_text(x) for x in (1.26, -0.34, 0.04, -0.04)] == ["+1.3", "−0.3", "0.0", "0.0"]
+
+
+def test_every_run_is_a_dot():
+    ax = Figure().subplots()
+    accuracy = np.array([[70.0, 71.0, np.nan], [90.0, 91.0, 92.0], [np.nan] * 3])
+    names = ["none", "rope", "learned"]
+    assert figures.accuracy_by_arm(ax, accuracy, names, position_colours(names)) is ax
+    drawn = [np.ma.masked_invalid(dots.get_offsets()[:, 0]).compressed() for dots in ax.collections]
+    assert [list(x) for x in drawn] == [[70, 71], [90, 91, 92], []]
+    assert [text.get_text() for text in ax.texts] == ["70.5", "91.0", "no run"]
+
+
+def test_learning_curves_show_mean_and_range():
+    epochs = synthetic_results.make({"position": ("none", "rope")}).epochs
+    ax = Figure().subplots()
+    names = {"none": "none", "rope": "rope"}
+    figures.learning_curves(ax, epochs, "position", names, position_colours(list(names)))
+    last = epochs[(epochs["position"] == "rope") & (epochs["epoch"] == 30)]["validation_accuracy"]
+    assert ax.lines[1].get_ydata()[-1] == pytest.approx(100 * last.mean())
+    band = ax.collections[1].get_paths()[0].vertices
+    at_end = band[band[:, 0] == 30, 1]
+    assert (at_end.min(), at_end.max()) == pytest.approx((100 * last.min(), 100 * last.max()))
+
+
+def test_rope_scores_equal_rotating_ones():
+    reach, width = 3, 8
+    scores = encoding_pictures.rope_scores(reach, width)
+    turned = (1 + 1j) * np.exp(1j * rotary_angles(4, width))  # of the model: (16 patches, K/2 pairs)
+    for query, key in itertools.product(range(16), repeat=2):
+        (y, x), (b, a) = divmod(query, 4), divmod(key, 4)
+        dx, dy = a - x, b - y
+        score = np.real(turned[query] * np.conj(turned[key])).sum() / width
+        assert scores[dy + reach, dx + reach] == pytest.approx(score)
+
+
+def test_cosine_similarity_of_zero_rows_is_zero():
+    similarity = encoding_pictures.cosine_similarity(np.array([[3.0, 4.0], [0.0, 0.0], [4.0, -3.0]]))
+    assert similarity == pytest.approx(np.diag([1.0, 0.0, 1.0]))
+
+
+def test_a_study_has_all_its_pictures_and_drawing_changes_no_global_state(tmp_path):
+    before = dict(mpl.rcParams)
+    results = synthetic_results.make()
+    drawn = pictures(results, Analysis(arrange(results)))
+    names = [picture.name for picture in drawn]
+    assert names == ["accuracy", "contrasts", "heatmap", "learning_curves", "cost", "encodings"]
+    for picture in drawn:
+        assert len(picture.alt) > 30
+        assert picture.caption.endswith(".")
+        picture.save(tmp_path)
+        assert (tmp_path / f"{picture.name}.png").stat().st_size < 500_000
+        assert (tmp_path / f"{picture.name}.svg").stat().st_size < 500_000
+    assert dict(mpl.rcParams) == before
+
+
+def test_no_text_overlaps_or_leaves_its_figure():
+    results = synthetic_results.make()
+    for picture in pictures(results, Analysis(arrange(results))):
+        figure = picture.figure
+        figure.canvas.draw()
+        renderer = figure.canvas.get_renderer()
+        unseen = set()
+        for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+            low, high = sorted(axis.get_view_interval())
+            for tick in axis.get_major_ticks():
+                if not low <= tick.get_loc() <= high:
+                    unseen |= {tick.label1, tick.label2}
+        texts = [t for t in figure.findobj(mpl.text.Text) if t.get_visible() and t.get_text().strip()]
+        texts = [t for t in texts if t not in unseen and (t.axes is None or t.axes.get_visible())]
+        boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts if t.get_window_extent(renderer).width]
+        shown = [(text, box) for text, box in boxes if figure.bbox.overlaps(box)]
+        for (a, first), (b, second) in itertools.combinations(shown, 2):
+            overlap = mpl.transforms.Bbox.intersection(first, second)
+            if overlap is not None and first.bounds != second.bounds:
+                assert overlap.width < 1 or overlap.height < 1, f"{picture.name}: {a!r} over {b!r}"

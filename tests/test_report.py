@@ -1,0 +1,218 @@
+"""The report as a reader meets it: words that follow from numbers, links that lead somewhere, nothing lost."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic_results
+
+from ablations.analysis import Analysis
+from ablations.claims import ContrastClaim, Verdict, claims, p_text
+from ablations.errors import UsageError
+from ablations.outcomes import arrange
+from ablations.report import write_report
+from ablations.stats import baseline_contrasts
+from ablations.tables import markdown
+
+ROPE = synthetic_results.RunConfig(position="rope")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_report(synthetic_results.make(), tmp_path_factory.mktemp("reports"))
+
+
+@pytest.fixture(scope="module")
+def text(folder) -> str:
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_it_answers_the_question(text):
+    assert text.startswith("# Which positional encoding earns its keep")
+    for heading in ("Findings", "Accuracy", "Paired contrasts", "How to read this", "Method", "Cost", "Provenance"):
+        assert f"\n## {heading}\n" in text
+    assert "48 of 48 runs finished" in text
+    assert "vitab run --grid rope\nvitab report rope" in text
+    assert not re.search(r"\bnan\b", text, re.I)
+
+
+def test_links_lead_to_files_and_files_are_linked(folder, text):
+    linked = set(re.findall(r"\]\(((?:figures|tables)/[^)]+)\)", text))
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.parent != folder and path.is_file()}
+    assert linked == there
+    assert len(re.findall(r"!\[[^\]]{30,}\]", text)) == len(list(folder.glob("figures/*.png"))) == 6
+
+
+def test_tables_are_well_formed(text):
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1, block
+
+
+def test_every_number_of_a_finding_is_in_the_table_of_claims(folder, text):
+    table = pd.read_csv(folder / "tables" / "claims.csv")
+    findings = re.findall(r"^- (.*)$", text.split("## Findings")[1].split("\n[!")[0], re.M)
+    assert [f.replace("**", "") for f in findings] == list(table["sentence"])
+    for _, row in table.iterrows():
+        numbers = pd.to_numeric(row.drop(["sentence", "runs"]), errors="coerce").abs().dropna()
+        names = f"{row['subject']} {row['reference']} {row['axis']}"
+        words = re.sub(r"95 % interval|80 % power", "", row["sentence"])
+        for number in re.findall(r"\d[\d,]*\.?\d*", words):
+            digits = len(number.partition(".")[2])
+            shown = {f"{value:.{digits}f}" for value in numbers}
+            assert number.replace(",", "") in shown or number in names or "< 0.001" in words, (number, row["sentence"])
+
+
+def test_claims_name_their_runs(folder):
+    table = pd.read_csv(folder / "tables" / "claims.csv")
+    known = set(pd.read_csv(folder / "tables" / "runs.csv")["key"].str[:16])
+    for runs in table["runs"]:
+        assert set(runs.split()) <= known
+    assert len(table["runs"][0].split()) == 24
+
+
+def test_accuracy_table_and_csv_agree_with_the_runs(folder, text):
+    table = pd.read_csv(folder / "tables" / "accuracy.csv")
+    runs = pd.read_csv(folder / "tables" / "runs.csv")
+    assert len(table) == 16
+    for _, row in table.iterrows():
+        same = runs[(runs[["position", "depth", "patch"]] == row[["position", "depth", "patch"]]).all(axis=1)]
+        assert row["mean"] == pytest.approx(100 * same["test_accuracy"].mean(), rel=1e-5)
+        assert f"{row['mean']:.1f}" in text
+        assert (row["low"] < row["mean"] < row["high"]) or row["sd"] < 1e-9
+
+
+def test_the_same_runs_give_the_same_bytes(folder, tmp_path):
+    again = write_report(synthetic_results.make(), tmp_path)
+    first = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert {p.relative_to(again): p.read_bytes() for p in again.rglob("*") if p.is_file()} == first
+
+
+STUDIES = {
+    "depth": {"axes": {"depth": (1, 2, 4)}, "base": ROPE, "baseline": "rope"},
+    "patch": {"axes": {"patch": (1, 2, 4)}, "base": ROPE, "baseline": "rope"},
+    "positions": {"axes": {"position": ("none", "rope")}},
+    "single": {"axes": {"position": ("none", "rope"), "depth": (2, 4)}, "seeds": (0,)},
+    "single_depth": {"axes": {"depth": (2, 4)}, "seeds": (0,), "base": ROPE, "baseline": "rope"},
+    "one_run": {"axes": {"depth": (2,)}, "seeds": (0,)},
+    "rates": {"axes": {"learning_rate": (1e-3, 2e-3)}, "base": ROPE, "baseline": "rope"},
+    "classes": {"axes": {"classes": (None, 5)}, "base": ROPE, "baseline": "rope"},
+    "one_finished": {"axes": {"position": ("none", "rope")}, "missing": lambda c: (c.position, c.seed) != ("rope", 1)},
+    "three_axes": {"axes": {"position": ("none", "rope"), "depth": (2, 4), "width": (32, 64), "patch": (2, 4)}},
+}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_report_of_any_shape(study, tmp_path):
+    folder = write_report(synthetic_results.make(study=study, **STUDIES[study]), tmp_path)
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert folder == tmp_path / study
+    assert not re.search(r"\bnan\b|\binf\b|None", text.replace("loss is nan", ""))
+    linked = re.findall(r"\]\(((?:figures|tables)/[^)]+)\)", text)
+    assert all((folder / link).is_file() for link in linked)
+    if "single" in study or study == "one_run":
+        assert "no setting has an interval" in text
+        assert "95 % interval" not in text.split("## Accuracy")[0]
+    assert ("**depth 2** against **depth 1**" in text) == (study == "depth")
+
+
+def test_missing_and_failed_runs_are_named(tmp_path):
+    results = synthetic_results.make(missing=lambda c: c.position == "rope" and c.patch == 4 and c.seed == 2)
+    text = (write_report(results, tmp_path) / "README.md").read_text(encoding="utf-8")
+    assert "46 of 48 runs finished" in text
+    assert "| rope | 2 | 4 | 2 | failed | NonFiniteLoss: loss is nan \\| epoch 3 |" in text
+    assert "- depth 4, patch 4, seed 2: no rope" in text
+    assert "10 pairs" in text
+
+
+def test_other_files_survive_and_old_ones_of_the_report_go(tmp_path):
+    folder = tmp_path / "positions"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "figures" / "old.png").write_text("old")
+    (folder / "notes.txt").write_text("mine")
+    write_report(synthetic_results.make({"position": ("none", "rope")}, study="positions"), tmp_path)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not (folder / "figures" / "old.png").exists()
+    assert {p.name for p in tmp_path.iterdir()} == {"positions"}
+
+
+def test_a_failure_leaves_the_last_report_alone(tmp_path, monkeypatch):
+    results = synthetic_results.make({"position": ("none", "rope")}, study="positions")
+    folder = write_report(results, tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+    def fail(*_):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("ablations.report.render", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        write_report(results, tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    with pytest.raises(RuntimeError, match="broken"):
+        write_report(results, tmp_path / "new" / "place")
+    assert {p.name for p in tmp_path.iterdir()} == {folder.name}
+
+
+def test_an_out_that_cannot_be_written_stops_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+
+    def fail(*_):
+        raise AssertionError("work began")
+
+    monkeypatch.setattr("ablations.report.pictures", fail)
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match=r"--out .*file.* cannot be written") as caught:
+            write_report(synthetic_results.make(), out)
+        assert "\n" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_study_without_runs_has_no_report(tmp_path):
+    results = synthetic_results.make(missing=lambda c: True)
+    with pytest.raises(UsageError, match="'rope' has no finished run"):
+        write_report(results, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def _claim(gain: float, noise: float, seeds: int = 8) -> ContrastClaim:
+    """A claim on two arms whose true difference is `gain` points, with this noise in every run."""
+
+    def measure(config):
+        draw = np.random.default_rng([config.seed, config.position == "rope"]).normal()
+        return (80 + (gain if config.position == "rope" else 0) + noise * draw) / 100
+
+    results = synthetic_results.make({"position": ("none", "rope")}, range(seeds), measure=measure)
+    return ContrastClaim(baseline_contrasts(arrange(results))[0])
+
+
+@pytest.mark.parametrize(
+    ("claim", "verdict", "words"),
+    [
+        (_claim(5, 0.5), Verdict.BETTER, "**rope** is better than **none** by"),
+        (_claim(-5, 0.5), Verdict.WORSE, "**rope** is worse than **none** by"),
+        (_claim(0, 0.1), Verdict.EQUIVALENT, "are equivalent within 0.5 points"),
+        (_claim(3, 3), Verdict.UNDECIDED, "more seed"),
+        (_claim(5, 0.5, seeds=3), Verdict.UNDECIDED, "the smallest p is 0.250, so no difference could"),
+    ],
+)
+def test_words_follow_the_verdict(claim, verdict, words):
+    assert claim.verdict == verdict
+    assert words in claim.sentence
+
+
+def test_an_interaction_is_found_and_its_absence_is_not_claimed():
+    sentences = [claim.sentence for claim in claims(Analysis(arrange(synthetic_results.make())))]
+    assert any("depends on patch" in s and "at patch 2" in s for s in sentences)
+    assert any(
+        s.startswith("Whether the differences between positions depend on depth is undecided") for s in sentences
+    )
+
+
+def test_p_text():
+    assert [p_text(p) for p in (0.0312, 0.00049, np.nan, 1.0)] == ["0.031", "< 0.001", "–", "1.000"]
+
+
+def test_table_cells_cannot_break_a_table():
+    assert markdown(["a"], [["x|y\n<b>z"]]).splitlines()[-1] == "| x\\|y &lt;b>z |"
