@@ -89,7 +89,7 @@ class InteractionClaim:
         return (
             f"The difference of **{c.subject}** from **{c.reference}** depends on {i.axis.replace('_', ' ')}: it is "
             f"{points_text(i.from_lead)} points at {there} and {points_text(i.lead)} at {here}, a change of "
-            f"{points_text(c.mean)} ({_evidence(c)})."
+            f"{points_text(c.mean)} ({_evidence(c, wins=False)})."
         )
 
 
@@ -247,8 +247,8 @@ def _interval(c: Contrast) -> str:
     return f"95 % interval {points_text(c.low)} to {points_text(c.high)}; "
 
 
-def _evidence(c: Contrast) -> str:
-    ahead = f", ahead in {c.wins}" if c.n > 1 else ""
+def _evidence(c: Contrast, *, wins: bool = True) -> str:
+    ahead = f", ahead in {c.wins}" if wins and c.n > 1 else ""
     return f"{_interval(c)}{c.correction} {_p(c.p_adjusted)}; {_count(c.n, 'pair')}{ahead}"
 
 

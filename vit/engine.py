@@ -113,6 +113,24 @@ class Engine:
             self._on_threads(evaluate_lanes)
         return logits
 
+    def replay_products(self, batch: int) -> bool:
+        """The matrix products alone of a step that was made on `batch` images, to measure their share of it.
+
+        Overwrites nothing but buffers and lanes' gradients. False where the step is not captured on tapes.
+        """
+        sizes = [min(self.lane_images, batch - start) for start in range(0, batch, self.lane_images)]
+        tapes = [[lane.products(size, 1 / batch) for size in sizes] for lane in self.lanes]
+        if any(tape is None for row in tapes for tape in row):
+            return False
+
+        def replay_lanes(thread: int) -> None:
+            for tape in tapes[thread][thread :: self.threads]:
+                tape.replay()
+
+        with _single_threaded_blas():
+            self._on_threads(replay_lanes)
+        return True
+
     def close(self) -> None:
         """Ends the threads."""
         if self._pool:

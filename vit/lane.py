@@ -37,6 +37,11 @@ class Lane:
         self.network.load(images)
         return self._run(("logits", images.shape[1], 0.0), self.network.logits)
 
+    def products(self, batch: int, scale: float) -> Tape | None:
+        """The matrix products of `train` on so many images, once it has been captured."""
+        tape = self.tapes.get(("train", batch, scale))
+        return tape and tape.products()
+
     def _run(self, key: tuple[str, int, float], compute: Callable[[], Array]) -> Array:
         if not (isinstance(self.ops, NumpyOps) and self.network.traceable):
             return compute()

@@ -57,8 +57,8 @@ class Archive:
         return tuple(dict.fromkeys((*self.train, *self.test, *self.names.values())))
 
     def limits(self, label_bytes: int) -> dict[str, int]:
-        """The most bytes each file can have; pickles have file names beside the records."""
-        record, extra = (PIXELS + 256, 1 << 20) if self.pickled else (PIXELS + label_bytes, 0)
+        """The most bytes each file can have; pickles have file names, and may spell a byte with two."""
+        record, extra = (2 * PIXELS + 256, 1 << 20) if self.pickled else (PIXELS + label_bytes, 0)
         limits = {file: records * record + extra for file, records in {**self.train, **self.test}.items()}
         return limits | dict.fromkeys(self.names.values(), 1 << 20)
 

@@ -86,6 +86,7 @@ class Tape:
         self._floats: list[list[float]] = []
         self._arrays: list[Array] = []
         self._code: Array | None = None
+        self._products: Tape | None = None
 
     def append(
         self, opcode: Opcode, arrays: Sequence[Array], ints: Sequence[int] = (), floats: Sequence[float] = ()
@@ -124,12 +125,14 @@ class Tape:
 
     def products(self) -> "Tape":
         """The matrix products alone, to measure their share."""
-        tape = Tape(self.dtype)
-        chosen = [i for i, row in enumerate(self._rows) if row[0] == Opcode.MATMUL]
-        tape._rows = [self._rows[i] for i in chosen]
-        tape._floats = [self._floats[i] for i in chosen]
-        tape._arrays = self._arrays
-        return tape
+        if self._products is None:
+            self._products = Tape(self.dtype)
+            self._products._arrays = self._arrays
+            for row, floats in zip(self._rows, self._floats, strict=True):
+                if row[0] == Opcode.MATMUL:
+                    self._products._rows.append(row)
+                    self._products._floats.append(floats)
+        return self._products
 
     def _append(
         self, opcode: Opcode, arrays: Sequence[Array], ints: Sequence[int], floats: Sequence[float] = ()

@@ -1,0 +1,85 @@
+"""How fast training steps are on this machine, and how much of them is matrix products."""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from vit import ViT, ViTConfig, cost, get_ops, one_hot
+from vit.engine import Engine, Training
+
+WARM_UP_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians over `steps` full steps: forward, backward, clipping and AdamW."""
+
+    steps: int
+    milliseconds: float
+    images_per_s: float
+    gflops: float
+    """10^9 floating-point operations of the matrix products a second."""
+    products_share: float | None
+    """The time of the matrix products alone over that of the step; None where a step is not captured on a tape."""
+    peak_mb: float
+    """Largest resident memory of the process so far, in 2^20 bytes."""
+
+
+class Stepper:
+    """Full training steps of a model on one random batch of images that stays the same."""
+
+    def __init__(self, config: ViTConfig, batch_size: int, backend: str = "numpy", threads: int | None = None) -> None:
+        rng = np.random.default_rng(0)
+        size = (1, batch_size, config.image_size, config.image_size, config.channels)
+        labels = rng.integers(0, config.classes, size[:2])
+        self.model = ViT(config, get_ops(backend), seeds=[0])
+        self.images = self.model.ops.asarray(rng.standard_normal(size))
+        self.targets = self.model.ops.asarray(one_hot(labels, config.classes, smoothing=0.1))
+        self.engine = Engine(self.model, Training(), batch_size, threads)
+        self.flops = cost.TRAINING_FACTOR * cost.forward_flops(config) * batch_size
+
+    def step(self) -> float:
+        """One step; its mean loss."""
+        losses = self.engine.step(self.images, self.targets, 1e-4)
+        return float(self.model.ops.to_numpy(losses)[0])
+
+    def products(self) -> bool:
+        """The matrix products of one step alone, on the same threads; False where they cannot be told apart."""
+        return self.engine.replay_products(self.images.shape[1])
+
+
+def measure(
+    config: ViTConfig, *, batch_size: int, seconds: float, backend: str = "numpy", threads: int | None = None
+) -> Speed:
+    """Steps and products in turn for `seconds`."""
+    stepper = Stepper(config, batch_size, backend, threads)
+    for _ in range(WARM_UP_STEPS):
+        stepper.step()
+        separable = stepper.products()
+    steps, products = [], []
+    end = time.perf_counter() + seconds
+    while not steps or time.perf_counter() < end:
+        start = time.perf_counter()
+        stepper.step()
+        between = time.perf_counter()
+        stepper.products()
+        steps.append(between - start)
+        products.append(time.perf_counter() - between)
+    step = float(np.median(steps))
+    return Speed(
+        steps=len(steps),
+        milliseconds=step * 1e3,
+        images_per_s=batch_size / step,
+        gflops=stepper.flops / step / 1e9,
+        products_share=float(np.median(np.divide(products, steps))) if separable else None,
+        peak_mb=peak_mb(),
+    )
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far, in 2^20 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, but on macOS bytes
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

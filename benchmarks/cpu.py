@@ -1,0 +1,210 @@
+"""CPU training steps of vitab and of PyTorch, alternating in one process: `python -m benchmarks.cpu`.
+
+A pair is one step of each, a short pause apart so that no thread pool still spins; ratios are of pairs, and what is
+reported is their median with the middle 90 % of them. Products are the matrix products of the step alone. Peak memory
+is that of a process of its own that makes a few steps, libraries included.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from ablations.bench import Stepper, peak_mb
+from benchmarks.shapes import POSITIONS, SHAPES
+
+PAUSE = 0.003
+"""Seconds between two timed steps."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Times in milliseconds, memory in 2^20 bytes; ratios are to the faster torch. None: not measured."""
+
+    shape: str
+    position: str
+    vitab_ms: float
+    torch_eager_ms: float | None
+    torch_compile_ms: float | None
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    products_share: float | None
+    images_per_s: float
+    peak_mb: float
+    torch_peak_mb: float | None
+
+
+def alternate(steps: Sequence[Callable[[], object]], seconds: float, rounds: int) -> np.ndarray:
+    """Seconds (rounds made, steps) of each in turn, for so long but at least so many rounds."""
+    times: list[list[float]] = []
+    end = time.perf_counter() + seconds
+    while len(times) < rounds or time.perf_counter() < end:
+        row = []
+        for step in steps:
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            step()
+            row.append(time.perf_counter() - start)
+        times.append(row)
+    return np.array(times)
+
+
+def torch_steppers(stepper: Stepper, compiled: bool) -> dict[str, Callable[[], object]]:
+    """PyTorch's steps by name, warmed up; none where PyTorch is not installed."""
+    try:
+        from benchmarks.torch_peer import TorchStepper
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return {}
+    config, images, targets = stepper.model.config, stepper.images[0], stepper.targets[0]
+    steps = {"eager": TorchStepper(config, images, targets, compiled=False).step}
+    if compiled:
+        steps["compile"] = TorchStepper(config, images, targets, compiled=True).step
+    return dict(steps)
+
+
+def measure(shape: str, position: str, *, seconds: float, compiled: bool, memory: bool = True) -> Record:
+    """One row of the table."""
+    config, batch = SHAPES[shape].config(position), SHAPES[shape].batch
+    stepper = Stepper(config, batch)
+    peers = torch_steppers(stepper, compiled)
+    steps: list[Callable[[], object]] = [stepper.step, stepper.products, *peers.values()]
+    for _ in range(3):
+        for step in steps:
+            step()
+    times = alternate(steps, seconds, rounds=5)
+    medians = np.median(times, axis=0)
+    torch_ms = dict(zip(peers, medians[2:] * 1e3, strict=True))
+    ratio: list[float] | list[None] = [None] * 3
+    if peers:
+        ratios = times[:, 0] / times[:, 2 + int(np.argmin(medians[2:]))]
+        ratio = [float(q) for q in np.quantile(ratios, (0.5, 0.05, 0.95))]
+    return Record(
+        shape=shape,
+        position=position,
+        vitab_ms=float(medians[0]) * 1e3,
+        torch_eager_ms=torch_ms.get("eager"),
+        torch_compile_ms=torch_ms.get("compile"),
+        ratio=ratio[0],
+        ratio_low=ratio[1],
+        ratio_high=ratio[2],
+        products_share=float(np.median(times[:, 1] / times[:, 0])),
+        images_per_s=batch / float(medians[0]),
+        peak_mb=_in_a_process(_vitab_peak, shape, position) if memory else peak_mb(),
+        torch_peak_mb=_in_a_process(_torch_peak, shape, position) if memory and peers else None,
+    )
+
+
+def _vitab_peak(shape: str, position: str) -> float:
+    stepper = Stepper(SHAPES[shape].config(position), SHAPES[shape].batch)
+    for _ in range(3):
+        stepper.step()
+    return peak_mb()
+
+
+def _torch_peak(shape: str, position: str) -> float:
+    from benchmarks.torch_peer import TorchStepper
+
+    config, batch = SHAPES[shape].config(position), SHAPES[shape].batch
+    size = (batch, config.image_size, config.image_size, config.channels)
+    rng = np.random.default_rng(0)
+    targets = rng.dirichlet(np.ones(config.classes), batch).astype(np.float32)
+    peer = TorchStepper(config, rng.standard_normal(size, dtype=np.float32), targets, compiled=False)
+    for _ in range(3):
+        peer.step()
+    return peak_mb()
+
+
+def _in_a_process(peak: Callable[[str, str], float], shape: str, position: str) -> float:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(peak, (shape, position))
+
+
+def environment() -> dict[str, object]:
+    """The machine and the versions behind the figures."""
+    packages = {}
+    for name in ("numpy", "scipy", "numba", "torch"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    from ablations.environment import cpu_model
+
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        **packages,
+    }
+
+
+def table(records: Sequence[Record]) -> str:
+    """For people: one line a record."""
+    lines = [
+        f"{'shape':<11}{'position':<9}{'vitab':>9}{'eager':>9}{'compile':>9}{'ratio (90 % of pairs)':>23}"
+        f"{'products':>9}{'images/s':>10}{'peak':>8}{'torch':>8}",
+        f"{'':<20}{'ms':>9}{'ms':>9}{'ms':>9}{'':>23}{'of step':>9}{'':>10}{'MB':>8}{'MB':>8}",
+    ]
+    for r in records:
+        ratio = "-" if r.ratio is None else f"{r.ratio:.2f} ({r.ratio_low:.2f} to {r.ratio_high:.2f})"
+        share = "-" if r.products_share is None else f"{r.products_share:.2f}"
+        lines.append(
+            f"{r.shape:<11}{r.position:<9}{r.vitab_ms:>9.2f}{_or_dash(r.torch_eager_ms, 9, 2)}"
+            f"{_or_dash(r.torch_compile_ms, 9, 2)}{ratio:>23}{share:>9}{r.images_per_s:>10,.0f}"
+            f"{r.peak_mb:>8.0f}{_or_dash(r.torch_peak_mb, 8, 0)}"
+        )
+    return "\n".join(lines)
+
+
+def _or_dash(value: float | None, width: int, digits: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:>{width}.{digits}f}"
+
+
+def _names(valid: Sequence[str]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in valid:
+                raise argparse.ArgumentTypeError(f"{name!r} given, valid are {', '.join(valid)}")
+        return names
+
+    return parse
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__.split("\n")[0])
+    parser.add_argument("--shapes", type=_names(list(SHAPES)), default=list(SHAPES), metavar="a,b")
+    parser.add_argument("--positions", type=_names(POSITIONS), default=list(POSITIONS), metavar="a,b")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time for each row (default: 20)")
+    parser.add_argument("--quick", action="store_true", help="digits and rope only, without torch.compile: under 20 s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the records to FILE")
+    options = parser.parse_args(arguments)
+    shapes, positions = (["digits"], ["rope"]) if options.quick else (options.shapes, options.positions)
+    seconds = 2.0 if options.quick else options.seconds
+    records = []
+    for shape in shapes:
+        for position in positions:
+            records.append(measure(shape, position, seconds=seconds, compiled=not options.quick))
+            print(f"{shape}, {position}: {records[-1].vitab_ms:.2f} ms", file=sys.stderr)
+    print(table(records))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(record) for record in records], indent=2) + "\n")
+        about = options.json.with_name(f"{options.json.stem}.machine.json")
+        about.write_text(json.dumps(environment(), indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
