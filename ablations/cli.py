@@ -96,6 +96,9 @@ def run(
     per_class: Annotated[
         str | None, typer.Option(metavar="N", help="Only so many training images of each class.")
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="light|strong", help="Training fields for photographs, as a bundle.")
+    ] = None,
     position: Annotated[
         str | None, typer.Option(metavar="a,b", help="Positional encodings instead of the grid's.")
     ] = None,
@@ -134,15 +137,16 @@ def run(
     Finished runs are kept and never trained again. After an interruption or a failure, the same command goes on
     with what is left. Exit code: 0 all is well, 1 some runs failed, 2 bad input, 130 interrupted.
     """
-    from ablations import grids
+    from ablations import grids, recipes
 
     fields = {"data": data, "labels": labels, "classes": classes, "per_class": per_class, "epochs": epochs}
     axes = {"position": position, "depth": depth, "patch": patch}
     chosen = grids.find(grid)
+    given = grids.parse_settings(fields, settings or [])
+    bundle = recipes.find(recipe) if recipe is not None else {}
+    chosen = grids.override(chosen, settings=bundle)
     chosen = grids.shrink(chosen) if smoke else chosen
-    chosen = grids.override(
-        chosen, axes=grids.parse_axes(axes), settings=grids.parse_settings(fields, settings or []), seeds=seeds
-    )
+    chosen = grids.override(chosen, axes=grids.parse_axes(axes), settings=given, seeds=seeds)
     name = grids.check_name("--study", study) if study is not None else chosen.name
     _carry_out(chosen, name, data_dir, backend, workers, runs, dry_run=dry_run, quiet=quiet)
 
@@ -174,6 +178,10 @@ def _carry_out(
     tasks = study.tasks_of(plan, arms, store)
     crew = study.resolve_workers(workers, runs=len(tasks), backend=backend)
     setting = Setting(runs, data_dir, backend, threads=max(1, available_cores() // crew))
+    if tasks and backend == "numpy":
+        from ablations.compilation import compile_kernels
+
+        compile_kernels(lambda: display.say(console, "compiling the CPU kernels, once on this machine"))
     if dry_run:
         from ablations.trainer import calibrate
 
@@ -264,30 +272,21 @@ def list_grids() -> None:
 
 
 @data_app.callback(invoke_without_command=True)
-def list_data(context: typer.Context) -> None:
+def list_data(context: typer.Context, data_dir: DataDir = None) -> None:
     if context.invoked_subcommand is None:
-        from ablations.data import DATASETS
+        from ablations.data.commands import list_datasets
         from ablations.display import show_datasets
 
-        show_datasets(_console(), DATASETS)
+        show_datasets(_console(), list_datasets(data_dir))
 
 
 @data_app.command("fetch")
-def fetch_data(
-    name: Annotated[str, typer.Argument(help="A data set of `vitab data`.")], data_dir: DataDir = None
-) -> None:
-    """Download a data set and check it; an interrupted download goes on where it stopped."""
+def fetch_data(name: Annotated[str, typer.Argument(help="A data set of `vitab data`.")]) -> None:
+    """Download a data set into the user's cache and check it; an interrupted download goes on where it stopped."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ablations.config import unknown_name
-    from ablations.data import DATASETS
-    from ablations.data.fetch import fetch
-    from ablations.data.locations import cache_folder
+    from ablations.data.commands import fetch_dataset
 
-    if name not in DATASETS:
-        raise unknown_name("dataset", name, DATASETS)
-    if not DATASETS[name].remotes:
-        raise UsageError(f"dataset {name!r} needs no download; it comes from {DATASETS[name].source}")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_console(), transient=True) as bars:
         tasks: dict[str, Any] = {}
@@ -297,9 +296,43 @@ def fetch_data(
                 tasks[file] = bars.add_task(file)
             bars.update(tasks[file], completed=so_far, total=total)
 
-        paths = fetch(DATASETS[name].remotes, data_dir or cache_folder(name), on_progress)
+        paths = fetch_dataset(name, on_progress)
     for path in paths:
         typer.echo(path)
+
+
+@data_app.command("verify")
+def verify_data(
+    name: Annotated[str, typer.Argument(help="A data set of `vitab data`.")], data_dir: DataDir = None
+) -> None:
+    """Read a data set in full, with every check, and say what was found."""
+    from ablations.data.commands import verify_dataset
+
+    found = verify_dataset(name, data_dir)
+    typer.echo(
+        f"{found.name} in {found.where} is good: {found.train_images:,} + {found.test_images:,} images of "
+        f"{found.image_size} x {found.image_size} x {found.channels} in {found.classes} classes, "
+        f"fingerprint {found.fingerprint[:16]}"
+    )
+
+
+@data_app.command("sheet")
+def draw_sheet(
+    name: Annotated[str, typer.Argument(help="A data set of `vitab data`.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="Where to write the picture.")],
+    data_dir: DataDir = None,
+    labels: Annotated[str, typer.Option(metavar="fine|coarse", help="cifar100: 100 or 20 classes.")] = "fine",
+    classes: Annotated[
+        str | None, typer.Option(metavar="N|a,b", help="Only the first N classes, or the classes named.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which samples are drawn.", min=0)] = 0,
+) -> None:
+    """Write a picture of samples of every class with their labels."""
+    from ablations.config import parse
+    from ablations.data.commands import sheet
+
+    chosen = None if classes is None else parse("classes", classes)
+    typer.echo(f"wrote {sheet(name, out, data_dir, labels=labels, classes=chosen, seed=seed)}")
 
 
 @app.command()
@@ -333,15 +366,14 @@ def bench(
         )
     except ConfigError as error:
         raise UsageError(str(error)) from error
-    chosen = resolve_backend(backend)
-    try:
-        from ablations.bench import measure
-    except ImportError as error:
-        raise VitabError(f"vitab bench is not available: {error}") from error
-    speed = measure(model, batch_size=batch, seconds=seconds, backend=chosen, threads=available_cores())
+    from ablations.bench import measure
+
+    chosen, threads = resolve_backend(backend), available_cores()
+    speed = measure(model, batch_size=batch, seconds=seconds, backend=chosen, threads=threads)
+    share = "" if speed.products_share is None else f", {speed.products_share:.0%} of it matrix products"
     typer.echo(
-        f"{speed.milliseconds:.2f} ms/step (median of {speed.steps}), {speed.images_per_s:,.0f} images/s, "
-        f"{speed.gflops:.1f} GFLOP/s"
+        f"vitab    {speed.milliseconds:.2f} ms/step (median of {speed.steps}){share}, "
+        f"{speed.images_per_s:,.0f} images/s, {speed.gflops:.1f} GFLOP/s, {speed.peak_mb:,.0f} MB at the peak"
     )
 
 

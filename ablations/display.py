@@ -12,7 +12,7 @@ from ablations.store import Store, StudyPlan
 from ablations.study import Arm, label, shown_axes
 
 if TYPE_CHECKING:
-    from ablations.data import DatasetInfo
+    from ablations.data.commands import Listed
 
 
 def table(*columns: str, right: Iterable[str] = ()) -> Table:
@@ -58,22 +58,23 @@ def show_grids(console: Console, grids: Mapping[str, Grid]) -> None:
     console.print(rows)
 
 
-def show_datasets(console: Console, datasets: Mapping[str, "DatasetInfo"]) -> None:
+def show_datasets(console: Console, listed: Sequence["Listed"]) -> None:
     """What `vitab data` says."""
     rows = table("data", "classes", "images", "here", "what", right=("classes",))
-    for info in datasets.values():
+    for found in listed:
+        info = found.info
         size = "" if info.image_size is None else f"{info.image_size}x{info.image_size}x{info.channels or '?'}"
         rows.add_row(
             info.name,
             "any" if info.classes is None else str(info.classes),
             size,
-            "yes" if info.find(None) else "no",
+            "yes" if found.where else "no",
             info.description,
         )
     console.print(rows)
     say(console, "\nfrom")
-    for info in datasets.values():
-        say(console, f"{info.name:<14} {info.source}")
+    for found in listed:
+        say(console, f"{found.info.name:<14} {found.info.source}")
 
 
 def show_studies(console: Console, store: Store, plans: Sequence[StudyPlan], *, verify: bool = False) -> bool:

@@ -41,6 +41,13 @@ GRIDS: dict[str, Grid] = {
             baseline="4",
         ),
         Grid(
+            name="data-fraction",
+            question="How much is a positional encoding worth when there is less to learn from?",
+            base=RunConfig(),
+            axes={"position": POSITIONS, "data_fraction": (0.1, 0.25, 0.5, 1.0)},
+            seeds=(0, 1, 2),
+        ),
+        Grid(
             name="smoke",
             question="Does everything work from data to report?",
             base=RunConfig(depth=1, patch=4, width=16, epochs=2, warmup_epochs=0.2, per_class=20),

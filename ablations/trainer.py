@@ -136,9 +136,7 @@ class _Run:
     """A model, its engine and the average of its weights."""
 
     def __init__(self, config: RunConfig, dataset: Dataset, feed: Feed, backend: str, threads: int | None) -> None:
-        shape = vit_config(
-            config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes
-        )
+        shape = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
         training = Training(weight_decay=config.weight_decay, clip_norm=config.clip_norm or None)
         self.config, self.feed = config, feed
         self.model = ViT(shape, get_ops(backend), [config.seed])
@@ -150,9 +148,7 @@ class _Run:
         config, steps = self.config, self.feed.steps
         losses = []
         for step, (images, targets) in enumerate(self.feed.epoch(epoch), start=(epoch - 1) * steps):
-            rate = warmup_cosine(
-                step, config.epochs * steps, round(config.warmup_epochs * steps), config.learning_rate
-            )
+            rate = warmup_cosine(step, config.epochs * steps, round(config.warmup_epochs * steps), config.learning_rate)
             losses.append(self.step(images, targets, rate))
         return float(np.mean(losses)), rate
 

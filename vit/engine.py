@@ -24,14 +24,15 @@ from vit.workspace import Draws
 
 __all__ = ["Engine", "Training", "one_hot"]
 
-LANE_TOKENS = 1024
-"""Tokens a lane holds at most, where an image has no more: enough for efficient products, small enough for caches."""
+WORTH_SHARING = 8
+"""Slices of the parameters from which on AdamW is shared among the threads."""
 
 
 def lane_images(config: ViTConfig, batch_size: int) -> int:
-    """Images in a lane."""
-    largest = max(1, LANE_TOKENS // config.tokens)
-    return min(largest, max(1, -(-batch_size // 4)))
+    """Images in a lane: 512 to 1024 tokens, so that narrow models stay in a core's cache and wide ones do not reload
+    their weights too often; but at least four lanes, for the threads to share."""
+    tokens = min(max(8 * config.width, 512), 1024)
+    return min(max(1, tokens // config.tokens), max(1, -(-batch_size // 4)))
 
 
 @cache
@@ -54,7 +55,7 @@ class Engine:
         lanes = -(-batch_size // self.lane_images)
         self.threads = max(1, min(threads or os.cpu_count() or 1, lanes))
         self.lanes = [Lane(model, self.lane_images) for _ in range(self.threads)]
-        self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         self.optimizer = AdamW(model.layout, model.parameters.flat, training, model.ops)
         self.gradient = self.ops.zeros(model.parameters.flat.shape)
 
@@ -94,7 +95,7 @@ class Engine:
                 raise
 
         with _single_threaded_blas():
-            self._on_threads(train_lanes_or_abandon)
+            self._on_threads(train_lanes_or_abandon, self.threads)
             self._optimise(self.training.learning_rate if learning_rate is None else learning_rate)
         return losses.mean(axis=1)
 
@@ -110,7 +111,7 @@ class Engine:
                 logits[:, part] = self.lanes[thread].logits(images[:, part])
 
         with _single_threaded_blas():
-            self._on_threads(evaluate_lanes)
+            self._on_threads(evaluate_lanes, self.threads)
         return logits
 
     def replay_products(self, batch: int) -> bool:
@@ -119,17 +120,20 @@ class Engine:
         Overwrites nothing but buffers and lanes' gradients. False where the step is not captured on tapes.
         """
         sizes = [min(self.lane_images, batch - start) for start in range(0, batch, self.lane_images)]
-        tapes = [[lane.products(size, 1 / batch) for size in sizes] for lane in self.lanes]
-        if any(tape is None for row in tapes for tape in row):
-            return False
+        separable = True
 
         def replay_lanes(thread: int) -> None:
-            for tape in tapes[thread][thread :: self.threads]:
-                tape.replay()
+            nonlocal separable
+            for size in sizes[thread :: self.threads]:
+                tape = self.lanes[thread].products(size, 1 / batch)
+                if tape is None:
+                    separable = False
+                else:
+                    tape.replay()
 
         with _single_threaded_blas():
-            self._on_threads(replay_lanes)
-        return True
+            self._on_threads(replay_lanes, self.threads)
+        return separable
 
     def close(self) -> None:
         """Ends the threads."""
@@ -140,26 +144,28 @@ class Engine:
         optimizer, xp = self.optimizer, self.ops.xp
         rate = xp.broadcast_to(xp.asarray(learning_rate, dtype="float64"), (len(self.gradient),))
         count = len(optimizer.slices)
+        threads = self.threads if count > WORTH_SHARING else 1
         sums: list[Array] = [None] * count
 
         def square(thread: int) -> None:
-            for i in range(thread, count, self.threads):
+            for i in range(thread, count, threads):
                 sums[i] = optimizer.sum_of_squares(self.gradient, i)
 
         def update(thread: int) -> None:
-            for i in range(thread, count, self.threads):
+            for i in range(thread, count, threads):
                 optimizer.update(self.gradient, i, scale, rate)
 
-        self._on_threads(square)
+        self._on_threads(square, threads)
         scale = optimizer.clip_scale(sums)
-        self._on_threads(update)
+        self._on_threads(update, threads)
 
-    def _on_threads(self, work: Callable[[int], None]) -> None:
-        if self._pool is None:
+    def _on_threads(self, work: Callable[[int], None], threads: int) -> None:
+        """`work(0)` to `work(threads - 1)` at once; the first of them here. Raises what any of them raises."""
+        futures = [self._pool.submit(work, thread) for thread in range(1, threads)] if self._pool else []
+        try:
             work(0)
-            return
-        futures = [self._pool.submit(work, thread) for thread in range(self.threads)]
-        wait(futures)
+        finally:
+            wait(futures)
         for future in futures:
             future.result()
 

@@ -50,7 +50,7 @@ DATASETS: dict[str, DatasetInfo] = {
     for info in (
         DatasetInfo(
             name="digits",
-            description="1,400 + 397 scans of handwritten digits; always there",
+            description="1,400 + 397 scans of handwritten digits",
             classes=10,
             image_size=8,
             channels=1,

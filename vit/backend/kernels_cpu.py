@@ -252,30 +252,26 @@ def qkv_bias_backward(dqkv, dbias, scale):
 def qkv_bias_rotate(qkv, bias, cos, sin, prefix, half, scale):
     images, tokens, width = qkv.shape
     third = width // 3
-    s = qkv.dtype.type(scale)
+    one = qkv.dtype.type(1)
+    head = np.empty(2 * half, qkv.dtype)  # one head of one token: keeps loads and stores apart, so that they vectorise
     for b in range(images):
         for n in range(tokens):
             row = qkv[b, n]
-            if n < prefix:
-                for j in range(third):
-                    row[j] = (row[j] + bias[j]) * s
-                for j in range(third, 2 * third):
-                    row[j] += bias[j]
-            else:
-                c = cos[n - prefix]
-                t = sin[n - prefix]
-                for start in range(0, third, 2 * half):
+            for start in range(0, 2 * third, 2 * half):
+                pairs = row[start : start + 2 * half]
+                shift = bias[start : start + 2 * half]
+                factor = qkv.dtype.type(scale) if start < third else one
+                if n < prefix:
+                    for j in range(2 * half):
+                        pairs[j] = (pairs[j] + shift[j]) * factor
+                else:
+                    c = cos[n - prefix]
+                    t = sin[n - prefix]
+                    for j in range(2 * half):
+                        head[j] = (pairs[j] + shift[j]) * factor
                     for j in range(half):
-                        x = (row[start + 2 * j] + bias[start + 2 * j]) * s
-                        y = (row[start + 2 * j + 1] + bias[start + 2 * j + 1]) * s
-                        row[start + 2 * j] = x * c[j] - y * t[j]
-                        row[start + 2 * j + 1] = x * t[j] + y * c[j]
-                for start in range(third, 2 * third, 2 * half):
-                    for j in range(half):
-                        x = row[start + 2 * j] + bias[start + 2 * j]
-                        y = row[start + 2 * j + 1] + bias[start + 2 * j + 1]
-                        row[start + 2 * j] = x * c[j] - y * t[j]
-                        row[start + 2 * j + 1] = x * t[j] + y * c[j]
+                        pairs[2 * j] = head[2 * j] * c[j] - head[2 * j + 1] * t[j]
+                        pairs[2 * j + 1] = head[2 * j] * t[j] + head[2 * j + 1] * c[j]
             for j in range(2 * third, width):
                 row[j] += bias[j]
 

@@ -1,0 +1,96 @@
+"""A trial that training is right: the same 100 steps in vitab and in PyTorch, `python -m benchmarks.loss_curve`.
+
+Same initial weights, batches, targets, learning rates, clipping and decay, in float32; what differs is everything that
+was written by hand. Exits with 1 where the losses of the last step differ by more than 1e-3 relative.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ablations.batches import Batch, Feed
+from ablations.config import RunConfig, vit_config
+from ablations.data import load_for
+from ablations.recipes import find
+from benchmarks.torch_peer import Model, TorchStepper
+from vit import ViT, get_ops
+from vit.engine import Engine, Training
+from vit.optim import warmup_cosine
+
+TOLERANCE = 1e-3
+NAMES = {"patch_embed.proj": "proj", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
+
+
+def torch_state(state: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """A vitab state under the names of the PyTorch model."""
+    renamed = {}
+    for name, array in state.items():
+        for ours, theirs in NAMES.items():
+            name = name.replace(ours, theirs)
+        renamed[name] = torch.from_numpy(array)
+    return renamed
+
+
+def batches(feed: Feed, steps: int) -> Iterator[Batch]:
+    made, epoch = 0, 0
+    while made < steps:
+        epoch += 1
+        for batch in feed.epoch(epoch):
+            if made < steps:
+                yield batch
+            made += 1
+
+
+def losses(config: RunConfig, data_dir: Path | None, steps: int) -> np.ndarray:
+    """(steps, 2): vitab's and PyTorch's."""
+    dataset = load_for(config, data_dir)
+    feed = Feed.of(config, dataset)
+    shape = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
+    model = ViT(shape, get_ops("numpy"), [config.seed])
+    engine = Engine(model, Training(weight_decay=config.weight_decay, clip_norm=config.clip_norm), feed.batch_size)
+    peer: TorchStepper | None = None
+    curve = []
+    for step, (images, targets) in enumerate(batches(feed, steps)):
+        if peer is None:
+            peer = TorchStepper(shape, images, targets, compiled=False)
+            network: Model = peer.model
+            network.load_state_dict(torch_state(model.state_dict()))
+            peer.optimizer.param_groups[0]["weight_decay"] = config.weight_decay
+        rate = warmup_cosine(step, steps, steps // 10, config.learning_rate)
+        for group in peer.optimizer.param_groups:
+            group["lr"] = rate
+        peer.images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        peer.targets = torch.from_numpy(targets)
+        curve.append((float(engine.step(images[None], targets[None], rate)[0]), peer.step()))
+    return np.array(curve)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loss_curve", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--steps", type=int, default=100)
+    options = parser.parse_args()
+    plain = {**find("light"), "crop_padding": 0, "flip": False}
+    patch = 2 if options.data == "digits" else 4
+    worst = 0.0
+    print(f"{options.data}: loss of step {options.steps} in vitab and in PyTorch, and their relative difference")
+    for position in ("none", "learned", "rope"):
+        curve = losses(
+            RunConfig(data=options.data, position=position, patch=patch, **plain), options.data_dir, options.steps
+        )
+        differences = np.abs(curve[:, 0] / curve[:, 1] - 1)
+        worst = max(worst, float(differences[-1]))
+        print(
+            f"{position:<8} {curve[0, 0]:.6f} -> {curve[-1, 0]:.6f}  {curve[-1, 1]:.6f}  {differences[-1]:.1e} "
+            f"(largest of all steps {differences.max():.1e})"
+        )
+    return int(worst > TOLERANCE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

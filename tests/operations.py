@@ -1,0 +1,290 @@
+"""A case for every operation that the CPU backend overrides: its arguments, and which of them it may write."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vit.backend import Ops
+
+SHAPES = [(1, 1, 1), (2, 5, 3), (3, 4, 17), (1, 3, 63), (2, 7, 65)]
+"""Images, tokens, width."""
+HEADS = [(1, 4), (3, 8), (2, 20)]
+"""Heads and head width of a case about attention, which has them in place of the width."""
+
+
+@dataclass
+class Case:
+    """One call: arrays by argument name in float64, other arguments, and the names of what is written.
+
+    An argument that is only written starts as NaN, so that a gap shows.
+    """
+
+    arrays: dict[str, np.ndarray]
+    written: set[str]
+    other: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, ops: Ops, method: str) -> "Outcome":
+        """Calls the method on copies of the arrays in the type of `ops`."""
+        arrays = self.cast(ops)
+        result = getattr(ops, method)(**arrays, **self.other)
+        return Outcome(arrays, result)
+
+    def cast(self, ops: Ops) -> dict[str, np.ndarray]:
+        return {name: array if name in KEPT else array.astype(ops.dtype) for name, array in self.copies().items()}
+
+    def copies(self) -> dict[str, np.ndarray]:
+        return {name: array.copy() for name, array in self.arrays.items()}
+
+    def rounded(self, dtype: str) -> "Case":
+        """The same case with arrays that are exact in `dtype`."""
+        arrays = {name: a if name in KEPT else a.astype(dtype).astype(np.float64) for name, a in self.arrays.items()}
+        return Case(arrays, self.written, self.other)
+
+
+KEPT = ("gradient_scale", "rate", "decay")
+"""Arguments of the optimiser that are float64 whatever the type of the backend."""
+
+
+@dataclass
+class Outcome:
+    arrays: dict[str, np.ndarray]
+    result: Any
+
+    def written(self, case: Case) -> dict[str, np.ndarray]:
+        """What the call was for: the arrays it may write, and what it returns where that is no argument."""
+        out = {name: self.arrays[name] for name in sorted(case.written)}
+        if self.result is not None and not any(self.result is array for array in self.arrays.values()):
+            out["result"] = np.asarray(self.result)
+        return out
+
+
+class Draw:
+    """Normal arrays led by the run axis."""
+
+    def __init__(self, runs: int, seed: int) -> None:
+        self.runs, self.rng = runs, np.random.default_rng((7, seed))
+
+    def __call__(self, *shape: int) -> np.ndarray:
+        return self.rng.normal(size=(self.runs, *shape))
+
+    def blank(self, *shape: int) -> np.ndarray:
+        return np.full((self.runs, *shape), np.nan)
+
+    def softmax(self, *shape: int) -> np.ndarray:
+        e = np.exp(self(*shape))
+        return e / e.sum(axis=-1, keepdims=True)
+
+
+def matmul(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    a, b, out = draw(images, tokens, width), draw(images, width, tokens + 1), draw.blank(images, tokens, tokens + 1)
+    return Case({"a": a, "b": b, "out": out}, {"out"})
+
+
+def matmul_transposed(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    a, b, out = draw(images, width, tokens), draw(images, tokens + 1, width), draw.blank(images, tokens, tokens + 1)
+    return Case({"a": a, "b": b, "out": out}, {"out"}, {"trans_a": True, "trans_b": True})
+
+
+def add_bias(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return Case({"x": draw(images, tokens, width), "bias": draw(width)}, {"x"})
+
+
+def sum_tokens(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return Case({"dy": draw(images, tokens, width), "out": draw.blank(width)}, {"out"})
+
+
+def add_table(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return Case({"x": draw(images, tokens, width), "table": draw(tokens, width)}, {"x"})
+
+
+def add_table_of_all_runs(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return Case({"x": draw(images, tokens, width), "table": draw(tokens, width)[:1]}, {"x"})
+
+
+def sum_images(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return Case({"dy": draw(images, tokens, width), "out": draw.blank(tokens, width)}, {"out"})
+
+
+def mean_tokens(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return Case({"x": draw(images, tokens, width), "out": draw.blank(images, width)}, {"out"})
+
+
+def mean_tokens_backward(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return Case({"dy": draw(images, width), "out": draw.blank(images, tokens, width)}, {"out"})
+
+
+def copy_tokens(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return Case({"source": draw(images, tokens, width), "out": draw.blank(images, tokens, width)}, {"out"})
+
+
+def copy_tokens_to_all_images(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return Case({"source": draw(1, tokens, width), "out": draw.blank(images, tokens, width)}, {"out"})
+
+
+def fill(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return Case({"out": draw.blank(images, tokens, width)}, {"out"}, {"value": 0.75})
+
+
+def residual_layer_norm(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    shape = (images, tokens, width)
+    arrays = {"x": draw(*shape), "branch": draw(*shape), "branch_bias": draw(width)}
+    arrays |= {"weight": draw(width), "bias": draw(width), "stream": draw.blank(*shape), "out": draw.blank(*shape)}
+    arrays |= {"mean": draw.blank(images, tokens), "rstd": draw.blank(images, tokens)}
+    return Case(arrays, {"stream", "out", "mean", "rstd"})
+
+
+def layer_norm(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    """No branch: the stream is x already."""
+    case = residual_layer_norm(draw, images, tokens, width)
+    arrays = {name: array for name, array in case.arrays.items() if not name.startswith("branch")}
+    arrays["stream"] = arrays["x"].copy()
+    return Case(arrays, {"out", "mean", "rstd"}, {"branch": None, "branch_bias": None})
+
+
+def residual_layer_norm_backward(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    shape = (images, tokens, width)
+    stream = draw(*shape)
+    arrays = {"dout": draw(*shape), "dstream": draw(*shape), "stream": stream, "weight": draw(width)}
+    arrays |= {"mean": stream.mean(axis=-1), "rstd": 1 / np.sqrt(stream.var(axis=-1) + 1e-6)}
+    arrays |= {name: draw.blank(width) for name in ("dweight", "dbias", "dbranch_bias")}
+    return Case(arrays, {"dstream", "dweight", "dbias", "dbranch_bias"})
+
+
+def layer_norm_backward(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    case = residual_layer_norm_backward(draw, images, tokens, width)
+    del case.arrays["dbranch_bias"]
+    return Case(case.arrays, {"dstream", "dweight", "dbias"}, {"dbranch_bias": None})
+
+
+def bias_gelu(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    shape = (images, tokens, width)
+    arrays = {"x": 2 * draw(*shape), "bias": draw(width), "out": draw.blank(*shape)}
+    return Case(arrays, {"out"}, {"derivative": False})
+
+
+def bias_gelu_with_derivative(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return Case(bias_gelu(draw, images, tokens, width).arrays, {"x", "out"}, {"derivative": True})
+
+
+def bias_gelu_backward(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    shape = (images, tokens, width)
+    return Case({"dy": draw(*shape), "derivative": draw(*shape), "dbias": draw.blank(width)}, {"dy", "dbias"})
+
+
+def qkv_bias(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    arrays = {"qkv": draw(images, tokens, 3, heads, width), "bias": draw(3 * heads * width)}
+    return Case(arrays, {"qkv"}, {"scale": width**-0.5})
+
+
+def qkv_bias_backward(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    arrays = {"dqkv": draw(images, tokens, 3, heads, width), "dbias": draw.blank(3 * heads * width)}
+    return Case(arrays, {"dqkv", "dbias"}, {"scale": width**-0.5})
+
+
+def qkv_bias_rotate(draw: Draw, images: int, tokens: int, heads: int, width: int, prefix: int = 0) -> Case:
+    case = qkv_bias(draw, images, tokens + prefix, heads, width)
+    return Case(case.arrays | _angles(draw, tokens, width), case.written, case.other | {"prefix": prefix})
+
+
+def qkv_bias_rotate_after_prefix(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    return qkv_bias_rotate(draw, images, tokens, heads, width, prefix=2)
+
+
+def qkv_bias_rotate_backward(draw: Draw, images: int, tokens: int, heads: int, width: int, prefix: int = 0) -> Case:
+    case = qkv_bias_backward(draw, images, tokens + prefix, heads, width)
+    return Case(case.arrays | _angles(draw, tokens, width), case.written, case.other | {"prefix": prefix})
+
+
+def qkv_bias_rotate_backward_after_prefix(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    return qkv_bias_rotate_backward(draw, images, tokens, heads, width, prefix=2)
+
+
+def _angles(draw: Draw, tokens: int, width: int) -> dict[str, np.ndarray]:
+    angles = 3 * draw.rng.normal(size=(tokens, width // 2))
+    return {"cos": np.cos(angles), "sin": np.sin(angles)}
+
+
+def softmax(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return Case({"x": 3 * draw(images, tokens, width)}, {"x"})
+
+
+def softmax_backward(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return Case({"dy": draw(images, tokens, width), "y": draw.softmax(images, tokens, width)}, {"dy"})
+
+
+def cross_entropy(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    logits, targets = 3 * draw(images, width), draw.softmax(images, width)
+    arrays = {"logits": logits, "targets": targets, "losses": draw.blank(images), "dlogits": draw.blank(images, width)}
+    return Case(arrays, {"losses", "dlogits"}, {"scale": 1 / 7})
+
+
+def add(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return Case({"x": draw(width), "y": draw(width)}, {"x"})
+
+
+def sum_of_squares(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return Case({"x": draw(tokens * width)}, set())
+
+
+def adamw(draw: Draw, images: int, tokens: int, width: int, step: int = 1) -> Case:
+    arrays = {name: draw(width) for name in ("parameters", "gradient", "first")}
+    arrays |= {"second": draw(width) ** 2, "gradient_scale": 1 - 0.9 * draw.rng.random(draw.runs)}
+    arrays |= {"rate": draw.rng.random(draw.runs), "decay": draw.rng.random(draw.runs)}
+    other = {"betas": (0.9, 0.999), "epsilon": 1e-8, "step": step}
+    return Case(arrays, {"parameters", "first", "second"}, other)
+
+
+def adamw_late(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return adamw(draw, images, tokens, width, step=5000)
+
+
+Maker = Callable[..., Case]
+
+CASES: list[tuple[str, Maker]] = [
+    ("matmul", matmul),
+    ("matmul", matmul_transposed),
+    ("add_bias", add_bias),
+    ("sum_tokens", sum_tokens),
+    ("add_table", add_table),
+    ("add_table", add_table_of_all_runs),
+    ("sum_images", sum_images),
+    ("mean_tokens", mean_tokens),
+    ("mean_tokens_backward", mean_tokens_backward),
+    ("copy_tokens", copy_tokens),
+    ("copy_tokens", copy_tokens_to_all_images),
+    ("fill", fill),
+    ("residual_layer_norm", residual_layer_norm),
+    ("residual_layer_norm", layer_norm),
+    ("residual_layer_norm_backward", residual_layer_norm_backward),
+    ("residual_layer_norm_backward", layer_norm_backward),
+    ("bias_gelu", bias_gelu),
+    ("bias_gelu", bias_gelu_with_derivative),
+    ("bias_gelu_backward", bias_gelu_backward),
+    ("qkv_bias", qkv_bias),
+    ("qkv_bias_backward", qkv_bias_backward),
+    ("qkv_bias_rotate", qkv_bias_rotate),
+    ("qkv_bias_rotate", qkv_bias_rotate_after_prefix),
+    ("qkv_bias_rotate_backward", qkv_bias_rotate_backward),
+    ("qkv_bias_rotate_backward", qkv_bias_rotate_backward_after_prefix),
+    ("softmax", softmax),
+    ("softmax_backward", softmax_backward),
+    ("cross_entropy", cross_entropy),
+    ("add", add),
+    ("sum_of_squares", sum_of_squares),
+    ("adamw", adamw),
+    ("adamw", adamw_late),
+]
+"""Overridden method, and what makes a case of it from (draw, images, tokens, width) or (..., heads, head width)."""
+
+NAMES = [make.__name__ for _, make in CASES]
+
+
+def cases_of(method: str, make: Maker, runs: int) -> list[Case]:
+    """The case in every shape."""
+    if method.startswith("qkv"):
+        sizes: list[tuple[int, ...]] = [(2, 5, *heads) for heads in HEADS]
+    else:
+        sizes = [*SHAPES]
+    return [make(Draw(runs, seed), *size) for seed, size in enumerate(sizes)]
