@@ -285,8 +285,9 @@ def fetch_data(name: Annotated[str, typer.Argument(help="A data set of `vitab da
     """Download a data set into the user's cache and check it; an interrupted download goes on where it stopped."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ablations.data.commands import fetch_dataset
+    from ablations.data.commands import fetch_dataset, remotes_of
 
+    remotes_of(name)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_console(), transient=True) as bars:
         tasks: dict[str, Any] = {}

@@ -75,6 +75,7 @@ def train_and_store(task: Task, setting: Setting, on_epoch: "Callable[[EpochMetr
     dataset = dataset_for(task.config, setting.data_dir)
     record = train(task.config, dataset, backend=setting.backend, threads=setting.threads, on_epoch=on_epoch)
     environment = describe(backend=setting.backend, threads=setting.threads)
+    environment["data_sha256"] = dataset.fingerprint
     model = vit_config(task.config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
     Store(setting.runs).write(task.key, record, environment, model)
     return Finished(float(record.test_accuracy), float(record.validation_accuracy), float(record.seconds))

