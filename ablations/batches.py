@@ -10,6 +10,7 @@ from ablations.augmentation import augment, normalise
 from ablations.config import RunConfig
 from ablations.data import Dataset, split, subsample
 from ablations.data.normalisation import statistics
+from ablations.errors import UsageError
 from vit import one_hot
 from vit.random import stream
 
@@ -37,6 +38,11 @@ class Feed:
     @classmethod
     def of(cls, config: RunConfig, dataset: Dataset) -> "Feed":
         train, validation = split(dataset.train_labels, config.validation, config.seed)
+        if not len(validation):
+            raise UsageError(
+                f"validation: {config.validation:g} of {len(dataset.train_labels)} training images holds out none; "
+                "valid is a share that holds out at least one"
+            )
         if config.data_fraction < 1:
             train = train[subsample(dataset.train_labels[train], config.data_fraction, config.seed)]
         images = dataset.train_images[train]

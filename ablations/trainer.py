@@ -73,30 +73,12 @@ def train(
     started = time.perf_counter()
     feed = Feed.of(config, dataset)
     run = _Run(config, dataset, feed, backend, threads)
-    validation_images = feed.normalise(feed.validation_images)
-    metrics = []
-    for epoch in range(1, config.epochs + 1):
-        begun = time.perf_counter()
-        loss, rate = run.train_epoch(epoch)
-        seconds = time.perf_counter() - begun
-        if not np.isfinite(loss):
-            raise VitabError(f"the training loss became {loss} in epoch {epoch}; try a lower learning_rate")
-        probabilities = run.probabilities(validation_images)
-        metrics.append(
-            EpochMetrics(
-                epoch=epoch,
-                learning_rate=rate,
-                train_loss=loss,
-                validation_loss=_cross_entropy(probabilities, feed.validation_labels),
-                validation_accuracy=_accuracy(probabilities, feed.validation_labels),
-                seconds=seconds,
-                images_per_s=feed.steps * feed.batch_size / seconds,
-            )
-        )
-        on_epoch(metrics[-1])
-    probabilities = run.probabilities(feed.normalise(dataset.test_images))
-    state = run.state()
-    run.close()
+    try:
+        metrics = [run.epoch(epoch, on_epoch) for epoch in range(1, config.epochs + 1)]
+        probabilities = run.probabilities(feed.normalise(dataset.test_images))
+        state = run.state()
+    finally:
+        run.close()
     images = config.epochs * feed.steps * feed.batch_size
     return RunRecord(
         config=config,
@@ -107,7 +89,7 @@ def train(
             "probabilities": probabilities,
         },
         test_accuracy=_accuracy(probabilities, dataset.test_labels),
-        test_loss=_cross_entropy(probabilities, dataset.test_labels),
+        test_loss=_finite("test", _cross_entropy(probabilities, dataset.test_labels), config.epochs),
         validation_accuracy=metrics[-1].validation_accuracy,
         state=state,
         parameters=cost.parameters(run.model.config),
@@ -123,11 +105,13 @@ def calibrate(config: RunConfig, dataset: Dataset, *, backend: str = "numpy", th
     run = _Run(config, dataset, feed, backend, threads)
     images, targets = next(feed.epoch(1))
     times = []
-    for _ in range(CALIBRATION_STEPS):
-        begun = time.perf_counter()
-        run.step(images, targets, 0.0)
-        times.append(time.perf_counter() - begun)
-    run.close()
+    try:
+        for _ in range(CALIBRATION_STEPS):
+            begun = time.perf_counter()
+            run.step(images, targets, 0.0)
+            times.append(time.perf_counter() - begun)
+    finally:
+        run.close()
     forward_only = len(feed.validation_images) / feed.batch_size / cost.TRAINING_FACTOR
     return float(np.median(times[2:])) * (feed.steps + forward_only)
 
@@ -141,7 +125,26 @@ class _Run:
         self.config, self.feed = config, feed
         self.model = ViT(shape, get_ops(backend), [config.seed])
         self.engine = Engine(self.model, training, feed.batch_size, threads)
+        self.validation_images = feed.normalise(feed.validation_images)
         self.average = self.model.parameters.flat.copy() if config.ema else None
+
+    def epoch(self, epoch: int, on_epoch: Callable[[EpochMetrics], None]) -> EpochMetrics:
+        """An epoch (from 1) of training, and what the validation split says after it."""
+        feed, begun = self.feed, time.perf_counter()
+        loss, rate = self.train_epoch(epoch)
+        seconds = time.perf_counter() - begun
+        probabilities = self.probabilities(self.validation_images)
+        metrics = EpochMetrics(
+            epoch=epoch,
+            learning_rate=rate,
+            train_loss=loss,
+            validation_loss=_finite("validation", _cross_entropy(probabilities, feed.validation_labels), epoch),
+            validation_accuracy=_accuracy(probabilities, feed.validation_labels),
+            seconds=seconds,
+            images_per_s=feed.steps * feed.batch_size / seconds,
+        )
+        on_epoch(metrics)
+        return metrics
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """Mean loss of the steps, and the learning rate of the last."""
@@ -149,7 +152,7 @@ class _Run:
         losses = []
         for step, (images, targets) in enumerate(self.feed.epoch(epoch), start=(epoch - 1) * steps):
             rate = warmup_cosine(step, config.epochs * steps, round(config.warmup_epochs * steps), config.learning_rate)
-            losses.append(self.step(images, targets, rate))
+            losses.append(_finite("training", self.step(images, targets, rate), epoch))
         return float(np.mean(losses)), rate
 
     def step(self, images: np.ndarray, targets: np.ndarray, rate: float) -> float:
@@ -188,6 +191,12 @@ class _Run:
             yield
         finally:
             flat[...] = trained
+
+
+def _finite(part: str, loss: float, epoch: int) -> float:
+    if not np.isfinite(loss):
+        raise VitabError(f"the {part} loss became {loss} in epoch {epoch}; try a lower learning_rate")
+    return loss
 
 
 def _accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:

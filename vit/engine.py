@@ -162,12 +162,20 @@ class Engine:
     def _on_threads(self, work: Callable[[int], None], threads: int) -> None:
         """`work(0)` to `work(threads - 1)` at once; the first of them here. Raises what any of them raises."""
         futures = [self._pool.submit(work, thread) for thread in range(1, threads)] if self._pool else []
+        errors: list[BaseException | None] = []
         try:
             work(0)
-        finally:
-            wait(futures)
-        for future in futures:
-            future.result()
+        except BaseException as error:
+            errors.append(error)
+        wait(futures)
+        errors += [future.exception() for future in futures]
+        raised = [error for error in errors if error is not None]
+        if raised:  # the cause rather than those who waited for it
+            raise next((error for error in raised if not isinstance(error, _AbandonedError)), raised[0])
+
+
+class _AbandonedError(RuntimeError):
+    """Raised in a lane that waits for one that has failed."""
 
 
 class _Turn:
@@ -184,10 +192,11 @@ class _Turn:
         with self._changed:
             self._changed.wait_for(lambda: self._next in (number, self._ABANDONED))
             if self._next == self._ABANDONED:
-                raise RuntimeError("another lane failed")
+                raise _AbandonedError("another lane failed")
         yield
         with self._changed:
-            self._next += 1
+            if self._next != self._ABANDONED:
+                self._next += 1
             self._changed.notify_all()
 
     def abandon(self) -> None:

@@ -26,7 +26,7 @@ class Workspace:
     capacity: int
     training: bool = True
     _memory: dict[str, Array] = field(default_factory=dict, repr=False)
-    _views: dict[tuple[str, int], Array] = field(default_factory=dict, repr=False)
+    _views: dict[tuple[str, int, tuple[int, ...]], Array] = field(default_factory=dict, repr=False)
 
     @property
     def runs(self) -> int:
@@ -41,13 +41,13 @@ class Workspace:
         return self._buffer(f"{role(layer)}.{name}", batch, shape)
 
     def _buffer(self, key: str, batch: int, shape: tuple[int, ...]) -> Array:
-        view = self._views.get((key, batch))
+        view = self._views.get((key, batch, shape))
         if view is None:
             memory = self._memory.get(key)
             if memory is None:
                 memory = self._memory[key] = self.ops.empty((self.runs * self.capacity * prod(shape),))
             view = memory[: self.runs * batch * prod(shape)].reshape(self.runs, batch, *shape)
-            self._views[key, batch] = view
+            self._views[key, batch, shape] = view
         return view
 
 

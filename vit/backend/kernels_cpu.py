@@ -1,4 +1,4 @@
-"""Fused CPU kernels in Numba: one run, one lane, no allocation, the GIL released.
+"""Fused CPU kernels in Numba: one run, one lane, in place, the GIL released.
 
 Each function is the fused form of the `Ops` method of the same name, on the arrays of a single run: tokens (M, D)
 where `Ops` has (R, B, N, D). Arrays come first, then whole numbers, then real numbers, as in an instruction of a tape.
@@ -13,7 +13,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-# No `ninf`: infinities must stay what they are. `nnan` lets maxima vectorise; NaNs still reach the loss.
+# No `ninf`: infinities must stay what they are. `nnan` lets maxima vectorise; that a NaN still comes out as a NaN is
+# then no promise of the compiler's, and the tests check it.
 _FAST = {"reassoc", "nsz", "arcp", "contract", "nnan"}
 _jit = numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
 
@@ -367,12 +368,12 @@ def sum_of_squares(x):
 @_jit
 def adamw(parameters, gradient, first, second, scale, shrink, rate, beta1, beta2, correction, epsilon):
     t = parameters.dtype.type
-    one = t(1)
-    s, k, a, b1, b2, c, e = t(scale), t(shrink), t(rate), t(beta1), t(beta2), t(correction), t(epsilon)
+    s, k, a, c, e = t(scale), t(shrink), t(rate), t(correction), t(epsilon)
+    b1, b2, rest1, rest2 = t(beta1), t(beta2), t(1 - beta1), t(1 - beta2)
     for i in range(parameters.size):
         g = gradient[i] * s
-        m = b1 * first[i] + (one - b1) * g
-        v = b2 * second[i] + (one - b2) * g * g
+        m = b1 * first[i] + rest1 * g
+        v = b2 * second[i] + rest2 * g * g
         first[i] = m
         second[i] = v
         parameters[i] = parameters[i] * k - a * m / (np.sqrt(v) * c + e)

@@ -15,6 +15,11 @@ from vit.backend.tape import KERNELS, Opcode, Tape
 Array = np.ndarray[Any, Any]
 
 
+def _view(x: Array, *shape: int) -> Array:
+    """`x` in another shape. ValueError where that takes a copy: what a kernel writes must not be lost."""
+    return x.reshape(shape, copy=False)
+
+
 class NumpyOps(Ops):
     """`Ops` on NumPy arrays with fused kernels for float32 and float64."""
 
@@ -34,6 +39,10 @@ class NumpyOps(Ops):
         else:
             self.tape.append(opcode, arrays, ints, floats)
 
+    def _refuse_tape(self, name: str) -> None:
+        if self.tape is not None:
+            raise ValueError(f"{name}: a tape cannot hold it")
+
     def matmul(
         self, a: Array, b: Array, *, trans_a: bool = False, trans_b: bool = False, out: Array | None = None
     ) -> Array:
@@ -48,21 +57,21 @@ class NumpyOps(Ops):
 
     def add_bias(self, x: Array, bias: Array) -> Array:
         for run, b in zip(x, bias, strict=True):
-            self._launch(Opcode.ADD_BIAS, (run.reshape(-1, b.size), b))
+            self._launch(Opcode.ADD_BIAS, (_view(run, -1, b.size), b))
         return x
 
     def sum_tokens(self, dy: Array, out: Array) -> Array:
         for run, o in zip(dy, out, strict=True):
-            self._launch(Opcode.SUM_TOKENS, (run.reshape(-1, o.size), o))
+            self._launch(Opcode.SUM_TOKENS, (_view(run, -1, o.size), o))
         return out
 
     def add_table(self, x: Array, table: Array) -> None:
         for r, run in enumerate(x):
-            self._launch(Opcode.ADD_BIAS, (run.reshape(len(run), -1), table[r % len(table)].reshape(-1)))
+            self._launch(Opcode.ADD_BIAS, (_view(run, len(run), -1), _view(table[r % len(table)], -1)))
 
     def sum_images(self, dy: Array, out: Array) -> None:
         for run, o in zip(dy, out, strict=True):
-            self._launch(Opcode.SUM_TOKENS, (run.reshape(len(run), -1), o.reshape(-1)))
+            self._launch(Opcode.SUM_TOKENS, (_view(run, len(run), -1), _view(o, -1)))
 
     def mean_tokens(self, x: Array, out: Array) -> None:
         for run, o in zip(x, out, strict=True):
@@ -80,7 +89,7 @@ class NumpyOps(Ops):
                 self.tape.append_copy(s, o)
 
     def fill(self, out: Array, value: float) -> None:
-        self._launch(Opcode.FILL, (out.reshape(-1),), (), (value,))
+        self._launch(Opcode.FILL, (_view(out, -1),), (), (value,))
 
     def residual_layer_norm(
         self,
@@ -97,17 +106,17 @@ class NumpyOps(Ops):
     ) -> None:
         width = x.shape[-1]
         for r in range(len(x)):
-            tokens = stream[r].reshape(-1, width)
+            tokens = _view(stream[r], -1, width)
             arrays = (
-                x[r].reshape(-1, width),
-                tokens if branch is None else branch[r].reshape(-1, width),
+                _view(x[r], -1, width),
+                tokens if branch is None else _view(branch[r], -1, width),
                 weight[r] if branch_bias is None else branch_bias[r],
                 weight[r],
                 bias[r],
                 tokens,
-                out[r].reshape(-1, width),
-                mean[r].reshape(-1),
-                rstd[r].reshape(-1),
+                _view(out[r], -1, width),
+                _view(mean[r], -1),
+                _view(rstd[r], -1),
             )
             self._launch(Opcode.RESIDUAL_LAYER_NORM, arrays, (int(branch is not None),), (LAYER_NORM_EPSILON,))
 
@@ -129,12 +138,12 @@ class NumpyOps(Ops):
             dbranch_bias = np.empty_like(dbias)
         for r in range(len(dout)):
             arrays = (
-                dout[r].reshape(-1, width),
-                dstream[r].reshape(-1, width),
-                stream[r].reshape(-1, width),
+                _view(dout[r], -1, width),
+                _view(dstream[r], -1, width),
+                _view(stream[r], -1, width),
                 weight[r],
-                mean[r].reshape(-1),
-                rstd[r].reshape(-1),
+                _view(mean[r], -1),
+                _view(rstd[r], -1),
                 dweight[r],
                 dbias[r],
                 dbranch_bias[r],
@@ -144,51 +153,53 @@ class NumpyOps(Ops):
     def bias_gelu(self, x: Array, bias: Array, *, out: Array, derivative: bool) -> None:
         opcode = Opcode.BIAS_GELU_DERIVATIVE if derivative else Opcode.BIAS_GELU
         for run, b, o in zip(x, bias, out, strict=True):
-            self._launch(opcode, (run.reshape(-1, b.size), b, o.reshape(-1, b.size)))
+            self._launch(opcode, (_view(run, -1, b.size), b, _view(o, -1, b.size)))
 
     def bias_gelu_backward(self, dy: Array, derivative: Array, *, dbias: Array) -> Array:
         for run, d, db in zip(dy, derivative, dbias, strict=True):
-            self._launch(Opcode.BIAS_GELU_BACKWARD, (run.reshape(-1, db.size), d.reshape(-1, db.size), db))
+            self._launch(Opcode.BIAS_GELU_BACKWARD, (_view(run, -1, db.size), _view(d, -1, db.size), db))
         return dy
 
     def qkv_bias(self, qkv: Array, bias: Array, scale: float) -> None:
         for run, b in zip(qkv, bias, strict=True):
-            self._launch(Opcode.QKV_BIAS, (run.reshape(-1, b.size), b), (), (scale,))
+            self._launch(Opcode.QKV_BIAS, (_view(run, -1, b.size), b), (), (scale,))
 
     def qkv_bias_backward(self, dqkv: Array, scale: float, *, dbias: Array) -> None:
         for run, db in zip(dqkv, dbias, strict=True):
-            self._launch(Opcode.QKV_BIAS_BACKWARD, (run.reshape(-1, db.size), db), (), (scale,))
+            self._launch(Opcode.QKV_BIAS_BACKWARD, (_view(run, -1, db.size), db), (), (scale,))
 
     def qkv_bias_rotate(self, qkv: Array, bias: Array, scale: float, cos: Array, sin: Array, prefix: int) -> None:
         for run, b in zip(qkv, bias, strict=True):
-            arrays = (run.reshape(*run.shape[:2], b.size), b, cos, sin)
+            arrays = (_view(run, *run.shape[:2], b.size), b, cos, sin)
             self._launch(Opcode.QKV_BIAS_ROTATE, arrays, (prefix, cos.shape[1]), (scale,))
 
     def qkv_bias_rotate_backward(
         self, dqkv: Array, scale: float, cos: Array, sin: Array, prefix: int, *, dbias: Array
     ) -> None:
         for run, db in zip(dqkv, dbias, strict=True):
-            arrays = (run.reshape(*run.shape[:2], db.size), db, cos, sin)
+            arrays = (_view(run, *run.shape[:2], db.size), db, cos, sin)
             self._launch(Opcode.QKV_BIAS_ROTATE_BACKWARD, arrays, (prefix, cos.shape[1]), (scale,))
 
     def softmax(self, x: Array) -> Array:
-        self._launch(Opcode.SOFTMAX, (x.reshape(-1, x.shape[-1]),))
+        self._launch(Opcode.SOFTMAX, (_view(x, -1, x.shape[-1]),))
         return x
 
     def softmax_backward(self, dy: Array, y: Array) -> Array:
-        self._launch(Opcode.SOFTMAX_BACKWARD, (dy.reshape(-1, dy.shape[-1]), y.reshape(-1, y.shape[-1])))
+        self._launch(Opcode.SOFTMAX_BACKWARD, (_view(dy, -1, dy.shape[-1]), _view(y, -1, y.shape[-1])))
         return dy
 
     def cross_entropy(self, logits: Array, targets: Array, scale: float, *, losses: Array, dlogits: Array) -> None:
         classes = logits.shape[-1]
-        flat = [x.reshape(-1, classes) for x in (logits, targets, dlogits)]
-        self._launch(Opcode.CROSS_ENTROPY, (*flat, losses.reshape(-1)), (), (scale,))
+        flat = [_view(x, -1, classes) for x in (logits, targets, dlogits)]
+        self._launch(Opcode.CROSS_ENTROPY, (*flat, _view(losses, -1)), (), (scale,))
 
     def add(self, x: Array, y: Array) -> None:
-        for a, b in zip(x, y, strict=True):
-            self._launch(Opcode.ADD, (a, b))
+        self._refuse_tape("add")
+        for a, b in zip(np.atleast_2d(x), np.atleast_2d(y), strict=True):
+            self._launch(Opcode.ADD, (_view(a, -1), _view(b, -1)))
 
     def sum_of_squares(self, x: Array) -> Array:
+        self._refuse_tape("sum_of_squares")
         return np.array([KERNELS[Opcode.SUM_OF_SQUARES](run) for run in x])
 
     def adamw(
@@ -205,6 +216,7 @@ class NumpyOps(Ops):
         epsilon: float,
         step: int,
     ) -> None:
+        self._refuse_tape("adamw")
         beta1, beta2 = betas
         for r in range(len(parameters)):
             floats = (

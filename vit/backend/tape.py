@@ -86,20 +86,22 @@ class Tape:
         self._floats: list[list[float]] = []
         self._arrays: list[Array] = []
         self._code: Array | None = None
+        self._reals: Array | None = None
         self._products: Tape | None = None
 
     def append(
         self, opcode: Opcode, arrays: Sequence[Array], ints: Sequence[int] = (), floats: Sequence[float] = ()
     ) -> None:
         """An instruction on contiguous arrays; the shape of the first (padded to three sizes) goes with it."""
-        for array in arrays:
-            if array.dtype != self.dtype or not array.flags.c_contiguous:
-                raise ValueError(f"{opcode.name}: a tape takes contiguous arrays of {self.dtype}")
+        if not all(array.flags.c_contiguous and array.dtype == self.dtype for array in arrays):
+            raise ValueError(f"{opcode.name}: a tape takes contiguous arrays of {self.dtype}")
         shape = [*arrays[0].shape, 0, 0][:3]
         self._append(opcode, arrays, [*shape, *ints], floats)
 
     def append_matmul(self, a: Array, b: Array, out: Array) -> None:
         """out = a @ b over the last two axes, for each index of up to three axes before them; views allowed."""
+        if a.shape[-1] != b.shape[-2] or out.shape[-2:] != (a.shape[-2], b.shape[-1]) or out.ndim > 5:
+            raise ValueError(f"matmul: {a.shape} times {b.shape} does not give {out.shape} on a tape")
         lead = (1, 1, 1, *out.shape[:-2])[-3:]
         a, b, out = (np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (a, b, out))
         (trans_a, lda), (trans_b, ldb), (trans_out, ldc) = map(_leading, (a, b, out))
@@ -113,6 +115,10 @@ class Tape:
     def append_copy(self, source: Array, out: Array) -> None:
         """out = source for views (B, n, D) whose (n, D) parts are contiguous; a stride of 0 repeats an image."""
         images, tokens, width = out.shape
+        if source.shape != out.shape or not all(x[:1].flags.c_contiguous for x in (source, out)):
+            raise ValueError(
+                f"copy: from {source.shape} to {out.shape}, valid are views of one shape whose images are contiguous"
+            )
         strides = [x.strides[0] // x.itemsize for x in (source, out)]
         self._append(Opcode.COPY, (source, out), [images, tokens * width, *strides])
 
@@ -137,6 +143,10 @@ class Tape:
     def _append(
         self, opcode: Opcode, arrays: Sequence[Array], ints: Sequence[int], floats: Sequence[float] = ()
     ) -> None:
+        if any(array.dtype != self.dtype for array in arrays):
+            raise ValueError(f"{opcode.name}: this tape takes arrays of {self.dtype}")
+        if self._code is not None or self._products is not None:
+            raise ValueError("a tape takes no more instructions once it was replayed")
         pointers = [array.__array_interface__["data"][0] for array in arrays]
         self._rows.append([opcode, *pointers, *[0] * (POINTERS - len(pointers)), *ints, *[0] * (INTS - len(ints))])
         self._floats.append([*floats, *[0.0] * (FLOATS - len(floats))])
@@ -145,12 +155,12 @@ class Tape:
 
 def _leading(matrix: Array) -> tuple[bool, int]:
     """Whether the last two axes are transposed in memory, and the distance of rows (or columns) in elements."""
-    rows, columns = (s // matrix.itemsize for s in matrix.strides[-2:])
-    if columns == 1 or matrix.shape[-1] == 1:
-        return False, max(rows, matrix.shape[-1])
-    if rows == 1 or matrix.shape[-2] == 1:
-        return True, max(columns, matrix.shape[-2])
-    raise ValueError("matmul: one of the last two axes must be contiguous")
+    (height, width), (rows, columns) = matrix.shape[-2:], (s // matrix.itemsize for s in matrix.strides[-2:])
+    if (columns == 1 or width == 1) and (rows >= width or height == 1):
+        return False, max(rows, width)
+    if (rows == 1 or height == 1) and (columns >= height or width == 1):
+        return True, max(columns, height)
+    raise ValueError("matmul: one of the last two axes must be contiguous, and no row or column repeated")
 
 
 _GEMM = {

@@ -24,7 +24,8 @@ class Position:
 
     description: ClassVar[str]
     traceable: ClassVar[bool] = False
-    """True where the hooks compute with the methods of `ops` alone, so that a step can be captured once and replayed.
+    """True where the hooks compute with those methods of `ops` alone that a tape can hold, on whole arrays, so that a
+    step can be captured once and replayed; a method that a tape cannot hold raises.
 
     An encoding that computes with array expressions of its own leaves it False: it works the same, only slower.
     """
