@@ -17,6 +17,7 @@ from numba.core import cgutils
 from numba.extending import get_cython_function_address, intrinsic
 
 from vit.backend import kernels_cpu as kernels
+from vit.backend.gemm import buffer_bytes, gemm, is_faster, pointer
 
 Array = np.ndarray[Any, Any]
 
@@ -41,9 +42,10 @@ class Opcode(IntEnum):
     SOFTMAX = 16
     SOFTMAX_BACKWARD = 17
     CROSS_ENTROPY = 18
-    ADD = 19
-    SUM_OF_SQUARES = 20
-    ADAMW = 21
+    GEMM = 19
+    ADD = 20
+    SUM_OF_SQUARES = 21
+    ADAMW = 22
 
 
 (
@@ -66,10 +68,13 @@ class Opcode(IntEnum):
     SOFTMAX,
     SOFTMAX_BACKWARD,
     CROSS_ENTROPY,
-) = range(19)
+    GEMM,
+) = range(20)
+
+PRODUCTS = (Opcode.MATMUL, Opcode.GEMM)
 
 KERNELS: dict[Opcode, Callable[..., Any]] = {
-    opcode: getattr(kernels, opcode.name.lower()) for opcode in Opcode if opcode > Opcode.COPY
+    opcode: getattr(kernels, opcode.name.lower()) for opcode in Opcode if opcode not in (MATMUL, COPY, GEMM)
 }
 """What runs an opcode outside a tape; products and copies are NumPy's there."""
 
@@ -88,6 +93,7 @@ class Tape:
         self._code: Array | None = None
         self._reals: Array | None = None
         self._products: Tape | None = None
+        self._buffer = np.empty(0, dtype=np.uint8)
 
     def append(
         self, opcode: Opcode, arrays: Sequence[Array], ints: Sequence[int] = (), floats: Sequence[float] = ()
@@ -107,10 +113,14 @@ class Tape:
         (trans_a, lda), (trans_b, ldb), (trans_out, ldc) = map(_leading, (a, b, out))
         if trans_out:
             raise ValueError("matmul: the rows of an out array must be contiguous")
-        sizes = [lead[1], lead[2], *out.shape[-2:], a.shape[-1], lda, ldb, ldc, trans_a, trans_b]
+        (rows, columns), inner = out.shape[-2:], a.shape[-1]
+        opcode = Opcode.GEMM if is_faster(rows, columns, inner, trans_a) else Opcode.MATMUL
+        if opcode is Opcode.GEMM and self._buffer.size < buffer_bytes(rows, self.dtype.itemsize):
+            self._buffer = np.empty(buffer_bytes(rows, self.dtype.itemsize), dtype=np.uint8)
+        sizes = [lead[1], lead[2], rows, columns, inner, lda, ldb, ldc, trans_a, trans_b]
         for matrices in zip(a, b, out, strict=True):
             strides = [stride // m.itemsize for m in matrices for stride in m.strides[:2]]
-            self._append(Opcode.MATMUL, matrices, [*sizes, *strides])
+            self._append(opcode, matrices, [*sizes, *strides])
 
     def append_copy(self, source: Array, out: Array) -> None:
         """out = source for views (B, n, D) whose (n, D) parts are contiguous; a stride of 0 repeats an image."""
@@ -127,15 +137,17 @@ class Tape:
         if self._code is None:
             self._code = np.array(self._rows, dtype=np.int64).reshape(-1, 1 + POINTERS + INTS)
             self._reals = np.array(self._floats, dtype=np.float64).reshape(-1, FLOATS)
-        replay(self._code, self._reals, _GEMM[self.dtype.char], self.dtype.itemsize, self.dtype.type(1))
+        buffer = self._buffer.__array_interface__["data"][0]
+        replay(self._code, self._reals, _BLAS[self.dtype.char], buffer, self.dtype.itemsize, self.dtype.type(1))
 
     def products(self) -> "Tape":
         """The matrix products alone, to measure their share."""
         if self._products is None:
             self._products = Tape(self.dtype)
             self._products._arrays = self._arrays
+            self._products._buffer = self._buffer
             for row, floats in zip(self._rows, self._floats, strict=True):
-                if row[0] == Opcode.MATMUL:
+                if row[0] in PRODUCTS:
                     self._products._rows.append(row)
                     self._products._floats.append(floats)
         return self._products
@@ -163,22 +175,14 @@ def _leading(matrix: Array) -> tuple[bool, int]:
     raise ValueError("matmul: one of the last two axes must be contiguous, and no row or column repeated")
 
 
-_GEMM = {
+_BLAS = {
     np.dtype(dtype).char: get_cython_function_address("scipy.linalg.cython_blas", name)
     for dtype, name in (("float32", "sgemm"), ("float64", "dgemm"))
 }
 
 
 @intrinsic
-def _pointer(typing_context, address, unit):
-    def codegen(context, builder, signature, args):
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(unit)(types.int64, unit), codegen
-
-
-@intrinsic
-def _gemm(typing_context, function, trans_a, trans_b, m, n, k, a, lda, b, ldb, c, ldc, unit):
+def _blas_gemm(typing_context, function, trans_a, trans_b, m, n, k, a, lda, b, ldb, c, ldc, unit):
     """Fortran's C (m, n) = op(A) op(B), matrices by address, letters as character codes."""
 
     def codegen(context, builder, signature, args):
@@ -206,62 +210,59 @@ def _gemm(typing_context, function, trans_a, trans_b, m, n, k, a, lda, b, ldb, c
 
 @numba.njit(nogil=True, cache=True)
 def _vector(address, size, unit):
-    return numba.carray(_pointer(address, unit), size)
+    return numba.carray(pointer(address, unit), size)
 
 
 @numba.njit(nogil=True, cache=True)
 def _matrix(address, shape, unit):
-    return numba.carray(_pointer(address, unit), (shape[0], shape[1]))
+    return numba.carray(pointer(address, unit), (shape[0], shape[1]))
 
 
 @numba.njit(nogil=True, cache=True)
 def _cube(address, shape, unit):
-    return numba.carray(_pointer(address, unit), (shape[0], shape[1], shape[2]))
+    return numba.carray(pointer(address, unit), (shape[0], shape[1], shape[2]))
 
 
 @numba.njit(nogil=True, cache=True)
 def _plane(address, shape, unit):
     """The first and last of three sizes."""
-    return numba.carray(_pointer(address, unit), (shape[0], shape[2]))
+    return numba.carray(pointer(address, unit), (shape[0], shape[2]))
 
 
 @numba.njit(nogil=True, cache=True)
-def _matmul(pointers, ints, gemm, size, unit):
-    outer, middle, rows, columns, inner, lda, ldb, ldc = (
-        ints[0],
-        ints[1],
-        ints[2],
-        ints[3],
-        ints[4],
-        ints[5],
-        ints[6],
-        ints[7],
-    )
-    # Row-major out = a b is column-major out^T = b^T a^T.
-    letter_a = 84 if ints[8] else 78  # "T", "N"
-    letter_b = 84 if ints[9] else 78
+def _matmul(pointers, ints, own, blas, buffer, size, unit):
+    outer, middle, rows, columns, inner = ints[0], ints[1], ints[2], ints[3], ints[4]
+    lda, ldb, ldc, trans_a, trans_b = ints[5], ints[6], ints[7], ints[8], ints[9]
+    row_a, column_a = (1, lda) if trans_a else (lda, 1)
+    row_b, column_b = (1, ldb) if trans_b else (ldb, 1)
+    # Row-major out = a b is column-major out^T = b^T a^T. The letters are "T" and "N".
+    letter_a = 84 if trans_a else 78
+    letter_b = 84 if trans_b else 78
     for i in range(outer):
         for j in range(middle):
             a = pointers[0] + size * (i * ints[10] + j * ints[11])
             b = pointers[1] + size * (i * ints[12] + j * ints[13])
             c = pointers[2] + size * (i * ints[14] + j * ints[15])
-            _gemm(gemm, letter_b, letter_a, columns, rows, inner, b, ldb, a, lda, c, ldc, unit)
+            if own:
+                gemm(a, row_a, column_a, b, row_b, column_b, c, ldc, rows, columns, inner, buffer, size, unit)
+            else:
+                _blas_gemm(blas, letter_b, letter_a, columns, rows, inner, b, ldb, a, lda, c, ldc, unit)
 
 
 @numba.njit(nogil=True, cache=True)
-def replay(code, reals, gemm, itemsize, unit):
+def replay(code, reals, blas, buffer, itemsize, unit):
     for row in range(len(code)):
         opcode = code[row, 0]
         p = code[row, 1 : 1 + POINTERS]
         n = code[row, 1 + POINTERS :]
         f = reals[row]
-        if opcode == MATMUL:
-            _matmul(p, n, gemm, itemsize, unit)
+        if opcode in (MATMUL, GEMM):
+            _matmul(p, n, opcode == GEMM, blas, buffer, itemsize, unit)
         elif opcode == COPY:
             images, size = n[0], n[1]
             for i in range(images):
-                source = numba.carray(_pointer(p[0] + itemsize * i * n[2], unit), size)
-                numba.carray(_pointer(p[1] + itemsize * i * n[3], unit), size)[:] = source
+                source = numba.carray(pointer(p[0] + itemsize * i * n[2], unit), size)
+                numba.carray(pointer(p[1] + itemsize * i * n[3], unit), size)[:] = source
         elif opcode == FILL:
             kernels.fill(_vector(p[0], n[0], unit), f[0])
         elif opcode == ADD_BIAS:
@@ -311,8 +312,8 @@ def replay(code, reals, gemm, itemsize, unit):
         elif opcode in (QKV_BIAS_ROTATE, QKV_BIAS_ROTATE_BACKWARD):
             table = (n[1] - n[3], n[4])
             qkv, bias = _cube(p[0], n, unit), _vector(p[1], n[2], unit)
-            cos = numba.carray(_pointer(p[2], unit), table)
-            sin = numba.carray(_pointer(p[3], unit), table)
+            cos = numba.carray(pointer(p[2], unit), table)
+            sin = numba.carray(pointer(p[3], unit), table)
             if opcode == QKV_BIAS_ROTATE:
                 kernels.qkv_bias_rotate(qkv, bias, cos, sin, n[3], n[4], f[0])
             else:
