@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from vit import ViT, ViTConfig, cost, get_ops, one_hot
 from vit.engine import Engine, Training
 
 WARM_UP_STEPS = 3
+PAUSE = 0.003
+"""Seconds before each timed step, so that no thread of the one before still spins."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,10 @@ class Speed:
     """10^9 floating-point operations of the matrix products a second."""
     products_share: float | None
     """The time of the matrix products alone over that of the step; None where a step is not captured on a tape."""
-    peak_mb: float
-    """Largest resident memory of the process so far, in 2^20 bytes."""
+    peer_milliseconds: float | None = None
+    """Of a peer's steps, taken in turn with these; None without a peer."""
+    ratio: float | None = None
+    """Median over pairs of this step's time over the peer's."""
 
 
 class Stepper:
@@ -52,32 +57,33 @@ class Stepper:
         return self.engine.replay_products(self.images.shape[1])
 
 
-def measure(
-    config: ViTConfig, *, batch_size: int, seconds: float, backend: str = "numpy", threads: int | None = None
-) -> Speed:
-    """Steps and products in turn for `seconds`."""
-    stepper = Stepper(config, batch_size, backend, threads)
+def measure(stepper: Stepper, *, batch_size: int, seconds: float, peer: Callable[[], object] | None = None) -> Speed:
+    """Steps, products, and the steps of a peer where there is one, in turn for `seconds`."""
+    works = [stepper.step, stepper.products, *([peer] if peer else [])]
     for _ in range(WARM_UP_STEPS):
-        stepper.step()
-        separable = stepper.products()
-    steps: list[float] = []
-    products: list[float] = []
+        for work in works:
+            work()
+    separable = stepper.products()
+    rows: list[list[float]] = []
     end = time.perf_counter() + seconds
-    while not steps or time.perf_counter() < end:
-        start = time.perf_counter()
-        stepper.step()
-        between = time.perf_counter()
-        stepper.products()
-        steps.append(between - start)
-        products.append(time.perf_counter() - between)
-    step = float(np.median(steps))
+    while not rows or time.perf_counter() < end:
+        row = []
+        for work in works:
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            work()
+            row.append(time.perf_counter() - start)
+        rows.append(row)
+    times = np.array(rows)
+    step = float(np.median(times[:, 0]))
     return Speed(
-        steps=len(steps),
+        steps=len(rows),
         milliseconds=step * 1e3,
         images_per_s=batch_size / step,
         gflops=stepper.flops / step / 1e9,
-        products_share=float(np.median(np.divide(products, steps))) if separable else None,
-        peak_mb=peak_mb(),
+        products_share=float(np.median(times[:, 1] / times[:, 0])) if separable else None,
+        peer_milliseconds=float(np.median(times[:, 2])) * 1e3 if peer else None,
+        ratio=float(np.median(times[:, 0] / times[:, 2])) if peer else None,
     )
 
 

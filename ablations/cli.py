@@ -171,7 +171,7 @@ def _carry_out(
     console, store = _console(), Store(runs)
     backend = study.resolve_backend(backend)
     study.resolve_workers(workers, runs=1, backend=backend)
-    plan = study.make_plan(grid, study=name, data_dir=data_dir, command=shlex.join(["vitab", *sys.argv[1:]]))
+    plan = study.make_plan(grid, study=name, data_dir=data_dir, command=rerun_command(sys.argv[1:]))
     if warning := study.power_warning(grid):
         typer.echo(f"warning: {warning}", err=True)
     arms = study.survey(plan, store, data_dir=data_dir)
@@ -367,15 +367,25 @@ def bench(
         )
     except ConfigError as error:
         raise UsageError(str(error)) from error
-    from ablations.bench import measure
+    from ablations.bench import Stepper, measure, peak_mb
 
-    chosen, threads = resolve_backend(backend), available_cores()
-    speed = measure(model, batch_size=batch, seconds=seconds, backend=chosen, threads=threads)
+    stepper = Stepper(model, batch, resolve_backend(backend), available_cores())
+    stepper.step()
+    peak, peer = peak_mb(), None
+    try:
+        from benchmarks.torch_peer import TorchStepper
+
+        peer = TorchStepper(model, stepper.images[0], stepper.targets[0], compiled=False).step
+    except ModuleNotFoundError:
+        typer.echo("PyTorch is not installed, so there is nothing to compare with", err=True)
+    speed = measure(stepper, batch_size=batch, seconds=seconds, peer=peer)
     share = "" if speed.products_share is None else f", {speed.products_share:.0%} of it matrix products"
     typer.echo(
         f"vitab    {speed.milliseconds:.2f} ms/step (median of {speed.steps}){share}, "
-        f"{speed.images_per_s:,.0f} images/s, {speed.gflops:.1f} GFLOP/s, {speed.peak_mb:,.0f} MB at the peak"
+        f"{speed.images_per_s:,.0f} images/s, {speed.gflops:.1f} GFLOP/s, {peak:,.0f} MB at the peak"
     )
+    if speed.ratio is not None:
+        typer.echo(f"PyTorch  {speed.peer_milliseconds:.2f} ms/step, eager; vitab takes {speed.ratio:.2f} of its time")
 
 
 @app.command()
@@ -388,6 +398,22 @@ def doctor() -> None:
         typer.echo(line)
     if report.missing:
         stop(f"missing: {', '.join(report.missing)}; install with: {report.remedy}", FAILED)
+
+
+LOCAL = ("--runs", "--data-dir", "--workers", "--backend")
+"""Options that say where and how, on one machine, and change no result."""
+
+
+def rerun_command(arguments: list[str]) -> str:
+    """The command that anybody would type for the same study: without what concerns this machine alone."""
+    kept: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument in LOCAL:
+            next(left, None)
+        elif argument not in ("-q", "--quiet") and not argument.startswith(tuple(f"{name}=" for name in LOCAL)):
+            kept.append(argument)
+    return shlex.join(["vitab", *kept])
 
 
 def _last_study(store: Any) -> str:

@@ -123,6 +123,7 @@ def render(results: Results, analysis: Analysis, drawn: Sequence[Picture]) -> st
         runs=_runs(results),
         mixed=_code_versions(results),
         command=command,
+        fetched=set(results.runs["data"]) != {"digits"},
     )
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 

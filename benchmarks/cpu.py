@@ -19,11 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ablations.bench import Stepper, peak_mb
+from ablations.bench import PAUSE, Stepper, peak_mb
 from benchmarks.shapes import POSITIONS, SHAPES
-
-PAUSE = 0.003
-"""Seconds between two timed steps."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import fake_trainer
 import pytest
 from typer.testing import CliRunner
 
-from ablations.cli import app
+from ablations.cli import app, rerun_command
 from ablations.store import Store
 
 SMOKE = ["run", "--grid", "smoke", "--set", "per_class=5", "--workers", "1"]
@@ -330,3 +330,20 @@ def test_no_command_prints_help():
 
 def test_the_version():
     assert vitab("--version").stdout.startswith("vitab ")
+
+
+def test_the_command_of_a_study_leaves_out_what_concerns_one_machine():
+    given = [
+        "run",
+        "--grid",
+        "rope",
+        "--data-dir",
+        "/mine",
+        "--runs=elsewhere",
+        "-q",
+        "--workers",
+        "2",
+        "--set",
+        "a=b c",
+    ]
+    assert rerun_command(given) == "vitab run --grid rope --set 'a=b c'"
