@@ -13,6 +13,7 @@ from vit import ViT, ViTConfig, cost, get_ops, one_hot
 from vit.engine import Engine, Training
 
 WARM_UP_STEPS = 3
+LEAST_ROUNDS = 5
 PAUSE = 0.003
 """Seconds before each timed step, so that no thread of the one before still spins."""
 
@@ -30,8 +31,8 @@ class Speed:
     """The time of the matrix products alone over that of the step; None where a step is not captured on a tape."""
     peer_milliseconds: float | None = None
     """Of a peer's steps, taken in turn with these; None without a peer."""
-    ratio: float | None = None
-    """Median over pairs of this step's time over the peer's."""
+    ratio: tuple[float, float, float] | None = None
+    """Of this step's time over the peer's: the median over pairs, and the middle 90 % of them."""
 
 
 class Stepper:
@@ -66,7 +67,7 @@ def measure(stepper: Stepper, *, batch_size: int, seconds: float, peer: Callable
     separable = stepper.products()
     rows: list[list[float]] = []
     end = time.perf_counter() + seconds
-    while not rows or time.perf_counter() < end:
+    while len(rows) < LEAST_ROUNDS or time.perf_counter() < end:
         row = []
         for work in works:
             time.sleep(PAUSE)
@@ -83,7 +84,7 @@ def measure(stepper: Stepper, *, batch_size: int, seconds: float, peer: Callable
         gflops=stepper.flops / step / 1e9,
         products_share=float(np.median(times[:, 1] / times[:, 0])) if separable else None,
         peer_milliseconds=float(np.median(times[:, 2])) * 1e3 if peer else None,
-        ratio=float(np.median(times[:, 0] / times[:, 2])) if peer else None,
+        ratio=tuple(np.quantile(times[:, 0] / times[:, 2], (0.5, 0.05, 0.95)).tolist()) if peer else None,
     )
 
 

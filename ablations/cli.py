@@ -372,12 +372,16 @@ def bench(
     stepper = Stepper(model, batch, resolve_backend(backend), available_cores())
     stepper.step()
     peak, peer = peak_mb(), None
-    try:
-        from benchmarks.torch_peer import TorchStepper
+    if stepper.model.ops.name == "numpy":
+        try:
+            from benchmarks.torch_peer import TorchStepper
 
-        peer = TorchStepper(model, stepper.images[0], stepper.targets[0], compiled=False).step
-    except ModuleNotFoundError:
-        typer.echo("PyTorch is not installed, so there is nothing to compare with", err=True)
+            peer = TorchStepper(model, stepper.images[0], stepper.targets[0], compiled=False).step
+        except ModuleNotFoundError as error:
+            if error.name not in ("benchmarks", "torch"):
+                raise
+            missing = "PyTorch is not installed" if error.name == "torch" else "this is not a clone with benchmarks/"
+            typer.echo(f"{missing}, so there is nothing to compare with", err=True)
     speed = measure(stepper, batch_size=batch, seconds=seconds, peer=peer)
     share = "" if speed.products_share is None else f", {speed.products_share:.0%} of it matrix products"
     typer.echo(
@@ -385,7 +389,11 @@ def bench(
         f"{speed.images_per_s:,.0f} images/s, {speed.gflops:.1f} GFLOP/s, {peak:,.0f} MB at the peak"
     )
     if speed.ratio is not None:
-        typer.echo(f"PyTorch  {speed.peer_milliseconds:.2f} ms/step, eager; vitab takes {speed.ratio:.2f} of its time")
+        median, low, high = speed.ratio
+        typer.echo(
+            f"PyTorch  {speed.peer_milliseconds:.2f} ms/step, eager; vitab takes {median:.2f} of its time "
+            f"({low:.2f} to {high:.2f} in 90 % of pairs)"
+        )
 
 
 @app.command()

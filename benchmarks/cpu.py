@@ -190,16 +190,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     shapes, positions = (["digits"], ["rope"]) if options.quick else (options.shapes, options.positions)
     seconds = 2.0 if options.quick else options.seconds
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        about = options.json.with_name(f"{options.json.stem}.machine.json")
+        about.write_text(json.dumps(environment(), indent=2) + "\n")
     records = []
     for shape in shapes:
         for position in positions:
             records.append(measure(shape, position, seconds=seconds, compiled=not options.quick))
             print(f"{shape}, {position}: {records[-1].vitab_ms:.2f} ms", file=sys.stderr)
+            if options.json:
+                options.json.write_text(json.dumps([asdict(record) for record in records], indent=2) + "\n")
     print(table(records))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(record) for record in records], indent=2) + "\n")
-        about = options.json.with_name(f"{options.json.stem}.machine.json")
-        about.write_text(json.dumps(environment(), indent=2) + "\n")
     return 0
 
 

@@ -63,7 +63,7 @@ BAD = [
         "unknown position 'spiral' (did you mean 'sinusoidal'?); valid: none, learned",
     ),
     (["run", "--grid", "rope", "--data", "digts"], "unknown dataset 'digts' (did you mean 'digits'?); valid: digits"),
-    (["run", "--grid", "rope", "--patch", "3"], "patch_size: 3"),
+    (["run", "--grid", "rope", "--patch", "3"], "error: patch: 3 given, which does not divide"),
     (["run", "--grid", "rope", "--patch", "0"], "patch must be a whole number of 1 or more, got 0"),
     (["run", "--grid", "rope", "--depth", "2,x"], "depth must be a whole number of 1 or more, got 'x'"),
     (["run", "--grid", "rope", "--set", "heads=3"], "multiples of heads (3)"),

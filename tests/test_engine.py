@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from small import batch, build, config
 
-from vit.engine import Engine, Training, _Turn, one_hot
+from vit.engine import Engine, Training, _Turn
 from vit.lane import Lane
+from vit.model import one_hot
 from vit.workspace import Draws
 
 

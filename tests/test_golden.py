@@ -9,7 +9,8 @@ from small import BOTH, distance, worst
 
 from vit import ViT, ViTConfig, get_ops
 from vit.backend import Ops
-from vit.engine import Engine, Training, one_hot
+from vit.engine import Engine, Training
+from vit.model import one_hot
 
 GOLDEN = Path(__file__).parent / "golden"
 TOLERANCE = 1e-9

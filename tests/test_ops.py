@@ -11,7 +11,8 @@ from small import BOTH, batch, config, distance, scrambled
 
 from vit.backend import Ops, get_ops
 from vit.backend.numpy_ops import NumpyOps
-from vit.engine import Engine, Training, one_hot
+from vit.engine import Engine, Training
+from vit.model import one_hot
 
 REFERENCE = Ops(np, "float64")
 FAST = {dtype: get_ops("numpy", dtype) for dtype in ("float32", "float64")}

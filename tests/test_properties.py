@@ -7,7 +7,8 @@ import pytest
 from small import BOTH, POOLS, POSITIONS, batch, build, config, distance, scrambled, without_key_bias, worst
 
 from vit import ConfigError, ViT
-from vit.engine import Engine, Training, one_hot
+from vit.engine import Engine, Training
+from vit.model import one_hot
 from vit.workspace import Draws
 
 TRAINING = Training(learning_rate=0.01, weight_decay=0.05, betas=(0.9, 0.999), eps=1e-8, clip_norm=1.0)

@@ -2,23 +2,31 @@
 
 import gc
 import itertools
+import os
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from operations import CASES, NAMES, Case, Maker, cases_of
 from small import BOTH, batch, config, distance, scrambled, worst
 
+import vit
 from vit import ViT, ViTConfig
 from vit.backend.numpy_ops import NumpyOps
 from vit.backend.tape import Opcode, Tape
+from vit.engine import Engine, Training
 from vit.lane import Lane
 from vit.model import one_hot
 from vit.parameters import Parameter, Views, truncated_normal
 from vit.positions import POSITIONS as REGISTRY
 from vit.positions import Position
 from vit.positions.learned import TABLE_STD
+from vit.positions.rope import RotaryPosition
 from vit.workspace import Draws
 
 DRAWS = Draws((0,), 1, 0)
@@ -420,3 +428,45 @@ class TestRefusals:
         table[...] = 1
         tape.replay()
         assert (x == 1).all()
+
+
+class Shifted(RotaryPosition):
+    """A built-in encoding with a hook of one's own, in plain array expressions."""
+
+    def add_to_scores(self, scores: np.ndarray) -> None:
+        scores -= np.arange(scores.shape[-1])
+
+
+def test_a_hook_added_to_a_built_in_encoding_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REGISTRY, "shifted", Shifted)
+    small = config(position="shifted")
+    model = scrambled(small)
+    images, _ = batch(small, 5)
+    assert not Shifted.traceable
+    assert RotaryPosition.traceable
+    assert distance(Engine(model, Training(), 5).logits(images), model.forward(images)) < 1e-12
+
+
+@pytest.mark.slow
+def test_an_edit_of_a_kernel_reaches_the_compiled_tape(tmp_path: Path) -> None:
+    """Numba's cache stamps a function with its own file alone."""
+    shutil.copytree(Path(vit.__file__).parent, tmp_path / "vit", ignore=shutil.ignore_patterns("__pycache__"))
+    program = (
+        "import numpy as np; from vit import *; from vit.engine import *; "
+        "c = ViTConfig(image_size=4, patch_size=2, channels=1, classes=2, width=8, depth=1, heads=2, init_std=1.0); "
+        "x = np.random.default_rng(0).standard_normal((1, 2, 4, 4, 1)).astype('float32'); "
+        "print(float(Engine(ViT(c, get_ops(), [0]), Training(), 2).logits(x)[0, 0, 0]))"
+    )
+
+    def run() -> float:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-c", program]
+        return float(subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True).stdout)
+
+    before = run()
+    assert run() == before
+    kernels = tmp_path / "vit/backend/kernels_cpu.py"
+    source = kernels.read_text()
+    assert source.count("x[i, j] *= inverse") == 1
+    kernels.write_text(source.replace("x[i, j] *= inverse", "x[i, j] *= inverse * x.dtype.type(0.5)"))
+    assert run() != before

@@ -44,7 +44,10 @@ class ViTConfig:
                 f"valid are {', '.join(map(str, divisors))}"
             )
         if self.width % self.heads:
-            raise ConfigError(f"width: {self.width} given, valid are multiples of heads ({self.heads})")
+            raise ConfigError(
+                f"width: {self.width} given with heads {self.heads}, valid are widths that are multiples of heads "
+                f"({self.heads})"
+            )
         for name in ("mlp_ratio", "init_std"):
             value = getattr(self, name)
             if not _is_number(value) or not value > 0 or (name == "mlp_ratio" and self.hidden < 1):

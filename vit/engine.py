@@ -18,11 +18,11 @@ from vit.backend import Array
 from vit.config import ViTConfig
 from vit.errors import ConfigError
 from vit.lane import Lane
-from vit.model import ViT, one_hot
+from vit.model import ViT
 from vit.optim import AdamW, Training
 from vit.workspace import Draws
 
-__all__ = ["Engine", "Training", "one_hot"]
+__all__ = ["Engine", "Training"]
 
 WORTH_SHARING = 8
 """Slices of the parameters from which on AdamW is shared among the threads."""
@@ -64,11 +64,12 @@ class Engine:
 
         Returns the mean losses (R,) before it. `learning_rate` may be one number or one for each run (R,).
         """
+        self.model.check_images(images)
         batch = images.shape[1]
-        if not batch or targets.shape != (*images.shape[:2], self.model.config.classes):
+        if targets.shape != (*images.shape[:2], self.model.config.classes):
             raise ConfigError(
                 f"targets: shape {tuple(targets.shape)} given with images {tuple(images.shape)}; "
-                f"valid is ({images.shape[0]}, {batch}, {self.model.config.classes}) for a batch of 1 or more"
+                f"valid is ({images.shape[0]}, {batch}, {self.model.config.classes})"
             )
         starts = range(0, batch, self.lane_images)
         losses = self.ops.empty((len(images), batch))
@@ -101,6 +102,7 @@ class Engine:
 
     def logits(self, images: Array) -> Array:
         """Logits (R, n, C) of any number of images (R, n, h, w, channels), without dropout."""
+        self.model.check_images(images)
         count = images.shape[1]
         starts = range(0, count, self.lane_images)
         logits = self.ops.empty((len(images), count, self.model.config.classes))

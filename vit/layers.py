@@ -1,8 +1,8 @@
 """The layers of a Vision Transformer, forward and backward next to each other.
 
 Rules:
-- An argument is never written, with one exception that is named: the gradient of the residual stream, `dstream`, into
-  which a backward pass adds.
+- An argument is never written, with two exceptions that are named: the gradient of the residual stream, `dstream`, into
+  which a backward pass adds, and a branch whose bias is added before it is dropped.
 - A layer writes only its own buffers, made once at the largest batch, and returns them: a result is good until the
   layer (in scratch: a layer of the same role) runs again.
 - Gradients of parameters are overwritten, not accumulated.
@@ -171,7 +171,7 @@ class Dropout:
         return self.ops.xp.multiply(dy, self.keep, out=dx)
 
     def forward_branch(self, branch: Branch, draws: Draws | None) -> Branch:
-        """The branch with its bias added, then dropped; or the branch itself."""
+        """The branch with its bias added in place, then dropped; or the branch itself."""
         if draws is None or not (self.rate or self.path_rate):
             self.keep = None
             return branch

@@ -83,6 +83,8 @@ class ViT:
     def __init__(self, config: ViTConfig, ops: Ops, seeds: Sequence[int]) -> None:
         if not seeds:
             raise ConfigError("seeds: none given, valid is a list of at least one whole number")
+        if min(seeds) < 0:
+            raise ConfigError(f"seeds: {min(seeds)} given, valid are whole numbers from 0")
         self.config, self.ops, self.seeds = config, ops, tuple(seeds)
         self.layout = layout(config)
         self.parameters = initialise(self.layout, ops, self.seeds)
@@ -149,7 +151,8 @@ class ViT:
         for name in expected:
             self.parameters[name][run] = self.ops.asarray(state[name])
 
-    def _own_network(self, images: Array) -> Network:
+    def check_images(self, images: Array) -> None:
+        """Raises ConfigError for images of a shape that is not this model's."""
         c = self.config
         valid = (len(self.seeds), c.image_size, c.image_size, c.channels)
         if images.ndim != 5 or (len(images), *images.shape[2:]) != valid or not images.shape[1]:
@@ -157,6 +160,9 @@ class ViT:
                 f"images: an array of shape {tuple(images.shape)} given, valid is "
                 f"({valid[0]}, batch of 1 or more, {valid[1]}, {valid[2]}, {valid[3]})"
             )
+
+    def _own_network(self, images: Array) -> Network:
+        self.check_images(images)
         if self._network is None or self._network.workspace.capacity < images.shape[1]:
             self._network = self.network(images.shape[1])
         return self._network

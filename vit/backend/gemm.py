@@ -113,7 +113,7 @@ def _tile(rows: int) -> Callable[..., Any]:
 _tile_full, _tile_8, _tile_4, _tile_2, _tile_1 = (_tile(rows) for rows in (ROWS, 8, 4, 2, 1))
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy")
 def _rows_of_tile(left):
     """Rows of the next tile where so many are left."""
     if left >= ROWS:
@@ -123,7 +123,7 @@ def _rows_of_tile(left):
     return 4 if left >= 4 else 2 if left >= 2 else 1
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy")
 def _pack_left(a, column_a, m, depth, block, size, unit):
     """Where rows of op(A) lie side by side: tile after tile, each (depth, rows of the tile)."""
     i = 0
@@ -137,7 +137,7 @@ def _pack_left(a, column_a, m, depth, block, size, unit):
         i += rows
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy")
 def _pack_panel(b, row_b, column_b, depth, columns, panel, size, unit):
     """(depth, columns) of op(B) into lines, filled up with zeros."""
     width = LINE // size
@@ -157,7 +157,7 @@ def _pack_panel(b, row_b, column_b, depth, columns, panel, size, unit):
             packed[p, j] = 0
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy")
 def gemm(a, row_a, column_a, b, row_b, column_b, c, row_c, m, n, k, buffer, size, unit):
     """C (m, n) = op(A) (m, k) op(B) (k, n), by addresses; strides in elements of `size` bytes, of the type of `unit`.
 

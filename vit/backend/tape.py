@@ -7,6 +7,8 @@ than the operations. A tape holds a pass as a table of instructions, an opcode a
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -16,6 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import get_cython_function_address, intrinsic
 
+from vit.backend import gemm as own_product
 from vit.backend import kernels_cpu as kernels
 from vit.backend.gemm import buffer_bytes, gemm, is_faster, pointer
 
@@ -48,33 +51,12 @@ class Opcode(IntEnum):
     ADAMW = 22
 
 
-(
-    MATMUL,
-    COPY,
-    FILL,
-    ADD_BIAS,
-    SUM_TOKENS,
-    MEAN_TOKENS,
-    SPREAD_TOKENS,
-    RESIDUAL_LAYER_NORM,
-    RESIDUAL_LAYER_NORM_BACKWARD,
-    BIAS_GELU,
-    BIAS_GELU_DERIVATIVE,
-    BIAS_GELU_BACKWARD,
-    QKV_BIAS,
-    QKV_BIAS_BACKWARD,
-    QKV_BIAS_ROTATE,
-    QKV_BIAS_ROTATE_BACKWARD,
-    SOFTMAX,
-    SOFTMAX_BACKWARD,
-    CROSS_ENTROPY,
-    GEMM,
-) = range(20)
-
 PRODUCTS = (Opcode.MATMUL, Opcode.GEMM)
 
 KERNELS: dict[Opcode, Callable[..., Any]] = {
-    opcode: getattr(kernels, opcode.name.lower()) for opcode in Opcode if opcode not in (MATMUL, COPY, GEMM)
+    opcode: getattr(kernels, opcode.name.lower())
+    for opcode in Opcode
+    if opcode not in (Opcode.MATMUL, Opcode.COPY, Opcode.GEMM)
 }
 """What runs an opcode outside a tape; products and copies are NumPy's there."""
 
@@ -138,7 +120,7 @@ class Tape:
             self._code = np.array(self._rows, dtype=np.int64).reshape(-1, 1 + POINTERS + INTS)
             self._reals = np.array(self._floats, dtype=np.float64).reshape(-1, FLOATS)
         buffer = self._buffer.__array_interface__["data"][0]
-        replay(self._code, self._reals, _BLAS[self.dtype.char], buffer, self.dtype.itemsize, self.dtype.type(1))
+        _replay(self._code, self._reals, _BLAS[self.dtype.char], buffer, self.dtype.itemsize, self.dtype.type(1))
 
     def products(self) -> "Tape":
         """The matrix products alone, to measure their share."""
@@ -208,28 +190,28 @@ def _blas_gemm(typing_context, function, trans_a, trans_b, m, n, k, a, lda, b, l
     return types.void(*[types.int64] * 12, unit), codegen
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True)
 def _vector(address, size, unit):
     return numba.carray(pointer(address, unit), size)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True)
 def _matrix(address, shape, unit):
     return numba.carray(pointer(address, unit), (shape[0], shape[1]))
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True)
 def _cube(address, shape, unit):
     return numba.carray(pointer(address, unit), (shape[0], shape[1], shape[2]))
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True)
 def _plane(address, shape, unit):
     """The first and last of three sizes."""
     return numba.carray(pointer(address, unit), (shape[0], shape[2]))
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True)
 def _matmul(pointers, ints, own, blas, buffer, size, unit):
     outer, middle, rows, columns, inner = ints[0], ints[1], ints[2], ints[3], ints[4]
     lda, ldb, ldc, trans_a, trans_b = ints[5], ints[6], ints[7], ints[8], ints[9]
@@ -249,84 +231,99 @@ def _matmul(pointers, ints, own, blas, buffer, size, unit):
                 _blas_gemm(blas, letter_b, letter_a, columns, rows, inner, b, ldb, a, lda, c, ldc, unit)
 
 
-@numba.njit(nogil=True, cache=True)
-def replay(code, reals, blas, buffer, itemsize, unit):
-    for row in range(len(code)):
-        opcode = code[row, 0]
-        p = code[row, 1 : 1 + POINTERS]
-        n = code[row, 1 + POINTERS :]
-        f = reals[row]
-        if opcode in (MATMUL, GEMM):
-            _matmul(p, n, opcode == GEMM, blas, buffer, itemsize, unit)
-        elif opcode == COPY:
-            images, size = n[0], n[1]
-            for i in range(images):
-                source = numba.carray(pointer(p[0] + itemsize * i * n[2], unit), size)
-                numba.carray(pointer(p[1] + itemsize * i * n[3], unit), size)[:] = source
-        elif opcode == FILL:
-            kernels.fill(_vector(p[0], n[0], unit), f[0])
-        elif opcode == ADD_BIAS:
-            kernels.add_bias(_matrix(p[0], n, unit), _vector(p[1], n[1], unit))
-        elif opcode == SUM_TOKENS:
-            kernels.sum_tokens(_matrix(p[0], n, unit), _vector(p[1], n[1], unit))
-        elif opcode == MEAN_TOKENS:
-            kernels.mean_tokens(_cube(p[0], n, unit), _plane(p[1], n, unit))
-        elif opcode == SPREAD_TOKENS:
-            kernels.spread_tokens(_cube(p[0], n, unit), _plane(p[1], n, unit))
-        elif opcode == RESIDUAL_LAYER_NORM:
-            kernels.residual_layer_norm(
-                _matrix(p[0], n, unit),
-                _matrix(p[1], n, unit),
-                _vector(p[2], n[1], unit),
-                _vector(p[3], n[1], unit),
-                _vector(p[4], n[1], unit),
-                _matrix(p[5], n, unit),
-                _matrix(p[6], n, unit),
-                _vector(p[7], n[0], unit),
-                _vector(p[8], n[0], unit),
-                n[3],
-                f[0],
-            )
-        elif opcode == RESIDUAL_LAYER_NORM_BACKWARD:
-            kernels.residual_layer_norm_backward(
-                _matrix(p[0], n, unit),
-                _matrix(p[1], n, unit),
-                _matrix(p[2], n, unit),
-                _vector(p[3], n[1], unit),
-                _vector(p[4], n[0], unit),
-                _vector(p[5], n[0], unit),
-                _vector(p[6], n[1], unit),
-                _vector(p[7], n[1], unit),
-                _vector(p[8], n[1], unit),
-            )
-        elif opcode == BIAS_GELU:
-            kernels.bias_gelu(_matrix(p[0], n, unit), _vector(p[1], n[1], unit), _matrix(p[2], n, unit))
-        elif opcode == BIAS_GELU_DERIVATIVE:
-            kernels.bias_gelu_derivative(_matrix(p[0], n, unit), _vector(p[1], n[1], unit), _matrix(p[2], n, unit))
-        elif opcode == BIAS_GELU_BACKWARD:
-            kernels.bias_gelu_backward(_matrix(p[0], n, unit), _matrix(p[1], n, unit), _vector(p[2], n[1], unit))
-        elif opcode == QKV_BIAS:
-            kernels.qkv_bias(_matrix(p[0], n, unit), _vector(p[1], n[1], unit), f[0])
-        elif opcode == QKV_BIAS_BACKWARD:
-            kernels.qkv_bias_backward(_matrix(p[0], n, unit), _vector(p[1], n[1], unit), f[0])
-        elif opcode in (QKV_BIAS_ROTATE, QKV_BIAS_ROTATE_BACKWARD):
-            table = (n[1] - n[3], n[4])
-            qkv, bias = _cube(p[0], n, unit), _vector(p[1], n[2], unit)
-            cos = numba.carray(pointer(p[2], unit), table)
-            sin = numba.carray(pointer(p[3], unit), table)
-            if opcode == QKV_BIAS_ROTATE:
-                kernels.qkv_bias_rotate(qkv, bias, cos, sin, n[3], n[4], f[0])
-            else:
-                kernels.qkv_bias_rotate_backward(qkv, bias, cos, sin, n[3], n[4], f[0])
-        elif opcode == SOFTMAX:
-            kernels.softmax(_matrix(p[0], n, unit))
-        elif opcode == SOFTMAX_BACKWARD:
-            kernels.softmax_backward(_matrix(p[0], n, unit), _matrix(p[1], n, unit))
-        elif opcode == CROSS_ENTROPY:
-            kernels.cross_entropy(
-                _matrix(p[0], n, unit),
-                _matrix(p[1], n, unit),
-                _matrix(p[2], n, unit),
-                _vector(p[3], n[0], unit),
-                f[0],
-            )
+def _compiled(digest: str) -> Callable[..., None]:
+    """The interpreter of tapes. Numba stamps a cached function with its own file; `digest` stands for the others."""
+
+    @numba.njit(nogil=True, cache=True)
+    def replay(code, reals, blas, buffer, itemsize, unit):
+        digest  # noqa: B018  a part of the key of the cache
+        for row in range(len(code)):
+            opcode = code[row, 0]
+            p = code[row, 1 : 1 + POINTERS]
+            n = code[row, 1 + POINTERS :]
+            f = reals[row]
+            if opcode in (Opcode.MATMUL, Opcode.GEMM):
+                _matmul(p, n, opcode == Opcode.GEMM, blas, buffer, itemsize, unit)
+            elif opcode == Opcode.COPY:
+                images, size = n[0], n[1]
+                for i in range(images):
+                    source = numba.carray(pointer(p[0] + itemsize * i * n[2], unit), size)
+                    numba.carray(pointer(p[1] + itemsize * i * n[3], unit), size)[:] = source
+            elif opcode == Opcode.FILL:
+                kernels.fill(_vector(p[0], n[0], unit), f[0])
+            elif opcode == Opcode.ADD_BIAS:
+                kernels.add_bias(_matrix(p[0], n, unit), _vector(p[1], n[1], unit))
+            elif opcode == Opcode.SUM_TOKENS:
+                kernels.sum_tokens(_matrix(p[0], n, unit), _vector(p[1], n[1], unit))
+            elif opcode == Opcode.MEAN_TOKENS:
+                kernels.mean_tokens(_cube(p[0], n, unit), _plane(p[1], n, unit))
+            elif opcode == Opcode.SPREAD_TOKENS:
+                kernels.spread_tokens(_cube(p[0], n, unit), _plane(p[1], n, unit))
+            elif opcode == Opcode.RESIDUAL_LAYER_NORM:
+                kernels.residual_layer_norm(
+                    _matrix(p[0], n, unit),
+                    _matrix(p[1], n, unit),
+                    _vector(p[2], n[1], unit),
+                    _vector(p[3], n[1], unit),
+                    _vector(p[4], n[1], unit),
+                    _matrix(p[5], n, unit),
+                    _matrix(p[6], n, unit),
+                    _vector(p[7], n[0], unit),
+                    _vector(p[8], n[0], unit),
+                    n[3],
+                    f[0],
+                )
+            elif opcode == Opcode.RESIDUAL_LAYER_NORM_BACKWARD:
+                kernels.residual_layer_norm_backward(
+                    _matrix(p[0], n, unit),
+                    _matrix(p[1], n, unit),
+                    _matrix(p[2], n, unit),
+                    _vector(p[3], n[1], unit),
+                    _vector(p[4], n[0], unit),
+                    _vector(p[5], n[0], unit),
+                    _vector(p[6], n[1], unit),
+                    _vector(p[7], n[1], unit),
+                    _vector(p[8], n[1], unit),
+                )
+            elif opcode == Opcode.BIAS_GELU:
+                kernels.bias_gelu(_matrix(p[0], n, unit), _vector(p[1], n[1], unit), _matrix(p[2], n, unit))
+            elif opcode == Opcode.BIAS_GELU_DERIVATIVE:
+                kernels.bias_gelu_derivative(_matrix(p[0], n, unit), _vector(p[1], n[1], unit), _matrix(p[2], n, unit))
+            elif opcode == Opcode.BIAS_GELU_BACKWARD:
+                kernels.bias_gelu_backward(_matrix(p[0], n, unit), _matrix(p[1], n, unit), _vector(p[2], n[1], unit))
+            elif opcode == Opcode.QKV_BIAS:
+                kernels.qkv_bias(_matrix(p[0], n, unit), _vector(p[1], n[1], unit), f[0])
+            elif opcode == Opcode.QKV_BIAS_BACKWARD:
+                kernels.qkv_bias_backward(_matrix(p[0], n, unit), _vector(p[1], n[1], unit), f[0])
+            elif opcode in (Opcode.QKV_BIAS_ROTATE, Opcode.QKV_BIAS_ROTATE_BACKWARD):
+                table = (n[1] - n[3], n[4])
+                qkv, bias = _cube(p[0], n, unit), _vector(p[1], n[2], unit)
+                cos = numba.carray(pointer(p[2], unit), table)
+                sin = numba.carray(pointer(p[3], unit), table)
+                if opcode == Opcode.QKV_BIAS_ROTATE:
+                    kernels.qkv_bias_rotate(qkv, bias, cos, sin, n[3], n[4], f[0])
+                else:
+                    kernels.qkv_bias_rotate_backward(qkv, bias, cos, sin, n[3], n[4], f[0])
+            elif opcode == Opcode.SOFTMAX:
+                kernels.softmax(_matrix(p[0], n, unit))
+            elif opcode == Opcode.SOFTMAX_BACKWARD:
+                kernels.softmax_backward(_matrix(p[0], n, unit), _matrix(p[1], n, unit))
+            elif opcode == Opcode.CROSS_ENTROPY:
+                kernels.cross_entropy(
+                    _matrix(p[0], n, unit),
+                    _matrix(p[1], n, unit),
+                    _matrix(p[2], n, unit),
+                    _vector(p[3], n[0], unit),
+                    f[0],
+                )
+
+    return replay
+
+
+def _digest() -> str:
+    """SHA-256 of the sources that are compiled into the interpreter."""
+    sources = [Path(module.__file__ or "").read_bytes() for module in (kernels, own_product)]
+    return sha256(b"\0".join(sources)).hexdigest()
+
+
+_replay = _compiled(_digest())

@@ -30,6 +30,9 @@ class Position:
     An encoding that computes with array expressions of its own leaves it False: it works the same, only slower.
     """
 
+    def __init_subclass__(cls) -> None:
+        cls.traceable = cls.__dict__.get("traceable", False)  # never inherited: the hooks may be others
+
     def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:
         """`parameters` and `gradients` hold what `declare` declares, (R, *shape) each."""
         self.config = config

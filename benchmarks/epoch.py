@@ -1,0 +1,65 @@
+"""What data and augmentation add to an epoch: `python -m benchmarks.epoch`.
+
+An epoch as it is trained, batches made and augmented beside the steps, against as many steps on a batch that is already
+there; in turn, the median of the paired ratios. The data set of photographs is random: only its size matters here.
+"""
+
+import argparse
+import sys
+import time
+
+import numpy as np
+
+from ablations import trainer
+from ablations.batches import Feed
+from ablations.config import RunConfig
+from ablations.data import Dataset, load
+from ablations.recipes import find
+
+CASES = ("digits", "light", "strong")
+
+
+def photographs(count: int = 1280) -> Dataset:
+    """Random pictures of 32 x 32 in 20 classes."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 20
+    names = tuple(f"class {label}" for label in range(20))
+    return Dataset("noise", images, labels, images[:20], labels[:20], names)
+
+
+def ratio(config: RunConfig, dataset: Dataset, rounds: int) -> tuple[float, float]:
+    """Time of an epoch over that of its steps, and milliseconds of a step."""
+    feed = Feed.of(config, dataset)
+    run = trainer._Run(config, dataset, feed, "numpy", None)
+    images, targets = next(feed.epoch(1))
+    run.step(images, targets, 1e-4)
+    ratios, steps = [], []
+    for epoch in range(1, rounds + 1):
+        start = time.perf_counter()
+        run.train_epoch(epoch)
+        between = time.perf_counter()
+        for _ in range(feed.steps):
+            run.step(images, targets, 1e-4)
+        steps.append((time.perf_counter() - between) / feed.steps)
+        ratios.append((between - start) / (steps[-1] * feed.steps))
+    run.close()
+    return float(np.median(ratios)), float(np.median(steps)) * 1e3
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.epoch", description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9, help="epochs measured (default: 9)")
+    options = parser.parse_args()
+    for case in CASES:
+        if case == "digits":
+            config, dataset = RunConfig(epochs=options.rounds), load("digits")
+        else:
+            fields = {**find(case), "epochs": options.rounds, "warmup_epochs": 1.0, "drop_path": 0.0}
+            config, dataset = RunConfig(data="cifar100", patch=4, depth=4, **fields), photographs()
+        epoch, step = ratio(config, dataset, options.rounds)
+        print(f"{case:<7} an epoch takes {epoch:.3f} times its steps of {step:.2f} ms")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
