@@ -77,7 +77,7 @@ def load(path: Path) -> Grid:
 
         name = "width"                                  # default: the name of the file
         question = "Do wider models need positions?"
-        baseline = "none"                               # the level to compare with: of position where it varies, else of the first axis
+        baseline = "none"                               # the level of position (or the first axis) to compare with
         seeds = 3                                       # or [0, 1, 2]
 
         [base]                                          # any field of RunConfig

@@ -95,7 +95,7 @@ def check_model(config: RunConfig, dataset: "Dataset") -> None:
         vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
     except ConfigError as error:
         images = f"{dataset.image_size}x{dataset.image_size} images of {config.data}"
-        raise UsageError(f"{error} ({images})") from error
+        raise UsageError(f"{str(error).replace('patch_size:', 'patch:')} ({images})") from error
 
 
 def survey(
