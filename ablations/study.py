@@ -88,8 +88,14 @@ def make_plan(grid: Grid, *, study: str, data_dir: Path | None = None, command: 
 
 
 def check_model(config: RunConfig, dataset: "Dataset") -> None:
-    """UsageError when this run's model cannot be built for these images."""
+    """UsageError when this run's model cannot be built for these images, or its augmentation makes no sense on them."""
     from vit import ConfigError
+
+    if config.crop_padding > dataset.image_size:
+        raise UsageError(
+            f"crop_padding: {config.crop_padding} given, valid are 0 to {dataset.image_size} "
+            f"({dataset.image_size}x{dataset.image_size} images of {config.data})"
+        )
 
     try:
         vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
