@@ -227,13 +227,30 @@ def report(
     study: Annotated[str | None, typer.Argument(help="Name of the study; default: the last one run.")] = None,
     runs: Runs = Path("runs"),
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of reports.")] = Path("reports"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; say what in the report no longer follows from the runs.")
+    ] = False,
 ) -> None:
-    """Write a study's report: DIR/<study>/README.md with figures/*.png and tables/*.csv."""
+    """Write a study's report: DIR/<study>/README.md with figures/*.png and tables/*.csv.
+
+    With --check the exit code is 1 when the report there is not the one that follows from the runs, with a line for
+    every difference.
+    """
     from ablations.store import Store, load_results
 
     store = Store(runs)
     name = _last_study(store) if study is None else study
     results = load_results(store, name)
+    if check:
+        from ablations.report_check import differences
+
+        found = differences(results, out)
+        for line in found:
+            typer.echo(line)
+        if found:
+            stop(f"{out / name} does not follow from {runs}; vitab report {name} writes it anew", FAILED)
+        typer.echo(f"{out / name} follows from its {len(results.runs)} runs")
+        return
     from ablations.report import write_report
 
     written = write_report(results, out)

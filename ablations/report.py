@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,28 +30,50 @@ if TYPE_CHECKING:
 OWNED = ("README.md", "figures", "tables")
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a report consists of, before it is files: README.md, tables/*.csv by name, figures."""
+
+    text: str
+    tables: dict[str, str]
+    pictures: list[Picture]
+
+
+def compose(results: Results) -> Report:
+    """The report that follows from these runs; the same runs give the same bytes. UsageError without a finished run."""
+    if results.runs.empty:
+        raise UsageError(f"study {results.plan.study!r} has no finished run to report; run it first")
+    analysis = Analysis(arrange(results))
+    drawn = pictures(results, analysis)
+    made = {name: csv_text(frame) for name, frame in frames(results, analysis).items()}
+    return Report(render(results, analysis, drawn), made, drawn)
+
+
 def write_report(results: Results, out: Path) -> Path:
     """Write the report of a study to out/<study>/ and return that folder.
 
-    The same runs give the same bytes. Replaces an earlier report in one go and leaves other files there alone.
-    Raises UsageError when `out` cannot be written, before any work, or when no run has finished.
+    Replaces an earlier report in one go and leaves other files there alone. Raises UsageError when `out` cannot be
+    written, before any work, or when no run has finished.
     """
     study = results.plan.study
     if results.runs.empty:
         raise UsageError(f"study {study!r} has no finished run to report; run it first")
     folder = Path(out) / study
     with published(folder, OWNED) as new:
-        analysis = Analysis(arrange(results))
-        drawn = pictures(results, analysis)
+        report = compose(results)
         (new / "figures").mkdir()
-        for picture in drawn:
+        for picture in report.pictures:
             picture.save(new / "figures")
         (new / "tables").mkdir()
-        for name, frame in frames(results, analysis).items():
-            frame.to_csv(new / "tables" / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
-        text = render(results, analysis, drawn)
-        (new / "README.md").write_text(text, encoding="utf-8", newline="\n")
+        for name, content in report.tables.items():
+            (new / "tables" / f"{name}.csv").write_text(content, encoding="utf-8", newline="")
+        (new / "README.md").write_text(report.text, encoding="utf-8", newline="\n")
     return folder
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """A table as the CSV file of a report: six digits, LF."""
+    return str(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
