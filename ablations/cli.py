@@ -259,6 +259,23 @@ def report(
     typer.echo(f"wrote {written / 'README.md' if written.is_dir() else written}")
 
 
+@app.command(
+    epilog="Examples:  vitab compare rope learned    vitab compare depth=4 depth=2    vitab compare short long"
+)
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="An arm (rope, depth=4) or a study.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="What to compare it with.")],
+    study: Annotated[str | None, typer.Option(metavar="NAME", help="Study of the arms; default: the last.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Compare two arms of a study, or two studies, over pairs of runs and model by model."""
+    from ablations.compare import compare as compared
+    from ablations.store import Store
+
+    store = Store(runs)
+    typer.echo(compared(store, first, second, study=study, last=lambda: _last_study(store)), nl=False)
+
+
 @app.command()
 def status(
     study: Annotated[str | None, typer.Argument(help="Name of the study; default: all.")] = None,

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ablations import tables
 from ablations.analysis import Analysis
-from ablations.claims import ContrastClaim, claims, claims_table
+from ablations.claims import ContrastClaim, claims, claims_table, p_text
 from ablations.errors import UsageError
 from ablations.gallery import pictures
 from ablations.method import method
@@ -85,6 +85,8 @@ def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
         "contrasts": tables.contrasts_frame(analysis.contrasts),
         "pairs": tables.contrasts_frame(analysis.pairs),
         "interactions": tables.interactions_frame(tested),
+        "main_effects": tables.main_effects_frame(analysis.main_effects),
+        "ranks": tables.ranks_frame(analysis.ranks),
         "cost": tables.cost_frame(results, analysis.outcomes),
         "runs": tables.runs_frame(results),
         "missing": tables.missing_frame(results),
@@ -133,9 +135,16 @@ def render(results: Results, analysis: Analysis, drawn: Sequence[Picture]) -> st
         interactions=[
             (tables.word(axis), tables.interactions_markdown(tested)) for axis, tested in analysis.interactions.items()
         ],
+        main_effects=[
+            (tables.word(axis), tables.contrasts_markdown(found)) for axis, found in analysis.main_effects.items()
+        ],
+        ranks=analysis.ranks,
+        ranks_p=p_text(analysis.ranks.p) if analysis.ranks else "",
+        ranks_table=tables.ranks_markdown(analysis.ranks) if analysis.ranks else "",
         first=[shown[name] for name in ("accuracy",) if name in shown],
         second=[shown[name] for name in ("contrasts",) if name in shown],
-        others=[picture for picture in drawn if picture.name not in ("accuracy", "contrasts")],
+        third=[shown[name] for name in ("ranks",) if name in shown],
+        others=[picture for picture in drawn if picture.name not in ("accuracy", "contrasts", "ranks")],
         incomplete=_incomplete(outcomes),
         method=method(results),
         cost=_cost(results, outcomes),

@@ -71,7 +71,7 @@ def _table_differences(name: str, text: str | None, expected: str) -> Iterator[s
     old, new = list(csv.reader(io.StringIO(text))), list(csv.reader(io.StringIO(expected)))
     header = new[0]
     if old[:1] != [header]:
-        yield f"{name}: has the columns {', '.join(old[0]) if old else 'of nothing'}; it should have {', '.join(header)}"
+        yield f"{name}: has the columns {','.join(old[0]) if old else 'of nothing'}, the runs give {','.join(header)}"
         return
     if len(old) != len(new):
         yield f"{name}: has {len(old) - 1} rows, the runs give {len(new) - 1}"

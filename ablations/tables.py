@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from ablations.analysis import Analysis
 from ablations.claims import claims_table, contrast_row, more_seeds, p_text, verdict
 from ablations.outcomes import Outcomes, level_text, varying_axes
 from ablations.palette import points_text
+from ablations.ranks import Ranks
 from ablations.stats import Contrast, Interaction
 
 if TYPE_CHECKING:
@@ -28,8 +29,11 @@ __all__ = [
     "environments_frame",
     "interactions_frame",
     "interactions_markdown",
+    "main_effects_frame",
     "markdown",
     "missing_frame",
+    "ranks_frame",
+    "ranks_markdown",
     "runs_frame",
 ]
 
@@ -167,6 +171,25 @@ def interactions_markdown(found: Sequence[Interaction]) -> str:
         ],
         left=3,
     )
+
+
+def main_effects_frame(effects: Mapping[str, Sequence[Contrast]]) -> pd.DataFrame:
+    """The contrasts of the other axes, a column in front naming the axis."""
+    return pd.DataFrame([{"axis": axis} | contrast_row(c) for axis, found in effects.items() for c in found])
+
+
+def ranks_frame(ranks: Ranks | None) -> pd.DataFrame:
+    """A row an arm; the number of cells, Friedman's p and the critical difference are the same in all."""
+    if ranks is None:
+        return pd.DataFrame()
+    rows = sorted(zip(ranks.mean_ranks, ranks.arms, strict=True))
+    shared = {"cells": ranks.cells, "friedman_p": ranks.p, "critical_difference": ranks.critical}
+    return pd.DataFrame([{"arm": arm, "mean_rank": rank} | shared for rank, arm in rows])
+
+
+def ranks_markdown(ranks: Ranks) -> str:
+    rows = sorted(zip(ranks.mean_ranks, ranks.arms, strict=True))
+    return markdown(["arm", "mean rank"], [(arm, f"{rank:.2f}") for rank, arm in rows])
 
 
 def runs_frame(results: Results) -> pd.DataFrame:

@@ -51,7 +51,9 @@ def test_a_cell_of_a_table_and_a_claim_are_named(out):
     edit(tables / "claims.csv", "Contrast,better,", "Contrast,worse,")
     claim, cell = sorted(differences(RESULTS, out), reverse=True)
     assert cell == "tables/accuracy.csv, row 1, patch: says 3, the runs give 2"
-    assert re.match(r"tables/claims.csv, row \d, verdict: says worse, the runs give better \(claim: \w+ is better", claim)
+    assert re.match(
+        r"tables/claims.csv, row \d, verdict: says worse, the runs give better \(claim: \w+ is better", claim
+    )
 
 
 def test_rounding_of_other_hardware_is_no_difference_but_a_digit_is(out):
