@@ -227,11 +227,14 @@ def report(
     study: Annotated[str | None, typer.Argument(help="Name of the study; default: the last one run.")] = None,
     runs: Runs = Path("runs"),
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of reports.")] = Path("reports"),
+    format: Annotated[
+        str, typer.Option(metavar="markdown|html", help="html: also report.html, one file with everything inside.")
+    ] = "markdown",
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; say what in the report no longer follows from the runs.")
     ] = False,
 ) -> None:
-    """Write a study's report: DIR/<study>/README.md with figures/*.png and tables/*.csv.
+    """Write a study's report: DIR/<study>/README.md with figures/ and tables/ (CSV, LaTeX).
 
     With --check the exit code is 1 when the report there is not the one that follows from the runs, with a line for
     every difference.
@@ -251,12 +254,16 @@ def report(
             stop(f"{out / name} does not follow from {runs}; vitab report {name} writes it anew", FAILED)
         typer.echo(f"{out / name} follows from its {len(results.runs)} runs")
         return
-    from ablations.report import write_report
+    from ablations.report import FORMATS, write_report
 
-    written = write_report(results, out)
+    if format not in FORMATS:
+        raise UsageError(f"--format must be {' or '.join(FORMATS)}, got {format!r}")
+    written = write_report(results, out, format)
     if results.missing:
         typer.echo(f"note: {len(results.missing)} of {len(results.plan.keys)} runs are not finished", err=True)
-    typer.echo(f"wrote {written / 'README.md' if written.is_dir() else written}")
+    typer.echo(
+        f"wrote {written / ('report.html' if format == 'html' else 'README.md') if written.is_dir() else written}"
+    )
 
 
 @app.command(

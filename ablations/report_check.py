@@ -23,9 +23,10 @@ ROUNDING = 2e-5
 def differences(results: Results, out: Path) -> list[str]:
     """A line for everything in out/<study>/ that does not follow from the runs; empty when all of it does.
 
-    README.md is compared as text, line by line; a CSV cell by cell, numbers up to `ROUNDING`; a finding that changed
+    README.md and LaTeX are compared line by line; a CSV cell by cell, numbers up to `ROUNDING`; a finding that changed
     is named by its sentence. Of the figures only presence is checked: their bytes depend on the fonts' renderer.
-    Raises UsageError when there is no report.
+    report.html is made of the
+    same parts and not looked at. Raises UsageError when there is no report.
     """
     folder = Path(out) / results.plan.study
     if not folder.is_dir():
@@ -33,11 +34,12 @@ def differences(results: Results, out: Path) -> list[str]:
     report = compose(results)
     found = list(_text_differences("README.md", _read(folder / "README.md"), report.text))
     for name, expected in report.tables.items():
-        found += _table_differences(f"tables/{name}.csv", _read(folder / "tables" / f"{name}.csv"), expected)
-    expected_files = {f"tables/{name}.csv" for name in report.tables}
+        differ = _table_differences if name.endswith(".csv") else _text_differences
+        found += differ(f"tables/{name}", _read(folder / "tables" / name), expected)
+    expected_files = {f"tables/{name}" for name in report.tables}
     expected_figures = {f"figures/{picture.name}.{kind}" for picture in report.pictures for kind in ("png", "svg")}
     found += [f"{name}: missing" for name in sorted(expected_figures) if not (folder / name).is_file()]
-    there = {path.relative_to(folder).as_posix() for path in (*folder.glob("tables/*.csv"), *folder.glob("figures/*"))}
+    there = {path.relative_to(folder).as_posix() for path in (*folder.glob("tables/*"), *folder.glob("figures/*"))}
     return found + [f"{name}: not part of this report" for name in sorted(there - expected_files - expected_figures)]
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "contrasts_frame",
     "contrasts_markdown",
     "cost_frame",
+    "cost_markdown",
     "environments_frame",
     "interactions_frame",
     "interactions_markdown",
@@ -210,6 +211,24 @@ def cost_frame(results: Results, outcomes: Outcomes) -> pd.DataFrame:
                 means = by_key.loc[keys, ["parameters", "flops", "train_seconds"]].astype(float).mean()
                 rows.append(dict(zip(axes, map(level_text, (level, *levels)), strict=True)) | means.to_dict())
     return pd.DataFrame(rows)
+
+
+def cost_markdown(results: Results, outcomes: Outcomes) -> str:
+    frame = cost_frame(results, outcomes)
+    axes = [outcomes.axis, *outcomes.cell_axes]
+    return markdown(
+        [*map(word, axes), "parameters", "training GFLOPs", "training seconds"],
+        [
+            (
+                *(row[axis] for axis in axes),
+                f"{row['parameters']:,.0f}",
+                f"{row['flops'] / 1e9:,.1f}",
+                f"{row['train_seconds']:,.1f}",
+            )
+            for row in frame.to_dict("records")
+        ],
+        left=len(axes),
+    )
 
 
 def missing_frame(results: Results) -> pd.DataFrame:

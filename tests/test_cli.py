@@ -248,7 +248,7 @@ def test_a_study_has_the_name_it_is_given():
 def test_report_takes_the_last_study(here, monkeypatch):
     written = []
 
-    def write_report(results, out):
+    def write_report(results, out, format):
         written.append((results.plan.study, len(results.runs), out))
         return out / results.plan.study
 
