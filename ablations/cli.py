@@ -183,6 +183,7 @@ def _carry_out(
 
         compile_kernels(lambda: display.say(console, "compiling the CPU kernels, once on this machine"))
     if dry_run:
+        from ablations.foresight import foresight
         from ablations.trainer import calibrate
 
         with console.status("timing a few steps of each arm"):
@@ -195,6 +196,8 @@ def _carry_out(
         display.show_plan(console, plan, arms, workers=crew)
         if len(grid.levels) > 1:
             display.say(console, f"smallest two-sided p it can give, after Holm: {study.least_p(grid):.2g}")
+            for line in foresight(grid):
+                display.say(console, line)
         return
 
     store.check_writable()

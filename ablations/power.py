@@ -115,3 +115,32 @@ def equivalence_p(differences: FloatArray, margin: float = MARGIN) -> float:
         return float(abs(values.mean()) >= margin)
     nearest = (margin - abs(values.mean())) / (spread / np.sqrt(values.size))
     return float(special.stdtr(values.size - 1, -nearest))
+
+
+def detectable_effect(blocks: int, alpha: float, power: float = 0.8) -> float | None:
+    """The least Cohen's d_z that a sign-flip test over `blocks` finds with this power; None where it never rejects."""
+    if smallest_p(blocks) > alpha:
+        return None
+    low, high = 0.0, 1.0
+    while sign_flip_power(high, blocks, alpha) < power:
+        low, high = high, 2 * high
+    while high - low > 1e-3 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if sign_flip_power(middle, blocks, alpha) >= power else (middle, high)
+    return high
+
+
+def equivalence_seeds(cells: int, spread: float, alpha: float, margin: float = MARGIN, power: float = 0.8) -> int:
+    """Seeds per cell at which two arms that do not differ at all are shown equivalent with this power; at most 1,000.
+
+    `spread` is the standard deviation of paired differences in points, `alpha` the level of the two one-sided tests.
+    """
+
+    def enough(seeds: int) -> bool:
+        n = cells * seeds
+        if n < 2:
+            return False
+        margin_in_errors = margin * np.sqrt(n) / spread
+        return 2 * special.stdtr(n - 1, margin_in_errors - special.stdtrit(n - 1, 1 - alpha)) - 1 >= power
+
+    return next((seeds for seeds in range(1, MOST_SEEDS) if enough(seeds)), MOST_SEEDS)
