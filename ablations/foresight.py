@@ -32,8 +32,8 @@ def foresight(grid: Grid, spread: float = TYPICAL_SPREAD) -> list[str]:
         lines.append("it cannot show that any two arms differ, however large the difference")
     else:
         lines.append(
-            f"it finds a difference of {likely * spread:.1f} points in 80 of 100 such studies and one of {unlikely * spread:.1f} points "
-            f"in 20, {assumed}; twice the spread, twice the difference"
+            f"it finds a difference of {likely * spread:.1f} points in 80 of 100 such studies and one of "
+            f"{unlikely * spread:.1f} points in 20, {assumed}; twice the spread, twice the difference"
         )
     per_cell = _seeds_for(MARGIN / spread, cells, alpha)
     seeds = f"{per_cell} seeds" if per_cell < MOST_SEEDS else f"over {MOST_SEEDS:,} seeds"

@@ -24,7 +24,7 @@ from ablations.outcomes import Outcomes, arrange, level_text, varying_axes
 from ablations.picture import Picture
 from ablations.power import MARGIN, smallest_p
 from ablations.publish import published
-from ablations.stats import ALPHA
+from ablations.stats import ALPHA, arm_means
 
 if TYPE_CHECKING:
     from ablations.store import Results
@@ -60,6 +60,7 @@ def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, st
     pairs = {"": tables.contrasts_markdown(analysis.pairs)} if len(outcomes.arms) > 2 else {}
     return {
         "accuracy": {"": tables.accuracy_markdown(analysis)},
+        "arms": {"": tables.arms_markdown(outcomes)} if _several(outcomes) else {},
         "contrasts": {"": tables.contrasts_markdown(analysis.contrasts)} if analysis.contrasts else {},
         "pairs": pairs,
         "interactions": {axis: tables.interactions_markdown(found) for axis, found in analysis.interactions.items()},
@@ -106,6 +107,7 @@ def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
     made = {
         "claims": claims_table(claims(analysis)),
         "accuracy": analysis.cell_means,
+        "arms": arm_means(analysis.outcomes) if _several(analysis.outcomes) else pd.DataFrame(),
         "contrasts": tables.contrasts_frame(analysis.contrasts),
         "pairs": tables.contrasts_frame(analysis.pairs),
         "interactions": tables.interactions_frame(tested),
@@ -156,6 +158,7 @@ def render(
         alpha=ALPHA,
         margin=f"{MARGIN:g}",
         accuracy=tabulated["accuracy"][""],
+        arms=tabulated["arms"].get("", ""),
         contrasts=tabulated["contrasts"].get("", ""),
         pairs=tabulated["pairs"].get("", ""),
         interactions=[(tables.word(axis), table) for axis, table in tabulated["interactions"].items()],
@@ -179,6 +182,11 @@ def render(
         command=command,
     )
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
+
+
+def _several(outcomes: Outcomes) -> bool:
+    """Whether there are arms to compare over several settings."""
+    return len(outcomes.arms) > 1 and len(outcomes.cells) > 1
 
 
 def _incomplete(outcomes: Outcomes) -> list[str]:

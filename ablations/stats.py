@@ -108,6 +108,25 @@ def probability_of_improvement(subject: FloatArray, reference: FloatArray) -> fl
     return float(np.mean(chances)) if chances else np.nan
 
 
+def interquartile_mean(values: FloatArray) -> float:
+    """The mean of the middle half, a quarter cut off at each end (rounded down), as in rliable; NaN for no value."""
+    known = np.sort(values[np.isfinite(values)])
+    cut = known.size // 4
+    return float(known[cut : known.size - cut].mean()) if known.size else np.nan
+
+
+def arm_means(outcomes: Outcomes) -> pd.DataFrame:
+    """Mean and interquartile mean in percent of every arm over the blocks in which all arms finished."""
+    whole = np.all(np.isfinite(outcomes.accuracy), axis=0)
+    rows = []
+    for arm, level in enumerate(outcomes.arms):
+        values = outcomes.accuracy[arm][whole]
+        mean = values.mean() if values.size else np.nan
+        row = {"mean": mean, "interquartile_mean": interquartile_mean(values), "n": values.size}
+        rows.append({outcomes.axis: level_text(level)} | row)
+    return pd.DataFrame(rows)
+
+
 @dataclass(frozen=True)
 class Contrast:
     """One paired comparison: `subject` minus `reference`, in percentage points, over `n` complete blocks.
@@ -300,11 +319,13 @@ __all__ = [
     "Contrast",
     "Interaction",
     "all_contrasts",
+    "arm_means",
     "baseline_contrasts",
     "cell_means",
     "effect_size",
     "holm",
     "interactions",
+    "interquartile_mean",
     "joint_sign_flip_p",
     "probability_of_improvement",
     "sign_flip_p",

@@ -15,13 +15,14 @@ from ablations.claims import claims_table, contrast_row, more_seeds, p_text, ver
 from ablations.outcomes import Outcomes, level_text, varying_axes
 from ablations.palette import points_text
 from ablations.ranks import Ranks
-from ablations.stats import Contrast, Interaction
+from ablations.stats import Contrast, Interaction, arm_means
 
 if TYPE_CHECKING:
     from ablations.store import Results
 
 __all__ = [
     "accuracy_markdown",
+    "arms_markdown",
     "claims_table",
     "contrasts_frame",
     "contrasts_markdown",
@@ -95,6 +96,16 @@ def accuracy_markdown(analysis: Analysis) -> str:
             for cell, levels in enumerate(outcomes.cells)
         ],
         left=len(outcomes.cell_axes),
+    )
+
+
+def arms_markdown(outcomes: Outcomes) -> str:
+    return markdown(
+        [word(outcomes.axis), "mean in %", "interquartile mean in %", "n"],
+        [
+            (level, *(_number(value, ".1f") for value in means), n)
+            for level, *means, n in arm_means(outcomes).itertuples(index=False, name=None)
+        ],
     )
 
 

@@ -37,5 +37,24 @@ def test_the_stored_simulation_holds(noise):
     for row in rates(noise):
         assert row["false"] <= 0.055, row
         assert row["false_joint"] <= 0.055, row
-        assert 0.93 <= row["covered"] <= 0.975, row
-        assert row["power"] == pytest.approx(row["promised"], abs=0.03), row
+        assert 0.93 <= round(row["covered"], 3) <= 0.97, row
+        most = 0.03 if noise == "normal" else 0.05  # skewed noise is found more often than promised, never less
+        assert -0.03 <= row["power"] - row["promised"] <= most, row
+
+
+def test_what_one_sided_skew_does_is_what_the_documentation_says():
+    text = (RESULTS.parent.parent.parent / "docs" / "statistics.md").read_text(encoding="utf-8")
+    found = rates("one-sided")
+    worst = max(row["false"] for row in found)
+    covered = [row["covered"] for row in found]
+    assert f"up to {100 * worst:.1f} %" in text
+    assert f"{100 * min(covered):.1f} to {100 * max(covered):.1f} %" in text
+
+
+def test_the_table_of_the_documentation_is_the_stored_one():
+    text = (RESULTS.parent.parent.parent / "docs" / "statistics.md").read_text(encoding="utf-8")
+    for row in STORED:
+        lost = "10 %" if row["missing"] else "none"
+        rate = [f"{100 * row[name]:.1f}" for name in ("false", "false_joint", "covered", "power", "promised")]
+        line = f"| {row['noise']} | {row['cells']} | {row['seeds']} | {lost} | {' | '.join(rate)} |"
+        assert line in text, line
