@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ablations import tables
 from ablations.analysis import Analysis
-from ablations.claims import ContrastClaim, claims, claims_table, p_text
+from ablations.claims import ContrastClaim, claims, claims_table, p_phrase
 from ablations.errors import UsageError
 from ablations.gallery import pictures
 from ablations.html import page
@@ -164,7 +164,7 @@ def render(
         interactions=[(tables.word(axis), table) for axis, table in tabulated["interactions"].items()],
         main_effects=list(tabulated["main_effects"].values()),
         ranks=analysis.ranks,
-        ranks_p=p_text(analysis.ranks.p) if analysis.ranks else "",
+        ranks_p=p_phrase(analysis.ranks.p) if analysis.ranks else "",
         ranks_table=tabulated["ranks"].get("", ""),
         first=[shown[name] for name in ("accuracy",) if name in shown],
         second=[shown[name] for name in ("contrasts",) if name in shown],
