@@ -33,7 +33,8 @@ pre { overflow-x: auto; padding: .8em 1em; background: var(--band); border-radiu
 code { font: .875em ui-monospace, monospace; overflow-wrap: anywhere }
 summary { cursor: pointer }
 @media (max-width: 40rem) { body { padding: 1rem .8rem 3rem } h1 { font-size: 1.4rem }
-  th, td { padding: .3em .5em } ul { padding-left: 1.2rem } }
+  th, td { padding: .3em .5em } ul { padding-left: 1.2rem }
+  p:has(> img) { overflow-x: auto } p > img { width: 34rem; max-width: none } }
 """
 _ICON = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'/%3E"
 _KINDS = {"png": "image/png", "csv": "text/csv", "tex": "text/x-tex"}
