@@ -8,6 +8,7 @@ from functools import cached_property
 import pandas as pd
 
 from ablations.outcomes import Outcomes
+from ablations.ranks import Ranks, ranks
 from ablations.stats import (
     Contrast,
     Interaction,
@@ -39,6 +40,16 @@ class Analysis:
         """How the contrasts with the baseline change along each other axis."""
         axes = self.outcomes.cell_axes if len(self.outcomes.arms) > 1 else ()
         return {axis: interactions(self.outcomes, axis) for axis in axes}
+
+    @cached_property
+    def main_effects(self) -> dict[str, list[Contrast]]:
+        """What each other axis does, averaged over the arms and the rest: its levels against its first."""
+        return {axis: baseline_contrasts(self.outcomes.along(axis)) for axis in self.outcomes.cell_axes}
+
+    @cached_property
+    def ranks(self) -> Ranks | None:
+        """Mean ranks of the arms over the cells; None for fewer than three arms or two whole cells."""
+        return ranks(self.outcomes)
 
     @cached_property
     def cell_means(self) -> pd.DataFrame:

@@ -122,7 +122,7 @@ class NoInteractionClaim:
             )
         return (
             f"{question} is undecided: of {_count(len(self.tested), 'change')} tested, the clearest has "
-            f"{best.correction} {_p(best.p_adjusted)} ({best.subject}, {points_text(best.mean)} points; "
+            f"{best.correction} {p_phrase(best.p_adjusted)} ({best.subject}, {points_text(best.mean)} points; "
             f"{_count(best.n, 'pair')})."
         )
 
@@ -237,7 +237,8 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _p(p: float) -> str:
+def p_phrase(p: float) -> str:
+    """`p = 0.031` or `p < 0.001`."""
     return f"p {p_text(p)}" if p < 0.001 else f"p = {p_text(p)}"
 
 
@@ -249,7 +250,7 @@ def _interval(c: Contrast) -> str:
 
 def _evidence(c: Contrast, *, wins: bool = True) -> str:
     ahead = f", ahead in {c.wins}" if wins and c.n > 1 else ""
-    return f"{_interval(c)}{c.correction} {_p(c.p_adjusted)}; {_count(c.n, 'pair')}{ahead}"
+    return f"{_interval(c)}{c.correction} {p_phrase(c.p_adjusted)}; {_count(c.n, 'pair')}{ahead}"
 
 
 def _needs(c: Contrast) -> str:

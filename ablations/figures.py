@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ablations.outcomes import FloatArray
 from ablations.palette import FAINT, INK, percent_ticks, points_text
+from ablations.ranks import Ranks
 from ablations.stats import Contrast
 
 
@@ -71,6 +72,29 @@ def contrast_forest(
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
     ax.grid(axis="x")
+    return ax
+
+
+def critical_difference(ax: Axes, ranks: Ranks, colours: Mapping[str, str]) -> Axes:
+    """Mean ranks, a row an arm with the best on top; a grey bar joins arms that are not told apart."""
+    order = sorted(range(len(ranks.arms)), key=lambda i: ranks.mean_ranks[i])
+    for row, arm in enumerate(order):
+        name, rank = ranks.arms[arm], ranks.mean_ranks[arm]
+        ax.plot([1, rank], [row, row], color=FAINT, lw=1, zorder=1)
+        ax.plot(rank, row, "o", ms=9, color=colours[name], mec="white", mew=1, zorder=3)
+        ax.text(1.02, row, f"{rank:.2f}", transform=ax.get_yaxis_transform(), va="center", ha="left", fontsize=10)
+    names = [ranks.arms[arm] for arm in order]
+    for place, group in enumerate(ranks.groups):
+        rows = [names.index(name) for name in group]
+        x = len(names) + 0.12 + 0.14 * place
+        ax.plot([x, x], [min(rows) - 0.25, max(rows) + 0.25], color="#777777", lw=4, solid_capstyle="round")
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.45, -0.55)
+    ax.set_xlim(0.9, len(names) + 0.2 + 0.14 * max(1, len(ranks.groups)))
+    ax.set_xticks(range(1, len(names) + 1))
+    ax.set_xlabel("mean rank (1 = best)")
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
     return ax
 
 

@@ -30,6 +30,7 @@ def pictures(results: Results, analysis: Analysis) -> list[Picture]:
         drawn = [
             _accuracy(outcomes),
             _contrasts(analysis),
+            _ranks(analysis),
             _heatmaps(outcomes),
             _learning(results, outcomes),
             _cost(results, outcomes),
@@ -110,6 +111,23 @@ def _contrasts(analysis: Analysis) -> Picture | None:
         f"Large dot: mean difference from {base} in percentage points, also written at the right"
         + ("; thick line: its 95 % interval" if interval else "")
         + "; small dots: the pairs it is made of, each two runs alike in all but the arm.",
+        figure,
+    )
+
+
+def _ranks(analysis: Analysis) -> Picture | None:
+    found = analysis.ranks
+    if found is None:
+        return None
+    figure, axes = canvas(1.1 + 0.32 * len(found.arms))
+    figures.critical_difference(axes[0, 0], found, _colours(analysis.outcomes))
+    order = sorted(zip(found.mean_ranks, found.arms, strict=True))
+    return Picture(
+        "ranks",
+        "Ranks over settings",
+        "Mean ranks over settings, best first: " + "; ".join(f"{arm} {rank:.2f}" for rank, arm in order) + ".",
+        f"Mean rank over {found.cells} settings, 1 the best. Grey bars join arms whose ranks differ by less than the "
+        f"critical difference of {found.critical:.2f}.",
         figure,
     )
 

@@ -73,6 +73,20 @@ class Outcomes:
         """Percentage points by which `subject` leads `reference` in every block, (G, S), NaN where incomplete."""
         return self.accuracy[subject] - self.accuracy[reference]
 
+    def along(self, axis: str) -> Outcomes:
+        """The same runs with the levels of a cell axis as the arms, the first the baseline; the arms join the cells."""
+        at = self.cell_axes.index(axis)
+        levels = [tuple(dict.fromkeys(cell[i] for cell in self.cells)) for i in range(len(self.cell_axes))]
+        shape = (len(self.arms), *map(len, levels), len(self.seeds))
+        axes = [self.axis, *self.cell_axes]
+        others = {name: values for name, values in zip(axes, [self.arms, *levels], strict=True) if name != axis}
+        cells = tuple(product(*others.values()))
+
+        def moved(array: NDArray[Any]) -> NDArray[Any]:
+            return np.moveaxis(array.reshape(shape), at + 1, 0).reshape(len(levels[at]), len(cells), -1)
+
+        return Outcomes(axis, levels[at], tuple(others), cells, self.seeds, 0, moved(self.accuracy), moved(self.keys))
+
     def runs(self, *arms: int) -> tuple[str, ...]:
         """Keys of the finished runs of these arms in blocks where all of them finished."""
         complete = np.isfinite(self.accuracy[list(arms)]).all(axis=0)

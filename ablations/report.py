@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,44 +14,91 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ablations import tables
 from ablations.analysis import Analysis
-from ablations.claims import ContrastClaim, claims, claims_table
+from ablations.claims import ContrastClaim, claims, claims_table, p_phrase
 from ablations.errors import UsageError
 from ablations.gallery import pictures
+from ablations.html import page
+from ablations.latex import latex
 from ablations.method import method
 from ablations.outcomes import Outcomes, arrange, level_text, varying_axes
 from ablations.picture import Picture
 from ablations.power import MARGIN, smallest_p
 from ablations.publish import published
-from ablations.stats import ALPHA
+from ablations.stats import ALPHA, arm_means
 
 if TYPE_CHECKING:
     from ablations.store import Results
 
-OWNED = ("README.md", "figures", "tables")
+OWNED = ("README.md", "report.html", "figures", "tables")
+FORMATS = ("markdown", "html")
 
 
-def write_report(results: Results, out: Path) -> Path:
-    """Write the report of a study to out/<study>/ and return that folder.
+@dataclass(frozen=True)
+class Report:
+    """What a report consists of, before it is files: README.md, the files of tables/ by name, figures."""
 
-    The same runs give the same bytes. Replaces an earlier report in one go and leaves other files there alone.
-    Raises UsageError when `out` cannot be written, before any work, or when no run has finished.
+    text: str
+    tables: dict[str, str]
+    pictures: list[Picture]
+
+
+def compose(results: Results) -> Report:
+    """The report that follows from these runs; the same runs give the same bytes. UsageError without a finished run."""
+    if results.runs.empty:
+        raise UsageError(f"study {results.plan.study!r} has no finished run to report; run it first")
+    analysis = Analysis(arrange(results))
+    drawn = pictures(results, analysis)
+    made = {f"{name}.csv": csv_text(frame) for name, frame in frames(results, analysis).items()}
+    shown = shown_tables(results, analysis)
+    made |= {f"{name}.tex": latex(*found.values()) for name, found in shown.items() if found}
+    return Report(render(results, analysis, drawn, shown), made, drawn)
+
+
+def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, str]]:
+    """The tables that README.md shows, as markdown, by the name of their CSV and the axis they are about."""
+    outcomes = analysis.outcomes
+    pairs = {"": tables.contrasts_markdown(analysis.pairs)} if len(outcomes.arms) > 2 else {}
+    return {
+        "accuracy": {"": tables.accuracy_markdown(analysis)},
+        "arms": {"": tables.arms_markdown(outcomes)} if _several(outcomes) else {},
+        "contrasts": {"": tables.contrasts_markdown(analysis.contrasts)} if analysis.contrasts else {},
+        "pairs": pairs,
+        "interactions": {axis: tables.interactions_markdown(found) for axis, found in analysis.interactions.items()},
+        "main_effects": {axis: tables.contrasts_markdown(found) for axis, found in analysis.main_effects.items()},
+        "ranks": {"": tables.ranks_markdown(analysis.ranks)} if analysis.ranks else {},
+        "cost": {"": tables.cost_markdown(results, outcomes)},
+    }
+
+
+def write_report(results: Results, out: Path, format: str = "markdown") -> Path:
+    """Write the report of a study to out/<study>/ and return that folder; "html" adds report.html, all in one file.
+
+    Replaces an earlier report in one go and leaves other files there alone. Raises UsageError when `out` cannot be
+    written, before any work, or when no run has finished.
     """
     study = results.plan.study
     if results.runs.empty:
         raise UsageError(f"study {study!r} has no finished run to report; run it first")
     folder = Path(out) / study
     with published(folder, OWNED) as new:
-        analysis = Analysis(arrange(results))
-        drawn = pictures(results, analysis)
+        report = compose(results)
         (new / "figures").mkdir()
-        for picture in drawn:
+        for picture in report.pictures:
             picture.save(new / "figures")
         (new / "tables").mkdir()
-        for name, frame in frames(results, analysis).items():
-            frame.to_csv(new / "tables" / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
-        text = render(results, analysis, drawn)
-        (new / "README.md").write_text(text, encoding="utf-8", newline="\n")
+        for name, content in report.tables.items():
+            (new / "tables" / name).write_text(content, encoding="utf-8", newline="")
+        (new / "README.md").write_text(report.text, encoding="utf-8", newline="\n")
+        if format == "html":
+            inside = [*sorted((new / "figures").glob("*.png")), *sorted((new / "tables").iterdir())]
+            files = {path.relative_to(new).as_posix(): path.read_bytes() for path in inside}
+            (new / "report.html").write_text(page(report.text, files), encoding="utf-8", newline="\n")
     return folder
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """A table as the CSV file of a report: six digits, LF."""
+    return str(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
@@ -59,9 +107,12 @@ def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
     made = {
         "claims": claims_table(claims(analysis)),
         "accuracy": analysis.cell_means,
+        "arms": arm_means(analysis.outcomes) if _several(analysis.outcomes) else pd.DataFrame(),
         "contrasts": tables.contrasts_frame(analysis.contrasts),
         "pairs": tables.contrasts_frame(analysis.pairs),
         "interactions": tables.interactions_frame(tested),
+        "main_effects": tables.main_effects_frame(analysis.main_effects),
+        "ranks": tables.ranks_frame(analysis.ranks),
         "cost": tables.cost_frame(results, analysis.outcomes),
         "runs": tables.runs_frame(results),
         "missing": tables.missing_frame(results),
@@ -70,8 +121,10 @@ def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
     return {name: frame for name, frame in made.items() if len(frame)}
 
 
-def render(results: Results, analysis: Analysis, drawn: Sequence[Picture]) -> str:
-    """README.md as text."""
+def render(
+    results: Results, analysis: Analysis, drawn: Sequence[Picture], tabulated: Mapping[str, Mapping[str, str]]
+) -> str:
+    """README.md as text, from the figures and the `shown_tables` it is to show."""
     plan, outcomes, found = results.plan, analysis.outcomes, claims(analysis)
     shown = {picture.name: picture for picture in drawn}
     environment = Environment(
@@ -89,7 +142,7 @@ def render(results: Results, analysis: Analysis, drawn: Sequence[Picture]) -> st
     planned = len(plan.keys)
     text = environment.get_template("report.md.j2").render(
         plan=plan,
-        question=" ".join(plan.question.split()),
+        question=tables.escape(plan.question),
         finished=len(results.runs),
         planned=planned,
         axes={tables.word(axis): ", ".join(map(level_text, levels)) for axis, levels in axes.items()},
@@ -104,18 +157,22 @@ def render(results: Results, analysis: Analysis, drawn: Sequence[Picture]) -> st
         smallest=f"{smallest_p(blocks):.2g}",
         alpha=ALPHA,
         margin=f"{MARGIN:g}",
-        accuracy=tables.accuracy_markdown(analysis),
-        contrasts=tables.contrasts_markdown(analysis.contrasts) if analysis.contrasts else "",
-        pairs=tables.contrasts_markdown(analysis.pairs) if len(outcomes.arms) > 2 else "",
-        interactions=[
-            (tables.word(axis), tables.interactions_markdown(tested)) for axis, tested in analysis.interactions.items()
-        ],
+        accuracy=tabulated["accuracy"][""],
+        arms=tabulated["arms"].get("", ""),
+        contrasts=tabulated["contrasts"].get("", ""),
+        pairs=tabulated["pairs"].get("", ""),
+        interactions=[(tables.word(axis), table) for axis, table in tabulated["interactions"].items()],
+        main_effects=list(tabulated["main_effects"].values()),
+        ranks=analysis.ranks,
+        ranks_p=p_phrase(analysis.ranks.p) if analysis.ranks else "",
+        ranks_table=tabulated["ranks"].get("", ""),
         first=[shown[name] for name in ("accuracy",) if name in shown],
         second=[shown[name] for name in ("contrasts",) if name in shown],
-        others=[picture for picture in drawn if picture.name not in ("accuracy", "contrasts")],
+        third=[shown[name] for name in ("ranks",) if name in shown],
+        others=[picture for picture in drawn if picture.name not in ("accuracy", "contrasts", "ranks")],
         incomplete=_incomplete(outcomes),
         method=method(results),
-        cost=_cost(results, outcomes),
+        cost=tabulated["cost"][""],
         totals=_totals(results),
         missing=_missing(results),
         environments=_environments(results),
@@ -128,6 +185,11 @@ def render(results: Results, analysis: Analysis, drawn: Sequence[Picture]) -> st
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 
+def _several(outcomes: Outcomes) -> bool:
+    """Whether there are arms to compare over several settings."""
+    return len(outcomes.arms) > 1 and len(outcomes.cells) > 1
+
+
 def _incomplete(outcomes: Outcomes) -> list[str]:
     """Sentences on the blocks that lack a run."""
     lines = []
@@ -135,24 +197,6 @@ def _incomplete(outcomes: Outcomes) -> list[str]:
         place = ", ".join(filter(None, (outcomes.cell_name(cell), f"seed {outcomes.seeds[seed]}")))
         lines.append(f"{place}: no {', '.join(outcomes.arm_name(arm) for arm in arms)}")
     return lines
-
-
-def _cost(results: Results, outcomes: Outcomes) -> str:
-    frame = tables.cost_frame(results, outcomes)
-    axes = [outcomes.axis, *outcomes.cell_axes]
-    return tables.markdown(
-        [*map(tables.word, axes), "parameters", "training GFLOPs", "training seconds"],
-        [
-            (
-                *(row[axis] for axis in axes),
-                f"{row['parameters']:,.0f}",
-                f"{row['flops'] / 1e9:,.1f}",
-                f"{row['train_seconds']:,.1f}",
-            )
-            for row in frame.to_dict("records")
-        ],
-        left=len(axes),
-    )
 
 
 def _totals(results: Results) -> str:

@@ -1,7 +1,7 @@
 """Estimates and tests for paired runs.
 
-Differences are in percentage points and come as (G cells, S seeds) with NaN for an incomplete block. SciPy and
-statsmodels do what they can do; the stratified bootstrap and the sign-flip test, vectorised, are written here.
+Differences are in percentage points and come as (G cells, S seeds) with NaN for an incomplete block. The
+sign-flip tests are vectorised; SciPy and statsmodels are what they are tested against.
 """
 
 from __future__ import annotations
@@ -12,56 +12,14 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats as scipy_stats
-from statsmodels.stats.multitest import multipletests
 
+from ablations.intervals import LEVEL, paired_interval, t_interval
 from ablations.outcomes import FloatArray, Outcomes, level_text
 from ablations.power import MARGIN, equivalence_p, seeds_needed, smallest_p
 
-ALPHA = 0.05
-RESAMPLES = 10_000
+ALPHA = round(1 - LEVEL, 10)
 EXACT_BLOCKS = 16
 _FLIPS = 2**EXACT_BLOCKS
-_NOTHING = (np.nan, np.nan)
-
-
-def t_interval(values: FloatArray, level: float = 1 - ALPHA) -> tuple[float, float]:
-    """Student's interval for a mean; NaN for fewer than two values."""
-    values = values[np.isfinite(values)]
-    if values.size < 2:
-        return _NOTHING
-    half = scipy_stats.t.ppf((1 + level) / 2, values.size - 1) * scipy_stats.sem(values)
-    return float(values.mean() - half), float(values.mean() + half)
-
-
-def bootstrap_interval(
-    differences: FloatArray, level: float = 1 - ALPHA, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
-    """Bootstrap interval for the mean over blocks, resampling seeds within cells. NaN if no cell has two seeds.
-
-    A plain bootstrap is too narrow for a handful of seeds. Deviations are therefore scaled by sqrt(m / (m - 1)) in
-    a cell of m seeds, which makes their variance unbiased, and by Student's over the normal quantile, as in
-    Hesterberg (2015), "What teachers should know about the bootstrap". A cell with one seed borrows the spread of
-    the others.
-    """
-    cells = [row[np.isfinite(row)] for row in np.atleast_2d(differences)]
-    cells = [cell for cell in cells if cell.size]
-    freedom = sum(cell.size - 1 for cell in cells)
-    if freedom == 0:
-        return _NOTHING
-    residuals = [(cell - cell.mean()) * np.sqrt(cell.size / (cell.size - 1)) for cell in cells if cell.size > 1]
-    pooled = np.concatenate(residuals)
-    own = iter(residuals)
-    rng = np.random.default_rng(seed)
-    total = np.zeros(resamples)
-    for cell in cells:
-        source = next(own) if cell.size > 1 else pooled
-        total += source[rng.integers(0, source.size, (resamples, cell.size))].sum(axis=1)
-    blocks = np.concatenate(cells)
-    upper = (1 + level) / 2
-    widen = scipy_stats.t.ppf(upper, freedom) / scipy_stats.norm.ppf(upper)
-    low, high = np.quantile(total / blocks.size, [1 - upper, upper]) * widen + blocks.mean()
-    return float(low), float(high)
 
 
 def sign_flip_p(differences: FloatArray, seed: int = 0) -> float:
@@ -117,12 +75,16 @@ def joint_sign_flip_p(differences: FloatArray, seed: int = 0) -> FloatArray:
 
 
 def holm(p_values: Sequence[float]) -> FloatArray:
-    """Holm's adjusted p values of a family; NaN stays NaN and does not count as a member."""
+    """Holm's adjusted p values of a family; NaN stays NaN and does not count as a member.
+
+    What statsmodels' `multipletests` gives, without the garbage collection that it runs on every call.
+    """
     p = np.asarray(p_values, dtype=float)
     adjusted = np.full(p.shape, np.nan)
     known = np.isfinite(p)
-    if known.any():
-        adjusted[known] = multipletests(p[known], method="holm")[1]
+    places = np.flatnonzero(known)[np.argsort(p[known], kind="stable")]
+    steps = p[places] * np.arange(places.size, 0, -1)
+    adjusted[places] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
 
 
@@ -146,15 +108,34 @@ def probability_of_improvement(subject: FloatArray, reference: FloatArray) -> fl
     return float(np.mean(chances)) if chances else np.nan
 
 
+def interquartile_mean(values: FloatArray) -> float:
+    """The mean of the middle half, a quarter cut off at each end (rounded down), as in rliable; NaN for no value."""
+    known = np.sort(values[np.isfinite(values)])
+    cut = known.size // 4
+    return float(known[cut : known.size - cut].mean()) if known.size else np.nan
+
+
+def arm_means(outcomes: Outcomes) -> pd.DataFrame:
+    """Mean and interquartile mean in percent of every arm over the blocks in which all arms finished."""
+    whole = np.all(np.isfinite(outcomes.accuracy), axis=0)
+    rows = []
+    for arm, level in enumerate(outcomes.arms):
+        values = outcomes.accuracy[arm][whole]
+        mean = values.mean() if values.size else np.nan
+        row = {"mean": mean, "interquartile_mean": interquartile_mean(values), "n": values.size}
+        rows.append({outcomes.axis: level_text(level)} | row)
+    return pd.DataFrame(rows)
+
+
 @dataclass(frozen=True)
 class Contrast:
     """One paired comparison: `subject` minus `reference`, in percentage points, over `n` complete blocks.
 
-    `low`, `high`: 95 % bootstrap interval. `p`, `p_adjusted`: sign-flip test, before and after `correction` over the
-    family of contrasts ("Holm", or "joint" for `joint_sign_flip_p`); `p_smallest`, `p_adjusted_smallest`: the least
-    they could be with so many blocks. `p_equivalence`: two one-sided tests within `MARGIN` points, after Holm.
-    `wins`: blocks in which the subject leads. `seeds`: seeds a cell has at most; `seeds_needed`: seeds a cell needs
-    for 80 % power, None if over 1,000.
+    `low`, `high`: 95 % interval (`paired_interval`). `p`, `p_adjusted`: sign-flip test, before and after `correction`
+    over the family of contrasts ("Holm", or "joint" for `joint_sign_flip_p`); `p_smallest`, `p_adjusted_smallest`:
+    the least they could be with so many blocks. `p_equivalence`: two one-sided tests within `MARGIN` points, after
+    Holm. `wins`: blocks in which the subject leads. `seeds`: seeds a cell has at most; `seeds_needed`: seeds a cell
+    needs for 80 % power, None if over 1,000.
     """
 
     subject: str
@@ -201,7 +182,7 @@ def _family(pairs: Sequence[_Pair], correction: str = "Holm") -> list[Contrast]:
     for i, pair in enumerate(pairs):
         known = np.isfinite(pair.differences)
         values = pair.differences[known]
-        low, high = bootstrap_interval(pair.differences)
+        low, high = paired_interval(pair.differences)
         found.append(
             Contrast(
                 subject=pair.subject,
@@ -338,14 +319,14 @@ __all__ = [
     "Contrast",
     "Interaction",
     "all_contrasts",
+    "arm_means",
     "baseline_contrasts",
-    "bootstrap_interval",
     "cell_means",
     "effect_size",
     "holm",
     "interactions",
+    "interquartile_mean",
     "joint_sign_flip_p",
     "probability_of_improvement",
     "sign_flip_p",
-    "t_interval",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +14,28 @@ from ablations.analysis import Analysis
 from ablations.claims import claims_table, contrast_row, more_seeds, p_text, verdict
 from ablations.outcomes import Outcomes, level_text, varying_axes
 from ablations.palette import points_text
-from ablations.stats import Contrast, Interaction
+from ablations.ranks import Ranks
+from ablations.stats import Contrast, Interaction, arm_means
 
 if TYPE_CHECKING:
     from ablations.store import Results
 
 __all__ = [
     "accuracy_markdown",
+    "arms_markdown",
     "claims_table",
     "contrasts_frame",
     "contrasts_markdown",
     "cost_frame",
+    "cost_markdown",
     "environments_frame",
     "interactions_frame",
     "interactions_markdown",
+    "main_effects_frame",
     "markdown",
     "missing_frame",
+    "ranks_frame",
+    "ranks_markdown",
     "runs_frame",
 ]
 
@@ -90,6 +96,16 @@ def accuracy_markdown(analysis: Analysis) -> str:
             for cell, levels in enumerate(outcomes.cells)
         ],
         left=len(outcomes.cell_axes),
+    )
+
+
+def arms_markdown(outcomes: Outcomes) -> str:
+    return markdown(
+        [word(outcomes.axis), "mean in %", "interquartile mean in %", "n"],
+        [
+            (level, *(_number(value, ".1f") for value in means), n)
+            for level, *means, n in arm_means(outcomes).itertuples(index=False, name=None)
+        ],
     )
 
 
@@ -169,6 +185,25 @@ def interactions_markdown(found: Sequence[Interaction]) -> str:
     )
 
 
+def main_effects_frame(effects: Mapping[str, Sequence[Contrast]]) -> pd.DataFrame:
+    """The contrasts of the other axes, a column in front naming the axis."""
+    return pd.DataFrame([{"axis": axis} | contrast_row(c) for axis, found in effects.items() for c in found])
+
+
+def ranks_frame(ranks: Ranks | None) -> pd.DataFrame:
+    """A row an arm; the number of cells, Friedman's p and the critical difference are the same in all."""
+    if ranks is None:
+        return pd.DataFrame()
+    rows = sorted(zip(ranks.mean_ranks, ranks.arms, strict=True))
+    shared = {"cells": ranks.cells, "friedman_p": ranks.p, "critical_difference": ranks.critical}
+    return pd.DataFrame([{"arm": arm, "mean_rank": rank} | shared for rank, arm in rows])
+
+
+def ranks_markdown(ranks: Ranks) -> str:
+    rows = sorted(zip(ranks.mean_ranks, ranks.arms, strict=True))
+    return markdown(["arm", "mean rank"], [(arm, f"{rank:.2f}") for rank, arm in rows])
+
+
 def runs_frame(results: Results) -> pd.DataFrame:
     """One row a finished run: key, what varies, the seed, the numbers."""
     columns = list(dict.fromkeys(["key", "position", *varying_axes(results), "seed", *RUN_NUMBERS]))
@@ -187,6 +222,24 @@ def cost_frame(results: Results, outcomes: Outcomes) -> pd.DataFrame:
                 means = by_key.loc[keys, ["parameters", "flops", "train_seconds"]].astype(float).mean()
                 rows.append(dict(zip(axes, map(level_text, (level, *levels)), strict=True)) | means.to_dict())
     return pd.DataFrame(rows)
+
+
+def cost_markdown(results: Results, outcomes: Outcomes) -> str:
+    frame = cost_frame(results, outcomes)
+    axes = [outcomes.axis, *outcomes.cell_axes]
+    return markdown(
+        [*map(word, axes), "parameters", "training GFLOPs", "training seconds"],
+        [
+            (
+                *(row[axis] for axis in axes),
+                f"{row['parameters']:,.0f}",
+                f"{row['flops'] / 1e9:,.1f}",
+                f"{row['train_seconds']:,.1f}",
+            )
+            for row in frame.to_dict("records")
+        ],
+        left=len(axes),
+    )
 
 
 def missing_frame(results: Results) -> pd.DataFrame:

@@ -47,6 +47,9 @@ class FakeResults:
         table = np.cos(np.outer(x, waves[0]) + np.outer(y, waves[1])) + 0.3 * rng.normal(size=(grid**2, 64))
         return {"pos_embed": table[None].astype(np.float32)} if row["position"] == "learned" else {}
 
+    def predictions(self, key: str) -> dict[str, np.ndarray]:
+        return {}
+
 
 def accuracy(config: RunConfig, noise: float = 0.5) -> float:
     """Share of test images correct; position, depth and patch matter, and so does position x patch."""

@@ -219,6 +219,7 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(here):
     assert "4 runs, 4 to do" in result.stdout
     assert "about " in result.stdout
     assert "smallest two-sided p it can give, after Holm: 0.5" in result.stdout
+    assert "it cannot show that any two arms differ" in result.stdout
     assert "warning: no difference can reach p = 0.05" in result.stderr
     assert list(here.iterdir()) == []
     vitab(*SMOKE)
@@ -249,7 +250,7 @@ def test_a_study_has_the_name_it_is_given():
 def test_report_takes_the_last_study(here, monkeypatch):
     written = []
 
-    def write_report(results, out):
+    def write_report(results, out, format):
         written.append((results.plan.study, len(results.runs), out))
         return out / results.plan.study
 
@@ -260,6 +261,33 @@ def test_report_takes_the_last_study(here, monkeypatch):
     result = vitab("report", "smoke", "--out", "elsewhere")
     assert result.stdout.startswith("wrote elsewhere/smoke")
     assert written == [("second", 4, Path("reports")), ("smoke", 4, Path("elsewhere"))]
+
+
+def test_report_check_fails_when_the_report_no_longer_follows(here, monkeypatch):
+    found = []
+    monkeypatch.setattr("ablations.report_check.differences", lambda results, out: found)
+    vitab(*SMOKE)
+    result = vitab("report", "--check")
+    assert (result.exit_code, result.stdout) == (0, "reports/smoke follows from its 4 runs\n")
+    found += ["README.md, line 3: says 'a', the runs give 'b'", "figures/cost.png: missing"]
+    result = vitab("report", "--check")
+    assert (result.exit_code, result.stdout.splitlines()) == (1, found)
+    assert result.stderr == ("error: reports/smoke does not follow from runs; vitab report smoke writes it anew\n")
+    assert not Path("reports").exists()
+
+
+def test_compare_two_arms_and_two_studies(here):
+    vitab(*SMOKE)
+    vitab(*SMOKE, "--study", "other", "--epochs", "3")
+    arms = vitab("compare", "rope", "none", "--study", "smoke")
+    assert arms.exit_code == 0
+    assert arms.stdout.startswith("Two arms of study smoke.")
+    assert "McNemar p" in arms.stdout
+    studies = vitab("compare", "smoke", "other")
+    assert studies.stdout.startswith("Study smoke against study other, which differ in: epochs 2 against 3.")
+    wrong = vitab("compare", "rope", "ropes", "--study", "smoke")
+    assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
+    assert "ropes is no arm of this study; arms: " in wrong.stderr
 
 
 def test_a_report_of_a_study_without_a_finished_run(here, monkeypatch):
@@ -305,7 +333,9 @@ def test_doctor_describes_the_machine_and_names_what_is_missing(monkeypatch):
     assert result.stderr == "error: missing: nosuch; install with: pip install 'nosuch>=1.0'\n"
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["report"], ["status"], ["grids"], ["data"], ["bench"], ["doctor"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["report"], ["compare"], ["status"], ["grids"], ["data"], ["bench"], ["doctor"]]
+)
 def test_every_command_has_help(command):
     result = vitab(*command, "--help")
     assert result.exit_code == 0

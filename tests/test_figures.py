@@ -95,7 +95,7 @@ def test_a_study_has_all_its_pictures_and_drawing_changes_no_global_state(tmp_pa
     results = synthetic_results.make()
     drawn = pictures(results, Analysis(arrange(results)))
     names = [picture.name for picture in drawn]
-    assert names == ["accuracy", "contrasts", "heatmap", "learning_curves", "cost", "encodings"]
+    assert names == ["accuracy", "contrasts", "ranks", "heatmap", "learning_curves", "cost", "encodings"]
     for picture in drawn:
         assert len(picture.alt) > 30
         assert picture.caption.endswith(".")

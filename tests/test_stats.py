@@ -8,7 +8,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
 
-from ablations import power, stats
+from ablations import intervals, power, stats
 from ablations.outcomes import arrange
 
 NAN = np.nan
@@ -77,34 +77,34 @@ def test_holm_equals_statsmodels_and_leaves_out_what_is_unknown():
 def test_t_interval_equals_scipy():
     values = np.array([90.1, 91.4, 92.0, NAN])
     reference = scipy_stats.ttest_1samp(values[:3], 0).confidence_interval(0.95)
-    assert stats.t_interval(values) == pytest.approx((reference.low, reference.high))
-    assert np.isnan(stats.t_interval(np.array([3.0]))).all()
+    assert intervals.t_interval(values) == pytest.approx((reference.low, reference.high))
+    assert np.isnan(intervals.t_interval(np.array([3.0]))).all()
 
 
-def test_bootstrap_interval_resamples_within_cells_only():
+def test_paired_interval_takes_its_spread_from_within_cells_only():
     # Cells far apart, seeds alike: all spread lies between cells and none of it may widen the interval.
-    low, high = stats.bootstrap_interval(np.array([[1.0, 1.0, 1.0], [9.0, 9.0, 9.0]]))
+    low, high = intervals.paired_interval(np.array([[1.0, 1.0, 1.0], [9.0, 9.0, 9.0]]))
     assert (low, high) == (5.0, 5.0)
 
 
-def test_bootstrap_interval_agrees_with_student_for_many_seeds():
+def test_paired_interval_agrees_with_student_for_many_seeds():
     differences = np.random.default_rng(3).normal(1, 2, (1, 200))
-    expected = stats.t_interval(differences[0])
-    assert stats.bootstrap_interval(differences, resamples=40_000) == pytest.approx(expected, abs=0.02)
+    expected = intervals.t_interval(differences[0])
+    assert intervals.paired_interval(differences, resamples=40_000) == pytest.approx(expected, abs=0.02)
 
 
-def test_bootstrap_interval_covers_the_truth_as_often_as_it_says():
+def test_paired_interval_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(4)
     covered = 0
     for trial in range(400):
-        low, high = stats.bootstrap_interval(rng.normal(0.3, 1, (4, 3)), resamples=1000, seed=trial)
+        low, high = intervals.paired_interval(rng.normal(0.3, 1, (4, 3)), resamples=1000, seed=trial)
         covered += low <= 0.3 <= high
     assert 0.92 <= covered / 400 <= 0.98
 
 
-def test_bootstrap_interval_of_one_seed_is_unknown_and_a_lonely_seed_borrows_spread():
-    assert np.isnan(stats.bootstrap_interval(np.array([[1.0], [2.0]]))).all()
-    low, high = stats.bootstrap_interval(np.array([[1.0, 2.0, 3.0], [2.0, NAN, NAN]]))
+def test_paired_interval_of_one_seed_is_unknown_and_a_lonely_seed_borrows_spread():
+    assert np.isnan(intervals.paired_interval(np.array([[1.0], [2.0]]))).all()
+    low, high = intervals.paired_interval(np.array([[1.0, 2.0, 3.0], [2.0, NAN, NAN]]))
     assert low < 2 < high
 
 
@@ -141,7 +141,9 @@ def test_seeds_needed_is_the_first_number_with_enough_power():
     effect = abs(stats.effect_size(differences))
     needed = power.seeds_needed(differences, alpha=0.05)
     assert needed is not None
-    assert power.paired_power(effect, 4 * needed, 0.05) >= 0.8 > power.paired_power(effect, 4 * (needed - 1), 0.05)
+    assert (
+        power.sign_flip_power(effect, 4 * needed, 0.05) >= 0.8 > power.sign_flip_power(effect, 4 * (needed - 1), 0.05)
+    )
 
 
 def test_seeds_needed_at_the_edges():
@@ -225,3 +227,32 @@ def test_arms_are_the_axis_that_varies():
     assert [outcomes.arm_name(i) for i in range(3)] == ["depth 1", "depth 2", "depth 4"]
     assert (outcomes.baseline, outcomes.cells) == (0, ((),))
     assert arrange(synthetic_results.make({"depth": (1, 2, 4)}, baseline="4", base=base)).baseline == 2
+
+
+def test_paired_interval_of_few_pairs_is_students_with_pooled_spread():
+    # Deviations +-1 in two cells of two: variance 4 / 2 on 2 degrees of freedom, mean 3.
+    half = scipy_stats.t.ppf(0.975, 2) * np.sqrt(2.0 / 4)
+    assert intervals.paired_interval(np.array([[0.0, 2.0], [4.0, 6.0]])) == pytest.approx((3 - half, 3 + half))
+
+
+def test_paired_interval_reaches_further_on_the_long_side():
+    skewed = np.exp(np.random.default_rng(7).normal(size=(2, 8)))
+    low, high = intervals.paired_interval(skewed)
+    mean, spread = skewed.mean(), np.sqrt(skewed.var(axis=1, ddof=1).mean())
+    half = scipy_stats.t.ppf(0.975, 14) * spread / 4
+    assert mean - low == pytest.approx(half)
+    assert high - mean > 1.2 * half
+
+
+@pytest.mark.parametrize(("blocks", "alpha", "effect"), [(6, 0.05, 1.0), (8, 0.05 / 3, 1.0), (10, 0.05, 0.5)])
+def test_sign_flip_power_is_how_often_the_test_rejects(blocks, alpha, effect):
+    rng = np.random.default_rng(8)
+    rejected = [stats.sign_flip_p(rng.normal(effect, 1, blocks)) <= alpha for _ in range(1500)]
+    assert power.sign_flip_power(effect, blocks, alpha) == pytest.approx(np.mean(rejected), abs=0.035)
+
+
+def test_sign_flip_power_at_its_edges():
+    assert power.sign_flip_power(9.0, 5, 0.05) == 0  # 2 / 2^5 > 0.05
+    assert power.sign_flip_power(9.0, 6, 0.05) == 1
+    assert power.sign_flip_power(0.0, 10, 0.05) == pytest.approx(50 / 1024, abs=0.01)
+    assert power.sign_flip_power(0.8, 12, 0.05) == pytest.approx(power.paired_power(0.8, 12, 0.05), abs=0.02)
