@@ -1,7 +1,6 @@
 """The command line: thin commands over plain functions; exceptions become one line and an exit code."""
 
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -164,6 +163,7 @@ def _carry_out(
 ) -> None:
     from ablations import display, study
     from ablations.environment import available_cores
+    from ablations.interrupt import Interrupt
     from ablations.progress import LiveProgress, Progress
     from ablations.store import Store
     from ablations.workers import Setting
@@ -203,12 +203,11 @@ def _carry_out(
     display.say(console, f"study {name}: {study.count(len(plan.keys), 'run')}, {len(tasks)} to do{kept}")
     if store.plan_differs(plan):
         display.say(console, f"study {name} was planned otherwise before: its plan is replaced, its runs are kept")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     live = console.is_terminal and not quiet
     listener = (LiveProgress if live else Progress)(console, tasks, skipped=skipped)
     try:
-        with listener:
-            outcome = study.run(plan, store, tasks, setting=setting, workers=crew, listener=listener)
+        with Interrupt() as stop_asked, listener:
+            outcome = study.run(plan, store, tasks, setting=setting, workers=crew, listener=listener, stop=stop_asked)
     except KeyboardInterrupt:
         stop(f"interrupted after {listener.count} of {len(plan.keys)} runs; the same command resumes", INTERRUPTED)
     if outcome.failed:

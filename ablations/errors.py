@@ -10,4 +10,4 @@ class UsageError(VitabError):
 
 
 class StorageError(VitabError):
-    """Something could not be written: not the fault of the run it belongs to, and no other run can be written either."""
+    """Something could not be written: not the fault of its run, and no other run can be written either."""
