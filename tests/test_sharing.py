@@ -164,7 +164,7 @@ def test_two_programs_share_a_grid_and_train_each_run_once(tmp_path):
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("presses", [1, 2])
 def test_a_grid_that_is_interrupted_or_cut_off_ends_with_the_same_bits(tmp_path, workers, presses):
-    command = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "2", "--epochs", "200", "--workers", workers)
+    command = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "2", "--epochs", "120", "--workers", workers)
     store = Store(tmp_path / "runs")
     first = vitab(*command, cwd=tmp_path)
     deadline = time.monotonic() + 60
