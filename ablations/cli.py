@@ -79,6 +79,9 @@ def run(
     ] = None,
     backend: Backend = "auto",
     workers: Workers = "auto",
+    checkpoint: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.0, help="Between two checkpoints of a run: what a kill can cost.")
+    ] = 60.0,
     runs: Runs = Path("runs"),
     study: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the study; default: the grid's.")] = None,
     dry_run: Annotated[
@@ -105,7 +108,7 @@ def run(
     chosen = grids.shrink(chosen) if smoke else chosen
     chosen = grids.override(chosen, axes=grids.parse_axes(axes), settings=given, seeds=seeds)
     name = grids.check_name("--study", study) if study is not None else chosen.name
-    _carry_out(chosen, name, data_dir, backend, workers, runs, dry_run=dry_run, quiet=quiet)
+    _carry_out(chosen, name, data_dir, backend, workers, runs, checkpoint, dry_run=dry_run, quiet=quiet)
 
 
 def _carry_out(
@@ -115,6 +118,7 @@ def _carry_out(
     backend: str,
     workers: str,
     runs: Path,
+    checkpoint: float,
     *,
     dry_run: bool,
     quiet: bool,
@@ -133,7 +137,7 @@ def _carry_out(
     arms = study.survey(plan, store, data_dir=data_dir)
     tasks = study.tasks_of(plan, arms, store)
     crew = study.resolve_workers(workers, runs=len(tasks), backend=backend)
-    setting = Setting(runs, data_dir, backend, threads=max(1, available_cores() // crew))
+    setting = Setting(runs, data_dir, backend, threads=max(1, available_cores() // crew), snapshot_every=checkpoint)
     if tasks and backend == "numpy":
         from ablations.compilation import compile_kernels
 
