@@ -71,12 +71,14 @@ class Feed:
         """uint8 images (n, h, w, c) to float32 of mean 0 and deviation 1 over the training images."""
         return np.asarray(normalise(images, self.mean, self.std))
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch (from 1), each made while the step before it runs."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch (from 1), from its step `first` on, each made while the step before it runs."""
+        if first >= self.steps:
+            return
         order = stream(self.config.seed, "order", epoch).permutation(len(self.images))
         with ThreadPoolExecutor(1) as ahead:
-            coming = ahead.submit(self._batch, order, epoch, 0)
-            for step in range(self.steps):
+            coming = ahead.submit(self._batch, order, epoch, first)
+            for step in range(first, self.steps):
                 batch = coming.result()
                 if step + 1 < self.steps:
                     coming = ahead.submit(self._batch, order, epoch, step + 1)

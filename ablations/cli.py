@@ -1,52 +1,19 @@
 """The command line: thin commands over plain functions; exceptions become one line and an exit code."""
 
 import shlex
-import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from ablations.errors import UsageError, VitabError
+from ablations.cli_base import FAILED, Backend, Commands, DataDir, Quiet, Runs, Workers, stop
+from ablations.cli_base import console as make_console
+from ablations.cli_runs import reproduce, retry, status, train, verify
+from ablations.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ablations.config import Grid
-
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-
-class Commands(TyperGroup):
-    """A group whose errors are one line on stderr: exit code 2 for bad input, 1 for what went wrong otherwise."""
-
-    def main(  # type: ignore[override]
-        self, args: list[str] | None = None, *, standalone_mode: bool = True, **extra: Any
-    ) -> Any:
-        try:
-            code = super().main(args, standalone_mode=False, **extra)
-        except UsageError as error:
-            stop(str(error), USAGE)
-        except VitabError as error:
-            stop(str(error), FAILED)
-        except KeyboardInterrupt:
-            stop("interrupted", INTERRUPTED)
-        except Exception as error:
-            if not hasattr(error, "format_message"):
-                raise
-            stop(error.format_message(), USAGE)
-        if standalone_mode:
-            sys.exit(code if isinstance(code, int) else OK)
-        return code
-
-
-def stop(message: str, code: int) -> NoReturn:
-    """End the program with one line on stderr."""
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
-    sys.exit(code)
-
 
 app = typer.Typer(
     cls=Commands,
@@ -61,12 +28,6 @@ data_app = typer.Typer(
     cls=Commands, rich_markup_mode=None, help="List the data sets, or fetch one:  vitab data fetch cifar100"
 )
 app.add_typer(data_app, name="data")
-
-Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of finished runs.")]
-DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", metavar="DIR", help="Where the data set's files are; default: the user's cache."),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -116,12 +77,11 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of a run; may be repeated."),
     ] = None,
-    backend: Annotated[
-        str, typer.Option(metavar="auto|numpy|cupy", help="auto: cupy where there is a GPU for it.")
-    ] = "auto",
-    workers: Annotated[
-        str, typer.Option(metavar="N|auto", help="Runs side by side; the results do not depend on it.")
-    ] = "auto",
+    backend: Backend = "auto",
+    workers: Workers = "auto",
+    checkpoint: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.0, help="Between two checkpoints of a run: what a kill can cost.")
+    ] = 60.0,
     runs: Runs = Path("runs"),
     study: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the study; default: the grid's.")] = None,
     dry_run: Annotated[
@@ -130,7 +90,7 @@ def run(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A small version of the grid, to try it: one seed, two epochs.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Plain lines instead of the live table.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train the runs of a grid that are not finished yet.
 
@@ -148,7 +108,7 @@ def run(
     chosen = grids.shrink(chosen) if smoke else chosen
     chosen = grids.override(chosen, axes=grids.parse_axes(axes), settings=given, seeds=seeds)
     name = grids.check_name("--study", study) if study is not None else chosen.name
-    _carry_out(chosen, name, data_dir, backend, workers, runs, dry_run=dry_run, quiet=quiet)
+    _carry_out(chosen, name, data_dir, backend, workers, runs, checkpoint, dry_run=dry_run, quiet=quiet)
 
 
 def _carry_out(
@@ -158,17 +118,17 @@ def _carry_out(
     backend: str,
     workers: str,
     runs: Path,
+    checkpoint: float,
     *,
     dry_run: bool,
     quiet: bool,
 ) -> None:
     from ablations import display, study
     from ablations.environment import available_cores
-    from ablations.progress import LiveProgress, Progress
     from ablations.store import Store
     from ablations.workers import Setting
 
-    console, store = _console(), Store(runs)
+    console, store = make_console(), Store(runs)
     backend = study.resolve_backend(backend)
     study.resolve_workers(workers, runs=1, backend=backend)
     plan = study.make_plan(grid, study=name, data_dir=data_dir, command=rerun_command(sys.argv[1:]))
@@ -177,7 +137,7 @@ def _carry_out(
     arms = study.survey(plan, store, data_dir=data_dir)
     tasks = study.tasks_of(plan, arms, store)
     crew = study.resolve_workers(workers, runs=len(tasks), backend=backend)
-    setting = Setting(runs, data_dir, backend, threads=max(1, available_cores() // crew))
+    setting = Setting(runs, data_dir, backend, threads=max(1, available_cores() // crew), snapshot_every=checkpoint)
     if tasks and backend == "numpy":
         from ablations.compilation import compile_kernels
 
@@ -200,29 +160,7 @@ def _carry_out(
                 display.say(console, line)
         return
 
-    store.check_writable()
-    skipped = len(plan.keys) - len(tasks)
-    kept = f", {skipped} finished before and kept" if skipped else ""
-    display.say(console, f"study {name}: {study.count(len(plan.keys), 'run')}, {len(tasks)} to do{kept}")
-    if store.plan_differs(plan):
-        display.say(console, f"study {name} was planned otherwise before: its plan is replaced, its runs are kept")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    live = console.is_terminal and not quiet
-    listener = (LiveProgress if live else Progress)(console, tasks, skipped=skipped)
-    try:
-        with listener:
-            outcome = study.run(plan, store, tasks, setting=setting, workers=crew, listener=listener)
-    except KeyboardInterrupt:
-        stop(f"interrupted after {listener.count} of {len(plan.keys)} runs; the same command resumes", INTERRUPTED)
-    if outcome.failed:
-        for run_label, reason in outcome.failed.items():
-            typer.echo(f"failed: {run_label}: {reason}", err=True)
-        typer.echo(
-            f"{len(outcome.failed)} of {len(plan.keys)} runs failed; the same command tries them again", err=True
-        )
-        raise typer.Exit(FAILED)
-    elsewhere = "" if runs == Path("runs") else f" --runs {shlex.quote(str(runs))}"
-    display.say(console, f"all {len(plan.keys)} runs are finished; next: vitab report {name}{elsewhere}")
+    train(console, store, plan, tasks, setting=setting, crew=crew, quiet=quiet)
 
 
 @app.command()
@@ -286,24 +224,8 @@ def compare(
     typer.echo(compared(store, first, second, study=study, last=lambda: _last_study(store)), nl=False)
 
 
-@app.command()
-def status(
-    study: Annotated[str | None, typer.Argument(help="Name of the study; default: all.")] = None,
-    runs: Runs = Path("runs"),
-    verify: Annotated[bool, typer.Option("--verify", help="Also read every file and compare checksums.")] = False,
-) -> None:
-    """Say which runs are done, failed (and why) and still to do."""
-    from ablations import display
-    from ablations.store import Store
-
-    store = Store(runs)
-    names = store.studies() if study is None else [study]
-    if not names:
-        typer.echo(store.describe_studies())
-        return
-    plans = [store.read_study(name) for name in names]
-    if not display.show_studies(_console(), store, plans, verify=verify):
-        raise typer.Exit(FAILED)
+for command in (status, retry, verify, reproduce):
+    app.command()(command)
 
 
 @app.command("grids")
@@ -312,7 +234,7 @@ def list_grids() -> None:
     from ablations.display import show_grids
     from ablations.grids import GRIDS
 
-    show_grids(_console(), GRIDS)
+    show_grids(make_console(), GRIDS)
 
 
 @data_app.callback(invoke_without_command=True)
@@ -321,7 +243,7 @@ def list_data(context: typer.Context, data_dir: DataDir = None) -> None:
         from ablations.data.commands import list_datasets
         from ablations.display import show_datasets
 
-        show_datasets(_console(), list_datasets(data_dir))
+        show_datasets(make_console(), list_datasets(data_dir))
 
 
 @data_app.command("fetch")
@@ -333,7 +255,7 @@ def fetch_data(name: Annotated[str, typer.Argument(help="A data set of `vitab da
 
     remotes_of(name)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_console(), transient=True) as bars:
+    with Progress(*columns, console=make_console(), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def on_progress(file: str, so_far: int, total: int | None) -> None:
@@ -473,12 +395,6 @@ def _last_study(store: Any) -> str:
         if any(map(store.done, store.read_study(name).keys)):
             return str(name)
     raise UsageError(f"no study has a finished run; {store.describe_studies()}")
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console()
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
+from ablations.attempts import at_work
 from ablations.config import Grid
 from ablations.progress import duration
 from ablations.store import Store, StudyPlan
@@ -77,27 +79,53 @@ def show_datasets(console: Console, listed: Sequence["Listed"]) -> None:
         say(console, f"{found.info.name:<14} {found.info.source}")
 
 
+def view_studies(store: Store, plans: Sequence[StudyPlan]) -> tuple[RenderableType, bool]:
+    """What `vitab status` shows of studies, and whether there are runs that are neither done nor failed."""
+    numbers = ("runs", "done", "failed", "to do", "running")
+    rows = table("study", *numbers, "question", right=numbers)
+    lines = []
+    to_come = False
+    for plan in plans:
+        axes = shown_axes(plan)
+        counts = dict.fromkeys(("done", "failed", "to do", "running"), 0)
+        for key, config in plan.runs.items():
+            name = f"{plan.study}: {label(config, axes)}"
+            if store.done(key):
+                counts["done"] += 1
+            elif (owner := at_work(store.folder(key))) is not None:
+                counts["running"] += 1
+                lines.append(f"{name} {running(owner)}")
+            elif (reason := store.failure(key)) is not None:
+                counts["failed"] += 1
+                lines.append(f"{name} failed: {reason} ({store.folder(key) / 'failure.json'})")
+            else:
+                counts["to do"] += 1
+        rows.add_row(plan.study, str(len(plan.keys)), *map(str, counts.values()), plan.question)
+        to_come = to_come or counts["to do"] + counts["running"] > 0
+    return Group(rows, *(Text(line) for line in lines)), to_come
+
+
+def running(owner: Mapping[str, Any]) -> str:
+    """Where a run is trained and how far it is, from what its attempt says."""
+    where = f"is running on {owner.get('host')} (process {owner.get('pid')}, since {owner.get('begun')})"
+    number = owner.get("attempt")
+    again = f", attempt {number}" if number != 1 else ""
+    if "epoch" not in owner:
+        return where + again
+    left = duration(float(owner["seconds_left"]))
+    return f"{where}{again}: epoch {owner['epoch']}/{owner['epochs']}, {left} left"
+
+
 def show_studies(console: Console, store: Store, plans: Sequence[StudyPlan], *, verify: bool = False) -> bool:
     """What `vitab status` says; whether all finished runs are sound, which it only looks at to `verify`."""
-    rows = table("study", "runs", "done", "failed", "to do", "question", right=("runs", "done", "failed", "to do"))
-    lines = []
+    console.print(view_studies(store, plans)[0], soft_wrap=True)
     sound = True
-    for plan in plans:
-        done = [key for key in plan.keys if store.done(key)]
-        failed = {key: reason for key in plan.keys if (reason := store.failure(key)) is not None}
-        counts = (len(plan.keys), len(done), len(failed), len(plan.keys) - len(done) - len(failed))
-        rows.add_row(plan.study, *map(str, counts), plan.question)
-        axes = shown_axes(plan)
-        for key, reason in failed.items():
-            lines.append(f"{plan.study}: {label(plan.runs[key], axes)} failed: {reason} ({store.folder(key)})")
-        for key in done if verify else ():
-            if damaged := store.verify(key):
+    for plan in plans if verify else ():
+        for key, config in plan.runs.items():
+            if store.done(key) and (damaged := store.verify(key)):
                 sound = False
-                lines.append(f"{plan.study}: {label(plan.runs[key], axes)} is damaged: {', '.join(damaged)}")
-                lines.append(f"  delete {store.folder(key)} and run the study again")
-    console.print(rows)
-    for line in lines:
-        say(console, line)
+                say(console, f"{plan.study}: {label(config, shown_axes(plan))} is damaged: {', '.join(damaged)}")
+                say(console, f"  delete {store.folder(key)} and run the study again")
     if verify and sound:
         say(console, "all files of all finished runs are as they were written")
     return sound

@@ -47,7 +47,16 @@ def git_state() -> dict[str, Any] | None:
 @cache
 def vit_digest() -> str:
     """SHA-256 over names and contents of the sources of `vit`: runs with the same share the model's code."""
-    folder = ROOT / "vit"
+    return _digest(ROOT / "vit")
+
+
+@cache
+def code_digest() -> str:
+    """The same of `vit` and `ablations`: half a run is only continued by the code that began it."""
+    return hashlib.sha256(f"{vit_digest()} {_digest(ROOT / 'ablations')}".encode()).hexdigest()
+
+
+def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".cu")):
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())

@@ -7,3 +7,7 @@ class VitabError(Exception):
 
 class UsageError(VitabError):
     """Bad input: the message names the field, what was given and what is valid (exit code 2)."""
+
+
+class StorageError(VitabError):
+    """Something could not be written: not the fault of its run, and no other run can be written either."""

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ablations.errors import VitabError
+from ablations.errors import StorageError
 
 
 def write_file(path: Path, content: bytes) -> str:
@@ -16,7 +17,7 @@ def write_file(path: Path, content: bytes) -> str:
 
     Returns the SHA-256 of the file. The file has reached the disk when this returns. Raises OSError.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -58,7 +59,7 @@ def or_say(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise VitabError(f"{what}: {error.strerror or error}") from error
+        raise StorageError(f"{what}: {error.strerror or error}") from error
 
 
 def _sync_folder(folder: Path) -> None:

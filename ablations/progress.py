@@ -73,6 +73,20 @@ class Progress:
         self._over(task)
         self.line(f"{self.place()} {task.label}: FAILED: {reason}")
 
+    def again(self, task: Task, reason: str) -> None:
+        """A run was cut short by no fault of its own, and is tried once more."""
+        self.running.pop(task, None)
+        self.line(f"{task.label}: {reason}; once more")
+
+    def elsewhere(self, task: Task, result: Finished) -> None:
+        """Another process has finished a run."""
+        self._over(task)
+        self.line(f"{self.place()} {task.label}: test {result.test_accuracy:.1%}, finished by another process")
+
+    def waiting(self, runs: int) -> None:
+        """Only runs that other processes are at are left."""
+        self.line(f"waiting for {runs} run{'s' * (runs != 1)} that other processes are at; Ctrl-C leaves them to those")
+
     def line(self, text: str) -> None:
         """One line of text, as it is."""
         self._last_line = time.monotonic()

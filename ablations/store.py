@@ -76,7 +76,7 @@ class StudyPlan:
         """The configs by key, in order."""
         return dict(zip(self.keys, self.configs, strict=True))
 
-    def toto_json(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
         return plain | {"configs": [config.canonical() for config in self.configs]}
@@ -106,6 +106,10 @@ class Store:
     def folder(self, key: str) -> Path:
         """Where the files of a run are."""
         return self.root / key[:16]
+
+    def snapshot(self, key: str) -> Path:
+        """Where the state of an unfinished run is kept."""
+        return self.folder(key) / "resume.bin"
 
     def check_writable(self) -> None:
         """Make the folder; UsageError when nothing can be written in it."""
@@ -143,11 +147,13 @@ class Store:
             sums = {name: write_file(folder / name, content) for name, content in contents.items()}
             write_file(folder / "DONE.json", to_json({"key": key, "format": 1, "sha256": sums}))
             (folder / "failure.json").unlink(missing_ok=True)
+            self.snapshot(key).unlink(missing_ok=True)
 
-    def fail(self, key: str, config: RunConfig, error: str, details: str = "") -> None:
-        """Write down why a run failed: one line, and the traceback if there is one."""
+    def fail(self, key: str, config: RunConfig, error: str, details: str = "", attempt: int = 0) -> None:
+        """Write down why an attempt at a run failed: one line, and the traceback if there is one."""
         folder = self._fresh(key)
-        reason = {"key": key, "config": config.canonical(), "error": error, "details": details}
+        reason: dict[str, Any] = {"key": key, "config": config.canonical(), "error": error, "details": details}
+        reason["attempt"] = attempt
         reason["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         with or_say(f"the failure of run {key[:16]} could not be written to {self.root}"):
             write_file(folder / "failure.json", to_json(reason))
@@ -158,6 +164,12 @@ class Store:
         if not isinstance(reason, dict) or reason.get("key") != key or self.done(key):
             return None
         return str(reason.get("error", "no reason given"))
+
+    def failed_attempt(self, key: str) -> int:
+        """The number of the attempt that failed; 0 when none has."""
+        reason = read_json(self.folder(key) / "failure.json")
+        number = reason.get("attempt") if isinstance(reason, dict) and reason.get("key") == key else None
+        return number if isinstance(number, int) else 0
 
     def verify(self, key: str) -> list[str]:
         """The files of a run that are missing or not what was written; empty for a sound finished run."""
@@ -198,7 +210,7 @@ class Store:
         """Write a plan; it replaces an earlier one of the same name."""
         with or_say(f"study {plan.study} could not be written to {self.root}"):
             (self.root / "studies").mkdir(parents=True, exist_ok=True)
-            write_file(self.root / "studies" / f"{plan.study}.json", to_json(plan.toto_json()))
+            write_file(self.root / "studies" / f"{plan.study}.json", to_json(plan.to_plain()))
 
     def read_study(self, name: str) -> StudyPlan:
         """The plan of a study; UsageError when there is none, with those there are."""

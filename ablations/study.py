@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ablations.children import in_processes
 from ablations.config import Grid, RunConfig, run_key, vit_config
 from ablations.environment import available_cores, gpus, has_cupy
 from ablations.errors import UsageError
@@ -17,7 +18,6 @@ from ablations.workers import (
     Setting,
     Task,
     dataset_for,
-    in_processes,
     in_this_process,
     train_and_store,
 )
@@ -55,6 +55,7 @@ class Outcome:
 
     finished: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)  # finished by another process meanwhile
     failed: dict[str, str] = field(default_factory=dict)  # reasons by label
 
 
@@ -161,7 +162,9 @@ def tasks_of(plan: StudyPlan, arms: Sequence[Arm], store: Store) -> list[Task]:
     weights = {key: arm.flops + BLOCK_OVERHEAD * arm.config.depth * arm.steps for arm in arms for key in arm.keys}
     axes = shown_axes(plan)
     return [
-        Task(key, config, label(config, axes), weights[key]) for key, config in plan.runs.items() if not store.done(key)
+        Task(key, config, label(config, axes), weights[key], store.failed_attempt(key))
+        for key, config in plan.runs.items()
+        if not store.done(key)
     ]
 
 
@@ -222,15 +225,19 @@ def run(
     workers: int,
     listener: Listener,
     job: Job = train_and_store,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Write the plan and carry out its tasks; a run that fails stops no other."""
+    """Write the plan and carry out its tasks; a run that fails stops no other.
+
+    Raises KeyboardInterrupt after `stop` has said yes, when the runs at work are written down.
+    """
     store.write_study(plan)
     to_do = {task.key for task in tasks}
     notes = _Notes(listener, Outcome(skipped=[key for key in plan.keys if key not in to_do]))
     if workers > 1:
-        in_processes(tasks, setting, notes, workers=workers, job=job)
+        in_processes(tasks, setting, notes, workers=workers, job=job, stop=stop)
     else:
-        in_this_process(tasks, setting, notes, job=job)
+        in_this_process(tasks, setting, notes, job=job, stop=stop)
     return notes.outcome
 
 
@@ -241,6 +248,7 @@ class _Notes:
         self.listener = listener
         self.outcome = outcome
         self.started = listener.started
+        self.again, self.waiting = listener.again, listener.waiting
         self.epoch: Callable[[Task, EpochMetrics], None] = listener.epoch
 
     def finished(self, task: Task, result: Finished) -> None:
@@ -250,3 +258,7 @@ class _Notes:
     def failed(self, task: Task, reason: str) -> None:
         self.outcome.failed[task.label] = reason
         self.listener.failed(task, reason)
+
+    def elsewhere(self, task: Task, result: Finished) -> None:
+        self.outcome.elsewhere.append(task.key)
+        self.listener.elsewhere(task, result)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ablations.batches import Feed
 from ablations.config import RunConfig, vit_config
 from ablations.data import Dataset
 from ablations.errors import VitabError
+from ablations.snapshot import Keeper, Snapshot
 from vit import ViT, cost, get_ops
 from vit.engine import Engine, Training
 from vit.optim import warmup_cosine
@@ -65,16 +66,22 @@ def train(
     backend: str = "numpy",
     threads: int | None = None,
     on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
+    keeper: Keeper | None = None,
 ) -> RunRecord:
-    """Train one run from its seed. The same config and data give the same bits, whatever the threads.
+    """Train one run from its seed, or from where `keeper` has a snapshot of it.
 
-    Raises VitabError when the loss is no longer a number.
+    The same config and data give the same bits, whatever the threads and however often the run was cut short.
+    Raises VitabError when the loss is no longer a number, and KeyboardInterrupt when `keeper` is asked to stop.
     """
     started = time.perf_counter()
     feed = Feed.of(config, dataset)
-    run = _Run(config, dataset, feed, backend, threads)
+    run = _Run(config, dataset, feed, backend, threads, keeper or Keeper())
     try:
-        metrics = [run.epoch(epoch, on_epoch) for epoch in range(1, config.epochs + 1)]
+        before = run.resume()
+        run.started = started - before
+        metrics = run.metrics
+        while len(metrics) < config.epochs:
+            metrics.append(run.epoch(len(metrics) + 1, on_epoch))
         probabilities = run.probabilities(feed.normalise(dataset.test_images))
         state = run.state()
     finally:
@@ -95,7 +102,7 @@ def train(
         parameters=cost.parameters(run.model.config),
         flops=cost.TRAINING_FACTOR * cost.forward_flops(run.model.config) * images,
         train_seconds=sum(m.seconds for m in metrics),
-        seconds=time.perf_counter() - started,
+        seconds=time.perf_counter() - run.started,
     )
 
 
@@ -117,9 +124,17 @@ def calibrate(config: RunConfig, dataset: Dataset, *, backend: str = "numpy", th
 
 
 class _Run:
-    """A model, its engine and the average of its weights."""
+    """A model, its engine, the average of its weights, and how far it has got."""
 
-    def __init__(self, config: RunConfig, dataset: Dataset, feed: Feed, backend: str, threads: int | None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        feed: Feed,
+        backend: str,
+        threads: int | None,
+        keeper: Keeper | None = None,
+    ) -> None:
         shape = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
         training = Training(weight_decay=config.weight_decay, clip_norm=config.clip_norm or None)
         self.config, self.feed = config, feed
@@ -127,12 +142,50 @@ class _Run:
         self.engine = Engine(self.model, training, feed.batch_size, threads)
         self.validation_images = feed.normalise(feed.validation_images)
         self.average = self.model.parameters.flat.copy() if config.ema else None
+        self.keeper = keeper or Keeper()
+        self.metrics: list[EpochMetrics] = []
+        self.losses: list[float] = []  # of the steps of the epoch at work
+        self.spent = 0.0  # seconds, on that epoch by earlier attempts
+        self.started = self.begun = 0.0  # when this run and that epoch would have, had this been the only attempt
+
+    def resume(self) -> float:
+        """Go to where the keeper's snapshot is, if it has one; seconds of work that this saves."""
+        snapshot = self.keeper.load()
+        if snapshot is None:
+            return 0.0
+        for name, value in self._arrays().items():
+            value[...] = self.model.ops.asarray(snapshot.arrays[name])
+        notes = snapshot.notes
+        self.engine.optimizer.step = notes["optimizer_step"]
+        self.metrics = [EpochMetrics(**metrics) for metrics in notes["metrics"]]
+        self.losses, self.spent = notes["losses"], notes["epoch_seconds"]
+        return float(notes["seconds"])
+
+    def keep(self) -> None:
+        """Have the keeper write down where the run is, between two steps."""
+        now = time.perf_counter()
+        notes = {
+            "optimizer_step": self.engine.optimizer.step,
+            "metrics": [asdict(metrics) for metrics in self.metrics],
+            "losses": self.losses,
+            "epoch_seconds": now - self.begun,
+            "seconds": now - self.started,
+        }
+        to_numpy = self.model.ops.to_numpy
+        self.keeper.save(Snapshot(notes, {name: to_numpy(value) for name, value in self._arrays().items()}))
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """All arrays that a step reads and writes."""
+        optimizer = self.engine.optimizer
+        arrays = {"weights": self.model.parameters.flat, "first": optimizer.first, "second": optimizer.second}
+        return arrays if self.average is None else arrays | {"average": self.average}
 
     def epoch(self, epoch: int, on_epoch: Callable[[EpochMetrics], None]) -> EpochMetrics:
         """An epoch (from 1) of training, and what the validation split says after it."""
-        feed, begun = self.feed, time.perf_counter()
+        feed = self.feed
+        self.begun = time.perf_counter() - self.spent
         loss, rate = self.train_epoch(epoch)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - self.begun
         probabilities = self.probabilities(self.validation_images)
         metrics = EpochMetrics(
             epoch=epoch,
@@ -148,12 +201,19 @@ class _Run:
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """Mean loss of the steps, and the learning rate of the last."""
+        steps = self.feed.steps
+        for images, targets in self.feed.epoch(epoch, len(self.losses)):
+            rate = self.rate((epoch - 1) * steps + len(self.losses))
+            self.losses.append(_finite("training", self.step(images, targets, rate), epoch))
+            if self.keeper.due():
+                self.keep()
+        loss, self.losses, self.spent = float(np.mean(self.losses)), [], 0.0
+        return loss, self.rate(epoch * steps - 1)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0 through all epochs."""
         config, steps = self.config, self.feed.steps
-        losses = []
-        for step, (images, targets) in enumerate(self.feed.epoch(epoch), start=(epoch - 1) * steps):
-            rate = warmup_cosine(step, config.epochs * steps, round(config.warmup_epochs * steps), config.learning_rate)
-            losses.append(_finite("training", self.step(images, targets, rate), epoch))
-        return float(np.mean(losses)), rate
+        return warmup_cosine(step, config.epochs * steps, round(config.warmup_epochs * steps), config.learning_rate)
 
     def step(self, images: np.ndarray, targets: np.ndarray, rate: float) -> float:
         ops = self.model.ops

@@ -1,21 +1,18 @@
-"""Runs carried out: one after another in this process, or side by side in child processes."""
+"""One run carried out, as an attempt that this process holds; and runs one after another in this process."""
 
-import contextlib
-import multiprocessing
-import signal
-import threading
+import os
+import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from ablations.attempts import BEAT, EXPIRY, Attempt
 from ablations.config import RunConfig, vit_config
-from ablations.errors import VitabError
+from ablations.errors import StorageError, VitabError
+from ablations.snapshot import INTERVAL, Keeper
 from ablations.store import Store
 
 if TYPE_CHECKING:
@@ -31,6 +28,8 @@ class Task:
     config: RunConfig
     label: str
     weight: float = 1.0
+    failed_before: int = 0
+    """The last attempt that failed when the study was begun; a later one is not repeated."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,11 @@ class Setting:
     data_dir: Path | None = None
     backend: str = "numpy"
     threads: int = 1
+    snapshot_every: float = INTERVAL
+    beat: float = BEAT
+    expiry: float = EXPIRY
+    patience: float = 600.0
+    """Seconds without a step after which a child counts as hung. A test on many images is one such silence."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +67,48 @@ class Listener(Protocol):
 
     def failed(self, task: Task, reason: str) -> None: ...
 
+    def again(self, task: Task, reason: str) -> None: ...
 
-Job = Callable[[Task, Setting, "Callable[[EpochMetrics], None]"], Finished]
+    def elsewhere(self, task: Task, result: Finished) -> None: ...
+
+    def waiting(self, runs: int) -> None: ...
 
 
-def train_and_store(task: Task, setting: Setting, on_epoch: "Callable[[EpochMetrics], None]") -> Finished:
-    """Train one run and write it to the store."""
-    from ablations.environment import describe
+@dataclass(frozen=True)
+class Watch:
+    """What a run at work tells, and what it asks."""
+
+    epoch: "Callable[[EpochMetrics], None]"
+    stop: Callable[[], bool] = lambda: False
+    """Asked after every step: whether to keep a snapshot and end."""
+    held: Callable[[], bool] = lambda: True
+    """Asked before results are written: whether no other process has taken the run over."""
+
+
+class TakenOverError(Exception):
+    """Another process has the run; what this one has found is not written."""
+
+
+Job = Callable[[Task, Setting, Watch], Finished]
+
+
+def train_and_store(task: Task, setting: Setting, watch: Watch) -> Finished:
+    """Train one run, from its snapshot if it has one, and write it to the store."""
+    from ablations.environment import code_digest, describe
     from ablations.trainer import train
 
-    dataset = dataset_for(task.config, setting.data_dir)
-    record = train(task.config, dataset, backend=setting.backend, threads=setting.threads, on_epoch=on_epoch)
+    store, dataset = Store(setting.runs), dataset_for(task.config, setting.data_dir)
+    identity = {"key": task.key, "code": code_digest(), "backend": setting.backend}
+    keeper = Keeper(store.snapshot(task.key), identity, interval=setting.snapshot_every, stop=watch.stop)
+    record = train(
+        task.config, dataset, backend=setting.backend, threads=setting.threads, on_epoch=watch.epoch, keeper=keeper
+    )
     environment = describe(backend=setting.backend, threads=setting.threads)
     environment["data_sha256"] = dataset.fingerprint
     model = vit_config(task.config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
-    Store(setting.runs).write(task.key, record, environment, model)
+    if not watch.held():
+        raise TakenOverError
+    store.write(task.key, record, environment, model)
     return Finished(float(record.test_accuracy), float(record.validation_accuracy), float(record.seconds))
 
 
@@ -99,144 +130,89 @@ def _read(
     return load(data, data_dir=data_dir, labels=labels, classes=classes, per_class=per_class)
 
 
-def attempt(task: Task, setting: Setting, on_epoch: "Callable[[EpochMetrics], None]", job: Job) -> Finished | str:
-    """Carry out a run: its result, or the reason why it failed, which is also written to the store.
+def carry_out(
+    task: Task,
+    attempt: Attempt,
+    setting: Setting,
+    job: Job,
+    *,
+    epoch: "Callable[[EpochMetrics], None]",
+    stop: Callable[[], bool],
+) -> Finished | str | None:
+    """Carry out a run that this process holds.
 
-    Raises VitabError when that reason cannot be written: then no other run can be written either.
+    Returns its result; or the reason why it failed, which is also in the store; or None when another process has
+    taken the run over. Raises StorageError when the store cannot be written, for then no other run can be either,
+    and KeyboardInterrupt when asked to stop.
     """
-    try:
-        return job(task, setting, on_epoch)
-    except Exception as error:
-        first = str(error).strip().partition("\n")[0]
-        reason = first if isinstance(error, VitabError) else f"{type(error).__name__}: {first}".rstrip(": ")
-        Store(setting.runs).fail(task.key, task.config, reason, traceback.format_exc())
-        return reason
+    begun = last = time.monotonic()
+    first: list[int] = []
+
+    def note(metrics: "EpochMetrics") -> None:
+        nonlocal last
+        first.append(metrics.epoch - 1)
+        now, epochs = time.monotonic(), task.config.epochs
+        if now - last >= setting.beat:
+            left = (now - begun) * (epochs - metrics.epoch) / (metrics.epoch - first[0])
+            attempt.note(epoch=metrics.epoch, epochs=epochs, seconds_left=round(left))
+            last = now
+        epoch(metrics)
+
+    store = Store(setting.runs)
+    with attempt.beating(setting.beat) as beat:
+        try:
+            return job(task, setting, Watch(note, lambda: stop() or beat.lost, attempt.held))
+        except (StorageError, TakenOverError, KeyboardInterrupt) as error:
+            if isinstance(error, TakenOverError) or beat.lost:
+                return None
+            raise
+        except Exception as error:
+            if not attempt.held():
+                return None
+            line = str(error).strip().partition("\n")[0]
+            reason = line if isinstance(error, VitabError) else f"{type(error).__name__}: {line}".rstrip(": ")
+            store.fail(task.key, task.config, reason, traceback.format_exc(), attempt.number)
+            store.snapshot(task.key).unlink(missing_ok=True)  # it leads to the same failure
+            return reason
 
 
-def in_this_process(tasks: Sequence[Task], setting: Setting, listener: Listener, job: Job = train_and_store) -> None:
-    """Carry out the runs one after another, in order."""
-    for task in tasks:
-        listener.started(task)
-        _tell(listener, task, attempt(task, setting, lambda m, task=task: listener.epoch(task, m), job))  # type: ignore[misc]
-
-
-def in_processes(
+def in_this_process(
     tasks: Sequence[Task],
     setting: Setting,
     listener: Listener,
-    *,
-    workers: int,
     job: Job = train_and_store,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Carry out the runs in up to `workers` children, in order as children become free.
+    """Carry out the runs one after another, those that no other process is at first."""
+    from ablations.waiting import PAUSE, Waiting
 
-    A child that dies fails the run it had, and a new child takes its place. Children ignore the signals that
-    end the parent, which ends them; a run cut short leaves nothing that looks finished.
-    """
-    waiting = deque(tasks)
-    crew: dict[Connection, _Child] = {}
-    try:
-        while waiting or crew:
-            while waiting and len(crew) < workers:
-                child = _Child(setting, job)
-                crew[child.connection] = child
-                child.give(waiting.popleft(), listener)
-            for connection in wait(list(crew)):
-                child = crew[connection]  # type: ignore[index]
-                try:
-                    kind, content = child.connection.recv()
-                except (EOFError, OSError):
-                    del crew[child.connection]
-                    reason = child.bury()
-                    Store(setting.runs).fail(child.task.key, child.task.config, reason)
-                    listener.failed(child.task, reason)
-                    continue
-                if kind == "epoch":
-                    listener.epoch(child.task, content)
-                elif kind == "stop":
-                    raise VitabError(content)
-                else:
-                    _tell(listener, child.task, content)
-                    if waiting:
-                        child.give(waiting.popleft(), listener)
-                    else:
-                        del crew[child.connection]
-                        child.dismiss()
-    finally:
-        for child in crew.values():
-            child.bury(kill=True)
+    waiting = Waiting(tasks, setting, listener)
+    while True:
+        taken = waiting.take(os.getpid())
+        if stop():
+            if taken is not None:
+                taken[1].release()
+            raise KeyboardInterrupt
+        if taken is None:
+            if not waiting:
+                return
+            time.sleep(PAUSE)
+            continue
+        task, attempt = taken
+        listener.started(task)
+        try:
+            outcome = carry_out(task, attempt, setting, job, epoch=partial(listener.epoch, task), stop=stop)
+        finally:
+            attempt.release()
+        if outcome is None:
+            waiting.put_back(task)
+        else:
+            tell(listener, task, outcome)
 
 
-def _tell(listener: Listener, task: Task, outcome: Finished | str) -> None:
+def tell(listener: Listener, task: Task, outcome: Finished | str) -> None:
+    """Pass on how a run ended."""
     if isinstance(outcome, str):
         listener.failed(task, outcome)
     else:
         listener.finished(task, outcome)
-
-
-class _Child:
-    """A child process and the run it is at."""
-
-    task: Task
-    process: BaseProcess
-
-    def __init__(self, setting: Setting, job: Job) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, setting, job), daemon=True)
-        if threading.current_thread() is not threading.main_thread():
-            self.process.start()
-        else:
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            try:
-                self.process.start()
-            finally:
-                signal.signal(signal.SIGINT, before)
-        theirs.close()
-
-    def give(self, task: Task, listener: Listener) -> None:
-        self.task = task
-        listener.started(task)
-        with contextlib.suppress(OSError):  # of a dead child; the next recv says so
-            self.connection.send(task)
-
-    def dismiss(self) -> None:
-        """Let it end: it leaves when the connection closes."""
-        self.connection.close()
-        self.process.join()
-
-    def bury(self, kill: bool = False) -> str:
-        """Wait for its end, and say how it ended."""
-        if kill:
-            self.process.kill()
-        self.process.join()
-        self.connection.close()
-        code = self.process.exitcode or 0
-        if code < 0:
-            hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
-            return f"its process was ended by {signal.Signals(-code).name}{hint}"
-        return f"its process ended with exit code {code}"
-
-
-def _serve(connection: Connection, setting: Setting, job: Job) -> None:
-    """The life of a child: take a run, tell of its epochs and its outcome, take the next."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-    def send(kind: str, content: Any) -> None:
-        try:
-            connection.send((kind, content))
-        except OSError:
-            raise SystemExit(1) from None  # the parent is gone
-
-    while True:
-        try:
-            task = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            outcome = attempt(task, setting, lambda metrics: send("epoch", metrics), job)
-        except VitabError as error:
-            send("stop", str(error))
-        else:
-            send("outcome", outcome)

@@ -2,14 +2,16 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 
 import numpy as np
 
 from ablations.data import Dataset
 from ablations.errors import VitabError
+from ablations.snapshot import Keeper
 from ablations.trainer import EpochMetrics, RunRecord
-from ablations.workers import Finished, Setting, Task
+from ablations.workers import Finished, Setting, Task, Watch
 
 
 def train(
@@ -19,6 +21,7 @@ def train(
     backend: str = "numpy",
     threads: int | None = None,
     on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
+    keeper: Keeper | None = None,
 ) -> RunRecord:
     """A record with numbers made from the config; nothing is trained."""
     metrics = [
@@ -56,11 +59,30 @@ def train_with_failures(config: object, dataset: Dataset, **rest: object) -> Run
     return train(config, dataset, **rest)
 
 
-def job(task: Task, setting: Setting, on_epoch: Callable[[EpochMetrics], None]) -> Finished:
+def job(task: Task, setting: Setting, watch: Watch) -> Finished:
     """A job for child processes: seed 1 kills its process, seed 2 fails, others answer."""
     if task.config.seed == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     if task.config.seed == 2:
         raise VitabError("no luck")
-    on_epoch(EpochMetrics(1, 1e-3, 2.0, 1.5, 0.5, 0.25, 1000.0))
+    watch.epoch(EpochMetrics(1, 1e-3, 2.0, 1.5, 0.5, 0.25, 1000.0))
     return Finished(0.5, 0.4, 0.1)
+
+
+def job_that_dies_once(task: Task, setting: Setting, watch: Watch) -> Finished:
+    """Seed 0 kills its process the first time, seed 1 hangs always; others answer."""
+    mark = setting.runs / f"mark.{task.config.seed}"
+    if task.config.seed == 0 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task.config.seed == 1:
+        time.sleep(600)
+    return Finished(0.5, 0.4, 0.1)
+
+
+def job_that_asks(task: Task, setting: Setting, watch: Watch) -> Finished:
+    """Takes steps until it is asked to stop."""
+    watch.epoch(EpochMetrics(1, 1e-3, 2.0, 1.5, 0.5, 0.25, 1000.0))
+    while not watch.stop():
+        time.sleep(0.01)
+    raise KeyboardInterrupt

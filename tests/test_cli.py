@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fake_trainer
@@ -378,3 +379,90 @@ def test_the_command_of_a_study_leaves_out_what_concerns_one_machine():
         "a=b c",
     ]
     assert rerun_command(given) == "vitab run --grid rope --set 'a=b c'"
+
+
+def test_retry_trains_the_failed_runs_and_no_other(monkeypatch):
+    assert "there are no studies in runs yet" in vitab("retry").stderr
+    monkeypatch.setattr("ablations.trainer.train", fake_trainer.train_with_failures)
+    vitab(*SMOKE)
+    monkeypatch.setattr("ablations.trainer.train", fake_trainer.train)
+    store = Store(Path("runs"))
+    (store.folder(store.read_study("smoke").keys[0]) / "DONE.json").unlink()
+    result = vitab("retry", "--workers", "1")
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "study smoke: 4 runs, 2 to do, 1 finished before and kept"
+    assert [line.split(": ")[0] for line in lines[1:3]] == ["[2/3] none, seed 1", "[3/3] rope, seed 1"]
+    assert lines[3] == "2 runs are finished now; vitab status tells which are still to do"
+    assert vitab("status").stdout.splitlines()[1].split()[:6] == ["smoke", "4", "3", "0", "1", "0"]
+    assert vitab("retry", "smoke").stdout == "study smoke has no failed run\n"
+
+
+def test_status_says_where_a_run_is_and_watches_until_all_is_over(monkeypatch):
+    from ablations import display
+    from ablations.attempts import Attempts
+
+    vitab(*SMOKE)
+    store = Store(Path("runs"))
+    plan = store.read_study("smoke")
+    (store.folder(plan.keys[0]) / "DONE.json").unlink()
+    attempt = Attempts().take(store.folder(plan.keys[0]))
+    attempt.note(epoch=3, epochs=8, seconds_left=75)
+    shown = vitab("status").stdout
+    assert shown.splitlines()[1].split()[:6] == ["smoke", "4", "3", "0", "0", "1"]
+    assert f"smoke: none, seed 0 is running on {os.uname().nodename} (process {os.getpid()}, since 2" in shown
+    assert "attempt 2: epoch 3/8, 1 min 15 s left" in shown
+    assert display.view_studies(store, [plan])[1]
+
+    def another_fails_it(_):
+        store.fail(plan.keys[0], plan.configs[0], "no luck")
+        attempt.release()
+
+    monkeypatch.setattr("ablations.cli_runs.time.sleep", another_fails_it)
+    result = vitab("status", "--watch")
+    assert result.exit_code == 0
+    assert "none, seed 0 failed: no luck" in result.stdout
+
+
+def test_verify_reads_every_file(here):
+    vitab(*SMOKE)
+    assert "all files of 4 finished runs are as they were written" in vitab("verify").stdout
+    store = Store(Path("runs"))
+    keys = store.read_study("smoke").keys
+    (store.folder(keys[1]) / "checkpoint.safetensors").write_bytes(b"x")
+    (store.folder(keys[2]) / "DONE.json").write_bytes(b"{")
+    for arguments in (["verify"], ["verify", "smoke"]):
+        result = vitab(*arguments)
+        assert result.exit_code == 1
+        assert "checkpoint.safetensors is not what was written" in result.stdout
+        assert "DONE.json is damaged" in result.stdout
+        assert "2 of 4 finished runs are damaged" in result.stderr
+
+
+def test_reproduce_compares_bits_here_and_accuracy_elsewhere(here, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert vitab(*SMOKE, "--position", "rope", "--seeds", "1").exit_code == 0
+    store = Store(Path("runs"))
+    (key,) = store.read_study("smoke").keys
+    result = vitab("reproduce", key[:8])
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith(f"run {key[:16]}, with the same code, packages and processor: the same bits;")
+    assert "no finished run in runs with a key that begins with 'x'" in vitab("reproduce", "x").stderr
+
+    from ablations import trainer, verification
+
+    train = trainer.train
+    monkeypatch.setattr(trainer, "train", lambda config, *args, **rest: train(replace(config, seed=9), *args, **rest))
+    result = vitab("reproduce", key)
+    assert (result.exit_code, "the run was not reproduced" in result.stderr) == (1, True)
+    assert "other bits" in result.stdout
+    for tolerance, code in ((1.0, 0), (0.0, 1)):
+        other = verification.Reproduction(False, False, 0.5, 0.6, tolerance)
+        monkeypatch.setattr(verification, "reproduce", lambda *_, other=other, **__: other)
+        result = vitab("reproduce", key)
+        assert (result.exit_code, "in another environment: other bits" in result.stdout) == (code, True)
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    (store.folder(key) / "result.json").write_text("{}")
+    assert "is damaged: result.json is not what was written" in vitab("reproduce", key).stderr

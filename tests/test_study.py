@@ -32,6 +32,15 @@ class Log:
     def failed(self, task, reason):
         self.events.append(("failed", task.label, reason))
 
+    def again(self, task, reason):
+        self.events.append(("again", task.label, reason))
+
+    def elsewhere(self, task, result):
+        self.events.append(("elsewhere", task.label))
+
+    def waiting(self, runs):
+        self.events.append(("waiting", runs))
+
 
 def carry_out(store, grid=GRID, *, workers=1, job=workers.train_and_store):
     plan = study.make_plan(grid, study="s")

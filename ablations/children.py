@@ -1,0 +1,251 @@
+"""Runs side by side in child processes, which may die or hang without taking more than a moment's work with them."""
+
+import contextlib
+import multiprocessing
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from ablations.attempts import Attempt
+from ablations.errors import StorageError
+from ablations.store import Store
+from ablations.waiting import PAUSE, Waiting
+from ablations.workers import Job, Listener, Setting, Task, carry_out, tell, train_and_store
+
+SIGN_OF_LIFE = 2.0
+"""Seconds between two messages of a child that it is alive."""
+
+
+def in_processes(
+    tasks: Sequence[Task],
+    setting: Setting,
+    listener: Listener,
+    *,
+    workers: int,
+    job: Job = train_and_store,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Carry out the runs in up to `workers` children, in order as children become free.
+
+    A child that is killed or hangs is replaced, and its run tried once more; a run that fails by itself is not.
+    Children ignore the signals that end this process: it asks them to stop, and they end with it. Raises
+    KeyboardInterrupt, when their snapshots are written, after `stop` has said so.
+    """
+    crew = _Crew(Waiting(tasks, setting, listener), setting, listener, workers, job)
+    try:
+        while crew.busy or crew.waiting:
+            if stop():
+                crew.ask_to_stop()
+            if crew.stopping and not crew.busy:
+                raise KeyboardInterrupt
+            crew.employ()
+            crew.listen()
+    finally:
+        crew.dismiss()
+
+
+class _Crew:
+    """The children, and who is at what."""
+
+    def __init__(self, waiting: Waiting, setting: Setting, listener: Listener, workers: int, job: Job) -> None:
+        self.waiting, self.setting, self.listener, self.workers, self.job = waiting, setting, listener, workers, job
+        self.children: list[_Child] = []
+        self.killed: set[str] = set()  # keys of the runs whose child was killed once
+        self.stopping = False
+
+    @property
+    def busy(self) -> "list[_Child]":
+        return [child for child in self.children if child.task is not None]
+
+    def employ(self) -> None:
+        """Give free runs to idle children, and to new ones while there may be more."""
+        while not self.stopping:
+            child = next((child for child in self.children if child.task is None), None)
+            if child is None and len(self.children) >= self.workers:
+                return
+            task = self.waiting.next()
+            if task is None:
+                if not self.busy:
+                    self.waiting.say_waiting()
+                return
+            if child is None:
+                child = _Child(self.setting, self.job)
+                self.children.append(child)
+            attempt = self.waiting.claim(task, child.process.pid or 0)
+            if attempt is not None:
+                self.listener.started(task)
+                child.give(task, attempt)
+
+    def listen(self) -> None:
+        """Hear what children say within a moment, and end those that have been silent for too long."""
+        for connection in wait([child.connection for child in self.children], timeout=PAUSE):
+            child = next(child for child in self.children if child.connection is connection)
+            try:
+                kind, content = child.connection.recv()
+            except (EOFError, OSError):
+                self.lose(child, child.bury())
+            else:
+                self.hear(child, kind, content)
+        for child in self.busy:
+            if time.monotonic() - child.heard > self.setting.patience:
+                child.bury(kill=True)
+                self.lose(child, f"its process gave no sign of life for {self.setting.patience:g} s and was ended")
+
+    def hear(self, child: "_Child", kind: str, content: Any) -> None:
+        """One message of a child at work."""
+        child.heard = time.monotonic()
+        if kind == "storage":
+            raise StorageError(content)
+        if kind == "alive" or child.task is None:
+            return
+        if kind == "epoch":
+            self.listener.epoch(child.task, content)
+            return
+        task = child.end()
+        if kind == "interrupted" or content is None:
+            self.waiting.put_back(task)
+        else:
+            tell(self.listener, task, content)
+
+    def lose(self, child: "_Child", reason: str) -> None:
+        """A child is gone: try its run once more if that was not the run's own doing."""
+        self.children.remove(child)
+        if child.task is None:
+            return
+        attempt = child.attempt
+        task, lost = child.task, not attempt.held()
+        if lost or self.stopping or (child.was_killed and task.key not in self.killed):
+            child.end()
+            self.waiting.put_back(task)
+            if not lost and not self.stopping:
+                self.killed.add(task.key)
+                self.listener.again(task, reason)
+            return
+        Store(self.setting.runs).fail(task.key, task.config, reason, attempt=attempt.number)
+        child.end()
+        self.listener.failed(task, reason)
+
+    def ask_to_stop(self) -> None:
+        """Have every child write its snapshot and end."""
+        if not self.stopping:
+            self.stopping = True
+            for child in self.busy:
+                child.send("stop")
+
+    def dismiss(self) -> None:
+        """Let idle children end, and end those that are still at work."""
+        for child in self.children:
+            if child.task is None:
+                child.connection.close()
+                child.process.join()
+            else:
+                child.bury(kill=True)
+                child.end()
+
+
+class _Child:
+    """A child process and the run it is at."""
+
+    process: BaseProcess
+    attempt: Attempt
+
+    def __init__(self, setting: Setting, job: Job) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.task: Task | None = None
+        self.heard = time.monotonic()
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, setting, job), daemon=True)
+        if threading.current_thread() is not threading.main_thread():
+            self.process.start()
+        else:
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                self.process.start()
+            finally:
+                signal.signal(signal.SIGINT, before)
+        theirs.close()
+
+    def send(self, message: object) -> None:
+        with contextlib.suppress(OSError):  # of a dead child; the next recv says so
+            self.connection.send(message)
+
+    def give(self, task: Task, attempt: Attempt) -> None:
+        self.task, self.attempt, self.heard = task, attempt, time.monotonic()
+        self.send((task, attempt))
+
+    def end(self) -> Task:
+        """It is no longer at its run, which any process may take if it is not finished."""
+        assert self.task is not None
+        task, self.task = self.task, None
+        self.attempt.release()
+        return task
+
+    @property
+    def was_killed(self) -> bool:
+        return (self.process.exitcode or 0) < 0
+
+    def bury(self, kill: bool = False) -> str:
+        """Wait for its end, and say how it ended."""
+        if kill:
+            self.process.kill()
+        self.process.join()
+        self.connection.close()
+        code = self.process.exitcode or 0
+        if code < 0:
+            hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+            return f"its process was ended by {signal.Signals(-code).name}{hint}"
+        return f"its process ended with exit code {code}"
+
+
+class _Parent:
+    """The other end, as a child sees it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.stopping = False
+        self.told = time.monotonic()
+
+    def tell(self, kind: str, content: Any = None) -> None:
+        """Send a message; a parent that is gone is found out by `stop`."""
+        self.told = time.monotonic()
+        with contextlib.suppress(OSError):
+            self.connection.send((kind, content))
+
+    def stop(self) -> bool:
+        """Whether the parent has asked to stop or is gone; asked after every step, which is the sign of life."""
+        if time.monotonic() - self.told >= SIGN_OF_LIFE:
+            self.tell("alive")
+        if not self.stopping and self.connection.poll():
+            with contextlib.suppress(EOFError, OSError):
+                self.connection.recv()
+            self.stopping = True
+        return self.stopping
+
+
+def _serve(connection: Connection, setting: Setting, job: Job) -> None:
+    """The life of a child: take a run, tell of its epochs and its outcome, take the next."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = _Parent(connection)
+    while not parent.stopping:
+        try:
+            message = connection.recv()
+        except (EOFError, OSError):
+            return
+        if message == "stop":
+            return
+        task, attempt = message
+        try:
+            outcome = carry_out(
+                task, attempt, setting, job, epoch=lambda metrics: parent.tell("epoch", metrics), stop=parent.stop
+            )
+        except StorageError as error:
+            parent.tell("storage", str(error))
+        except KeyboardInterrupt:
+            parent.tell("interrupted")
+        else:
+            parent.tell("outcome", outcome)

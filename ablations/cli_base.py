@@ -1,0 +1,62 @@
+"""What the modules of the command line share: exit codes, errors as one line, options."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from ablations.errors import UsageError, VitabError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class Commands(TyperGroup):
+    """A group whose errors are one line on stderr: exit code 2 for bad input, 1 for what went wrong otherwise."""
+
+    def main(  # type: ignore[override]
+        self, args: list[str] | None = None, *, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        try:
+            code = super().main(args, standalone_mode=False, **extra)
+        except UsageError as error:
+            stop(str(error), USAGE)
+        except VitabError as error:
+            stop(str(error), FAILED)
+        except KeyboardInterrupt:
+            stop("interrupted", INTERRUPTED)
+        except Exception as error:
+            if not hasattr(error, "format_message"):
+                raise
+            stop(error.format_message(), USAGE)
+        if standalone_mode:
+            sys.exit(code if isinstance(code, int) else OK)
+        return code
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """End the program with one line on stderr."""
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def console() -> "Console":
+    """Where tables and lines go."""
+    from rich.console import Console
+
+    return Console()
+
+
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of finished runs.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", metavar="DIR", help="Where the data set's files are; default: the user's cache."),
+]
+Study = Annotated[str | None, typer.Argument(help="Name of the study; default: all.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Plain lines instead of the live table.")]
+Backend = Annotated[str, typer.Option(metavar="auto|numpy|cupy", help="auto: cupy where there is a GPU for it.")]
+Workers = Annotated[str, typer.Option(metavar="N|auto", help="Runs side by side; the results do not depend on it.")]

@@ -1,0 +1,148 @@
+"""A run belongs to one process at a time: exclusive, given up, taken over, and never by comparing clocks."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ablations import attempts
+from ablations.attempts import Attempt, Attempts, at_work, last_attempt
+from ablations.errors import StorageError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+def elsewhere(attempt):
+    """Let the attempt be of a process on another machine."""
+    content = json.loads(attempt.path.read_text()) | {"machine": "another"}
+    attempt.path.write_text(json.dumps(content))
+
+
+def test_one_has_the_run_until_it_is_over(folder):
+    first = Attempts().take(folder)
+    assert (first.number, first.held(), last_attempt(folder)) == (1, True, 1)
+    assert Attempts().take(folder) is None
+    assert not Attempts().free(folder)
+    assert at_work(folder)["pid"] == os.getpid()
+    first.release()
+    assert at_work(folder) is None
+    second = Attempts().take(folder)
+    assert (second.number, second.held(), first.held()) == (2, True, False)
+    assert [path.name for path in folder.iterdir()] == ["attempt-0002.json"]
+    first.release()  # too late: it is another's
+    assert at_work(folder)["attempt"] == 2
+
+
+def test_the_run_of_a_dead_process_is_free_at_once(folder):
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    attempt = Attempts().take(folder, child.pid)
+    assert not Attempts().free(folder)
+    child.kill()
+    while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT) is None:
+        pass
+    assert Attempts().free(folder), "a zombie is dead"
+    child.communicate()
+    assert at_work(folder) is None
+    assert Attempts().take(folder).number == attempt.number + 1
+
+
+def test_a_number_used_again_by_another_process_is_not_the_owner(folder):
+    attempt = Attempts().take(folder)
+    content = json.loads(attempt.path.read_text())
+    attempt.path.write_text(json.dumps(content | {"born": "1"}))
+    assert Attempts().free(folder)
+
+
+def test_a_silent_owner_elsewhere_expires_by_the_watchers_clock(folder, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(attempts.time, "monotonic", lambda: now[0])
+    attempt = Attempts().take(folder)
+    elsewhere(attempt)
+    watcher = Attempts(expiry=60)
+    for mtime in (5e9, 1.0, 3.0):  # clocks of other machines: far in the future, far in the past, set back
+        os.utime(attempt.path, (mtime, mtime))
+        assert not watcher.free(folder)
+        now[0] += 59
+        assert not watcher.free(folder)
+    now[0] += 2
+    assert watcher.free(folder)
+    assert not Attempts(expiry=60).free(folder), "one that comes anew watches first"
+    taken = watcher.take(folder)
+    assert (taken.number, attempt.held()) == (2, False)
+
+
+def test_a_damaged_attempt_counts_as_alive_until_it_expires(folder):
+    attempt = Attempts().take(folder)
+    for content in (b"", b"{", b"[]", b'{"over": 1}', b"\xff"):
+        attempt.path.write_bytes(content)
+        watcher = Attempts(expiry=0.05)
+        assert watcher.take(folder) is None
+        time.sleep(0.06)
+        assert watcher.free(folder)
+
+
+def test_signs_of_life_and_their_end_when_another_has_the_run(folder):
+    attempt = Attempts().take(folder)
+    os.utime(attempt.path, (1, 1))
+    with attempt.beating(every=0.01) as beat:
+        deadline = time.monotonic() + 10
+        while attempt.path.stat().st_mtime == 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert attempt.path.stat().st_mtime > 1
+        assert not beat.lost
+        Attempt(folder, 2).path.write_text("{}")
+        beat.join(timeout=10)
+        assert beat.lost
+
+
+def test_numbers_that_have_gone_by_are_not_taken(folder, monkeypatch):
+    """One that looked before others took 2 and 3, and removed 2, must not get 2."""
+    folder.mkdir()
+    Attempt(folder, 3).path.write_text("{}")
+    looks = iter([0, 1])
+    real = attempts.last_attempt
+    monkeypatch.setattr(attempts, "last_attempt", lambda where: next(looks, None) or real(where))
+    assert Attempts().take(folder) is None
+    assert [path.name for path in folder.iterdir()] == ["attempt-0003.json"]
+
+
+def test_without_links(folder, monkeypatch):
+    def refuse(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(attempts.os, "link", refuse)
+    assert Attempts().take(folder).number == 1
+    assert Attempts().take(folder) is None
+    assert [path.name for path in folder.iterdir()] == ["attempt-0001.json"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="could not be written"):
+        Attempts().take(tmp_path / "file" / "run")
+
+
+def race(folders, start, out):
+    start.wait()
+    out.put([str(folder) for folder in folders if Attempts().take(folder) is not None])
+    start.wait()  # dead owners lose their runs: live until all have tried
+
+
+def test_of_several_processes_one_gets_each_run(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    folders = [tmp_path / str(i) for i in range(50)]
+    start, out = context.Barrier(3), context.Queue()
+    racers = [context.Process(target=race, args=(folders, start, out)) for _ in range(3)]
+    for racer in racers:
+        racer.start()
+    taken = [folder for _ in racers for folder in out.get(timeout=60)]
+    for racer in racers:
+        racer.join()
+    assert sorted(taken) == sorted(map(str, folders))

@@ -1,0 +1,72 @@
+"""The drill of `tests.drills` in short, and files that are damaged in every way: detected or harmless."""
+
+import drills
+import fake_trainer
+import numpy as np
+import pytest
+
+from ablations import files, grids, study, workers
+from ablations.store import Store
+from ablations.verification import FILES, problems
+
+GRID = grids.override(grids.GRIDS["smoke"], settings={"per_class": 5}, axes={"position": ("none",)})
+
+
+@pytest.mark.slow
+def test_killed_processes_lose_repeat_and_change_nothing():
+    tally = drills.drill(5)
+    assert tally.kills >= 5
+    assert (tally.lost, tally.duplicated, tally.different, tally.damaged) == (0, 0, 0, 0)
+
+
+def harm(content, how, rng):
+    """A damaged copy of a file."""
+    if how == "emptied":
+        return b""
+    if how == "truncated":
+        return content[: rng.integers(1, len(content))]
+    flipped = bytearray(content)
+    flipped[rng.integers(len(flipped))] ^= 1 << rng.integers(8)
+    return bytes(flipped)
+
+
+@pytest.fixture(scope="module")
+def store_and_keys(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("runs"))
+    plan = study.make_plan(GRID, study="s")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ablations.trainer.train", fake_trainer.train)
+        for key, config in plan.runs.items():
+            task = workers.Task(key, config, "a run")
+            workers.train_and_store(task, workers.Setting(store.root), workers.Watch(lambda metrics: None))
+    return store, plan.keys
+
+
+@pytest.mark.parametrize("name", [*FILES, "DONE.json"])
+@pytest.mark.parametrize("how", ["emptied", "truncated", "flipped", "swapped", "removed"])
+def test_a_damaged_file_of_a_finished_run_is_detected_or_the_run_is_not_finished(store_and_keys, name, how):
+    store, (key, other) = store_and_keys
+    path = store.folder(key) / name
+    good, rng = path.read_bytes(), np.random.default_rng(0)
+    detected = unfinished = harmless = 0
+    for _ in range(20 if how in ("truncated", "flipped") else 1):
+        if how == "removed":
+            path.unlink()
+        elif how == "swapped":
+            path.write_bytes((store.folder(other) / name).read_bytes())
+        else:
+            path.write_bytes(harm(good, how, rng))
+        same = how != "removed" and path.read_bytes() == good  # what two runs share may be swapped
+        if not store.done(key):
+            unfinished += 1  # it is trained again
+        elif problems(store, key):
+            detected += 1
+        else:
+            # what a bit in DONE.json can do unnoticed: its format number, of which nothing depends
+            assert same or (name == "DONE.json" and how in ("flipped", "truncated"))
+            harmless += 1
+        files.write_file(path, good)
+    assert problems(store, key) == []
+    if name != "DONE.json" and not same:
+        assert (unfinished, harmless) == (0, 0)
+    assert detected + unfinished + harmless in (1, 20)

@@ -1,0 +1,195 @@
+"""Processes that share a folder of runs, children that die or hang, and requests to stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import fake_trainer
+import pytest
+from test_study import Log
+
+from ablations import children, grids, study, workers
+from ablations.attempts import Attempts, last_attempt
+from ablations.store import Store
+from ablations.workers import Setting
+
+ROOT = Path(__file__).resolve().parent.parent
+NONE = grids.override(grids.GRIDS["smoke"], settings={"per_class": 5}, axes={"position": ("none",)})
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "runs")
+
+
+def plan_and_tasks(store, seeds):
+    plan = study.make_plan(grids.override(NONE, seeds=seeds), study="s")
+    store.write_study(plan)
+    return plan, study.tasks_of(plan, study.survey(plan, store), store)
+
+
+def finish(store, task):
+    fake = pytest.MonkeyPatch()
+    with fake.context() as patch:
+        patch.setattr("ablations.trainer.train", fake_trainer.train)
+        workers.train_and_store(task, Setting(store.root), workers.Watch(lambda metrics: None))
+
+
+def test_a_killed_child_is_replaced_and_its_run_tried_again_and_a_hung_one_is_ended(store):
+    _, tasks = plan_and_tasks(store, 3)
+    log = Log()
+    setting = Setting(store.root, patience=2.0)
+    children.in_processes(tasks, setting, log, workers=2, job=fake_trainer.job_that_dies_once)
+    hung = "its process gave no sign of life for 2 s and was ended"
+    assert ("again", "none, seed 0", "its process was ended by SIGKILL, perhaps for want of memory") in log.events
+    assert ("again", "none, seed 1", hung) in log.events
+    over = sorted(event for event in log.events if event[0] in ("finished", "failed"))
+    assert over == [("failed", "none, seed 1", hung), ("finished", "none, seed 0"), ("finished", "none, seed 2")]
+    assert [last_attempt(store.folder(task.key)) for task in tasks] == [2, 2, 1]
+    assert store.failed_attempt(tasks[1].key) == 2
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_children_are_asked_to_stop(store, count):
+    _, tasks = plan_and_tasks(store, 3)
+    log = Log()
+    with pytest.raises(KeyboardInterrupt):
+        children.in_processes(
+            tasks,
+            Setting(store.root),
+            log,
+            workers=count,
+            job=fake_trainer.job_that_asks,
+            stop=lambda: any(event[0] == "epoch" for event in log.events),
+        )
+    assert 1 <= len([event for event in log.events if event[0] == "started"]) <= count
+    assert all(Attempts().free(store.folder(task.key)) for task in tasks)
+
+
+def test_a_run_of_another_process_is_left_to_it_and_reported(store, monkeypatch):
+    monkeypatch.setattr("ablations.trainer.train", fake_trainer.train)
+    _, tasks = plan_and_tasks(store, 3)
+    theirs = [Attempts().take(store.folder(task.key)) for task in tasks[:2]]
+    log = Log()
+    ours = threading.Thread(target=workers.in_this_process, args=(tasks, Setting(store.root), log))
+    ours.start()
+    deadline = time.monotonic() + 30
+    while ("waiting", 2) not in log.events and time.monotonic() < deadline:
+        time.sleep(0.01)
+    finish(store, tasks[0])
+    store.fail(tasks[1].key, tasks[1].config, "no luck", attempt=theirs[1].number)
+    ours.join(timeout=30)
+    assert [event for event in log.events if event[0] != "epoch"] == [
+        ("started", "none, seed 2"),
+        ("finished", "none, seed 2"),
+        ("waiting", 2),
+        ("elsewhere", "none, seed 0"),
+        ("failed", "none, seed 1", "no luck (in another process)"),
+    ]
+
+
+def test_a_run_that_was_taken_over_is_not_written(store):
+    _, (task,) = plan_and_tasks(store, 1)
+
+    def job(task, setting, watch):
+        (store.folder(task.key) / "attempt-0002.json").write_text("{}")
+        assert not watch.held()
+        raise workers.TakenOverError
+
+    attempt = Attempts().take(store.folder(task.key))
+    arguments = {"epoch": lambda metrics: None, "stop": lambda: False}
+    assert workers.carry_out(task, attempt, Setting(store.root), job, **arguments) is None
+
+    def failing(task, setting, watch):
+        raise ValueError("no longer ours to tell")
+
+    assert workers.carry_out(task, attempt, Setting(store.root), failing, **arguments) is None
+    assert store.failure(task.key) is None
+
+    def slow(task, setting, watch):
+        while not watch.stop():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    setting = Setting(store.root, beat=0.01)
+    assert workers.carry_out(task, attempt, setting, slow, **arguments) is None
+
+
+def test_a_full_disk_loses_no_snapshot(store, monkeypatch):
+    monkeypatch.setattr("ablations.trainer.train", fake_trainer.train)
+    _, (task,) = plan_and_tasks(store, 1)
+    attempt = Attempts().take(store.folder(task.key))
+    store.snapshot(task.key).write_bytes(b"half a run")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ablations.store.write_file", full)
+    with pytest.raises(workers.StorageError, match="No space left"):
+        workers.carry_out(
+            task, attempt, Setting(store.root), workers.train_and_store, epoch=lambda m: None, stop=lambda: False
+        )
+    assert store.snapshot(task.key).read_bytes() == b"half a run"
+
+
+def vitab(*arguments, cwd):
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "ablations.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_two_programs_share_a_grid_and_train_each_run_once(tmp_path):
+    command = ("run", "--grid", "smoke", "--seeds", "3", "--epochs", "20", "--workers")
+    programs = [vitab(*command, workers, cwd=tmp_path) for workers in ("1", "2")]
+    outputs = [program.communicate(timeout=120) for program in programs]
+    assert [program.returncode for program in programs] == [0, 0], outputs
+    store = Store(tmp_path / "runs")
+    keys = store.read_study("smoke").keys
+    assert [last_attempt(store.folder(key)) for key in keys] == [1] * 6
+    assert all(store.verify(key) == [] for key in keys)
+    trained = sum(line.startswith("[") and "another" not in line for out, _ in outputs for line in out.splitlines())
+    assert trained == 6
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("presses", [1, 2])
+def test_a_grid_that_is_interrupted_or_cut_off_ends_with_the_same_bits(tmp_path, workers, presses):
+    command = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "2", "--epochs", "120", "--workers", workers)
+    store = Store(tmp_path / "runs")
+    first = vitab(*command, cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not list(store.root.glob("*/attempt-*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5 if workers == "1" else 2.0)
+    for _ in range(presses):
+        first.send_signal(signal.SIGINT)
+        time.sleep(0.001)
+    _, err = first.communicate(timeout=30)
+    assert first.returncode == 130, err
+    assert "the same command resumes" in err
+    assert "Traceback" not in err
+    keys = store.read_study("smoke").keys
+    if presses == 1:
+        assert any(store.snapshot(key).exists() or store.done(key) for key in keys)
+    second = vitab(*command, cwd=tmp_path)
+    _, err = second.communicate(timeout=120)
+    assert second.returncode == 0, err
+    undisturbed = vitab(*command, "--runs", "whole", cwd=tmp_path)
+    assert undisturbed.wait(timeout=120) == 0
+    undisturbed.communicate()
+    whole = Store(tmp_path / "whole")
+    for key in keys:
+        assert not store.snapshot(key).exists()
+        for name in ("predictions.npz", "checkpoint.safetensors", "config.json"):
+            assert (store.folder(key) / name).read_bytes() == (whole.folder(key) / name).read_bytes()
+        assert json.loads((store.folder(key) / "DONE.json").read_text())["key"] == key
