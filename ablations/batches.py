@@ -18,6 +18,14 @@ Batch = tuple[np.ndarray, np.ndarray]
 """Images (B, h, w, c) float32, normalised, and soft targets (B, C) float32."""
 
 
+def steps_of(config: RunConfig, images: int) -> tuple[int, int]:
+    """Steps in an epoch and images in a step, of a run on a data set with so many training images."""
+    kept = images - round(config.validation * images)
+    used = max(1, round(config.data_fraction * kept))
+    batch = min(config.batch_size, used)
+    return used // batch, batch
+
+
 @dataclass(frozen=True)
 class Feed:
     """The training part of a run, cut by its seed, and the statistics that normalise every image it sees.

@@ -106,13 +106,17 @@ def seeds_needed(differences: FloatArray, alpha: float, power: float = 0.8) -> i
 
 
 def equivalence_p(differences: FloatArray, margin: float = MARGIN) -> float:
-    """p of two one-sided paired t-tests (TOST) that the mean lies within ±`margin`; NaN below two blocks."""
+    """p of two one-sided paired t-tests (TOST) that the mean lies within ±`margin`.
+
+    NaN below two blocks, and where all differences are the same: accuracies are counts of images, so that happens by
+    rounding, and says nothing of the spread.
+    """
     values = differences[np.isfinite(differences)]
     if values.size < 2:
         return np.nan
     spread = values.std(ddof=1)
     if spread <= 1e-12:
-        return float(abs(values.mean()) >= margin)
+        return np.nan
     nearest = (margin - abs(values.mean())) / (spread / np.sqrt(values.size))
     return float(special.stdtr(values.size - 1, -nearest))
 

@@ -1,6 +1,5 @@
 """A grid carried out: what there is to run, what it will cost, and the runs themselves."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -126,11 +125,12 @@ def _arm(
     data_dir: Path | None,
     measure: Callable[[RunConfig, "Dataset"], float] | None,
 ) -> Arm:
+    from ablations.batches import steps_of
     from vit import cost
 
     dataset = dataset_for(config, data_dir)
     model = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
-    images = len(dataset.train_labels) * config.data_fraction * (1 - config.validation)
+    steps, batch = steps_of(config, len(dataset.train_labels))
     done = sum(store.done(key) for key in keys)
     seconds = measure(config, dataset) * config.epochs if measure and done < len(keys) else None
     return Arm(
@@ -138,8 +138,8 @@ def _arm(
         keys=tuple(keys),
         done=done,
         parameters=cost.parameters(model),
-        steps=config.epochs * math.ceil(images / config.batch_size),
-        flops=round(3 * cost.forward_flops(model) * images * config.epochs),
+        steps=config.epochs * steps,
+        flops=cost.TRAINING_FACTOR * cost.forward_flops(model) * config.epochs * steps * batch,
         seconds=seconds,
     )
 

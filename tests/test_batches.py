@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablations.batches import Batch, Feed
+from ablations.batches import Batch, Feed, steps_of
 from ablations.config import RunConfig
-from ablations.data import Dataset
+from ablations.data import Dataset, load
 
 CLASSES = 4
 
@@ -280,3 +280,12 @@ class TestAhead:
         next(batches)
         with pytest.raises(ArithmeticError, match="batch 2"):
             next(batches)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"data_fraction": 0.3}, {"batch_size": 5000}, {"validation": 0.33, "batch_size": 37}]
+)
+def test_steps_are_known_before_the_data_is_cut(changes: dict) -> None:
+    config, dataset = RunConfig(**changes), load("digits")
+    feed = Feed.of(config, dataset)
+    assert steps_of(config, len(dataset.train_labels)) == (feed.steps, feed.batch_size)
