@@ -101,7 +101,10 @@ class Attempts:
 
     def free(self, folder: Path) -> bool:
         """Whether the run in this folder may be taken."""
-        number = last_attempt(folder)
+        return self._follows(folder, last_attempt(folder))
+
+    def _follows(self, folder: Path, number: int) -> bool:
+        """Whether another attempt may follow this one."""
         return not number or self._over(Attempt(folder, number).path)
 
     def take(self, folder: Path, pid: int | None = None) -> Attempt | None:
@@ -111,9 +114,10 @@ class Attempts:
         """
         with or_say(f"{folder} could not be written"):
             folder.mkdir(parents=True, exist_ok=True)
-            if not self.free(folder):
+            last = last_attempt(folder)  # looked up once: what is created must follow the very one that is over
+            if not self._follows(folder, last):
                 return None
-            attempt = Attempt(folder, last_attempt(folder) + 1)
+            attempt = Attempt(folder, last + 1)
             if not _create(attempt.path, to_json(_owner(attempt.number, pid or os.getpid()))):
                 return None
         if not attempt.held():  # numbers passed this one by while it was being made

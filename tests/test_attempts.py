@@ -103,12 +103,12 @@ def test_signs_of_life_and_their_end_when_another_has_the_run(folder):
 
 
 def test_numbers_that_have_gone_by_are_not_taken(folder, monkeypatch):
-    """One that looked before others took 2 and 3, and removed 2, must not get 2."""
+    """One that looked before others took 1 to 3, and removed 1 and 2, must not get 1."""
     folder.mkdir()
     Attempt(folder, 3).path.write_text("{}")
-    looks = iter([0, 1])
+    looks = iter([0])
     real = attempts.last_attempt
-    monkeypatch.setattr(attempts, "last_attempt", lambda where: next(looks, None) or real(where))
+    monkeypatch.setattr(attempts, "last_attempt", lambda where: next(looks) if looks.__length_hint__() else real(where))
     assert Attempts().take(folder) is None
     assert [path.name for path in folder.iterdir()] == ["attempt-0003.json"]
 
@@ -127,6 +127,21 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="could not be written"):
         Attempts().take(tmp_path / "file" / "run")
+
+
+def test_one_who_comes_between_look_and_creation_keeps_the_run(folder, monkeypatch):
+    """Between two looks another took 1; whoever looked before must not follow with 2."""
+    real = attempts.last_attempt
+
+    def late(where):
+        number = real(where)
+        if not number:
+            Attempt(folder, 1).path.write_text("{}")
+        return number
+
+    monkeypatch.setattr(attempts, "last_attempt", late)
+    assert Attempts().take(folder) is None
+    assert [path.name for path in folder.iterdir()] == ["attempt-0001.json"]
 
 
 def race(folders, start, out):

@@ -164,13 +164,12 @@ def test_two_programs_share_a_grid_and_train_each_run_once(tmp_path):
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("presses", [1, 2])
 def test_a_grid_that_is_interrupted_or_cut_off_ends_with_the_same_bits(tmp_path, workers, presses):
-    command = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "2", "--epochs", "120", "--workers", workers)
+    command = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "2", "--epochs", "400", "--workers", workers)
     store = Store(tmp_path / "runs")
-    first = vitab(*command, cwd=tmp_path)
+    first = vitab(*command, "--checkpoint", "0.1", cwd=tmp_path)
     deadline = time.monotonic() + 60
-    while not list(store.root.glob("*/attempt-*.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.5 if workers == "1" else 2.0)
+    while not list(store.root.glob(f"*/{store.snapshot('x').name}")) and time.monotonic() < deadline:
+        time.sleep(0.01)
     for _ in range(presses):
         first.send_signal(signal.SIGINT)
         time.sleep(0.001)

@@ -156,8 +156,8 @@ def test_seeds_needed_at_the_edges():
 def test_equivalence_p_equals_statsmodels():
     x = np.random.default_rng(6).normal(0.1, 0.4, 12)
     assert power.equivalence_p(x) == pytest.approx(DescrStatsW(x).ttost_mean(-0.5, 0.5)[0])
-    assert power.equivalence_p(np.zeros(3)) == 0.0
-    assert power.equivalence_p(np.ones(3)) == 1.0
+    assert np.isnan(power.equivalence_p(np.zeros(3)))  # counts of images agree by rounding: nothing is known
+    assert np.isnan(power.equivalence_p(np.ones(3)))
     assert np.isnan(power.equivalence_p(np.array([0.1])))
 
 
