@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -79,21 +80,48 @@ class Feed:
         """uint8 images (n, h, w, c) to float32 of mean 0 and deviation 1 over the training images."""
         return np.asarray(normalise(images, self.mean, self.std))
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (from 1), from its step `first` on, each made while the step before it runs."""
-        if first >= self.steps:
-            return
-        order = stream(self.config.seed, "order", epoch).permutation(len(self.images))
-        with ThreadPoolExecutor(1) as ahead:
-            coming = ahead.submit(self._batch, order, epoch, first)
-            for step in range(first, self.steps):
-                batch = coming.result()
-                if step + 1 < self.steps:
-                    coming = ahead.submit(self._batch, order, epoch, step + 1)
-                yield batch
+    @property
+    def augmented(self) -> bool:
+        """Whether the recipe changes images or targets at random."""
+        c = self.config
+        return bool(c.crop_padding or c.flip or c.trivial_augment or c.erase or c.mixup or c.cutmix)
 
-    def _batch(self, order: np.ndarray, epoch: int, step: int) -> Batch:
-        chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-        targets = one_hot(self.labels[chosen], self.classes, self.config.label_smoothing).astype(np.float32)
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch (from 1), from its step `first` on.
+
+        Augmented batches are made while the step before them runs; others only have to be gathered.
+        """
+        order = stream(self.config.seed, "order", epoch).permutation(len(self.images))
+        steps = range(first, self.steps)
+        if not self.augmented:
+            yield from (self._gathered(order, step) for step in steps)
+        elif steps:
+            with ThreadPoolExecutor(1) as ahead:
+                coming = ahead.submit(self._augmented, order, epoch, first)
+                for step in steps[1:]:
+                    batch = coming.result()
+                    coming = ahead.submit(self._augmented, order, epoch, step)
+                    yield batch
+                yield coming.result()
+
+    @cached_property
+    def _ready(self) -> Batch:
+        """All training images and targets as a batch of a recipe without augmentation has them."""
+        return self.normalise(self.images), self._targets(self.labels)
+
+    def _targets(self, labels: np.ndarray) -> np.ndarray:
+        return one_hot(labels, self.classes, self.config.label_smoothing).astype(np.float32)
+
+    def _chosen(self, order: np.ndarray, step: int) -> np.ndarray:
+        return order[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def _gathered(self, order: np.ndarray, step: int) -> Batch:
+        chosen = self._chosen(order, step)
+        images, targets = self._ready
+        return images[chosen], targets[chosen]
+
+    def _augmented(self, order: np.ndarray, epoch: int, step: int) -> Batch:
+        chosen = self._chosen(order, step)
         generator = stream(self.config.seed, "augmentation", epoch, step)
+        targets = self._targets(self.labels[chosen])
         return augment(self.images[chosen], targets, self.config, generator, self.mean, self.std)
