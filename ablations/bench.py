@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,27 +58,32 @@ class Stepper:
         return self.engine.replay_products(self.images.shape[1])
 
 
-def measure(stepper: Stepper, *, batch_size: int, seconds: float, peer: Callable[[], object] | None = None) -> Speed:
-    """Steps, products, and the steps of a peer where there is one, in turn for `seconds`."""
-    works = [stepper.step, stepper.products, *([peer] if peer else [])]
+def alternate(works: Sequence[Callable[[], object]], seconds: float) -> np.ndarray:
+    """Seconds (rounds made, works) of each in turn after a warm-up, for so long but at least `LEAST_ROUNDS` rounds."""
     for _ in range(WARM_UP_STEPS):
         for work in works:
             work()
-    separable = stepper.products()
-    rows: list[list[float]] = []
+    times: list[list[float]] = []
     end = time.perf_counter() + seconds
-    while len(rows) < LEAST_ROUNDS or time.perf_counter() < end:
+    while len(times) < LEAST_ROUNDS or time.perf_counter() < end:
         row = []
         for work in works:
             time.sleep(PAUSE)
             start = time.perf_counter()
             work()
             row.append(time.perf_counter() - start)
-        rows.append(row)
-    times = np.array(rows)
+        times.append(row)
+    return np.array(times)
+
+
+def measure(stepper: Stepper, *, batch_size: int, seconds: float, peer: Callable[[], object] | None = None) -> Speed:
+    """Steps, products, and the steps of a peer where there is one, in turn for `seconds`."""
+    works = [stepper.step, stepper.products, *([peer] if peer else [])]
+    times = alternate(works, seconds)
+    separable = stepper.products()
     step = float(np.median(times[:, 0]))
     return Speed(
-        steps=len(rows),
+        steps=len(times),
         milliseconds=step * 1e3,
         images_per_s=batch_size / step,
         gflops=stepper.flops / step / 1e9,

@@ -339,6 +339,7 @@ def bench(
     stepper.step()
     peak, peer = peak_mb(), None
     if stepper.model.ops.name == "numpy":
+        sys.path.append(str(Path(__file__).parents[1]))  # a clone has benchmarks/ beside this package
         try:
             from benchmarks.torch_peer import TorchStepper
 

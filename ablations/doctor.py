@@ -7,8 +7,6 @@ from importlib import metadata
 
 from ablations.environment import CUDA_PACKAGES, available_cores, blas, cpu_model, git_state, gpus, versions
 
-PYTHON = (3, 11)
-
 
 @dataclass
 class Examination:

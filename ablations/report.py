@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +137,6 @@ def render(
     environment.filters |= {"escape_cell": tables.escape}
     axes = varying_axes(results)
     blocks = len(outcomes.cells) * len(outcomes.seeds)
-    command = plan.command if isinstance(plan.command, str) else shlex.join(plan.command)
     planned = len(plan.keys)
     text = environment.get_template("report.md.j2").render(
         plan=plan,
@@ -179,7 +177,7 @@ def render(
         fingerprint=getattr(plan, "fingerprint", None),
         runs=_runs(results),
         mixed=_code_versions(results),
-        command=command,
+        command=plan.command,
         fetched=set(results.runs["data"]) != {"digits"},
     )
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"

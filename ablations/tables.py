@@ -16,6 +16,7 @@ from ablations.outcomes import Outcomes, level_text, varying_axes
 from ablations.palette import points_text
 from ablations.ranks import Ranks
 from ablations.stats import Contrast, Interaction, arm_means
+from ablations.store import RESULT
 
 if TYPE_CHECKING:
     from ablations.store import Results
@@ -38,16 +39,6 @@ __all__ = [
     "ranks_markdown",
     "runs_frame",
 ]
-
-RUN_NUMBERS = (
-    "test_accuracy",
-    "test_loss",
-    "validation_accuracy",
-    "parameters",
-    "flops",
-    "train_seconds",
-    "seconds",
-)
 
 
 def escape(text: object) -> str:
@@ -206,7 +197,7 @@ def ranks_markdown(ranks: Ranks) -> str:
 
 def runs_frame(results: Results) -> pd.DataFrame:
     """One row a finished run: key, what varies, the seed, the numbers."""
-    columns = list(dict.fromkeys(["key", "position", *varying_axes(results), "seed", *RUN_NUMBERS]))
+    columns = list(dict.fromkeys(["key", "position", *varying_axes(results), "seed", *RESULT]))
     return results.runs[[column for column in columns if column in results.runs]].reset_index(drop=True)
 
 

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ablations.bench import PAUSE, Stepper, peak_mb
+from ablations.bench import Stepper, alternate, peak_mb
 from benchmarks.shapes import POSITIONS, SHAPES
 
 
@@ -39,21 +38,6 @@ class Record:
     images_per_s: float
     peak_mb: float
     torch_peak_mb: float | None
-
-
-def alternate(steps: Sequence[Callable[[], object]], seconds: float, rounds: int) -> np.ndarray:
-    """Seconds (rounds made, steps) of each in turn, for so long but at least so many rounds."""
-    times: list[list[float]] = []
-    end = time.perf_counter() + seconds
-    while len(times) < rounds or time.perf_counter() < end:
-        row = []
-        for step in steps:
-            time.sleep(PAUSE)
-            start = time.perf_counter()
-            step()
-            row.append(time.perf_counter() - start)
-        times.append(row)
-    return np.array(times)
 
 
 def torch_steppers(stepper: Stepper, compiled: bool) -> dict[str, Callable[[], object]]:
@@ -77,10 +61,7 @@ def measure(shape: str, position: str, *, seconds: float, compiled: bool, memory
     stepper = Stepper(config, batch)
     peers = torch_steppers(stepper, compiled)
     steps: list[Callable[[], object]] = [stepper.step, stepper.products, *peers.values()]
-    for _ in range(3):
-        for step in steps:
-            step()
-    times = alternate(steps, seconds, rounds=5)
+    times = alternate(steps, seconds)
     medians = np.median(times, axis=0)
     torch_ms = dict(zip(peers, medians[2:] * 1e3, strict=True))
     ratio: list[float] | list[None] = [None] * 3

@@ -7,7 +7,7 @@ from vit import ViTConfig
 
 @dataclass(frozen=True)
 class Shape:
-    """A model and its batch, and what is aimed at: time over the faster PyTorch, and products over the step."""
+    """A model and its batch."""
 
     width: int
     depth: int
@@ -17,8 +17,6 @@ class Shape:
     channels: int
     classes: int
     batch: int
-    ratio: float
-    products: float
 
     def config(self, position: str) -> ViTConfig:
         return ViTConfig(
@@ -34,10 +32,10 @@ class Shape:
 
 
 SHAPES = {
-    "tiny-cifar": Shape(192, 6, 3, 4, 32, 3, 100, 64, ratio=0.75, products=0.85),
-    "small": Shape(128, 6, 4, 4, 32, 3, 100, 64, ratio=0.65, products=0.75),
-    "micro": Shape(64, 4, 2, 4, 32, 3, 100, 128, ratio=0.60, products=0.60),
-    "digits": Shape(64, 4, 2, 2, 8, 1, 10, 64, ratio=0.60, products=0.50),
+    "tiny-cifar": Shape(192, 6, 3, 4, 32, 3, 100, 64),
+    "small": Shape(128, 6, 4, 4, 32, 3, 100, 64),
+    "micro": Shape(64, 4, 2, 4, 32, 3, 100, 128),
+    "digits": Shape(64, 4, 2, 2, 8, 1, 10, 64),
 }
 
 POSITIONS = ("learned", "rope")
