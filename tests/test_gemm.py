@@ -65,13 +65,35 @@ def test_nan_and_infinity_pass_through() -> None:
     assert (np.delete(out, [3, 5], axis=0) == 8).all()
 
 
-def test_the_choice_between_the_two_depends_on_nothing_but_sizes_and_the_processor(
+def test_the_choice_between_the_two_depends_on_nothing_but_sizes_and_the_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_VECTOR", 64)
+    monkeypatch.setattr(module, "_BLAS_IS_WIDE", True)
     assert module.is_faster(1024, 64, 256, False)
     assert module.is_faster(64, 256, 1024, True)
     assert not module.is_faster(1024, 64, 768, False)
     assert not module.is_faster(64, 64, 32, False)
+    monkeypatch.setattr(module, "_BLAS_IS_WIDE", False)
+    assert module.is_faster(1024, 64, 768, False)
+    assert module.is_faster(16, 16, 32, False)
+    assert not module.is_faster(4, 4, 32, False)
     monkeypatch.setattr(module, "_VECTOR", 32)
     assert not module.is_faster(1024, 64, 256, False)
+
+
+@pytest.mark.parametrize(
+    ("libraries", "wide"),
+    [
+        ([{"internal_api": "openblas", "architecture": "Haswell"}], False),
+        ([{"internal_api": "openblas", "architecture": "SkylakeX"}], True),
+        ([{"internal_api": "openblas", "architecture": "Zen"}, {"internal_api": "openmp"}], False),
+        ([{"internal_api": "mkl"}], True),
+        ([], True),
+    ],
+)
+def test_the_kernels_of_openblas_are_asked_for_by_name(
+    monkeypatch: pytest.MonkeyPatch, libraries: list[dict[str, str]], wide: bool
+) -> None:
+    monkeypatch.setattr(module, "threadpool_info", lambda: libraries)
+    assert module._blas_uses_the_widest_vectors() is wide

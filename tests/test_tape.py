@@ -18,7 +18,7 @@ from small import BOTH, batch, config, distance, scrambled, worst
 import vit
 from vit import ViT, ViTConfig
 from vit.backend.numpy_ops import NumpyOps
-from vit.backend.tape import Opcode, Tape
+from vit.backend.tape import PRODUCTS, Opcode, Tape
 from vit.engine import Engine, Training
 from vit.lane import Lane
 from vit.model import one_hot
@@ -344,8 +344,9 @@ class TestTape:
         lane.logits(batch(small, 4)[0])
         (tape,) = lane.tapes.values()
         opcodes = [row[0] for row in tape._rows]
-        assert [row[0] for row in tape.products()._rows] == [Opcode.MATMUL] * (2 + 3 * 6)
-        assert opcodes.count(Opcode.MATMUL) == 2 + 3 * 6
+        assert len(tape.products()._rows) == 2 + 3 * 6
+        assert all(row[0] in PRODUCTS for row in tape.products()._rows)
+        assert sum(opcode in PRODUCTS for opcode in opcodes) == 2 + 3 * 6
         assert opcodes.count(Opcode.SOFTMAX) == 3
 
 
