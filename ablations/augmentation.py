@@ -96,7 +96,7 @@ def random_flip(images: Array, generator: np.random.Generator, xp: ModuleType = 
     """Each image mirrored left to right with probability one half."""
     flipped = xp.asarray(np.flatnonzero(generator.random(len(images)) < 0.5))
     changed = images.copy()
-    changed[flipped] = images[flipped][:, :, ::-1]
+    changed[flipped] = xp.take(images[flipped], xp.arange(images.shape[2])[::-1], axis=2)
     return changed
 
 

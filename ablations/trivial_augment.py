@@ -118,8 +118,9 @@ def solarize(images: Array, strength: Array, sign: Array, xp: ModuleType) -> Arr
 
 def auto_contrast(images: Array, strength: Array, sign: Array, xp: ModuleType) -> Array:
     """Each channel stretched to 0..255."""
-    low = images.min(axis=(1, 2), keepdims=True).astype(np.float32)
-    spread = images.max(axis=(1, 2), keepdims=True) - low
+    planes = xp.ascontiguousarray(xp.moveaxis(images, -1, 1))
+    low, high = (extreme(axis=(2, 3))[:, None, None, :].astype(np.float32) for extreme in (planes.min, planes.max))
+    spread = high - low
     stretched = (images - low) * (255 / xp.maximum(spread, 1))
     return xp.where(spread > 0, xp.floor(stretched + 1e-3), images).astype(np.uint8)
 
@@ -185,12 +186,14 @@ def _warp(
 
     x = xp.arange(width, dtype=np.float32)[None, None, :] - (width - 1) / 2
     y = xp.arange(height, dtype=np.float32)[None, :, None] - (height - 1) / 2
-    column = xp.floor(each(xx) * x + each(xy) * y + each(shift_x) + width / 2).astype(np.int64)
-    row = xp.floor(each(yx) * x + each(yy) * y + each(shift_y) + height / 2).astype(np.int64)
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    row, column = xp.clip(row, 0, height - 1), xp.clip(column, 0, width - 1)
-    moved = images[xp.arange(count)[:, None, None], row, column]
-    return xp.where(inside[..., None], moved, np.uint8(0))
+    column = xp.floor(each(xx) * x + each(xy) * y + each(shift_x) + width / 2).astype(np.int32)
+    row = xp.floor(each(yx) * x + each(yy) * y + each(shift_y) + height / 2).astype(np.int32)
+    outside = (row < 0) | (row >= height) | (column < 0) | (column >= width)
+    place = (xp.arange(count, dtype=np.int32)[:, None, None] * height + row) * width + column
+    place[outside] = 0
+    moved = xp.take(images.reshape(count * height * width, -1), place, axis=0)
+    moved[outside] = 0
+    return moved
 
 
 def _grey(images: Array, xp: ModuleType) -> Array:
