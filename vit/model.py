@@ -10,7 +10,7 @@ from vit.errors import ConfigError
 from vit.layers import Block, Head, PatchEmbed
 from vit.parameters import Layout, Views, initialise
 from vit.positions import POSITIONS
-from vit.workspace import Draws, Workspace
+from vit.workspace import AnyDraws, Workspace
 
 
 def layout(config: ViTConfig) -> Layout:
@@ -47,14 +47,14 @@ class Network:
             self.targets = self.workspace.scratch("head", "targets", *targets.shape[1:])
             self.targets[...] = targets
 
-    def logits(self, draws: Draws | None = None) -> Array:
+    def logits(self, draws: AnyDraws = None) -> Array:
         """Logits (R, B, C) of the loaded images, good until the next call. Drops only with `draws`."""
         stream, branch = self.patch_embed.forward(draws), None
         for block in self.blocks:
             stream, branch = block.forward(stream, branch, draws)
         return self.head.forward(stream, branch)
 
-    def train(self, scale: float, draws: Draws | None = None) -> Array:
+    def train(self, scale: float, draws: AnyDraws = None) -> Array:
         """Losses (R, B) of the loaded images; overwrites every gradient with that of `scale` times their sum."""
         logits = self.logits(draws)
         losses = self.workspace.scratch("head", "losses", logits.shape[1])
@@ -68,10 +68,10 @@ class Network:
         c = self.config
         self.position.start_backward()
         dstream = self.workspace.scratch("head", "dstream", dlogits.shape[1], c.tokens, c.width)
-        self.head.backward(dlogits, dstream)
+        operand = self.head.backward(dlogits, dstream)
         for block in reversed(self.blocks):
-            block.backward(dstream)
-        self.patch_embed.backward(dstream)
+            operand = block.backward(dstream, operand)
+        self.patch_embed.backward(operand)
 
 
 class ViT:
@@ -88,6 +88,10 @@ class ViT:
         self.config, self.ops, self.seeds = config, ops, tuple(seeds)
         self.layout = layout(config)
         self.parameters = initialise(self.layout, ops, self.seeds)
+        self.weights = self.parameters
+        """The parameters as operands."""
+        if ops.rounds_operands:
+            self.weights = Views(self.layout, ops.empty_operand(self.parameters.flat.shape))
         self._network: Network | None = None
         self._gradients: list[dict[str, np.ndarray]] | None = None
 
@@ -96,8 +100,13 @@ class ViT:
         gradients = self.parameters
         if training:
             gradients = Views(self.layout, self.ops.zeros(self.parameters.flat.shape))
-        workspace = Workspace(ops or self.ops, self.parameters, gradients, capacity, training)
+        workspace = Workspace(ops or self.ops, self.parameters, self.weights, gradients, capacity, training)
         return Network(self.config, workspace)
+
+    def round_weights(self) -> None:
+        """Brings `weights` up to date after a change of the parameters."""
+        if self.ops.rounds_operands:
+            self.ops.round_operand(self.parameters.flat, self.weights.flat)
 
     def forward(self, images: Array) -> Array:
         """Logits (R, B, C), without dropout."""
@@ -165,6 +174,7 @@ class ViT:
         self.check_images(images)
         if self._network is None or self._network.workspace.capacity < images.shape[1]:
             self._network = self.network(images.shape[1])
+        self.round_weights()
         return self._network
 
 
