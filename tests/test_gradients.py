@@ -200,7 +200,7 @@ class TestLayers:
         ws = workspace(PatchEmbed.declare(small) + REGISTRY[position].declare(small))
         layer = PatchEmbed(ws, small, make_position(small, ws))
         images, upstream = normal(0, 6, 6, 2), normal(1, small.tokens, 16)
-        layer.load(images)
+        OPS.patchify(images, small.patch_size, out=layer.inputs(images.shape[1]))
         layer.forward(draws)
         layer.backward(upstream)
         check(lambda: np.sum(layer.forward(draws) * upstream), named(ws.parameters), named(ws.gradients))

@@ -303,14 +303,14 @@ class PatchEmbed:
         declared = [Parameter(weight.name, (config.width, *patch), weight.initial, decay=True), bias]
         return declared + [Parameter("cls_token", (1, 1, config.width), weight.initial)] * config.prefix
 
-    def load(self, images: Array) -> None:
-        """Cuts images (R, B, h, w, channels) into the patches that `forward` reads."""
+    def inputs(self, batch: int) -> Array:
+        """The buffer of patches (R, B, N, C p p) that `forward` reads."""
         c = self.config
-        self.patches = self.workspace.saved("patch_embed", "patches", images.shape[1], c.patches, c.patch_width)
-        self.ops.patchify(images, c.patch_size, out=self.patches)
+        self.patches = self.workspace.saved("patch_embed", "patches", batch, c.patches, c.patch_width)
+        return self.patches
 
     def forward(self, draws: AnyDraws = None) -> Array:
-        """The loaded patches to tokens (R, B, T, D)."""
+        """The patches to tokens (R, B, T, D)."""
         c, batch, ws = self.config, self.patches.shape[1], self.workspace
         tokens = ws.saved("patch_embed", "tokens", batch, c.tokens, c.width)
         embedded = tokens

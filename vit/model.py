@@ -28,6 +28,11 @@ class Network:
         self.config, self.workspace, self.ops = config, workspace, workspace.ops
         position = POSITIONS[config.position]
         self.position = position(config, workspace.ops, workspace.parameters, workspace.gradients)
+        if self.ops.rounds_operands and not self.position.traceable:
+            raise ConfigError(
+                f"precision: bf16 given with position {config.position!r}, which computes with arrays of its own; "
+                "valid are float32, tf32"
+            )
         self.patch_embed = PatchEmbed(workspace, config, self.position)
         rates = np.linspace(0, config.drop_path, config.depth)
         self.blocks = [
@@ -42,10 +47,15 @@ class Network:
 
     def load(self, images: Array, targets: Array | None = None) -> None:
         """Takes in images (R, B, h, w, channels) and soft targets (R, B, C)."""
-        self.patch_embed.load(images)
+        patches, wanted = self.inputs(images.shape[1])
+        self.ops.patchify(images, self.config.patch_size, out=patches)
         if targets is not None:
-            self.targets = self.workspace.scratch("head", "targets", *targets.shape[1:])
-            self.targets[...] = targets
+            wanted[...] = targets
+
+    def inputs(self, batch: int) -> tuple[Array, Array]:
+        """The buffers of patches (R, B, N, C p p) and targets (R, B, C) that the next pass reads."""
+        self.targets = self.workspace.scratch("head", "targets", batch, self.config.classes)
+        return self.patch_embed.inputs(batch), self.targets
 
     def logits(self, draws: AnyDraws = None) -> Array:
         """Logits (R, B, C) of the loaded images, good until the next call. Drops only with `draws`."""
@@ -54,12 +64,16 @@ class Network:
             stream, branch = block.forward(stream, branch, draws)
         return self.head.forward(stream, branch)
 
-    def train(self, scale: float, draws: AnyDraws = None) -> Array:
-        """Losses (R, B) of the loaded images; overwrites every gradient with that of `scale` times their sum."""
+    def train(self, scale: float, draws: AnyDraws = None, totals: Array | None = None) -> Array:
+        """Losses (R, B) of the loaded images; overwrites every gradient with that of `scale` times their sum.
+
+        `totals` (R, 2) is for backends that add up losses and right answers over the steps on the device.
+        """
         logits = self.logits(draws)
         losses = self.workspace.scratch("head", "losses", logits.shape[1])
         dlogits = self.workspace.scratch("head", "dlogits", *logits.shape[1:])
-        self.ops.cross_entropy(logits, self.targets, scale, losses=losses, dlogits=dlogits)
+        counted = {} if totals is None else {"totals": totals}
+        self.ops.cross_entropy(logits, self.targets, scale, losses=losses, dlogits=dlogits, **counted)
         self.backward(dlogits)
         return losses
 

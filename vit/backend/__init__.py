@@ -9,12 +9,15 @@ BACKENDS = ("numpy", "cupy")
 __all__ = ["BACKENDS", "Array", "Ops", "cupy_problem", "get_ops"]
 
 
-def get_ops(backend: str = "numpy", dtype: str = "float32") -> Ops:
-    """The operations of a backend, "numpy" or "cupy", in "float32" or "float64".
+def get_ops(backend: str = "numpy", dtype: str = "float32", precision: str | None = None) -> Ops:
+    """The operations of a backend: "numpy" in "float32" or "float64", "cupy" in "float32".
 
-    Raises ValueError for an unknown backend and RuntimeError where CuPy or a GPU is missing.
+    `precision` is that of cupy's products: "float32", "tf32" or "bf16"; None takes bf16 where the chip has it.
+    Raises ValueError for what a backend does not have and RuntimeError where CuPy or a GPU is missing.
     """
     if backend == "numpy":
+        if precision not in (None, "float32"):
+            raise ValueError(f"precision: {precision!r} given, the numpy backend has 'float32'")
         from vit.backend.numpy_ops import NumpyOps
 
         return NumpyOps(dtype)
@@ -23,7 +26,7 @@ def get_ops(backend: str = "numpy", dtype: str = "float32") -> Ops:
             raise RuntimeError(f"backend: 'cupy' given, but {problem}")
         from vit.backend.cupy_ops import CupyOps
 
-        return CupyOps(dtype)
+        return CupyOps(dtype, precision)
     raise ValueError(f"backend: {backend!r} given, valid are {', '.join(BACKENDS)}")
 
 

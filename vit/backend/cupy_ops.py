@@ -1,28 +1,136 @@
-"""The GPU backend: `Ops` on CuPy arrays. The only module that imports cupy."""
+"""The GPU backend: `CudaOps` on the current CUDA device, through CuPy. The only module that imports cupy."""
 
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import cupy
+from cupy.cuda import runtime
 
-from vit.backend.ops import Ops
+from vit.backend.cublas import PRECISIONS, WORKSPACE_BYTES, Cublas
+from vit.backend.cuda_ops import CudaOps, Replayable
+from vit.backend.cuda_sources import OPTIONS, file_of, text
+
+SHARED_BYTES = 48 << 10
+"""Dynamic shared memory that a kernel may have without asking."""
 
 
-class CupyOps(Ops):
-    """`Ops` on the current CUDA device."""
+class CupyOps(CudaOps):
+    """Fused CUDA kernels and cuBLAS products on the current device, in float32."""
+
+    def __init__(self, dtype: str = "float32", precision: str | None = None) -> None:
+        """`precision` of the products: "float32", "tf32" or "bf16"; by default bf16 where the chip multiplies it."""
+        if dtype != "float32":
+            raise ValueError(f"dtype: {dtype!r} given, the cupy backend has 'float32'")
+        device = _device(cupy.cuda.Device().id)
+        precision = precision or ("bf16" if device.bf16 else "float32")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: {precision!r} given, valid are {', '.join(PRECISIONS)}")
+        if precision != "float32" and not device.bf16:
+            raise ValueError(f"precision: {precision!r} given, which needs compute capability 8.0 or higher")
+        super().__init__(device, precision)
+
+
+class CupyDevice:
+    """One CUDA device, one stream of it, and the kernels loaded there.
+
+    The stream becomes the current one of this thread, so that CuPy's own operations keep their place in the order of
+    the kernels; as a blocking stream it waits for, and is awaited by, the null stream of other threads.
+    """
 
     name = "cupy"
+    xp = cupy
 
-    def __init__(self, dtype: str = "float32") -> None:
-        super().__init__(cupy, dtype)
+    def __init__(self) -> None:
+        device = cupy.cuda.Device()
+        self.multiprocessors = int(device.attributes["MultiProcessorCount"])
+        self.bf16 = int(device.compute_capability) >= 80
+        self.stream = cupy.cuda.Stream()
+        self.stream.use()
+        self._functions: dict[str, Any] = {}
+        self._library: ctypes.CDLL | None = None
+
+    def launch(
+        self, kernel: str, grid: Sequence[int], block: Sequence[int], shared_bytes: int, args: Sequence[Any]
+    ) -> None:
+        function = self._functions.get(kernel)
+        if function is None:
+            function = self._functions[kernel] = _compiled(kernel)
+        if shared_bytes > SHARED_BYTES and function.max_dynamic_shared_size_bytes < shared_bytes:
+            function.max_dynamic_shared_size_bytes = shared_bytes
+        function(tuple(grid), tuple(block), tuple(args), shared_mem=shared_bytes, stream=self.stream)
+
+    def products(self, precision: str) -> "CupyProducts":
+        if self._library is None:
+            self._library = _cublas_library()
+        return CupyProducts(self._library, self.stream, precision)
+
+    def capture(self, work: Callable[[], Any]) -> Replayable:
+        with self.stream:
+            self.stream.begin_capture()
+            try:
+                work()
+            except BaseException:
+                _abandon(self.stream)
+                raise
+            graph = self.stream.end_capture()
+        graph.upload(self.stream)
+        return _OnStream(graph, self.stream)
 
     def to_numpy(self, array: Any) -> Any:
-        return cupy.asnumpy(array)
+        return cupy.asnumpy(array, stream=self.stream)
+
+
+class CupyProducts(Cublas):
+    """cuBLAS on a CuPy stream, with its workspace."""
+
+    def __init__(self, library: ctypes.CDLL, stream: Any, precision: str) -> None:
+        self.workspace = cupy.empty(WORKSPACE_BYTES, dtype="uint8")
+        super().__init__(library, stream.ptr, self.workspace.data.ptr, WORKSPACE_BYTES, precision)
+
+
+class _OnStream:
+    """A graph that always runs on the stream of the kernels."""
+
+    def __init__(self, graph: Any, stream: Any) -> None:
+        self._graph, self._stream = graph, stream
+
+    def launch(self) -> None:
+        self._graph.launch(self._stream)
+
+
+@cache
+def _device(number: int) -> CupyDevice:
+    """The one of this process: loaded kernels and the stream are shared by all its models."""
+    return CupyDevice()
+
+
+def _compiled(kernel: str) -> Any:
+    """The function of a name expression, compiled for the device's own architecture, or from CuPy's cache on disk."""
+    code = text(file_of(kernel))
+    return cupy.RawModule(code=code, options=OPTIONS, name_expressions=(kernel,)).get_function(kernel)
+
+
+def _cublas_library() -> ctypes.CDLL:
+    """The libcublas that CuPy itself loads, from its wheels or from the CUDA toolkit."""
+    from cuda.pathfinder import load_nvidia_dynamic_lib
+
+    return ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
+
+
+def _abandon(stream: Any) -> None:
+    """Ends a capture that failed, so that the stream can be used again."""
+    try:
+        stream.end_capture()
+    except runtime.CUDARuntimeError:
+        pass
 
 
 def device_problem() -> str | None:
     """Why no CUDA device can be used, in one line, or None."""
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
         return f"CUDA finds no usable GPU ({error})"
     return None if count else "CUDA finds no GPU"
