@@ -1,6 +1,6 @@
 """What a run is fed: its training and validation images, and an epoch of batches, made ahead of the steps."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,7 +86,7 @@ class Feed:
         c = self.config
         return bool(c.crop_padding or c.flip or c.trivial_augment or c.erase or c.mixup or c.cutmix)
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, first: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch (from 1), from its step `first` on.
 
         Augmented batches are made while the step before them runs; others only have to be gathered.

@@ -59,7 +59,7 @@ class Engine:
         self.optimizer = AdamW(model.layout, model.parameters.flat, training, model.ops)
         self.gradient = self.ops.zeros(model.parameters.flat.shape)
 
-    def step(self, images: Array, targets: Array, learning_rate: float | None = None) -> Array:
+    def step(self, images: Array, targets: Array, learning_rate: float | Array | None = None) -> Array:
         """One step of AdamW on images (R, B, h, w, channels) and soft targets (R, B, C).
 
         Returns the mean losses (R,) before it. `learning_rate` may be one number or one for each run (R,).
