@@ -92,7 +92,7 @@ def _lead_strides(x: Array, lead: tuple[int, ...]) -> list[int]:
 
 
 def _merged(axes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """(size, strides...) of as few axes as there can be: without those of size 1, neighbours joined where they go on."""
+    """(size, strides...) of as few axes as can be: none of size 1, neighbours joined where one continues the next."""
     merged: list[tuple[int, ...]] = []
     for size, *strides in axes:
         if size == 1:
@@ -149,8 +149,8 @@ class Cublas:
         tail = (self._compute, _DEFAULT_ALGORITHM)
         zero = ctypes.byref(self._zero)
         if gemm.batch == 1:  # the library may then cut a long sum into parts that run side by side
-            first, second = (a.address, operand, a.leading), (b.address, operand, b.leading)
-            self._call("cublasGemmEx", *head, *first, *second, zero, c.address, result, c.leading, *tail)
+            operands = (a.address, operand, a.leading, b.address, operand, b.leading)
+            self._call("cublasGemmEx", *head, *operands, zero, c.address, result, c.leading, *tail)
         else:
             first = (a.address, operand, a.leading, a.stride)
             second = (b.address, operand, b.leading, b.stride)

@@ -37,10 +37,12 @@ class Device(Protocol):
 
     name: str
     xp: ModuleType
-    launch: Launch
     multiprocessors: int
     bf16: bool
     """Whether it multiplies bf16 on tensor cores."""
+
+    @property
+    def launch(self) -> Launch: ...
 
     def products(self, precision: str) -> Products: ...
 
@@ -82,7 +84,8 @@ class CudaOps(Ops):
     def capture(self, work: Callable[[], Any]) -> Graph:
         """What `work` starts, captured and not run. It must have run before, so that its buffers and kernels exist,
         and may call nothing but kernels and products."""
-        self._captured = captured = []
+        captured: list[Array] = []
+        self._captured = captured
         try:
             replayable = self.device.capture(work)
         finally:

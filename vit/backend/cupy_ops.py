@@ -1,5 +1,6 @@
 """The GPU backend: `CudaOps` on the current CUDA device, through CuPy. The only module that imports cupy."""
 
+import contextlib
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -121,10 +122,8 @@ def _cublas_library() -> ctypes.CDLL:
 
 def _abandon(stream: Any) -> None:
     """Ends a capture that failed, so that the stream can be used again."""
-    try:
+    with contextlib.suppress(runtime.CUDARuntimeError):
         stream.end_capture()
-    except runtime.CUDARuntimeError:
-        pass
 
 
 def device_problem() -> str | None:
