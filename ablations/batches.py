@@ -43,6 +43,10 @@ class Feed:
     mean: np.ndarray
     std: np.ndarray
     classes: int
+    chosen: np.ndarray
+    """Where `images` are among all training images of the data set."""
+    held_out: np.ndarray
+    """Where `validation_images` are."""
 
     @classmethod
     def of(cls, config: RunConfig, dataset: Dataset) -> "Feed":
@@ -65,6 +69,8 @@ class Feed:
             mean,
             std,
             dataset.classes,
+            train,
+            validation,
         )
 
     @property
@@ -91,7 +97,7 @@ class Feed:
 
         Augmented batches are made while the step before them runs; others only have to be gathered.
         """
-        order = stream(self.config.seed, "order", epoch).permutation(len(self.images))
+        order = self.order(epoch)
         steps = range(first, self.steps)
         if not self.augmented:
             yield from (self._gathered(order, step) for step in steps)
@@ -103,6 +109,10 @@ class Feed:
                     coming = ahead.submit(self._augmented, order, epoch, step)
                     yield batch
                 yield coming.result()
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The order of `images` in an epoch (from 1)."""
+        return stream(self.config.seed, "order", epoch).permutation(len(self.images))
 
     @cached_property
     def _ready(self) -> Batch:

@@ -110,6 +110,7 @@ def retry(
     from ablations import study as studies
     from ablations.environment import available_cores
     from ablations.errors import UsageError
+    from ablations.precision import check_runs
     from ablations.store import Store
     from ablations.workers import Setting
 
@@ -124,6 +125,7 @@ def retry(
         typer.echo(f"study {name} has no failed run")
         return
     chosen = studies.resolve_backend(backend)
+    check_runs((task.config for task in tasks), chosen)
     crew = studies.resolve_workers(workers, runs=len(tasks), backend=chosen)
     setting = Setting(runs, data_dir, chosen, threads=max(1, available_cores() // crew))
     train(console, store, plan, tasks, setting=setting, crew=crew, quiet=quiet)

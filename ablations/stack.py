@@ -95,9 +95,10 @@ class Stack:
         training = Training(weight_decay=decay, clip_norm=first.config.clip_norm or None)
         self.config, self.members, self.on_end = first.config, list(members), on_end
         self.steps, self.batch_size = first.feed.steps, first.feed.batch_size
-        self.model = ViT(shape, get_ops(backend), [member.config.seed for member in members])
-        self.engine = Engine(self.model, training, self.batch_size, threads)
-        self.average = self.model.parameters.flat.copy() if first.config.ema else None
+        self.dataset = dataset
+        ops = get_ops(backend, precision=first.config.precision)
+        self.model = ViT(shape, ops, [member.config.seed for member in members])
+        self.engine, self.average = self._make_engine(training, threads)
         self.share = 1 / len(members)
         self.started = self.begun = time.perf_counter()
         self._resume()
@@ -114,7 +115,7 @@ class Stack:
         seconds = (time.perf_counter() - self.begun) * self.share
         if not self.live:
             return
-        probabilities = self.probabilities([member.feed.validation_images for member in self.members])
+        probabilities = self.validation_probabilities()
         for r, member in self.live:
             with self.own(member):
                 spent, member.epoch_before = seconds + member.epoch_before, 0.0
@@ -167,6 +168,20 @@ class Stack:
             self.average += (1 - decay) * self.model.parameters.flat
         return [float(loss) for loss in ops.to_numpy(losses)]
 
+    def validation_probabilities(self) -> np.ndarray:
+        """`probabilities` of each run's own validation images, (R, n, C)."""
+        return self.probabilities([member.feed.validation_images for member in self.members])
+
+    def test_probabilities(self) -> np.ndarray:
+        """`probabilities` of the test images, (R, n, C)."""
+        return self.probabilities([self.dataset.test_images] * len(self.members))
+
+    def trial(self) -> Callable[[], object]:
+        """A step at a rate of 0, to be timed."""
+        batches = [next(member.feed.epoch(1)) for member in self.members]
+        images, targets = (np.stack(arrays) for arrays in zip(*batches, strict=True))
+        return lambda: self.step(images, targets, np.zeros(len(self.members)))
+
     def probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """(R, n, C) float32 of the uint8 images (n, h, w, c) of each run, by averaged weights where there are any."""
         ops, lane = self.model.ops, self.engine.lane_images
@@ -216,6 +231,11 @@ class Stack:
 
     def close(self) -> None:
         self.engine.close()
+
+    def _make_engine(self, training: Training, threads: int | None) -> tuple[Any, Any]:
+        """The engine, and the average of the weights (R, P) where the recipe has one."""
+        engine = Engine(self.model, training, self.batch_size, threads)
+        return engine, self.model.parameters.flat.copy() if self.config.ema else None
 
     def _resume(self) -> None:
         for r, member in enumerate(self.members):

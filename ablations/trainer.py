@@ -84,7 +84,21 @@ def train_together(
         for member in stopped:
             on_end(member, KeyboardInterrupt())
         if going := [member for member in group if member not in stopped]:
-            _train_stack(Stack(going, dataset, backend, threads, on_end), dataset, on_end)
+            _train_stack(_make_stack(going, dataset, backend, threads, on_end), dataset, on_end)
+
+
+def _make_stack(
+    members: Sequence[Member],
+    dataset: Dataset,
+    backend: str,
+    threads: int | None,
+    on_end: Callable[[Member, BaseException], None] = lambda member, error: None,
+) -> Stack:
+    if backend == "cupy":
+        from ablations.device_stack import DeviceStack
+
+        return DeviceStack(members, dataset, backend, threads, on_end)
+    return Stack(members, dataset, backend, threads, on_end)
 
 
 def _train_stack(stack: Stack, dataset: Dataset, on_end: Callable[[Member, RunRecord], None]) -> None:
@@ -93,7 +107,7 @@ def _train_stack(stack: Stack, dataset: Dataset, on_end: Callable[[Member, RunRe
             stack.epoch(done + 1)
         if not stack.live:
             return
-        probabilities = stack.probabilities([dataset.test_images] * len(stack.members))
+        probabilities = stack.test_probabilities()
         for r, member in stack.live:
             with stack.own(member):
                 record = _record(stack, r, probabilities[r], dataset.test_labels)
@@ -127,14 +141,13 @@ def calibrate(
 ) -> float:
     """Seconds an epoch of this run will take, from a few of its steps; its share of them in a stack of so many."""
     members = [Member(replace(config, seed=config.seed + r), dataset) for r in range(stack)]
-    together = Stack(members, dataset, backend, threads)
-    batches = [next(member.feed.epoch(1)) for member in members]
-    images, targets = (np.stack(arrays) for arrays in zip(*batches, strict=True))
+    together = _make_stack(members, dataset, backend, threads)
+    trial = together.trial()
     times = []
     try:
         for _ in range(CALIBRATION_STEPS):
             begun = time.perf_counter()
-            together.step(images, targets, np.zeros(stack))
+            trial()
             times.append(time.perf_counter() - begun)
     finally:
         together.close()

@@ -131,6 +131,7 @@ class GraphEngine:
         self._start = self.ops.xp.zeros(1, dtype="int32")
         self._tables: dict[int, tuple[Array, Array]] = {}
         self._works: dict[Hashable, _Work] = {}
+        self._products: dict[int, Graph] = {}
 
     # Steps on batches that the host has
 
@@ -164,6 +165,16 @@ class GraphEngine:
             self.evaluated.load(self.ops.asarray(images[:, part]))
 
         return self._evaluate(images.shape[1], load)
+
+    def replay_products(self, batch: int) -> bool:
+        """Starts the matrix products alone of a step on `batch` images, after one was made: to measure their share.
+
+        Overwrites nothing but buffers and gradients.
+        """
+        if batch not in self._products:
+            self._products[batch] = self.ops.capture(lambda: self._train(batch, self._rate), products_only=True)
+        self._products[batch].launch()
+        return True
 
     # Steps on a data set in device memory
 
@@ -206,9 +217,17 @@ class GraphEngine:
             self._run(("train", id(data), recipe, steps), work, data)
         self.optimizer.count(count)
 
+    @property
     def totals(self) -> np.ndarray:
-        """Of the steps since `start_epoch`: (R, 2) sums of the losses of their images, and of right answers."""
+        """Of the steps since `start_epoch`: (R, 2) sums of the losses of their images, and of right answers.
+
+        Waits for all steps that were started. May be set, to go on with an epoch.
+        """
         return np.asarray(self.ops.to_numpy(self._totals), dtype=np.float64)
+
+    @totals.setter
+    def totals(self, sums: np.ndarray) -> None:
+        self._totals[...] = self.ops.asarray(sums)
 
     def evaluate(self, data: Resident, order: np.ndarray) -> Array:
         """Logits (R, n, C) of the images numbered `order` (R, n), each run's own."""
@@ -223,6 +242,7 @@ class GraphEngine:
     def close(self) -> None:
         """Lets go of the graphs."""
         self._works.clear()
+        self._products.clear()
 
     def _train(self, batch: int, rate: Array) -> None:
         draws = DeviceDraws(self._seeds, self.optimizer.counter)

@@ -6,7 +6,7 @@ from vit.backend.ops import Array, Ops
 
 BACKENDS = ("numpy", "cupy")
 
-__all__ = ["BACKENDS", "Array", "Ops", "cupy_problem", "get_ops"]
+__all__ = ["BACKENDS", "Array", "Ops", "cupy_precisions", "cupy_problem", "get_ops"]
 
 
 def get_ops(backend: str = "numpy", dtype: str = "float32", precision: str | None = None) -> Ops:
@@ -28,6 +28,13 @@ def get_ops(backend: str = "numpy", dtype: str = "float32", precision: str | Non
 
         return CupyOps(dtype, precision)
     raise ValueError(f"backend: {backend!r} given, valid are {', '.join(BACKENDS)}")
+
+
+def cupy_precisions() -> tuple[str, ...]:
+    """Precisions of products that the current GPU has, the fastest first. Needs a GPU: see `cupy_problem`."""
+    from vit.backend.cupy_ops import device_precisions
+
+    return device_precisions()
 
 
 def cupy_problem() -> str | None:

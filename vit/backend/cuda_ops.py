@@ -38,8 +38,6 @@ class Device(Protocol):
     name: str
     xp: ModuleType
     multiprocessors: int
-    bf16: bool
-    """Whether it multiplies bf16 on tensor cores."""
 
     @property
     def launch(self) -> Launch: ...
@@ -76,25 +74,28 @@ class CudaOps(Ops):
         self._scratch = self.empty((0,))
         self._outgrown: list[Array] = []
         self._captured: list[Array] | None = None
+        self._products_only = False
         counters = self.xp.zeros(COUNTERS, dtype="int32")
         self.kernels = CudaKernels(self._launch, self._float_scratch, counters, device.multiprocessors)
 
     # Launching and capturing
 
-    def capture(self, work: Callable[[], Any]) -> Graph:
+    def capture(self, work: Callable[[], Any], *, products_only: bool = False) -> Graph:
         """What `work` starts, captured and not run. It must have run before, so that its buffers and kernels exist,
-        and may call nothing but kernels and products."""
+        and may call nothing but kernels and products. `products_only` leaves out the kernels, to measure products."""
         captured: list[Array] = []
-        self._captured = captured
+        self._captured, self._products_only = captured, products_only
         try:
             replayable = self.device.capture(work)
         finally:
-            self._captured = None
+            self._captured, self._products_only = None, False
         return Graph(replayable, captured)
 
     def _launch(
         self, kernel: str, grid: Sequence[int], block: Sequence[int], shared_bytes: int, args: Sequence[Any]
     ) -> None:
+        if self._products_only:
+            return
         self._keep(*args)
         self.device.launch(kernel, grid, block, shared_bytes, args)
 

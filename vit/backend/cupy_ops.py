@@ -9,12 +9,16 @@ from typing import Any
 import cupy
 from cupy.cuda import runtime
 
-from vit.backend.cublas import PRECISIONS, WORKSPACE_BYTES, Cublas
+from vit.backend.cublas import WORKSPACE_BYTES, Cublas
 from vit.backend.cuda_ops import CudaOps, Replayable
 from vit.backend.cuda_sources import OPTIONS, file_of, text
 
 SHARED_BYTES = 48 << 10
 """Dynamic shared memory that a kernel may have without asking."""
+
+
+TENSOR_CORES = 80
+"""The compute capability, times 10, from which on chips multiply bf16 and TF32."""
 
 
 class CupyOps(CudaOps):
@@ -24,13 +28,10 @@ class CupyOps(CudaOps):
         """`precision` of the products: "float32", "tf32" or "bf16"; by default bf16 where the chip multiplies it."""
         if dtype != "float32":
             raise ValueError(f"dtype: {dtype!r} given, the cupy backend has 'float32'")
-        device = _device(cupy.cuda.Device().id)
-        precision = precision or ("bf16" if device.bf16 else "float32")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision: {precision!r} given, valid are {', '.join(PRECISIONS)}")
-        if precision != "float32" and not device.bf16:
-            raise ValueError(f"precision: {precision!r} given, which needs compute capability 8.0 or higher")
-        super().__init__(device, precision)
+        valid = device_precisions()
+        if precision not in (None, *valid):
+            raise ValueError(f"precision: {precision!r} given, valid on this GPU are {', '.join(valid)}")
+        super().__init__(_device(cupy.cuda.Device().id), precision or valid[0])
 
 
 class CupyDevice:
@@ -46,7 +47,6 @@ class CupyDevice:
     def __init__(self) -> None:
         device = cupy.cuda.Device()
         self.multiprocessors = int(device.attributes["MultiProcessorCount"])
-        self.bf16 = int(device.compute_capability) >= 80
         self.stream = cupy.cuda.Stream()
         self.stream.use()
         self._functions: dict[str, Any] = {}
@@ -124,6 +124,12 @@ def _abandon(stream: Any) -> None:
     """Ends a capture that failed, so that the stream can be used again."""
     with contextlib.suppress(runtime.CUDARuntimeError):
         stream.end_capture()
+
+
+def device_precisions() -> tuple[str, ...]:
+    """What the products of the current device may be, the fastest first."""
+    tensor_cores = int(cupy.cuda.Device().compute_capability) >= TENSOR_CORES
+    return ("bf16", "tf32", "float32") if tensor_cores else ("float32",)
 
 
 def device_problem() -> str | None:
