@@ -13,6 +13,8 @@ from vit.backend.ops import Array
 
 NULL = np.uintp(0)
 """A pointer argument that is not given."""
+BLOCK = 256
+"""Threads of a block where a kernel does not say otherwise, as in common.cuh."""
 
 
 class Launch(Protocol):
@@ -30,24 +32,39 @@ class Launch(Protocol):
 
 
 class Launcher:
-    """What every group of kernels shares: the way to launch, scratch memory, and checks of arguments."""
+    """What every group of kernels shares: the way to launch, scratch memory, and how work is cut."""
 
-    def __init__(
-        self, launch: Launch, scratch: Callable[[int], Array], counters: Array, multiprocessors: int = 132
-    ) -> None:
+    def __init__(self, launch: Launch, scratch: Callable[[int], Array], multiprocessors: int = 132) -> None:
         """
         Args:
             launch: Starts a kernel.
             scratch: Given a number of float32 elements, returns device memory of at least so many, 16-byte aligned,
                 that lasts until the next call on the same stream. In a captured graph it must be memory that is kept.
-            counters: int32 (4096,) of zeros on the device, kept; every kernel leaves them zero.
             multiprocessors: Of the device; decides into how many parts sums are cut, and so their rounding.
         """
-        self.launch, self.scratch, self.counters, self.multiprocessors = launch, scratch, counters, multiprocessors
+        self.launch, self.scratch, self.multiprocessors = launch, scratch, multiprocessors
 
-    def parts(self, runs: int, most: int, tiles: int = 1) -> int:
-        """Into how many parts, at most `most`, the rows of each run are cut so that all parts fill the device once."""
-        return max(1, min(most, -(-2 * self.multiprocessors // (runs * tiles))))
+    def over_elements(self, kernel: str, packs: int, runs: int, args: Sequence[Any]) -> None:
+        """One thread for each of `packs` packs of each run."""
+        self.launch(kernel, (-(-packs // BLOCK), runs, 1), (BLOCK, 1, 1), 0, args)
+
+    def over_columns(self, kernel: str, v: int, parts: int, columns: int, runs: int, args: Sequence[Any]) -> None:
+        """Blocks of columns.cuh: `parts` of the rows, tiles of columns, runs."""
+        tile = (32 if v == 1 else 8) * v
+        self.launch(kernel, (parts, -(-columns // tile), runs), (BLOCK, 1, 1), 0, args)
+
+    def parts(self, rows: int, columns: int, runs: int) -> int:
+        """Into how many parts the rows of a run are cut so that tiles of 64 columns fill the device twice."""
+        tiles = -(-columns // 64) * runs
+        return max(1, min(-(-rows // 32), -(-2 * self.multiprocessors // tiles)))
+
+    def sum_parts(self, parts: Array, count: int, columns: int, *outs: Array | None) -> None:
+        """parts (R, count, outs, columns) summed over count into each of up to three outs (R, columns)."""
+        runs = next(len(out) for out in outs if out is not None)
+        given = [*outs, None, None][:3]
+        pointers = [argument for out in given for argument in (optional(out), run_stride(out))]
+        args = (parts, i32(count), i32(columns), *pointers)
+        self.launch("sum_parts", (-(-columns // 64), len(outs), runs), (1024, 1, 1), 0, args)
 
 
 def type_name(array: Array) -> str:
@@ -102,15 +119,22 @@ def vector(width: int, *arrays: Array | None) -> int:
     """Elements that a thread moves at a time: 16 bytes of the narrowest type where all rows allow it, else 1."""
     given = [array for array in arrays if array is not None]
     elements = 16 // min(array.dtype.itemsize for array in given)
-    for array in given:
-        stride = 0 if array.shape[0] == 1 else array.strides[0]
-        if width % elements or address(array) % 16 or stride % 16:
-            return 1
-    return elements
+    return elements if width % elements == 0 and all(aligned(array) for array in given) else 1
+
+
+def aligned(array: Array) -> bool:
+    """Whether every run begins at a multiple of 16 bytes."""
+    return address(array) % 16 == 0 and (array.shape[0] == 1 or array.strides[0] % 16 == 0)
 
 
 def optional(array: Array | None) -> Any:
     return NULL if array is None else array
+
+
+def expression(kernel: str, *parameters: str | int | bool) -> str:
+    """A kernel with its template's parameters, such as "bias_gelu<bf16, 8, true>"."""
+    names = [str(p).lower() if isinstance(p, bool) else str(p) for p in parameters]
+    return f"{kernel}<{', '.join(names)}>"
 
 
 def i32(value: int) -> np.int32:

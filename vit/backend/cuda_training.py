@@ -4,7 +4,25 @@ What changes from step to step lies in device memory, so that a captured graph c
 (1,) int32 of finished steps, learning rates, the order of the epoch's images.
 """
 
-from vit.backend.cuda_launch import Launcher
+import math
+
+import numpy as np
+
+from vit.backend.cuda_launch import (
+    BLOCK,
+    Launcher,
+    aligned,
+    expression,
+    f32,
+    i32,
+    optional,
+    require_contiguous,
+    require_shape,
+    require_type,
+    run_stride,
+    type_name,
+    vector,
+)
 from vit.backend.ops import Array
 
 
@@ -44,7 +62,27 @@ class TrainingKernels(Launcher):
             patches: (R, B, N, c p p) in the type of activations, overwritten; as `Ops.patchify` orders them.
             targets: float32 (R, B, C), overwritten.
         """
-        raise NotImplementedError
+        count, height, width, channels = images.shape
+        runs, batch, classes = targets.shape
+        size = height * width * channels
+        if str(images.dtype) != "uint8" or any(str(a.dtype) != "int32" for a in (labels, order, step)):
+            raise TypeError("load_batch: valid are uint8 images and int32 labels, order and step")
+        require_shape((runs, batch, (height // patch) * (width // patch), channels * patch * patch), patches=patches)
+        require_shape((runs, channels), mean=mean, std=std)
+        require_shape((count,), labels=labels)
+        require_shape((runs,), seeds=seeds)
+        if len(order) != runs or order.shape[1] < steps_per_epoch * batch:
+            raise ValueError(f"order: shape {order.shape} given, valid is ({runs}, {steps_per_epoch * batch} or more)")
+        require_type("float", mean=mean, std=std, targets=targets)
+        require_contiguous(images=images[None], order=order, mean=mean[None], std=std[None])
+        require_contiguous(patches=patches, targets=targets[None])
+        v = vector(size, patches)
+        args = (images, labels, order, run_stride(order), step, i32(steps_per_epoch), mean, std, seeds)
+        sizes = [i32(n) for n in (height, width, channels, patch, classes)]
+        changes = (f32(smoothing), i32(crop_padding), i32(flip))
+        kernel = expression("load_batch", type_name(patches), v)
+        grid = (-(-size // (v * BLOCK)), batch, runs)
+        self.launch(kernel, grid, (BLOCK, 1, 1), 0, (*args, patches, targets, *sizes, *changes))
 
     def cross_entropy(
         self, logits: Array, targets: Array, scale: float, *, losses: Array, dlogits: Array, totals: Array | None = None
@@ -54,7 +92,21 @@ class TrainingKernels(Launcher):
         `logits` and `dlogits` (R, B, C) in the type of activations or float32, each. To `totals` float32 (R, 2),
         where given, adds the sum of the losses, and how many logits have their largest where the targets have.
         """
-        raise NotImplementedError
+        runs, batch, classes = logits.shape
+        require_shape(logits.shape, targets=targets, dlogits=dlogits)
+        require_shape((runs, batch), losses=losses)
+        require_shape((runs, 2), totals=totals)
+        require_type("float", targets=targets, losses=losses, totals=totals)
+        for name, array in (("logits", logits), ("targets", targets), ("losses", losses), ("dlogits", dlogits)):
+            require_contiguous(**{name: array[None]})
+        rows = runs * batch
+        hits = self.scratch(rows)
+        args = (logits, targets, f32(scale), losses, dlogits, hits, np.int64(rows), i32(classes))
+        kernel = expression("cross_entropy", type_name(logits), type_name(dlogits))
+        self.launch(kernel, (-(-rows // (BLOCK // 32)), 1, 1), (BLOCK, 1, 1), 0, args)
+        if totals is not None:
+            require_contiguous(totals=totals[None])
+            self.launch("add_totals", (runs, 1, 1), (BLOCK, 1, 1), 0, (losses, hits, totals, i32(batch)))
 
     def adamw(
         self,
@@ -86,8 +138,48 @@ class TrainingKernels(Launcher):
             average: float32 (R, P), becomes d average + (1 - d) parameters with
                 d = min(average_decay, (1 + t) / (10 + t)), t = step + 1.
         """
-        raise NotImplementedError
+        runs, size = parameters.shape
+        require_shape(parameters.shape, gradient=gradient, first=first, second=second, copy=copy, average=average)
+        require_shape((runs,), decay=decay)
+        require_type("float", parameters=parameters, gradient=gradient, first=first, second=second)
+        require_type("float", rate=rate, decay=decay, average=average)
+        require_type("bf16", copy=copy)
+        arrays = (parameters, gradient, first, second, copy, average)
+        require_contiguous(parameters=parameters, gradient=gradient, first=first, second=second)
+        require_contiguous(copy=copy, average=average, rate=rate[None])
+        if str(step.dtype) != "int32" or len(rate) != runs:
+            raise ValueError(f"adamw: step {step.dtype} and rates {rate.shape} given, valid are int32 and ({runs}, s)")
+        if size % 4 or decayed % 4 or not all(array is None or aligned(array) for array in arrays):
+            raise ValueError("adamw: valid are rows of a multiple of 64 elements that begin at multiples of 16 bytes")
+        strides = {int(run_stride(array)) for array in (parameters, copy, average) if array is not None}
+        if len(strides) > 1 or run_stride(first) != run_stride(second):
+            raise ValueError("adamw: valid are copy and average with the strides of parameters, second with first's")
+        parts, sums = self._sum_of_squares(gradient, step)
+        args = (parameters, gradient, first, second, optional(copy), optional(average))
+        runs_apart = (run_stride(parameters), run_stride(gradient), run_stride(first))
+        state = (rate, i32(rate.shape[1]), decay, step, sums, i32(parts), i32(decayed), i32(size))
+        moments = [f32(x) for beta in betas for x in (beta, 1 - beta, math.log(beta))]
+        settings = (f32(epsilon), f32(clip_norm or 0.0), f32(1 - average_decay))
+        grid = (max(1, min(-(-size // (4 * BLOCK)), -(-8 * self.multiprocessors // runs))), runs, 1)
+        self.launch("adamw", grid, (BLOCK, 1, 1), 0, (*args, *runs_apart, *state, *moments, *settings))
 
     def gradient_norm(self, gradient: Array, out: Array) -> None:
         """The norm of each run's gradient: float32 (R, P) to (R,)."""
-        raise NotImplementedError
+        require_shape((len(gradient),), out=out)
+        require_type("float", gradient=gradient, out=out)
+        require_contiguous(gradient=gradient)
+        if gradient.shape[1] % 4 or not aligned(gradient):
+            raise ValueError(
+                "gradient: valid are rows of a multiple of 64 elements that begin at multiples of 16 bytes"
+            )
+        parts, sums = self._sum_of_squares(gradient, None)
+        self.launch("norm_of_parts", (len(gradient), 1, 1), (BLOCK, 1, 1), 0, (sums, i32(parts), out))
+
+    def _sum_of_squares(self, x: Array, step: Array | None) -> tuple[int, Array]:
+        """The number of parts, and their sums in float64 in scratch memory; makes `step` one more."""
+        runs, size = x.shape
+        parts = max(1, min(-(-size // (16 * BLOCK)), BLOCK, -(-4 * self.multiprocessors // runs)))
+        sums = self.scratch(2 * runs * parts)
+        args = (x, run_stride(x), sums, i32(size), optional(step))
+        self.launch("sum_of_squares", (parts, runs, 1), (BLOCK, 1, 1), 0, args)
+        return parts, sums
