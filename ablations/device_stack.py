@@ -35,7 +35,7 @@ class DeviceStack(Stack):
         for step in range(first, self.steps, STEPS_AT_ONCE):
             done = min(step + STEPS_AT_ONCE, self.steps)
             self.engine.train(self._training_set, self._recipe, done - step, self.steps)
-            if done < self.steps and any(member.keeper.due() for _, member in self.live):
+            if any(member.keeper.due() for _, member in self.live):
                 self._note(epoch, done)
                 self.keep()
             if not self.live:

@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from fake_cublas import bf16, library, widened
 
-from tests.fake_cublas import bf16, library, widened
 from vit.backend.cublas import WORKSPACE_BYTES, Cublas
 from vit.backend.cuda_ops import CudaOps
 from vit.backend.ops import Ops

@@ -55,6 +55,12 @@ def all_gone(group):
 
 BAD = [
     (["run"], "Missing option '--grid'"),
+    (["run", "--grid", "rope", "--precision", "int8"], "--precision must be float32, tf32, bf16, got 'int8'"),
+    (
+        ["run", "--grid", "rope", "--backend", "numpy", "--precision", "bf16"],
+        "precision must be float32 with backend numpy, got 'bf16'",
+    ),
+    (["bench", "--backend", "numpy", "--precision", "tf32"], "precision must be float32 with backend numpy"),
     (
         ["run", "--grid", "rpoe"],
         "unknown grid 'rpoe' (did you mean 'rope'?); valid: rope, depth, patch, data-fraction, smoke",

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from fake_cublas import bf16, library, widened
 
-from tests.fake_cublas import bf16, library, widened
 from vit.backend.cublas import WORKSPACE_BYTES, Cublas, CublasError, plan
 
 RNG = np.random.default_rng(5)

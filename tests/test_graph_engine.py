@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_device import CpuDevice, cuda_ops
+from small import config, distance, without_key_bias, worst
 
-from tests.cuda_device import CpuDevice, cuda_ops
-from tests.small import batch, config, distance, without_key_bias, worst
-from vit import ConfigError, ViT, get_ops, one_hot
+from vit import ViT, get_ops, one_hot
 from vit.backend.cuda_ops import CudaOps
 from vit.engine import Engine
 from vit.graph_engine import PLAIN, GraphEngine, Recipe, Training
@@ -35,7 +35,9 @@ def dataset(runs: int, images: int = 40) -> dict[str, Any]:
 
 def order_and_rates(runs: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     order = np.stack([np.random.default_rng((epoch, r)).permutation(40)[: STEPS * BATCH] for r in range(runs)])
-    rates = [[(1 + r) * warmup_cosine(epoch * STEPS + i, 3 * STEPS, 4, 1e-2) for i in range(STEPS)] for r in range(runs)]
+    rates = [
+        [(1 + r) * warmup_cosine(epoch * STEPS + i, 3 * STEPS, 4, 1e-2) for i in range(STEPS)] for r in range(runs)
+    ]
     return order, np.array(rates)
 
 
@@ -45,7 +47,9 @@ def recorder(engine: GraphEngine) -> Any:
     return device.recorder
 
 
-def train(engine: GraphEngine, runs: int, epochs: int, recipe: Recipe = PLAIN, at_once: int = STEPS) -> list[np.ndarray]:
+def train(
+    engine: GraphEngine, runs: int, epochs: int, recipe: Recipe = PLAIN, at_once: int = STEPS
+) -> list[np.ndarray]:
     data = engine.resident(**dataset(runs))
     totals = []
     for epoch in range(epochs):
@@ -114,7 +118,9 @@ class TestStacks:
                 alone.start_epoch(order[[run]], rates[[run]])
                 alone.train(own, Recipe(0.1, 1, True), STEPS, STEPS)
                 np.testing.assert_allclose(alone.totals[0], totals[epoch][run], rtol=1e-6)
-            difference = worst(without_key_bias(together.model.state_dict(run)), without_key_bias(alone.model.state_dict()))
+            difference = worst(
+                without_key_bias(together.model.state_dict(run)), without_key_bias(alone.model.state_dict())
+            )
             assert difference < 1e-5
 
     def test_a_run_alone_may_rest(self) -> None:
@@ -211,12 +217,3 @@ class TestCapture:
                 engine.train(data, PLAIN, 1, STEPS)
         engine.train(data, PLAIN, 1, STEPS)
         assert engine.optimizer.step == int(engine.optimizer.counter[0]) == 2
-
-    def test_products_alone_leave_the_weights(self) -> None:
-        engine = GraphEngine(model(cuda_ops()), Training(), BATCH)
-        images, labels = batch(engine.model.config, BATCH)
-        engine.step(images, one_hot(labels, 5), 1e-3)
-        before = engine.model.parameters.flat.copy(), int(engine.optimizer.counter[0])
-        assert engine.replay_products(BATCH)
-        assert np.array_equal(engine.model.parameters.flat, before[0])
-        assert engine.optimizer.counter[0] == before[1]

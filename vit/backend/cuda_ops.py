@@ -15,9 +15,6 @@ from vit.backend.cuda_kernels import CudaKernels
 from vit.backend.cuda_launch import Launch
 from vit.backend.ops import Array, Ops
 
-COUNTERS = 4096
-"""Zeros that the kernels count in, and leave as zeros."""
-
 
 class Replayable(Protocol):
     """Work that was captured once."""
@@ -75,8 +72,7 @@ class CudaOps(Ops):
         self._outgrown: list[Array] = []
         self._captured: list[Array] | None = None
         self._products_only = False
-        counters = self.xp.zeros(COUNTERS, dtype="int32")
-        self.kernels = CudaKernels(self._launch, self._float_scratch, counters, device.multiprocessors)
+        self.kernels = CudaKernels(self._launch, self._float_scratch, device.multiprocessors)
 
     # Launching and capturing
 
