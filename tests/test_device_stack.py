@@ -1,6 +1,6 @@
 """Runs trained as on a GPU, through the trainer: the same batches and nearly the same numbers as on a CPU."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,11 @@ from ablations.stack import Member
 from ablations.trainer import RunRecord, calibrate, train, train_together
 from vit import get_ops
 
-CONFIG = RunConfig(
-    depth=1, width=32, heads=2, patch=4, epochs=3, warmup_epochs=1.0, batch_size=48, per_class=40
-)
+CONFIG = RunConfig(depth=1, width=32, heads=2, patch=4, epochs=3, warmup_epochs=1.0, batch_size=48, per_class=40)
 
 
 @pytest.fixture(autouse=True)
-def _device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A "cupy" backend on the CPU."""
 
     def ops(backend: str = "numpy", dtype: str = "float32", precision: str | None = None) -> Any:
@@ -31,7 +29,6 @@ def _device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(stack, "get_ops", ops)
     monkeypatch.setattr(device_stack, "STEPS_AT_ONCE", 2)
-    yield
 
 
 def dataset() -> Any:

@@ -193,13 +193,13 @@ class TestCapture:
 
     def test_arrays_of_a_graph_live_as_long_as_it_does(self) -> None:
         ops = cuda_ops()
-        x = ops.xp.ones((1, 2, 4), dtype="float32")
-        weight, out = ops.xp.ones((1, 4, 4), dtype="float32"), ops.xp.ones((1, 2, 4), dtype="float32")
-        graph = ops.capture(lambda: ops.matmul(x, weight, out=out))
-        recorder(GraphEngine(model(ops), Training(), BATCH)).recorded = None
-        graph._replayable.calls.clear()  # type: ignore[attr-defined]  # the recorder's own hold on them
-        kept = weakref.ref(x)
-        del x
+
+        def capture() -> tuple[Any, Any]:
+            x, weight, out = (ops.zeros((1, 4, 4)) for _ in range(3))
+            return ops.capture(lambda: ops.matmul(x, weight, out=out)), weakref.ref(x)
+
+        graph, kept = capture()
+        graph._replayable.calls.clear()  # the recorder's own hold on them
         gc.collect()
         assert kept() is not None
         del graph

@@ -67,7 +67,7 @@ class TestChoice:
 
 def test_an_old_chip_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vit.backend.cupy_precisions", lambda: ("float32",))
-    with pytest.raises(UsageError, match="this GPU, whose compute capability is below 8.0, got 'bf16'"):
+    with pytest.raises(UsageError, match=r"this GPU, whose compute capability is below 8\.0, got 'bf16'"):
         precision.choose(GRID, "bf16", "cupy")
 
 
