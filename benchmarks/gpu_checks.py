@@ -18,7 +18,7 @@ from vit.engine import Engine
 from vit.graph_engine import GraphEngine, Training
 
 LIMITS = {"float32": 2e-5, "tf32": 2e-3, "bf16": 1.6e-2}
-"""Largest error of an operation over the largest magnitude: some roundings of float32, TF32 (10 bits), bf16 (8 bits)."""
+"""Largest error of an operation over the largest magnitude: some roundings of float32, TF32 (11 bits), bf16 (8)."""
 GRADIENT_LIMITS = {"float32": 1e-4, "tf32": 2e-2, "bf16": 8e-2}
 LOSS_LIMITS = {"float32": 1e-4, "tf32": 2e-3, "bf16": 2e-2}
 OWN_WAY = ("sum_of_squares", "adamw")
