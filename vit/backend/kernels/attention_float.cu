@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(BLOCK)
     Channels<CHUNKS> query, mixed;
     query.read([&](int dim, float (&x)[4]) { head.read(qkv, QUERY, token, dim, x); });
     mixed.clear();
-    float largest = -INFINITE, total = 0.0f;
+    float largest = -infinity(), total = 0.0f;
     for (int first = 0; first < tokens; first += ROWS) {
         Channels<CHUNKS> staged;
         staged.read([&](int dim, float (&x)[4]) { head.read(qkv, KEY, first + row, dim, x); });
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(BLOCK)
 #pragma unroll
             for (int j = 0; j < STEP; j++) {
                 score[j] = query.dot(keys + (begin + j) * WIDTH);
-                if (begin + j >= count) score[j] = -INFINITE;
+                if (begin + j >= count) score[j] = -infinity();
                 top = fmaxf(top, score[j]);
             }
             const float shrink = expf(largest - top);
@@ -149,7 +149,7 @@ __device__ __forceinline__ void finish(const Head<float>& head, float* dqkv, Par
 // Grid and shared memory as above. First the block's tokens are keys and queries pass, for dk and dv; then queries, and
 // keys pass, for dq. parts (R, B gridDim.y, 3 H K) gets the sums of the gradient over the block's tokens.
 template <int CHUNKS>
-__global__ void __launch_bounds__(BLOCK)
+__global__ void __launch_bounds__(BLOCK, 1)
     attention_float_backward(const float* dout, const float* qkv, const float* bias, int64 bias_stride,
                              const float* cos, const float* sin, int prefix, float scale, const float* out,
                              const float* logsumexp, float* dqkv, float* parts, int tokens, int heads,
@@ -182,8 +182,10 @@ __global__ void __launch_bounds__(BLOCK)
 #pragma unroll
                 for (int i = 0; i < 4; i++) product += staged.x[c][i] * y[i];
             }
-            delta[row] = sum_lanes<4>(product);
-            normaliser[row] = first + row < tokens ? logsumexp[head.at_logsumexp(first + row)] : INFINITE;
+            product = sum_lanes<4>(product);
+            if (threadIdx.x % 4 == 0) delta[row] = product;
+            if (threadIdx.x % 4 == 0)
+                normaliser[row] = first + row < tokens ? logsumexp[head.at_logsumexp(first + row)] : infinity();
             __syncthreads();
             const int count = min(ROWS, tokens - first);
             for (int j = 0; j < count; j++) {
@@ -210,7 +212,7 @@ __global__ void __launch_bounds__(BLOCK)
         for (int i = 0; i < 4; i++) product += gradient.x[c][i] * y[i];
     }
     const float own_delta = sum_lanes<4>(product);
-    const float own_normaliser = token < tokens ? logsumexp[head.at_logsumexp(token)] : INFINITE;
+    const float own_normaliser = token < tokens ? logsumexp[head.at_logsumexp(token)] : infinity();
     for (int first = 0; first < tokens; first += ROWS) {
         Channels<CHUNKS> staged;
         staged.read([&](int dim, float (&x)[4]) { head.read(qkv, KEY, first + row, dim, x); });

@@ -8,6 +8,7 @@
 
 constexpr int TILE = 16;      // tokens of a warp
 constexpr int MOST_WARPS = 8;
+constexpr float LOG2_E = 1.44269504f;
 
 // WIDTH is the head width padded to a multiple of 16. 16 bytes between rows keep the banks of 8 rows apart.
 template <int WIDTH>
@@ -93,7 +94,7 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
 
     uint32 query[WIDTH / 16][4];
     left_factor<WIDTH>(query, first, [&](int token, int dim, float (&x)[2]) { head.read(qkv, QUERY, token, dim, x); });
-    float mixed[WIDTH / 8][4] = {}, largest[2] = {-INFINITE, -INFINITE}, total[2] = {};
+    float mixed[WIDTH / 8][4] = {}, largest[2] = {-infinity(), -infinity()}, total[2] = {};
     constexpr int STEPS = 4;  // 64 keys between two looks at the largest score
     for (int chunk = 0; chunk < tokens; chunk += STEPS * TILE) {
         float score[STEPS][2][4], top[2] = {largest[0], largest[1]};
@@ -105,7 +106,7 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
             for (int n = 0; n < 2; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    if (key + n * 8 + 2 * t + i % 2 >= tokens) score[step][n][i] = -INFINITE;
+                    if (key + n * 8 + 2 * t + i % 2 >= tokens) score[step][n][i] = -infinity();
                     top[i / 2] = fmaxf(top[i / 2], score[step][n][i]);
                 }
         }
@@ -125,7 +126,7 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
             for (int n = 0; n < 2; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    score[step][n][i] = power_of_two((score[step][n][i] - top[i / 2]) * LOG2_E);
+                    score[step][n][i] = power_of_two(fmaf(score[step][n][i], LOG2_E, -top[i / 2] * LOG2_E));
                     total[i / 2] += score[step][n][i];
                 }
             mix<WIDTH>(mixed, score[step], values, chunk + step * TILE);
@@ -172,9 +173,9 @@ __device__ __forceinline__ void finish(const Head<bf16>& head, bf16* dqkv, Part 
     }
 }
 
-// p = exp(s - logsumexp) and ds = p (dp - delta), in place of s and dp.
-__device__ __forceinline__ void softmax_backward(float& s, float& dp, float logsumexp, float delta) {
-    s = power_of_two((s - logsumexp) * LOG2_E);
+// p = exp(s - logsumexp) and ds = p (dp - delta), in place of s and dp; the normaliser is logsumexp / log 2.
+__device__ __forceinline__ void softmax_backward(float& s, float& dp, float normaliser, float delta) {
+    s = power_of_two(fmaf(s, LOG2_E, -normaliser));
     dp = s * (dp - delta);
 }
 
@@ -210,7 +211,7 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
         if (dim < WIDTH) store(right + token * STRIDE<WIDTH> + dim, d);
         if (dim == 0) {
             delta[token] = product;
-            normaliser[token] = token < tokens ? logsumexp[head.at_logsumexp(token)] : INFINITE;
+            normaliser[token] = token < tokens ? logsumexp[head.at_logsumexp(token)] * LOG2_E : infinity();
         }
     }
     __syncthreads();
@@ -255,7 +256,7 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             const int token = first + g + 8 * i;
-            own_normaliser[i] = token < rows ? normaliser[token] : INFINITE;
+            own_normaliser[i] = token < rows ? normaliser[token] : infinity();
             own_delta[i] = token < rows ? delta[token] : 0.0f;
         }
         for (int key = 0; key < rows; key += TILE) {

@@ -5,8 +5,8 @@ using uint32 = unsigned int;
 using uint64 = unsigned long long;
 using int64 = long long;
 
-constexpr uint32 ALL_LANES = 0xffffffffu;
-constexpr int BLOCK = 256;  // threads of a block, where a kernel does not say otherwise
+enum : uint32 { ALL_LANES = 0xffffffffu };
+enum : int { BLOCK = 256 };  // threads of a block, where a kernel does not say otherwise
 
 struct bf16 {
     unsigned short bits;
@@ -130,5 +130,4 @@ __device__ __forceinline__ float power_of_two(float x) {
 #endif
 }
 
-constexpr float LOG2_E = 1.44269504f;
-constexpr float INFINITE = __builtin_huge_valf();
+__device__ __forceinline__ float infinity() { return __uint_as_float(0x7f800000u); }

@@ -13,7 +13,7 @@ __device__ __forceinline__ void keep_larger(float& value, int& index, float othe
 template <typename T>
 __device__ __forceinline__ int largest_of(const T* row, int classes, float& value) {
     int index = classes;
-    value = -INFINITE;
+    value = -infinity();
     for (int c = threadIdx.x % 32; c < classes; c += 32) keep_larger(value, index, to_float(row[c]), c);
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) {

@@ -10,11 +10,11 @@ __global__ void __launch_bounds__(BLOCK) softmax(T* x, int64 rows, int width) {
     const int64 row = static_cast<int64>(blockIdx.x) * WARPS + threadIdx.x / 32;
     const int lane = threadIdx.x % 32;
     if (row >= rows) return;
-    float value[ITEMS], top = -INFINITE, total = 0.0f;
+    float value[ITEMS], top = -infinity(), total = 0.0f;
 #pragma unroll
     for (int i = 0; i < ITEMS; i++) {
         const int column = i * 32 + lane;
-        value[i] = column < width ? to_float(x[row * width + column]) : -INFINITE;
+        value[i] = column < width ? to_float(x[row * width + column]) : -infinity();
         top = fmaxf(top, value[i]);
     }
     top = max_lanes<32>(top);
