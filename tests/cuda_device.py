@@ -64,6 +64,10 @@ class CpuDevice:
         assert self._launch is not None, "this device has no kernels of its own"
         self.recorder(partial(self._launch, kernel, grid, block, shared_bytes, list(args)))
 
+    def load(self, kernels: set[str]) -> None:
+        if self._launch is not None:
+            self._launch.compile(kernels)  # type: ignore[attr-defined]
+
     def products(self, precision: str) -> "RecordedProducts":
         return RecordedProducts(self.recorder, precision)
 
@@ -90,20 +94,22 @@ def cuda_ops(precision: str = "float32", launch: Callable[..., None] | None = No
     device = CpuDevice(launch)
     ops = CudaOps(device, precision)
     if launch is None:
-        ops.kernels = ReferenceKernels(device.recorder)  # type: ignore[assignment]
+        ops.kernels = ReferenceKernels(device.recorder, ops)  # type: ignore[assignment]
     return ops
 
 
 class ReferenceKernels:
     """The methods of `CudaKernels` by those of `Ops`, in float64 within a call and rounded as the arrays are."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder, self.ops = recorder, Ops(np, "float64")
+    def __init__(self, recorder: Recorder, owner: CudaOps) -> None:
+        self.recorder, self.owner, self.ops = recorder, owner, Ops(np, "float64")
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         own = globals().get(f"_{name}")
 
         def call(*arguments: Any, **named: Any) -> Any:
+            if self.owner._noted is not None:
+                return arguments[0] if arguments else None
             compute = partial(own, self.ops) if own else partial(_by_ops, getattr(self.ops, name))
             self.recorder(partial(compute, *arguments, **named))
             return arguments[0] if arguments else None

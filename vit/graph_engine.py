@@ -293,6 +293,8 @@ class GraphEngine:
         An encoding that computes with array expressions of its own cannot be captured, and runs as it is each time.
         """
         known = self._works.get(key)
+        if known is None:
+            self.ops.load_kernels(work)
         if known is None or not self.network.position.traceable:
             result = work()
             self._works[key] = _Work(None, result, kept)

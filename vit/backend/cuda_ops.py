@@ -39,6 +39,9 @@ class Device(Protocol):
     @property
     def launch(self) -> Launch: ...
 
+    def load(self, kernels: set[str]) -> None:
+        """Compiles kernels (name expressions) where they are not, many at a time."""
+
     def products(self, precision: str) -> Products: ...
 
     def capture(self, work: Callable[[], Any]) -> Replayable:
@@ -72,9 +75,20 @@ class CudaOps(Ops):
         self._outgrown: list[Array] = []
         self._captured: list[Array] | None = None
         self._products_only = False
+        self._noted: set[str] | None = None
         self.kernels = CudaKernels(self._launch, self._float_scratch, device.multiprocessors)
 
     # Launching and capturing
+
+    def load_kernels(self, work: Callable[[], Any]) -> None:
+        """Compiles what `work` will launch, all at once, and runs nothing."""
+        noted: set[str] = set()
+        self._noted = noted
+        try:
+            work()
+        finally:
+            self._noted = None
+        self.device.load(noted)
 
     def capture(self, work: Callable[[], Any], *, products_only: bool = False) -> Graph:
         """What `work` starts, captured and not run. It must have run before, so that its buffers and kernels exist,
@@ -90,6 +104,9 @@ class CudaOps(Ops):
     def _launch(
         self, kernel: str, grid: Sequence[int], block: Sequence[int], shared_bytes: int, args: Sequence[Any]
     ) -> None:
+        if self._noted is not None:
+            self._noted.add(kernel)
+            return
         if self._products_only:
             return
         self._keep(*args)
@@ -127,8 +144,9 @@ class CudaOps(Ops):
         if out is None:
             lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
             out = self.empty_operand((*lead, a.shape[-2], b.shape[-1]))
-        self._keep(a, b, out)
-        self._products.matmul(a, b, out)
+        if self._noted is None:
+            self._keep(a, b, out)
+            self._products.matmul(a, b, out)
         return out
 
     # Patches and tokens

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -17,6 +18,8 @@ SHARED_BYTES = 48 << 10
 """Dynamic shared memory that a kernel may have without asking."""
 
 
+COMPILERS = 8
+"""Sources that are compiled side by side."""
 TENSOR_CORES = 80
 """The compute capability, times 10, from which on chips multiply bf16 and TF32."""
 
@@ -45,8 +48,8 @@ class CupyDevice:
     xp = cupy
 
     def __init__(self) -> None:
-        device = cupy.cuda.Device()
-        self.multiprocessors = int(device.attributes["MultiProcessorCount"])
+        self._device = cupy.cuda.Device()
+        self.multiprocessors = int(self._device.attributes["MultiProcessorCount"])
         self.stream = cupy.cuda.Stream()
         self.stream.use()
         self._functions: dict[str, Any] = {}
@@ -55,12 +58,27 @@ class CupyDevice:
     def launch(
         self, kernel: str, grid: Sequence[int], block: Sequence[int], shared_bytes: int, args: Sequence[Any]
     ) -> None:
-        function = self._functions.get(kernel)
-        if function is None:
-            function = self._functions[kernel] = _compiled(kernel)
+        if kernel not in self._functions:
+            self.load({kernel})
+        function = self._functions[kernel]
         if shared_bytes > SHARED_BYTES and function.max_dynamic_shared_size_bytes < shared_bytes:
             function.max_dynamic_shared_size_bytes = shared_bytes
         function(tuple(grid), tuple(block), tuple(args), shared_mem=shared_bytes, stream=self.stream)
+
+    def load(self, kernels: set[str]) -> None:
+        by_file: dict[str, list[str]] = {}
+        for kernel in sorted(kernels - self._functions.keys()):
+            by_file.setdefault(file_of(kernel), []).append(kernel)
+        with ThreadPoolExecutor(COMPILERS) as threads:
+            for functions in threads.map(self._compile, by_file.items()):
+                self._functions |= functions
+
+    def _compile(self, source: tuple[str, list[str]]) -> dict[str, Any]:
+        """Functions of one file for the chip's own architecture, from CuPy's cache on disk where they are there."""
+        file, kernels = source
+        with self._device:
+            module = cupy.RawModule(code=text(file), options=OPTIONS, name_expressions=kernels)
+            return {kernel: module.get_function(kernel) for kernel in kernels}
 
     def products(self, precision: str) -> "CupyProducts":
         if self._library is None:
@@ -105,12 +123,6 @@ class _OnStream:
 def _device(number: int) -> CupyDevice:
     """The one of this process: loaded kernels and the stream are shared by all its models."""
     return CupyDevice()
-
-
-def _compiled(kernel: str) -> Any:
-    """The function of a name expression, compiled for the device's own architecture, or from CuPy's cache on disk."""
-    code = text(file_of(kernel))
-    return cupy.RawModule(code=code, options=OPTIONS, name_expressions=(kernel,)).get_function(kernel)
 
 
 def _cublas_library() -> ctypes.CDLL:
