@@ -1,16 +1,22 @@
 """Calls of the CUDA kernels beside what float64 `Ops` makes of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cuda_shim import device
+import pytest
+from cuda_shim import MULTIPROCESSORS, Shim, device, kernels_of, scratch
 from operations import CASES, Case, Draw, Maker
 
 from vit.backend import Ops
 from vit.backend.cuda_kernels import CudaKernels
 
+EPSILON = {"float32": 2.0**-24, "uint16": 2.0**-8}
+"""Half a unit in the last place of 1, by the dtype of kernels' arrays."""
+SUMS = 24 * EPSILON["float32"]
+"""Of float32 arithmetic between reading and rounding, relative to the largest result."""
 REFERENCE = Ops(np, "float64")
 SIZES = [(5, 17, 48), (2, 65, 192), (3, 4, 33), (2, 3, 264), (1, 2, 1000)]
 """Images, tokens, width."""
@@ -40,6 +46,36 @@ def widen(x: np.ndarray) -> np.ndarray:
 
 def in_type(x: np.ndarray, kind: str) -> np.ndarray:
     return narrow(x) if kind == "bf16" else x.astype(np.float32)
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray, name: str, slack: float = SUMS, scale: float = 1.0) -> None:
+    """Within rounding to the array's type, and `slack` relative to the largest of `expected` and `scale`."""
+    error = np.abs(widen(actual) - expected)
+    bound = EPSILON[str(actual.dtype)] * np.abs(expected) * 1.01 + slack * max(scale, np.abs(expected).max())
+    assert (error <= bound).all(), (
+        f"{name}: {np.nanmax(error / bound):.2f} times the bound, {np.isnan(error).sum()} NaN"
+    )
+
+
+@dataclass
+class Devices:
+    """The same kernels with threads and blocks in one order and in the other."""
+
+    forwards: CudaKernels
+    backwards: CudaKernels
+
+    def __iter__(self) -> Iterator[CudaKernels]:
+        return iter((self.forwards, self.backwards))
+
+    @classmethod
+    def of(cls, pytestconfig: pytest.Config, runs: Iterable[Callable[[CudaKernels], object]]) -> "Devices":
+        """With what the given calls launch compiled."""
+        folder = Path(pytestconfig.cache.mkdir("cuda_shim"))
+        names = kernels_of(runs)
+        shims = [Shim(folder, backwards=backwards) for backwards in (False, True)]
+        for shim in shims:
+            shim.compile(names)
+        return cls(*(CudaKernels(shim, scratch, MULTIPROCESSORS) for shim in shims))
 
 
 @dataclass
@@ -104,10 +140,6 @@ def fused() -> list[tuple[str, Maker]]:
     return [(method, make) for method, make in CASES if method not in OTHERS]
 
 
-def attention(runs: int, size: tuple[int, int, int, int], prefix: int | None, kind: str) -> "Attention":
-    return Attention(runs, size, prefix, kind)
-
-
 @dataclass
 class Attention:
     """Both passes of attention on (images, tokens, heads, head width); no rotation where `prefix` is None."""
@@ -130,7 +162,7 @@ class Attention:
             self.angles = {"cos": np.cos(angles).astype(np.float32), "sin": np.sin(angles).astype(np.float32)}
 
     def run(self, kernels: CudaKernels) -> dict[str, np.ndarray]:
-        images, tokens, heads, width = self.size
+        images, tokens, heads, _ = self.size
         qkv, dout = (device(in_type(x, self.kind)) for x in (self.qkv, self.dout))
         blank = {name: device(in_type(np.full(x.shape, np.nan), self.kind)) for name, x in (("o", dout), ("dqkv", qkv))}
         logsumexp = device(np.full((self.runs, images, heads, tokens), np.nan, dtype=np.float32))
@@ -169,6 +201,3 @@ class Attention:
         else:
             ops.qkv_bias_rotate_backward(dqkv, self.scale, *turn, dbias=dbias)
         return {"out": out, "logsumexp": logsumexp, "dqkv": dqkv, "dbias": dbias}
-
-
-Runner = Callable[[CudaKernels], Any]

@@ -6,8 +6,7 @@ import mmap
 import re
 import shutil
 import subprocess
-import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from vit.backend.cuda_kernels import CudaKernels
 
 HEADER = Path(__file__).parent / "cuda_shim.h"
 FLAGS = ("-std=c++20", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing", "-w")
+MULTIPROCESSORS = 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -66,22 +66,26 @@ class Shim:
         for kernel in kernels:
             if kernel not in self._entries:
                 by_file.setdefault(cuda_sources.file_of(kernel), set()).add(kernel)
-        commands = []
-        for file, names in by_file.items():
-            source = translate(cuda_sources.text(file), sorted(names))
+        self.add({file: (cuda_sources.text(file), sorted(names)) for file, names in by_file.items()})
+
+    def add(self, sources: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+        """Compiles, all at once, sources given by file name with their texts and kernels."""
+        libraries, building = {}, []
+        for file, (text, names) in sources.items():
+            source = translate(text, names)
             digest = hashlib.sha256(source.encode() + HEADER.read_bytes() + repr(FLAGS).encode()).hexdigest()[:16]
-            library = self.folder / f"{file}-{digest}.so"
-            commands.append((library, source, sorted(names)))
-        building = [(library, _build(library, source)) for library, source, _ in commands if not library.exists()]
+            library = libraries[file] = self.folder / f"{file}-{digest}.so"
+            if not library.exists():
+                building.append((library, _build(library, source)))
         for library, process in building:
             _, errors = process.communicate()
             if process.returncode:
                 raise RuntimeError(f"g++ fails for {library.name}:\n{errors}")
             library.with_suffix(".new").replace(library)
-        for library, _, names in commands:
+        for file, library in libraries.items():
             loaded = ctypes.CDLL(str(library))
             loaded.shim_launch.restype = ctypes.c_char_p
-            self._entries |= {name: (loaded, index) for index, name in enumerate(names)}
+            self._entries |= {name: (loaded, index) for index, name in enumerate(sources[file][1])}
 
 
 class _Parameter(ctypes.Structure):
@@ -156,7 +160,7 @@ def scratch(elements: int) -> np.ndarray:
     return device(np.full(elements, np.nan, dtype=np.float32))
 
 
-def shim_kernels(folder: Path, *, backwards: bool = False, multiprocessors: int = 4) -> CudaKernels:
+def shim_kernels(folder: Path, *, backwards: bool = False, multiprocessors: int = MULTIPROCESSORS) -> CudaKernels:
     return CudaKernels(Shim(folder, backwards=backwards), scratch, multiprocessors)
 
 
@@ -170,7 +174,7 @@ class Recorder:
         self.kernels.add(kernel)
 
 
-def kernels_of(calls: Iterable[Callable[[CudaKernels], object]], multiprocessors: int = 4) -> set[str]:
+def kernels_of(calls: Iterable[Callable[[CudaKernels], object]], multiprocessors: int = MULTIPROCESSORS) -> set[str]:
     """The kernels that calls launch."""
     recorder = Recorder()
     kernels = CudaKernels(recorder, lambda elements: np.empty(elements, dtype=np.float32), multiprocessors)

@@ -179,7 +179,7 @@ class TrainingKernels(Launcher):
         """The number of parts, and their sums in float64 in scratch memory; makes `step` one more."""
         runs, size = x.shape
         parts = max(1, min(-(-size // (16 * BLOCK)), BLOCK, -(-4 * self.multiprocessors // runs)))
-        sums = self.scratch(2 * runs * parts)
+        sums = self.scratch(2 * runs * parts)[: 2 * runs * parts].view("float64")
         args = (x, run_stride(x), sums, i32(size), optional(step))
         self.launch("sum_of_squares", (parts, runs, 1), (BLOCK, 1, 1), 0, args)
         return parts, sums
