@@ -65,7 +65,9 @@ def side_by_side(shape: str, position: str, processes: int, seconds: float) -> f
     return sum(results.get() for _ in children)
 
 
-def _train(shape: str, position: str, barrier: Barrier, results: "multiprocessing.SimpleQueue[float]", seconds: float) -> None:
+def _train(
+    shape: str, position: str, barrier: Barrier, results: "multiprocessing.SimpleQueue[float]", seconds: float
+) -> None:
     stepper = TorchGpuStepper(GPU_SHAPES[shape], position, compiled=False)
     stepper.start(WARM_UP_STEPS)
     torch.cuda.synchronize()

@@ -56,7 +56,9 @@ def test_replays_give_the_bits_of_steps_that_run_as_they_are(precision: str, shi
             engine._run = lambda key, work, *kept: work()  # type: ignore[method-assign]
         rng = np.random.default_rng(1)
         moments = np.full((2, 3), 0.5)
-        data = engine.resident(rng.integers(0, 256, (20, 16, 16, 3), dtype=np.uint8), rng.integers(0, 7, 20), moments, moments)
+        data = engine.resident(
+            rng.integers(0, 256, (20, 16, 16, 3), dtype=np.uint8), rng.integers(0, 7, 20), moments, moments
+        )
         for epoch in range(2):
             engine.start_epoch(np.stack([rng.permutation(20)] * 2), np.full((2, 5), 1e-3 * (1 + epoch)))
             engine.train(data, Recipe(0.1, 2, True), 5, 5)

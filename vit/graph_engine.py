@@ -130,7 +130,7 @@ class GraphEngine:
         self._seeds = self.ops.xp.asarray(np.array(model.seeds, dtype=np.int64))
         self._start = self.ops.xp.zeros(1, dtype="int32")
         self._tables: dict[int, tuple[Array, Array]] = {}
-        self._works: dict[Hashable, _Work] = {}
+        self._works: dict[tuple[Hashable, ...], _Work] = {}
         self._products: dict[int, Graph] = {}
 
     # Steps on batches that the host has
@@ -165,6 +165,12 @@ class GraphEngine:
             self.evaluated.load(self.ops.asarray(images[:, part]))
 
         return self._evaluate(images.shape[1], load)
+
+    @property
+    def bytes_named(self) -> int:
+        """`Graph.bytes_named` of a captured training step; 0 before there is one."""
+        steps = (work.graph for key, work in self._works.items() if work.graph and key[0] != "logits")
+        return max((graph.bytes_named for graph in steps), default=0)
 
     def replay_products(self, batch: int) -> bool:
         """Starts the matrix products alone of a step on `batch` images, after one was made: to measure their share.
@@ -287,7 +293,7 @@ class GraphEngine:
 
         return self._run(("logits", batch), work)
 
-    def _run(self, key: Hashable, work: Callable[[], Any], *kept: object) -> Any:
+    def _run(self, key: tuple[Hashable, ...], work: Callable[[], Any], *kept: object) -> Any:
         """Runs `work` as it is the first time, captures it the second, replays it from then on; returns its result.
 
         An encoding that computes with array expressions of its own cannot be captured, and runs as it is each time.

@@ -57,6 +57,12 @@ class Graph:
     def __init__(self, replayable: Replayable, arrays: Sequence[Array]) -> None:
         self._replayable, self._arrays = replayable, arrays
 
+    @property
+    def bytes_named(self) -> int:
+        """Bytes of all arrays that kernels and products are given, once for each: the least that a step moves, unless
+        it is given more than it reads."""
+        return sum(int(array.nbytes) for array in self._arrays)
+
     def launch(self) -> None:
         """Starts it again, on the same memory."""
         self._replayable.launch()
@@ -121,7 +127,7 @@ class CudaOps(Ops):
         if self._scratch.size < elements:
             self._outgrown.append(self._scratch)
             self._scratch = self.empty((elements,))
-        return self._scratch
+        return self._scratch[:elements]
 
     # Arrays
 
