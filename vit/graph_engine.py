@@ -246,7 +246,8 @@ class GraphEngine:
         return self._evaluate(order.shape[1], load)
 
     def close(self) -> None:
-        """Lets go of the graphs."""
+        """Lets go of the graphs, when all that was started is done."""
+        self.ops.to_numpy(self.optimizer.counter)
         self._works.clear()
         self._products.clear()
 

@@ -131,6 +131,11 @@ class CudaOps(Ops):
 
     # Arrays
 
+    def asarray(self, array: Array) -> Array:
+        if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+            array = np.ascontiguousarray(array, dtype=np.float32)  # half of what would be brought over
+        return super().asarray(array)
+
     def to_numpy(self, array: Array) -> Array:
         return self.device.to_numpy(array)
 

@@ -11,6 +11,7 @@ import cupy
 from cupy.cuda import runtime
 
 from vit.backend.cublas import WORKSPACE_BYTES, Cublas
+from vit.backend.cuda_launch import address
 from vit.backend.cuda_ops import CudaOps, Replayable
 from vit.backend.cuda_sources import OPTIONS, file_of, text
 
@@ -47,13 +48,13 @@ class CupyDevice:
     name = "cupy"
     xp = cupy
 
-    def __init__(self) -> None:
-        self._device = cupy.cuda.Device()
-        self.multiprocessors = int(self._device.attributes["MultiProcessorCount"])
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.multiprocessors = int(cupy.cuda.Device(number).attributes["MultiProcessorCount"])
         self.stream = cupy.cuda.Stream()
-        self.stream.use()
+        self.stream.use()  # and never `with self.stream`, whose end would make the null stream current
         self._functions: dict[str, Any] = {}
-        self._library: ctypes.CDLL | None = None
+        self._products: dict[str, CupyProducts] = {}
 
     def launch(
         self, kernel: str, grid: Sequence[int], block: Sequence[int], shared_bytes: int, args: Sequence[Any]
@@ -76,24 +77,23 @@ class CupyDevice:
     def _compile(self, source: tuple[str, list[str]]) -> dict[str, Any]:
         """Functions of one file for the chip's own architecture, from CuPy's cache on disk where they are there."""
         file, kernels = source
-        with self._device:
+        with cupy.cuda.Device(self.number):
             module = cupy.RawModule(code=text(file), options=OPTIONS, name_expressions=kernels)
             return {kernel: module.get_function(kernel) for kernel in kernels}
 
     def products(self, precision: str) -> "CupyProducts":
-        if self._library is None:
-            self._library = _cublas_library()
-        return CupyProducts(self._library, self.stream, precision)
+        if precision not in self._products:
+            self._products[precision] = CupyProducts(_cublas_library(), self.stream, precision)
+        return self._products[precision]
 
     def capture(self, work: Callable[[], Any]) -> Replayable:
-        with self.stream:
-            self.stream.begin_capture()
-            try:
-                work()
-            except BaseException:
-                _abandon(self.stream)
-                raise
-            graph = self.stream.end_capture()
+        self.stream.begin_capture()
+        try:
+            work()
+        except BaseException:
+            _abandon(self.stream)
+            raise
+        graph = self.stream.end_capture()
         graph.upload(self.stream)
         return _OnStream(graph, self.stream)
 
@@ -106,7 +106,7 @@ class CupyProducts(Cublas):
 
     def __init__(self, library: ctypes.CDLL, stream: Any, precision: str) -> None:
         self.workspace = cupy.empty(WORKSPACE_BYTES, dtype="uint8")
-        super().__init__(library, stream.ptr, self.workspace.data.ptr, WORKSPACE_BYTES, precision)
+        super().__init__(library, stream.ptr, address(self.workspace), WORKSPACE_BYTES, precision)
 
 
 class _OnStream:
@@ -122,7 +122,7 @@ class _OnStream:
 @cache
 def _device(number: int) -> CupyDevice:
     """The one of this process: loaded kernels and the stream are shared by all its models."""
-    return CupyDevice()
+    return CupyDevice(number)
 
 
 def _cublas_library() -> ctypes.CDLL:
