@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 from ablations.attempts import Attempt
 from ablations.errors import StorageError
+from ablations.hardware import least_busy
 from ablations.stacks import carry_out_together
 from ablations.store import Store
 from ablations.waiting import PAUSE, Waiting
@@ -75,7 +77,8 @@ class _Crew:
                     self.waiting.say_waiting()
                 return
             if child is None:
-                child = _Child(self.setting, self.job)
+                device = least_busy(self.setting.devices, [child.device for child in self.children])
+                child = _Child(self.setting, self.job, device)
                 self.children.append(child)
             pid = child.process.pid or 0
             attempt = self.waiting.claim(task, pid)
@@ -162,12 +165,13 @@ class _Child:
 
     process: BaseProcess
 
-    def __init__(self, setting: Setting, job: Job) -> None:
+    def __init__(self, setting: Setting, job: Job, device: str | None) -> None:
         context = multiprocessing.get_context("spawn")
+        self.device = device
         self.held: dict[Task, Attempt] = {}
         self.heard = time.monotonic()
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, setting, job), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, setting, job, device), daemon=True)
         if threading.current_thread() is not threading.main_thread():
             self.process.start()
         else:
@@ -232,8 +236,10 @@ class _Parent:
         return self.stopping
 
 
-def _serve(connection: Connection, setting: Setting, job: Job) -> None:
+def _serve(connection: Connection, setting: Setting, job: Job, device: str | None) -> None:
     """The life of a child: take a run or a stack, tell of epochs and outcomes, take the next."""
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # CUDA looks at it when it is first used
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     parent = _Parent(connection)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 PROCESS = 260 << 20
 """Bytes of a process that has trained the smallest run: Python, NumPy, SciPy, Numba, its compiled kernels, and
 scikit-learn for the digits. Measured with `ablations.bench.peak_mb` on Linux: 258 MB."""
+CONTEXT = 1 << 30
+"""Bytes of a GPU that CUDA, its libraries and their workspaces take in a process: a guess on the safe side."""
 USABLE = 0.9
 """Share of the available memory that runs may be planned to take."""
 
@@ -26,6 +28,8 @@ class Need:
     """Its images and labels, of which all runs of a process read."""
     runs: int
     """Everything else that the runs need at their peak."""
+    device: int = 0
+    """In the memory of a GPU, where they train there."""
 
     @property
     def process(self) -> int:
@@ -33,8 +37,11 @@ class Need:
         return PROCESS + self.dataset + self.runs
 
 
-def need(config: RunConfig, dataset: "Dataset", *, runs: int = 1, threads: int = 1) -> Need:
-    """What R such runs take on the CPU with so many threads, to about a tenth."""
+def need(config: RunConfig, dataset: "Dataset", *, runs: int = 1, threads: int = 1, backend: str = "numpy") -> Need:
+    """What R such runs take, with so many threads on the CPU, to about a tenth.
+
+    On a GPU everything counts as float32, which is the most it may be.
+    """
     from ablations.stack import EVALUATED
     from vit.memory import parameter_bytes, training_bytes
 
@@ -44,18 +51,28 @@ def need(config: RunConfig, dataset: "Dataset", *, runs: int = 1, threads: int =
     pixels = dataset.image_size**2 * dataset.channels
     numbers = 4 * (pixels + dataset.classes)  # of an image as a model reads it, with its target, in float32
     parameters = parameter_bytes(model)
-    kept = (4 if config.ema else 3) * parameters  # what a snapshot of a run holds
+    average = parameters if config.ema else 0
+    kept = 3 * parameters + average  # what a snapshot of a run holds
     tested = len(dataset.test_labels)
 
     feed = (used + held) * (pixels + 8) + (0 if is_augmented(config) else used * numbers)
     batches = 3 * batch * numbers  # at work, coming, and side by side with those of other runs
     evaluated = 3 * min(EVALUATED, max(held, tested)) * 4 * pixels
     results = 2 * parameters + 3 * tested * 4 * dataset.classes
-    steady = training_bytes(model, runs=runs, batch_size=batch, threads=threads)
-    steady += runs * (feed + batches + (parameters if config.ema else 0))
+    training = training_bytes(model, runs=runs, batch_size=batch, threads=threads, backend=backend)
+    training += runs * average
     # Snapshots of all runs are copied at once and made to files one by one; results are there until they are written.
-    moments = (runs * kept + 2 * kept, runs * (evaluated + (parameters if config.ema else 0)), runs * results)
-    return Need(dataset=dataset_bytes(dataset), runs=steady + max(moments))
+    moments = (runs * kept + 2 * kept, runs * (evaluated + average), runs * results)
+    host = runs * (feed + batches) + max(moments)
+    if backend == "numpy":
+        return Need(dataset_bytes(dataset), host + training)
+    on_device = dataset_bytes(dataset) + training + runs * (batches + evaluated + average)
+    return Need(dataset_bytes(dataset), host, CONTEXT + on_device)
+
+
+def readable(size: int) -> str:
+    """Bytes for people, in 2^20 and 2^30: 212 MB, 1.4 GB."""
+    return f"{size / 2**20:.0f} MB" if size < 1000 * 2**20 else f"{size / 2**30:.1f} GB"
 
 
 def dataset_bytes(dataset: "Dataset") -> int:

@@ -47,6 +47,8 @@ class Setting:
     expiry: float = EXPIRY
     patience: float = 600.0
     """Seconds without a step after which a child counts as hung. A test on many images is one such silence."""
+    devices: tuple[str, ...] = ()
+    """GPUs for children to share, one each while there are enough; each a value of CUDA_VISIBLE_DEVICES."""
 
 
 @dataclass(frozen=True)

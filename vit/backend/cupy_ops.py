@@ -21,8 +21,10 @@ class CupyOps(Ops):
 
 def device_problem() -> str | None:
     """Why no CUDA device can be used, in one line, or None."""
+    runtime = cupy.cuda.runtime
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
+        if not runtime.driverGetVersion():
+            return "there is no NVIDIA driver"
+        return None if runtime.getDeviceCount() else "the NVIDIA driver finds no GPU"
+    except runtime.CUDARuntimeError as error:
         return f"CUDA finds no usable GPU ({error})"
-    return None if count else "CUDA finds no GPU"
