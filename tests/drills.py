@@ -86,15 +86,20 @@ def numbers(store: Store, key: str) -> Iterator[object]:
         yield {k: v for k, v in row.items() if k not in TIMES}
 
 
-def disturb(runs: Path, rng: random.Random, tally: Tally, kills: int, epochs: int, seeds: int, stack: int) -> None:
-    """Start and kill processes until the grid is finished or there were enough kills."""
+def disturb(
+    runs: Path, rng: random.Random, tally: Tally, kills: int, epochs: int, seeds: int, stack: int, whole: float
+) -> None:
+    """Start and kill processes until the grid is finished or there were enough kills.
+
+    `whole` is how many seconds one process takes for the grid.
+    """
     store = Store(runs)
     seen: dict[str, bytes] = {}
     while tally.kills < kills and len(seen) < 2 * seeds:
         crew = [
             start(runs, rng.choice((1, 1, 2)), epochs, seeds, rng.randint(1, stack)) for _ in range(rng.randint(1, 4))
         ]
-        time.sleep(rng.uniform(0.0, 1.5 + len(crew)))
+        time.sleep(whole * rng.uniform(0.0, 0.5 + 0.3 * len(crew)))
         for process in crew:
             time.sleep(rng.uniform(0.0, 0.3))
             if process.poll() is None:
@@ -116,11 +121,13 @@ def drill(kills: int, *, epochs: int = 60, seed: int = 0, stack: int = 1) -> Tal
     rng, tally, seeds = random.Random(seed), Tally(), max(2, stack)
     with tempfile.TemporaryDirectory() as folder:
         whole = Store(Path(folder, "whole"))
+        begun = time.monotonic()
         assert start(whole.root, 1, epochs, seeds, 1).wait(timeout=300) == 0
+        seconds = time.monotonic() - begun
         keys = whole.read_study("smoke").keys
         while tally.kills < kills:
             store = Store(Path(folder, str(tally.grids)))
-            disturb(store.root, rng, tally, kills, epochs, seeds, stack)
+            disturb(store.root, rng, tally, kills, epochs, seeds, stack, seconds)
             for key in keys:
                 if not store.done(key):
                     tally.lost += 1
