@@ -153,14 +153,14 @@ def test_a_run_that_breaks_fails_alone(store, alone):
 
 
 def test_an_error_of_what_they_share_fails_all(store, monkeypatch):
-    def out_of_memory(*_):
-        raise MemoryError("no buffers")
+    def broken(*_):
+        raise RuntimeError("no device")
 
-    monkeypatch.setattr(Stack, "train_epoch", out_of_memory)
+    monkeypatch.setattr(Stack, "train_epoch", broken)
     _, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)})
     log = Log()
     workers.in_this_process(tasks, Setting(store.root), log)
-    assert [event[2] for event in log.events if event[0] == "failed"] == ["MemoryError: no buffers"] * 3
+    assert [event[2] for event in log.events if event[0] == "failed"] == ["RuntimeError: no device"] * 3
 
 
 def test_a_run_that_is_taken_over_is_left_to_the_other_and_not_written(store, monkeypatch):
