@@ -14,7 +14,7 @@ import pytest
 from drills import numbers
 from test_study import Log
 
-from ablations import children, grids, stacks, study, workers
+from ablations import children, grids, stacks, study, verification, workers
 from ablations.attempts import Attempts, last_attempt
 from ablations.config import RunConfig
 from ablations.errors import StorageError, VitabError
@@ -265,6 +265,18 @@ def test_an_error_before_training_fails_that_run_alone(store, monkeypatch):
     workers.in_this_process(tasks, Setting(store.root), log)
     assert [event[1:] for event in log.events if event[0] == "failed"] == [("none, seed 1", "no keeper")]
     assert [store.done(task.key) for task in tasks] == [True, False, True]
+
+
+def test_what_is_due_bit_for_bit(store):
+    """On the CPU a run of a stack alone too; on a GPU the stack is a part of where a run was trained."""
+    plan, tasks = plan_and_tasks(store, 2, axes={"position": ("rope",)}, seeds=2)
+    workers.in_this_process(tasks, Setting(store.root), Log())
+    again = verification.reproduce(store, plan.keys[1], data_dir=None, backend="numpy", threads=1)
+    assert (again.same_place, again.same_bits) == (True, True)
+    for backend, same in (("numpy", True), ("cupy", False)):
+        here, there = ({"backend": backend, "stack": size} for size in (1, 4))
+        assert (verification._where(here) == verification._where(there)) is same
+    assert verification._where({"backend": "cupy"}) == verification._where({"backend": "cupy", "stack": 1})
 
 
 def vitab(*arguments, cwd):
