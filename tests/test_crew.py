@@ -245,6 +245,7 @@ def test_more_of_everything_takes_more():
 CHILD = """
 import json, sys, tempfile
 from pathlib import Path
+import numpy as np
 from ablations.bench import peak_mb
 from ablations.config import RunConfig
 from ablations.data import Dataset, load
