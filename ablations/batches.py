@@ -19,12 +19,23 @@ Batch = tuple[np.ndarray, np.ndarray]
 """Images (B, h, w, c) float32, normalised, and soft targets (B, C) float32."""
 
 
+def parts_of(config: RunConfig, images: int) -> tuple[int, int]:
+    """Images that a run trains on and that it holds out, of so many training images in its data set."""
+    held = round(config.validation * images)
+    return max(1, round(config.data_fraction * (images - held))), held
+
+
 def steps_of(config: RunConfig, images: int) -> tuple[int, int]:
     """Steps in an epoch and images in a step, of a run on a data set with so many training images."""
-    kept = images - round(config.validation * images)
-    used = max(1, round(config.data_fraction * kept))
+    used, _ = parts_of(config, images)
     batch = min(config.batch_size, used)
     return used // batch, batch
+
+
+def is_augmented(config: RunConfig) -> bool:
+    """Whether the recipe changes images or targets at random."""
+    c = config
+    return bool(c.crop_padding or c.flip or c.trivial_augment or c.erase or c.mixup or c.cutmix)
 
 
 @dataclass(frozen=True)
@@ -86,12 +97,6 @@ class Feed:
         """uint8 images (n, h, w, c) to float32 of mean 0 and deviation 1 over the training images."""
         return np.asarray(normalise(images, self.mean, self.std))
 
-    @property
-    def augmented(self) -> bool:
-        """Whether the recipe changes images or targets at random."""
-        c = self.config
-        return bool(c.crop_padding or c.flip or c.trivial_augment or c.erase or c.mixup or c.cutmix)
-
     def epoch(self, epoch: int, first: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch (from 1), from its step `first` on.
 
@@ -99,7 +104,7 @@ class Feed:
         """
         order = self.order(epoch)
         steps = range(first, self.steps)
-        if not self.augmented:
+        if not is_augmented(self.config):
             yield from (self._gathered(order, step) for step in steps)
         elif steps:
             with ThreadPoolExecutor(1) as ahead:

@@ -64,3 +64,9 @@ Precision = Annotated[
 ]
 Backend = Annotated[str, typer.Option(metavar="auto|numpy|cupy", help="auto: cupy where there is a GPU for it.")]
 Workers = Annotated[str, typer.Option(metavar="N|auto", help="Runs side by side; the results do not depend on it.")]
+Stack = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto", help="Runs of one shape trained as one model; auto: 1 on a CPU, by memory on a GPU."
+    ),
+]

@@ -52,6 +52,11 @@ class Member:
     ) -> None:
         self.config, self.feed = config, Feed.of(config, dataset)
         self.keeper, self.on_epoch = keeper or Keeper(), on_epoch
+        self.over = False
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Go to where the keeper's snapshot is, or to the start."""
         self.snapshot = self.keeper.load()
         notes: dict[str, Any] = self.snapshot.notes if self.snapshot else {}
         self.metrics = [EpochMetrics(**metrics) for metrics in notes.get("metrics", [])]
@@ -59,7 +64,6 @@ class Member:
         self.steps_before = int(notes.get("optimizer_step", 0))
         self.epoch_before = float(notes.get("epoch_seconds", 0.0))  # on that epoch, by earlier attempts
         self.seconds_before = float(notes.get("seconds", 0.0))  # on the run
-        self.over = False
 
     @property
     def pace(self) -> tuple[int, ...]:

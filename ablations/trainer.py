@@ -74,17 +74,23 @@ def train_together(
     """Train runs of one shape as one model, each to the record that it would have alone.
 
     `on_end` is told of each run as it ends: its record, its own error, or KeyboardInterrupt when its keeper was asked
-    to stop; the others go on. Runs whose snapshots are at different steps go one pace after another.
+    to stop; the others go on. Runs whose snapshots are at different steps go one pace after another, and those that
+    find too little memory together go on from their snapshots in two halves.
     """
     paces: dict[tuple[int, ...], list[Member]] = {}
     for member in members:
         paces.setdefault(member.pace, []).append(member)
     for i, group in enumerate(paces.values()):
-        stopped = [member for member in group if i and member.keeper.stop()]
-        for member in stopped:
-            on_end(member, KeyboardInterrupt())
-        if going := [member for member in group if member not in stopped]:
-            _train_stack(_make_stack(going, dataset, backend, threads, on_end), dataset, on_end)
+        for member in group if i else ():
+            if member.keeper.stop():
+                member.over = True
+                on_end(member, KeyboardInterrupt())
+        going = [member for member in group if not member.over]
+        left = _train_stack(going, dataset, on_end, backend, threads) if going else []
+        for half in (left[::2], left[1::2]) if left else ():
+            for member in half:
+                member.rewind()
+            train_together(half, dataset, on_end, backend=backend, threads=threads)
 
 
 def _make_stack(
@@ -101,20 +107,33 @@ def _make_stack(
     return Stack(members, dataset, backend, threads, on_end)
 
 
-def _train_stack(stack: Stack, dataset: Dataset, on_end: Callable[[Member, RunRecord], None]) -> None:
+def _train_stack(
+    members: Sequence[Member],
+    dataset: Dataset,
+    on_end: Callable[[Member, RunRecord | BaseException], None],
+    backend: str,
+    threads: int | None,
+) -> list[Member]:
+    """Train runs of one pace; those that are left where there was too little memory for several."""
+    stack = None
     try:
+        stack = _make_stack(members, dataset, backend, threads, on_end)
         while stack.live and (done := len(stack.live[0][1].metrics)) < stack.config.epochs:
             stack.epoch(done + 1)
-        if not stack.live:
-            return
-        probabilities = stack.test_probabilities()
+        probabilities = stack.test_probabilities() if stack.live else np.empty(0)
         for r, member in stack.live:
             with stack.own(member):
                 record = _record(stack, r, probabilities[r], dataset.test_labels)
             if not member.over:
+                member.over = True
                 on_end(member, record)
+    except MemoryError:
+        if len(members) == 1:
+            raise
     finally:
-        stack.close()
+        if stack is not None:
+            stack.close()
+    return [member for member in members if not member.over]
 
 
 def _record(stack: Stack, run: int, probabilities: np.ndarray, labels: np.ndarray) -> RunRecord:

@@ -183,3 +183,38 @@ def test_records_of_a_stack_share_no_memory() -> None:
     first, second = (outcome(record) for record in together([BASE, replace(BASE, seed=1)]))
     for name, value in first.items():
         assert not np.shares_memory(value, second[name]) or name == "labels"
+
+
+@pytest.mark.parametrize("broken", [1, 8])
+def test_a_stack_too_large_for_the_memory_goes_on_in_halves(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    """From its first step, and from the snapshot of an earlier one."""
+    configs = [replace(BASE, seed=seed) for seed in range(5)]
+    keepers = [Keeper(tmp_path / f"{c.seed}.bin", {"key": str(c.seed)}, interval=0.0) for c in configs]
+    calls = itertools.count(1)
+    original, taken = Stack.step, []
+
+    def step(own: Stack, *arguments: Any) -> list[float]:
+        taken.append(len(own.members))
+        if len(own.members) > 2 and next(calls) >= broken:
+            raise MemoryError
+        return original(own, *arguments)
+
+    monkeypatch.setattr(Stack, "step", step)
+    records = together(configs, keepers=keepers)
+    monkeypatch.undo()
+    assert sorted(record.stack for record in records) == [1, 2, 2, 2, 2]
+    assert set(taken) == {5, 3, 2, 1}
+    assert taken.count(5) == broken
+    for config, record in zip(configs, records, strict=True):
+        assert same_bits(record, train(config, FEW, threads=1))
+
+
+def test_a_single_run_too_large_for_the_memory_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*_: Any) -> list[float]:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Stack, "step", step)
+    with pytest.raises(MemoryError, match="no room"):
+        train(BASE, FEW)

@@ -40,6 +40,8 @@ class Dropout:
         if isinstance(self.draws, DeviceDraws):
             self._drop(x, bias, y, self.draws)
             return y
+        if self.ops.rounds_operands:
+            raise RuntimeError("dropout: the host draws for float32 and float64, not for bf16")
         if bias is not None:
             self.ops.add_bias(x, bias)
         self.keep = self.workspace.saved(self.name, "keep", batch, tokens, width)

@@ -41,6 +41,8 @@ def cupy_problem() -> str | None:
     """Why the cupy backend cannot be used here, in one line, or None where it can."""
     if importlib.util.find_spec("cupy") is None:
         return "CuPy is not installed (pip install 'vitab[cuda12]' or 'vitab[cuda13]')"
-    from vit.backend.cupy_ops import device_problem
-
+    try:
+        from vit.backend.cupy_ops import device_problem
+    except ImportError as error:
+        return f"CuPy cannot be imported ({' '.join(str(error).split())})"
     return device_problem()

@@ -146,8 +146,10 @@ def device_precisions() -> tuple[str, ...]:
 
 def device_problem() -> str | None:
     """Why no CUDA device can be used, in one line, or None."""
+    runtime = cupy.cuda.runtime
     try:
-        count = runtime.getDeviceCount()
+        if not runtime.driverGetVersion():
+            return "there is no NVIDIA driver"
+        return None if runtime.getDeviceCount() else "the NVIDIA driver finds no GPU"
     except runtime.CUDARuntimeError as error:
         return f"CUDA finds no usable GPU ({error})"
-    return None if count else "CUDA finds no GPU"
