@@ -67,7 +67,9 @@ class Stepper:
 
     def products(self) -> bool:
         """The matrix products of one step alone, on the same threads; False where they cannot be told apart."""
-        return self.engine.replay_products(self.images.shape[1])
+        separable = self.engine.replay_products(self.images.shape[1])
+        self.model.ops.to_numpy(self.model.parameters.flat[:1, :1])  # waits where products are only started
+        return separable
 
 
 def alternate(works: Sequence[Callable[[], object]], seconds: float) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A stack of runs on a GPU: the data set lies in device memory, an epoch is so many launches of one graph, and what it
 came to is read back once, at its end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,11 @@ STEPS_AT_ONCE = 16
 """Steps started between two looks at the clock and at whether the run shall end."""
 
 
-def loads_on_device(config: RunConfig) -> bool:
-    """Whether kernels make the whole batch of such a recipe; other batches are made by the host and brought over."""
-    return not (config.trivial_augment or config.erase or config.mixup or config.cutmix)
+def loads_on_device(configs: Sequence[RunConfig]) -> bool:
+    """Whether kernels make the whole batch of such runs; other batches are made by the host and brought over."""
+    first = configs[0]
+    drawn_by_host = first.trivial_augment or first.erase or first.mixup or first.cutmix
+    return not drawn_by_host and len({config.label_smoothing for config in configs}) == 1
 
 
 class DeviceStack(Stack):
@@ -26,7 +28,7 @@ class DeviceStack(Stack):
     engine: GraphEngine
 
     def train_epoch(self, epoch: int) -> list[float]:
-        if not loads_on_device(self.config):
+        if not self._loads_on_device:
             return super().train_epoch(epoch)
         first = max(len(member.losses) for member in self.members)
         sums = [[sum(member.losses) * self.batch_size, 0.0] for member in self.members]
@@ -58,7 +60,7 @@ class DeviceStack(Stack):
         return self._evaluate(test, np.stack([np.arange(len(self.dataset.test_images))] * len(self.members)))
 
     def trial(self) -> Callable[[], object]:
-        if not loads_on_device(self.config):
+        if not self._loads_on_device:
             return super().trial()
         self._start_epoch(1, peak=0.0)
 
@@ -73,6 +75,7 @@ class DeviceStack(Stack):
         self.engine = engine
         self._training_set = self._resident(self.dataset.train_images, self.dataset.train_labels)
         config = self.config
+        self._loads_on_device = loads_on_device([member.config for member in self.members])
         self._recipe = Recipe(config.label_smoothing, config.crop_padding, config.flip)
         return engine, engine.optimizer.average
 

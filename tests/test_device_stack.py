@@ -57,7 +57,7 @@ def test_a_run_is_the_cpus(changes: dict[str, Any]) -> None:
 def test_recipes_that_the_host_makes_are_the_cpus() -> None:
     """MixUp and erasing are drawn on the host, so that the batches are the same."""
     changes = {"mixup": 0.4, "erase": 0.5}
-    assert not device_stack.loads_on_device(RunConfig(**{**CONFIG.__dict__, **changes}))
+    assert not device_stack.loads_on_device([RunConfig(**{**CONFIG.__dict__, **changes})])
     cpu, device = run("numpy", **changes), run("cupy", **changes)
     np.testing.assert_allclose([m.train_loss for m in device.metrics], [m.train_loss for m in cpu.metrics], rtol=1e-4)
 
@@ -89,6 +89,17 @@ def test_three_runs_together_are_three_alone() -> None:
         np.testing.assert_allclose(
             [m.train_loss for m in record.metrics], [m.train_loss for m in alone.metrics], rtol=1e-5
         )
+
+
+def test_runs_that_smooth_labels_differently_have_their_own_targets() -> None:
+    data, outcomes = dataset(), {}
+    configs = [RunConfig(**{**CONFIG.__dict__, "seed": seed, "label_smoothing": seed / 5}) for seed in (0, 1)]
+    members = [Member(config, data) for config in configs]
+    train_together(members, data, lambda member, out: outcomes.update({member.config.seed: out}), backend="cupy")
+    for config in configs:
+        alone = train(config, data, backend="cupy")
+        losses = [m.train_loss for m in outcomes[config.seed].metrics]
+        np.testing.assert_allclose(losses, [m.train_loss for m in alone.metrics], rtol=1e-5)
 
 
 def test_a_run_that_breaks_ends_alone() -> None:
