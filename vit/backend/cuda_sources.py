@@ -36,6 +36,11 @@ def _file_of() -> dict[str, str]:
     return {name: file for file in files() for name in _KERNEL.findall((DIRECTORY / file).read_text())}
 
 
+def kernel_names() -> set[str]:
+    """Every kernel, without template parameters."""
+    return set(_file_of())
+
+
 def file_of(kernel: str) -> str:
     """The source of a kernel, given by name or as a name expression. KeyError where there is none."""
     return _file_of()[kernel.partition("<")[0]]
