@@ -133,7 +133,9 @@ class FakeCupy(ModuleType):
 
         self.RawModule = RawModule
         self.cuda = ModuleType("cupy.cuda")
-        runtime = SimpleNamespace(CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1)
+        runtime = SimpleNamespace(
+            CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1, driverGetVersion=lambda: 13000
+        )
         self.cuda.__dict__.update(Device=Device, Stream=Stream, runtime=runtime)
 
     def __getattr__(self, name: str) -> Any:

@@ -300,9 +300,10 @@ class GraphEngine:
         An encoding that computes with array expressions of its own cannot be captured, and runs as it is each time.
         """
         known = self._works.get(key)
-        if known is None:
+        capturable = self.network.position.traceable
+        if known is None and capturable:
             self.ops.load_kernels(work)
-        if known is None or not self.network.position.traceable:
+        if known is None or not capturable:
             result = work()
             self._works[key] = _Work(None, result, kept)
             return result

@@ -146,7 +146,6 @@ def device_precisions() -> tuple[str, ...]:
 
 def device_problem() -> str | None:
     """Why no CUDA device can be used, in one line, or None."""
-    runtime = cupy.cuda.runtime
     try:
         if not runtime.driverGetVersion():
             return "there is no NVIDIA driver"
