@@ -58,6 +58,17 @@ class Check:
 
 def operations(ops: CudaOps, runs: int = 2) -> Iterator[Check]:
     """Every operation against float64 `Ops`, on the arrays as the device holds them."""
+    yield from _prepared(ops, lambda: _operations(ops, runs))
+
+
+def _prepared(ops: CudaOps, checks: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """The checks, after all their kernels are compiled at once, which running them without launching tells."""
+    with np.errstate(all="ignore"):
+        ops.load_kernels(lambda: list(checks()))
+    return checks()
+
+
+def _operations(ops: CudaOps, runs: int) -> Iterator[Check]:
     for method, make in CASES:
         if method not in OWN_WAY:
             yield Check(make.__name__, max(_errors(ops, method, make, runs)), LIMITS[ops.precision])
@@ -150,6 +161,10 @@ def images_and_labels(config: ViTConfig, runs: int, batch: int) -> tuple[np.ndar
 
 def gradients(ops: CudaOps, positions: Sequence[str] = POSITIONS) -> Iterator[Check]:
     """The gradients of the whole model against float64: the worst array's largest error over its largest element."""
+    yield from _prepared(ops, lambda: _gradients(ops, positions))
+
+
+def _gradients(ops: CudaOps, positions: Sequence[str]) -> Iterator[Check]:
     for position in positions:
         config = small(position)
         images, labels = images_and_labels(config, 2, 5)
