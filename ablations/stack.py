@@ -38,6 +38,7 @@ class EpochMetrics:
     seconds: float
     """Spent on its training steps; one of R runs in a stack counts 1 / R of the stack's time."""
     images_per_s: float
+    """In that time: a run of a stack is trained at the speed of the whole stack, for a part of the time."""
 
 
 class Member:
