@@ -152,7 +152,8 @@ class Stack:
                 for r, member in self.live:
                     with self.own(member):
                         member.losses.append(finite("training", losses[r], epoch))
-                if any(member.keeper.due() for _, member in self.live):
+                due = [member.keeper.due() for _, member in self.live]
+                if any(due):
                     self.keep()
                 if not self.live:
                     break
