@@ -38,6 +38,7 @@ class EpochMetrics:
     seconds: float
     """Spent on its training steps; one of R runs in a stack counts 1 / R of the stack's time."""
     images_per_s: float
+    """In that time: a run of a stack is trained at the speed of the whole stack, for a part of the time."""
 
 
 class Member:
@@ -152,7 +153,8 @@ class Stack:
                 for r, member in self.live:
                     with self.own(member):
                         member.losses.append(finite("training", losses[r], epoch))
-                if any(member.keeper.due() for _, member in self.live):
+                due = [member.keeper.due() for _, member in self.live]
+                if any(due):
                     self.keep()
                 if not self.live:
                     break
