@@ -25,7 +25,6 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="g++ is not installed
 def cupy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
     fake = FakeCupy(Shim(Path(request.config.cache.mkdir("cuda_shim"))), getattr(request, "param", "90"))
     monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setitem(sys.modules, "cupy.cuda", fake.cuda)
     monkeypatch.delitem(sys.modules, "vit.backend.cupy_ops", raising=False)
     monkeypatch.delattr(backend_module, "cupy_ops", raising=False)
     monkeypatch.setattr(backend_module.importlib.util, "find_spec", lambda name: name)

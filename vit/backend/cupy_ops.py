@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 import cupy
-from cupy.cuda import runtime
 
 from vit.backend.cublas import WORKSPACE_BYTES, Cublas
 from vit.backend.cuda_launch import address
@@ -134,7 +133,7 @@ def _cublas_library() -> ctypes.CDLL:
 
 def _abandon(stream: Any) -> None:
     """Ends a capture that failed, so that the stream can be used again."""
-    with contextlib.suppress(runtime.CUDARuntimeError):
+    with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):
         stream.end_capture()
 
 
@@ -146,6 +145,7 @@ def device_precisions() -> tuple[str, ...]:
 
 def device_problem() -> str | None:
     """Why no CUDA device can be used, in one line, or None."""
+    runtime = cupy.cuda.runtime
     try:
         if not runtime.driverGetVersion():
             return "there is no NVIDIA driver"
