@@ -113,6 +113,14 @@ def _as_bf16(view: np.ndarray) -> np.ndarray:
     return np.ndarray(view.shape, np.uint16, narrow, offset, strides)
 
 
+def test_the_distance_of_a_single_row_means_nothing(cublas: Cublas) -> None:
+    """CuPy gives an axis of length 1 any stride."""
+    a, b, out = normal(2, 1, 5), normal(2, 5, 3), blank(2, 1, 3)
+    far = np.lib.stride_tricks.as_strided(a, strides=(20, 1 << 40, 4))
+    cublas.matmul(far, b, np.lib.stride_tricks.as_strided(out, strides=(12, 1 << 40, 4)))
+    np.testing.assert_allclose(out, a @ b, rtol=1e-5, atol=1e-6)
+
+
 class TestCalls:
     def count(self, make: Callable[[], tuple[np.ndarray, ...]]) -> list[int]:
         return [gemm.batch for gemm in plan(*make())]

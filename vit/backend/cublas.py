@@ -108,10 +108,11 @@ def _leading(x: Array) -> tuple[bool, int]:
     """Whether cuBLAS must transpose the row-major matrices of `x`, and the distance of rows (or columns)."""
     height, width = x.shape[-2:]
     rows, columns = (stride // x.dtype.itemsize for stride in x.strides[-2:])
-    if (columns == 1 or width == 1) and (rows >= width or height == 1):
-        return False, max(rows, width)
-    if (rows == 1 or height == 1) and (columns >= height or width == 1):
-        return True, max(columns, height)
+    rows, columns = width if height == 1 else rows, height if width == 1 else columns  # of one: anything
+    if (columns == 1 or width == 1) and rows >= width:
+        return False, rows
+    if (rows == 1 or height == 1) and columns >= height:
+        return True, columns
     raise ValueError("matmul: one of the last two axes must be contiguous, and no row or column repeated")
 
 
