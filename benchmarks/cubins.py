@@ -50,22 +50,24 @@ def _launch_all(kernels: CudaKernels, shape: Shape, position: str, kind: type) -
     counter, seeds = np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.int64)
     patches, targets = active(1, config.patches, config.patch_width), wide(1, config.classes)
     images = np.empty((1, shape.image, shape.image, shape.channels), dtype=np.uint8)
-    kernels.load_batch(
-        images,
-        counter,
-        counter[None],
-        counter,
-        steps_per_epoch=1,
-        patch=shape.patch,
-        mean=wide(shape.channels),
-        std=wide(shape.channels),
-        smoothing=0.1,
-        crop_padding=4,
-        flip=True,
-        seeds=seeds,
-        patches=patches,
-        targets=targets,
-    )
+    for erase in (0.0, 0.25):
+        kernels.load_batch(
+            images,
+            counter,
+            counter[None],
+            counter,
+            steps_per_epoch=1,
+            patch=shape.patch,
+            mean=wide(shape.channels),
+            std=wide(shape.channels),
+            smoothing=0.1,
+            crop_padding=4,
+            flip=True,
+            seeds=seeds,
+            patches=patches,
+            targets=targets,
+            erase=erase,
+        )
     kernels.patchify(images[None].astype(np.float32), shape.patch, patches)
     kernels.add_bias(stream, vector)
     kernels.add_table(stream, wide(tokens, width))

@@ -353,3 +353,4 @@ inline float __expf(float x) { return expf(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline int min(int a, int b) { return a < b ? a : b; }
+inline int atomicAdd(int* at, int x) { const int before = *at; *at += x; return before; }

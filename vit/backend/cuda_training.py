@@ -25,6 +25,9 @@ from vit.backend.cuda_launch import (
 )
 from vit.backend.ops import Array
 
+IMAGE_BYTES = 96 << 10
+"""An image of up to so many bytes can be changed by more than crops and flips: it lies in shared memory."""
+
 
 class TrainingKernels(Launcher):
     """One step's beginning and end."""
@@ -46,6 +49,10 @@ class TrainingKernels(Launcher):
         seeds: Array,
         patches: Array,
         targets: Array,
+        trivial_augment: bool = False,
+        erase: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
     ) -> None:
         """Gathers the images of a step, crops and flips them at random, normalises them and cuts them into patches.
 
@@ -61,6 +68,8 @@ class TrainingKernels(Launcher):
             seeds: int64 (R,). Draws are Philox4x32-10's of (seed, step, b): the same for runs of one seed.
             patches: (R, B, N, c p p) in the type of activations, overwritten; as `Ops.patchify` orders them.
             targets: float32 (R, B, C), overwritten.
+            trivial_augment, erase, mixup, cutmix: As fields of a run, see ablations/augmentation.py; images of up to 4
+                channels and `IMAGE_BYTES`. A batch is mixed with itself moved on by a random number of places.
         """
         count, height, width, channels = images.shape
         runs, batch, classes = targets.shape
@@ -77,12 +86,24 @@ class TrainingKernels(Launcher):
         require_contiguous(images=images[None], order=order, mean=mean[None], std=std[None])
         require_contiguous(patches=patches, targets=targets[None])
         v = vector(size, patches)
-        args = (images, labels, order, run_stride(order), step, i32(steps_per_epoch), mean, std, seeds)
-        sizes = [i32(n) for n in (height, width, channels, patch, classes)]
-        changes = (f32(smoothing), i32(crop_padding), i32(flip))
-        kernel = expression("load_batch", type_name(patches), v)
-        grid = (-(-size // (v * BLOCK)), batch, runs)
-        self.launch(kernel, grid, (BLOCK, 1, 1), 0, (*args, patches, targets, *sizes, *changes))
+        selected = (order, run_stride(order), step, i32(steps_per_epoch))
+        kind, grid = type_name(patches), (-(-size // (v * BLOCK)), batch, runs)
+        lengths = (i32(height), i32(width), i32(channels))
+        made = (patches, targets, *lengths, i32(patch), i32(classes), f32(smoothing))
+        moves = (i32(crop_padding), i32(flip))
+        if not (trivial_augment or erase or mixup or cutmix):
+            plain = (images, labels, *selected, mean, std, seeds, *made, *moves)
+            self.launch(expression("load_batch", kind, v), grid, (BLOCK, 1, 1), 0, plain)
+            return
+        if channels > 4 or size > IMAGE_BYTES:
+            raise ValueError(
+                f"images: {height} x {width} x {channels} given, valid are up to 4 channels and {IMAGE_BYTES} bytes"
+            )
+        changed = self.scratch(runs * batch * size)
+        args = (images, *selected, mean, std, seeds, changed, *lengths, *moves, i32(trivial_augment), f32(erase))
+        self.launch("augment", (batch, runs, 1), (BLOCK, 1, 1), size, args)
+        mixed = (changed, labels, *selected, seeds, *made, f32(mixup), f32(cutmix))
+        self.launch(expression("mix_patchify", kind, v), grid, (BLOCK, 1, 1), 0, mixed)
 
     def cross_entropy(
         self, logits: Array, targets: Array, scale: float, *, losses: Array, dlogits: Array, totals: Array | None = None

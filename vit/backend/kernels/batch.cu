@@ -2,19 +2,7 @@
 
 #include "common.cuh"
 #include "philox.cuh"
-
-// Where an element of an image's patches lies in the image.
-struct Pixel {
-    int row, column, channel;
-
-    __device__ __forceinline__ Pixel(int element, int width, int channels, int patch) {
-        const int area = patch * patch, patch_width = channels * area, columns = width / patch;
-        const int index = element / patch_width, within = element % patch_width;
-        channel = within / area;
-        row = index / columns * patch + within % area / patch;
-        column = index % columns * patch + within % patch;
-    }
-};
+#include "patches.cuh"
 
 // float32 images (R, B, h, w, C), as they are. Grid: packs of an image, B, R.
 template <typename T, int V>
@@ -45,22 +33,18 @@ __global__ void __launch_bounds__(BLOCK)
     const int chosen = order[run * order_stride + static_cast<int64>(*step % steps) * gridDim.y + slot];
     if (blockIdx.x == 0)
         for (int c = threadIdx.x; c < classes; c += BLOCK)
-            targets[place * classes + c] = (c == labels[chosen] ? 1.0f - smoothing : 0.0f) + smoothing / classes;
+            targets[place * classes + c] = soft_target(c, labels[chosen], classes, smoothing);
 
     const int size = height * width * channels, first = (blockIdx.x * BLOCK + threadIdx.x) * V;
     if (first >= size) return;
-    const Random random = philox(seeds[run], slot, *step, 0, AUGMENT);
-    const int down = static_cast<int>(__umulhi(random.words[0], 2 * padding + 1)) - padding;
-    const int right = static_cast<int>(__umulhi(random.words[1], 2 * padding + 1)) - padding;
-    const bool mirrored = flip && random.words[2] >> 31;
+    const Crop crop(seeds[run], slot, *step, padding, flip);
     const unsigned char* image = images + static_cast<int64>(chosen) * size;
     float value[V];
 #pragma unroll
     for (int i = 0; i < V; i++) {
         const Pixel pixel(first + i, width, channels, patch);
-        const int row = pixel.row + down, column = (mirrored ? width - 1 - pixel.column : pixel.column) + right;
-        const bool inside = row >= 0 && row < height && column >= 0 && column < width;
-        const float level = inside ? image[(row * width + column) * channels + pixel.channel] * (1.0f / 255.0f) : 0.0f;
+        const int at = crop.source(pixel.row, pixel.column, height, width);
+        const float level = at < 0 ? 0.0f : image[at * channels + pixel.channel] * (1.0f / 255.0f);
         value[i] = (level - mean[run * channels + pixel.channel]) / std[run * channels + pixel.channel];
     }
     store(patches + place * size + first, value);
