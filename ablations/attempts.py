@@ -20,8 +20,6 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,16 +60,9 @@ class Attempt:
         if self.held():
             self.note(over=True)
 
-    @contextmanager
-    def beating(self, every: float = BEAT) -> Iterator["Beat"]:
+    def beating(self, every: float = BEAT) -> "Beat":
         """Signs of life from a thread of its own for as long as the context lasts."""
-        beat = Beat(self, every)
-        beat.start()
-        try:
-            yield beat
-        finally:
-            beat.over.set()
-            beat.join()
+        return Beat(self, every)
 
 
 class Beat(threading.Thread):
@@ -82,6 +73,14 @@ class Beat(threading.Thread):
         self.attempt, self.every = attempt, every
         self.over = threading.Event()
         self.lost = False
+
+    def __enter__(self) -> "Beat":
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.over.set()
+        self.join()
 
     def run(self) -> None:
         while not self.over.wait(self.every):

@@ -1,6 +1,6 @@
 """What a run is fed: its training and validation images, and an epoch of batches, made ahead of the steps."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +19,23 @@ Batch = tuple[np.ndarray, np.ndarray]
 """Images (B, h, w, c) float32, normalised, and soft targets (B, C) float32."""
 
 
+def parts_of(config: RunConfig, images: int) -> tuple[int, int]:
+    """Images that a run trains on and that it holds out, of so many training images in its data set."""
+    held = round(config.validation * images)
+    return max(1, round(config.data_fraction * (images - held))), held
+
+
 def steps_of(config: RunConfig, images: int) -> tuple[int, int]:
     """Steps in an epoch and images in a step, of a run on a data set with so many training images."""
-    kept = images - round(config.validation * images)
-    used = max(1, round(config.data_fraction * kept))
+    used, _ = parts_of(config, images)
     batch = min(config.batch_size, used)
     return used // batch, batch
+
+
+def is_augmented(config: RunConfig) -> bool:
+    """Whether the recipe changes images or targets at random."""
+    c = config
+    return bool(c.crop_padding or c.flip or c.trivial_augment or c.erase or c.mixup or c.cutmix)
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,10 @@ class Feed:
     mean: np.ndarray
     std: np.ndarray
     classes: int
+    chosen: np.ndarray
+    """Where `images` are among all training images of the data set."""
+    held_out: np.ndarray
+    """Where `validation_images` are."""
 
     @classmethod
     def of(cls, config: RunConfig, dataset: Dataset) -> "Feed":
@@ -65,6 +80,8 @@ class Feed:
             mean,
             std,
             dataset.classes,
+            train,
+            validation,
         )
 
     @property
@@ -80,20 +97,14 @@ class Feed:
         """uint8 images (n, h, w, c) to float32 of mean 0 and deviation 1 over the training images."""
         return np.asarray(normalise(images, self.mean, self.std))
 
-    @property
-    def augmented(self) -> bool:
-        """Whether the recipe changes images or targets at random."""
-        c = self.config
-        return bool(c.crop_padding or c.flip or c.trivial_augment or c.erase or c.mixup or c.cutmix)
-
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, first: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch (from 1), from its step `first` on.
 
         Augmented batches are made while the step before them runs; others only have to be gathered.
         """
-        order = stream(self.config.seed, "order", epoch).permutation(len(self.images))
+        order = self.order(epoch)
         steps = range(first, self.steps)
-        if not self.augmented:
+        if not is_augmented(self.config):
             yield from (self._gathered(order, step) for step in steps)
         elif steps:
             with ThreadPoolExecutor(1) as ahead:
@@ -103,6 +114,10 @@ class Feed:
                     coming = ahead.submit(self._augmented, order, epoch, step)
                     yield batch
                 yield coming.result()
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The order of `images` in an epoch (from 1)."""
+        return stream(self.config.seed, "order", epoch).permutation(len(self.images))
 
     @cached_property
     def _ready(self) -> Batch:

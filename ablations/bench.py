@@ -11,6 +11,7 @@ import numpy as np
 
 from vit import ViT, ViTConfig, cost, get_ops, one_hot
 from vit.engine import Engine, Training
+from vit.graph_engine import GraphEngine
 
 WARM_UP_STEPS = 3
 LEAST_ROUNDS = 5
@@ -38,14 +39,25 @@ class Speed:
 class Stepper:
     """Full training steps of a model on one random batch of images that stays the same."""
 
-    def __init__(self, config: ViTConfig, batch_size: int, backend: str = "numpy", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        config: ViTConfig,
+        batch_size: int,
+        backend: str = "numpy",
+        threads: int | None = None,
+        precision: str | None = None,
+    ) -> None:
         rng = np.random.default_rng(0)
         size = (1, batch_size, config.image_size, config.image_size, config.channels)
         labels = rng.integers(0, config.classes, size[:2])
-        self.model = ViT(config, get_ops(backend), seeds=[0])
+        self.model = ViT(config, get_ops(backend, precision=precision), seeds=[0])
         self.images = self.model.ops.asarray(rng.standard_normal(size))
         self.targets = self.model.ops.asarray(one_hot(labels, config.classes, smoothing=0.1))
-        self.engine = Engine(self.model, Training(), batch_size, threads)
+        self.engine: Engine | GraphEngine
+        if backend == "numpy":
+            self.engine = Engine(self.model, Training(), batch_size, threads)
+        else:
+            self.engine = GraphEngine(self.model, Training(), batch_size)
         self.flops = cost.TRAINING_FACTOR * cost.forward_flops(config) * batch_size
 
     def step(self) -> float:
@@ -55,7 +67,9 @@ class Stepper:
 
     def products(self) -> bool:
         """The matrix products of one step alone, on the same threads; False where they cannot be told apart."""
-        return self.engine.replay_products(self.images.shape[1])
+        separable = self.engine.replay_products(self.images.shape[1])
+        self.model.ops.to_numpy(self.model.parameters.flat[:1, :1])  # waits where products are only started
+        return separable
 
 
 def alternate(works: Sequence[Callable[[], object]], seconds: float) -> np.ndarray:

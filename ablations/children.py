@@ -2,19 +2,23 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ablations.attempts import Attempt
 from ablations.errors import StorageError
+from ablations.hardware import least_busy
+from ablations.stacks import carry_out_together
 from ablations.store import Store
 from ablations.waiting import PAUSE, Waiting
-from ablations.workers import Job, Listener, Setting, Task, carry_out, tell, train_and_store
+from ablations.workers import Job, Listener, Setting, Task, tell, train_and_store
 
 SIGN_OF_LIFE = 2.0
 """Seconds between two messages of a child that it is alive."""
@@ -59,12 +63,12 @@ class _Crew:
 
     @property
     def busy(self) -> "list[_Child]":
-        return [child for child in self.children if child.task is not None]
+        return [child for child in self.children if child.held]
 
     def employ(self) -> None:
         """Give free runs to idle children, and to new ones while there may be more."""
         while not self.stopping:
-            child = next((child for child in self.children if child.task is None), None)
+            child = next((child for child in self.children if not child.held), None)
             if child is None and len(self.children) >= self.workers:
                 return
             task = self.waiting.next()
@@ -73,12 +77,17 @@ class _Crew:
                     self.waiting.say_waiting()
                 return
             if child is None:
-                child = _Child(self.setting, self.job)
+                device = least_busy(self.setting.devices, [child.device for child in self.children])
+                child = _Child(self.setting, self.job, device)
                 self.children.append(child)
-            attempt = self.waiting.claim(task, child.process.pid or 0)
+            pid = child.process.pid or 0
+            attempt = self.waiting.claim(task, pid)
             if attempt is not None:
-                self.listener.started(task)
-                child.give(task, attempt)
+                share = -(-(len(self.waiting) + 1) // (self.workers - len(self.busy)))  # of an idle worker
+                held = {task: attempt} | self.waiting.claim_alike(task, pid, min(task.stack, share) - 1)
+                for one in held:
+                    self.listener.started(one)
+                child.give(held)
 
     def listen(self) -> None:
         """Hear what children say within a moment, and end those that have been silent for too long."""
@@ -100,34 +109,37 @@ class _Crew:
         child.heard = time.monotonic()
         if kind == "storage":
             raise StorageError(content)
-        if kind == "alive" or child.task is None:
-            return
         if kind == "epoch":
-            self.listener.epoch(child.task, content)
-            return
-        task = child.end()
-        if kind == "interrupted" or content is None:
-            self.waiting.put_back(task)
-        else:
-            tell(self.listener, task, content)
+            self.listener.epoch(*content)
+        elif kind == "interrupted":
+            for task in list(child.held):
+                child.end(task)
+                self.waiting.put_back(task)
+        elif kind == "outcome":
+            task, outcome = content
+            child.end(task)
+            if outcome is None:
+                self.waiting.put_back(task)
+            else:
+                tell(self.listener, task, outcome)
 
     def lose(self, child: "_Child", reason: str) -> None:
-        """A child is gone: try its run once more if that was not the run's own doing."""
+        """A child is gone: try its runs once more if that was not their own doing."""
         self.children.remove(child)
-        if child.task is None:
-            return
-        attempt = child.attempt
-        task, lost = child.task, not attempt.held()
-        if lost or self.stopping or (child.was_killed and task.key not in self.killed):
-            child.end()
-            self.waiting.put_back(task)
-            if not lost and not self.stopping:
-                self.killed.add(task.key)
-                self.listener.again(task, reason)
-            return
-        Store(self.setting.runs).fail(task.key, task.config, reason, attempt=attempt.number)
-        child.end()
-        self.listener.failed(task, reason)
+        for task, attempt in list(child.held.items()):
+            lost = not attempt.held()
+            if lost or self.stopping or (child.was_killed and task.key not in self.killed):
+                child.end(task)
+                if lost or self.stopping:
+                    self.waiting.put_back(task)
+                else:
+                    self.waiting.put_back(replace(task, stack=1))  # one that kills its process takes no other again
+                    self.killed.add(task.key)
+                    self.listener.again(task, reason)
+                continue
+            Store(self.setting.runs).fail(task.key, task.config, reason, attempt=attempt.number)
+            child.end(task)
+            self.listener.failed(task, reason)
 
     def ask_to_stop(self) -> None:
         """Have every child write its snapshot and end."""
@@ -139,26 +151,27 @@ class _Crew:
     def dismiss(self) -> None:
         """Let idle children end, and end those that are still at work."""
         for child in self.children:
-            if child.task is None:
+            if not child.held:
                 child.connection.close()
                 child.process.join()
-            else:
-                child.bury(kill=True)
-                child.end()
+                continue
+            child.bury(kill=True)
+            for task in list(child.held):
+                child.end(task)
 
 
 class _Child:
-    """A child process and the run it is at."""
+    """A child process and the runs it is at."""
 
     process: BaseProcess
-    attempt: Attempt
 
-    def __init__(self, setting: Setting, job: Job) -> None:
+    def __init__(self, setting: Setting, job: Job, device: str | None) -> None:
         context = multiprocessing.get_context("spawn")
-        self.task: Task | None = None
+        self.device = device
+        self.held: dict[Task, Attempt] = {}
         self.heard = time.monotonic()
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, setting, job), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, setting, job, device), daemon=True)
         if threading.current_thread() is not threading.main_thread():
             self.process.start()
         else:
@@ -173,16 +186,13 @@ class _Child:
         with contextlib.suppress(OSError):  # of a dead child; the next recv says so
             self.connection.send(message)
 
-    def give(self, task: Task, attempt: Attempt) -> None:
-        self.task, self.attempt, self.heard = task, attempt, time.monotonic()
-        self.send((task, attempt))
+    def give(self, held: dict[Task, Attempt]) -> None:
+        self.held, self.heard = held, time.monotonic()
+        self.send(list(held.items()))
 
-    def end(self) -> Task:
-        """It is no longer at its run, which any process may take if it is not finished."""
-        assert self.task is not None
-        task, self.task = self.task, None
-        self.attempt.release()
-        return task
+    def end(self, task: Task) -> None:
+        """It is no longer at a run, which any process may take if it is not finished."""
+        self.held.pop(task).release()
 
     @property
     def was_killed(self) -> bool:
@@ -226,8 +236,10 @@ class _Parent:
         return self.stopping
 
 
-def _serve(connection: Connection, setting: Setting, job: Job) -> None:
-    """The life of a child: take a run, tell of its epochs and its outcome, take the next."""
+def _serve(connection: Connection, setting: Setting, job: Job, device: str | None) -> None:
+    """The life of a child: take a run or a stack, tell of epochs and outcomes, take the next."""
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # CUDA looks at it when it is first used
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     parent = _Parent(connection)
@@ -238,14 +250,16 @@ def _serve(connection: Connection, setting: Setting, job: Job) -> None:
             return
         if message == "stop":
             return
-        task, attempt = message
         try:
-            outcome = carry_out(
-                task, attempt, setting, job, epoch=lambda metrics: parent.tell("epoch", metrics), stop=parent.stop
+            carry_out_together(
+                message,
+                setting,
+                job,
+                epoch=lambda task, metrics: parent.tell("epoch", (task, metrics)),
+                end=lambda task, outcome: parent.tell("outcome", (task, outcome)),
+                stop=parent.stop,
             )
         except StorageError as error:
             parent.tell("storage", str(error))
         except KeyboardInterrupt:
             parent.tell("interrupted")
-        else:
-            parent.tell("outcome", outcome)

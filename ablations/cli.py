@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ablations.cli_base import FAILED, Backend, Commands, DataDir, Quiet, Runs, Workers, stop
+from ablations.cli_base import FAILED, Backend, Commands, DataDir, Precision, Quiet, Runs, Stack, Workers, stop
 from ablations.cli_base import console as make_console
 from ablations.cli_runs import reproduce, retry, status, train, verify
 from ablations.errors import UsageError
@@ -78,7 +78,9 @@ def run(
         typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of a run; may be repeated."),
     ] = None,
     backend: Backend = "auto",
+    precision: Precision = None,
     workers: Workers = "auto",
+    stack: Stack = "auto",
     checkpoint: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.0, help="Between two checkpoints of a run: what a kill can cost.")
     ] = 60.0,
@@ -108,7 +110,8 @@ def run(
     chosen = grids.shrink(chosen) if smoke else chosen
     chosen = grids.override(chosen, axes=grids.parse_axes(axes), settings=given, seeds=seeds)
     name = grids.check_name("--study", study) if study is not None else chosen.name
-    _carry_out(chosen, name, data_dir, backend, workers, runs, checkpoint, dry_run=dry_run, quiet=quiet)
+    crowd = (workers, stack)
+    _carry_out(chosen, name, data_dir, backend, precision, *crowd, runs, checkpoint, dry_run=dry_run, quiet=quiet)
 
 
 def _carry_out(
@@ -116,51 +119,67 @@ def _carry_out(
     name: str,
     data_dir: Path | None,
     backend: str,
+    precision: str | None,
     workers: str,
+    stack: str,
     runs: Path,
     checkpoint: float,
     *,
     dry_run: bool,
     quiet: bool,
 ) -> None:
-    from ablations import display, study
-    from ablations.environment import available_cores
+    from ablations import crew, display, study
+    from ablations.hardware import unused_gpu
+    from ablations.precision import choose
     from ablations.store import Store
     from ablations.workers import Setting
 
     console, store = make_console(), Store(runs)
-    backend = study.resolve_backend(backend)
+    asked, backend = backend, study.resolve_backend(backend)
     study.resolve_workers(workers, runs=1, backend=backend)
-    plan = study.make_plan(grid, study=name, data_dir=data_dir, command=rerun_command(sys.argv[1:]))
+    crew.parse_stack(stack)
+    grid = choose(grid, precision, backend)
+    command = rerun_command(sys.argv[1:], grid.base.precision)
+    plan = study.make_plan(grid, study=name, data_dir=data_dir, command=command)
     if warning := study.power_warning(grid):
         typer.echo(f"warning: {warning}", err=True)
+    if asked != backend == "numpy" and (line := unused_gpu()):
+        typer.echo(f"note: {line}", err=True)
     arms = study.survey(plan, store, data_dir=data_dir)
     tasks = study.tasks_of(plan, arms, store)
-    crew = study.resolve_workers(workers, runs=len(tasks), backend=backend)
-    setting = Setting(runs, data_dir, backend, threads=max(1, available_cores() // crew), snapshot_every=checkpoint)
+    sharing = crew.resolve(tasks, workers=workers, stack=stack, backend=backend, data_dir=data_dir)
+    tasks = sharing.tasks
+    setting = Setting(runs, data_dir, backend, sharing.threads, snapshot_every=checkpoint, devices=sharing.devices)
+    for line in sharing.lines:
+        display.say(console, line)
     if tasks and backend == "numpy":
         from ablations.compilation import compile_kernels
 
         compile_kernels(lambda: display.say(console, "compiling the CPU kernels, once on this machine"))
     if dry_run:
         from ablations.foresight import foresight
+        from ablations.stacks import shape
         from ablations.trainer import calibrate
 
+        stacks = {shape(task.config): task.stack for task in tasks}
         with console.status("timing a few steps of each arm"):
             arms = study.survey(
                 plan,
                 store,
                 data_dir=data_dir,
-                measure=lambda config, dataset: calibrate(config, dataset, backend=backend, threads=setting.threads),
+                measure=lambda config, dataset: calibrate(
+                    config, dataset, backend=backend, threads=setting.threads, stack=stacks[shape(config)]
+                ),
             )
-        display.show_plan(console, plan, arms, workers=crew)
+        needs = [crew.need_of(arm.config, data_dir, runs=1, workers=sharing.workers, backend=backend) for arm in arms]
+        display.show_plan(console, plan, arms, needs, workers=sharing.workers)
         if len(grid.levels) > 1:
             display.say(console, f"smallest two-sided p it can give, after Holm: {study.least_p(grid):.2g}")
             for line in foresight(grid):
                 display.say(console, line)
         return
 
-    train(console, store, plan, tasks, setting=setting, crew=crew, quiet=quiet)
+    train(console, store, plan, tasks, setting=setting, crew=sharing.workers, quiet=quiet)
 
 
 @app.command()
@@ -313,10 +332,12 @@ def bench(
     batch: Annotated[int, typer.Option(help="Images a step.", min=1)] = 64,
     position: Annotated[str, typer.Option(help="Positional encoding.")] = "rope",
     backend: Annotated[str, typer.Option(metavar="auto|numpy|cupy")] = "auto",
+    precision: Precision = None,
     seconds: Annotated[float, typer.Option(help="How long to measure.", min=0.01)] = 5.0,
 ) -> None:
     """Measure training steps of a model of your own shape on this machine."""
     from ablations.environment import available_cores
+    from ablations.precision import check
     from ablations.study import resolve_backend
     from vit import ConfigError, ViTConfig
 
@@ -335,7 +356,10 @@ def bench(
         raise UsageError(str(error)) from error
     from ablations.bench import Stepper, measure, peak_mb
 
-    stepper = Stepper(model, batch, resolve_backend(backend), available_cores())
+    chosen = resolve_backend(backend)
+    if precision is not None:
+        check([precision], chosen)
+    stepper = Stepper(model, batch, chosen, available_cores(), precision)
     stepper.step()
     peak, peer = peak_mb(), None
     if stepper.model.ops.name == "numpy":
@@ -375,12 +399,13 @@ def doctor() -> None:
         stop(f"missing: {', '.join(report.missing)}; install with: {report.remedy}", FAILED)
 
 
-LOCAL = ("--runs", "--data-dir", "--workers", "--backend")
+LOCAL = ("--runs", "--data-dir", "--workers", "--stack", "--backend")
 """Options that say where and how, on one machine, and change no result."""
 
 
-def rerun_command(arguments: list[str]) -> str:
-    """The command that anybody would type for the same study: without what concerns this machine alone."""
+def rerun_command(arguments: list[str], precision: str = "float32") -> str:
+    """The command that anybody would type for the same study: without what concerns this machine alone, and with the
+    precision that this machine has chosen where that is not everybody's."""
     kept: list[str] = []
     left = iter(arguments)
     for argument in left:
@@ -388,6 +413,9 @@ def rerun_command(arguments: list[str]) -> str:
             next(left, None)
         elif argument not in ("-q", "--quiet") and not argument.startswith(tuple(f"{name}=" for name in LOCAL)):
             kept.append(argument)
+    said = ("--precision", "--set=precision", "precision=")
+    if precision != "float32" and not any(argument.startswith(said) for argument in kept):
+        kept += ["--precision", precision]
     return shlex.join(["vitab", *kept])
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ablations.cli_base import FAILED, INTERRUPTED, Backend, DataDir, Quiet, Runs, Study, Workers, stop
+from ablations.cli_base import FAILED, INTERRUPTED, Backend, DataDir, Quiet, Runs, Stack, Study, Workers, stop
 from ablations.cli_base import console as make_console
 
 if TYPE_CHECKING:
@@ -103,13 +103,15 @@ def retry(
     data_dir: DataDir = None,
     backend: Backend = "auto",
     workers: Workers = "auto",
+    stack: Stack = "auto",
     runs: Runs = Path("runs"),
     quiet: Quiet = False,
 ) -> None:
     """Train the failed runs of a study once more, and only those."""
+    from ablations import crew, display
     from ablations import study as studies
-    from ablations.environment import available_cores
     from ablations.errors import UsageError
+    from ablations.precision import check_runs
     from ablations.store import Store
     from ablations.workers import Setting
 
@@ -124,9 +126,12 @@ def retry(
         typer.echo(f"study {name} has no failed run")
         return
     chosen = studies.resolve_backend(backend)
-    crew = studies.resolve_workers(workers, runs=len(tasks), backend=chosen)
-    setting = Setting(runs, data_dir, chosen, threads=max(1, available_cores() // crew))
-    train(console, store, plan, tasks, setting=setting, crew=crew, quiet=quiet)
+    check_runs((task.config for task in tasks), chosen)
+    sharing = crew.resolve(tasks, workers=workers, stack=stack, backend=chosen, data_dir=data_dir)
+    setting = Setting(runs, data_dir, chosen, sharing.threads, devices=sharing.devices)
+    for line in sharing.lines:
+        display.say(console, line)
+    train(console, store, plan, sharing.tasks, setting=setting, crew=sharing.workers, quiet=quiet)
 
 
 def verify(study: Study = None, runs: Runs = Path("runs")) -> None:

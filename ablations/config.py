@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LABELS = ("fine", "coarse")
 POOLS = ("mean", "cls")
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ class RunConfig:
     cutmix: float = 0.0  # alpha; 0: off
     trivial_augment: bool = False
     ema: float = 0.0  # decay of the averaged weights; 0: off
+    precision: str = "float32"  # of matrix products: "float32" everywhere; "tf32", "bf16" on GPUs
     seed: int = 0
 
     @classmethod
@@ -82,7 +84,10 @@ class RunConfig:
 
     def canonical(self) -> dict[str, Any]:
         """JSON-able values by sorted field name, each of its field's type: 1 and 1.0 are one rate."""
-        return {name: _plain(name, getattr(self, name)) for name in sorted(FIELDS)}
+        plain = {name: _plain(name, getattr(self, name)) for name in sorted(FIELDS)}
+        if self.precision == "float32":  # as in the keys of runs that are older than the field
+            del plain["precision"]
+        return plain
 
 
 FIELDS: dict[str, Any] = {field.name: field.type for field in fields(RunConfig)}
@@ -159,6 +164,7 @@ RULES: dict[str, Rule] = {
     "cutmix": _NOT_NEGATIVE,
     "trivial_augment": _SWITCH,
     "ema": _SHARE_BELOW_1,
+    "precision": _choice(PRECISIONS),
     "seed": Rule("a whole number from 0 to 2^32 - 1", lambda value: _is_int(value) and 0 <= value < 2**32),
 }
 _CHECKS = tuple(RULES.items())

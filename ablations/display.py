@@ -9,6 +9,7 @@ from rich.text import Text
 
 from ablations.attempts import at_work
 from ablations.config import Grid
+from ablations.memory import Need, readable
 from ablations.progress import duration
 from ablations.store import Store, StudyPlan
 from ablations.study import Arm, label, shown_axes
@@ -25,18 +26,19 @@ def table(*columns: str, right: Iterable[str] = ()) -> Table:
     return empty
 
 
-def show_plan(console: Console, plan: StudyPlan, arms: Sequence[Arm], *, workers: int) -> None:
+def show_plan(console: Console, plan: StudyPlan, arms: Sequence[Arm], needs: Sequence[Need], *, workers: int) -> None:
     """What `vitab run --dry-run` says: each arm, the totals and the time."""
-    numbers = ("runs", "done", "parameters", "FLOPs/run", "time/run")
+    numbers = ("runs", "done", "parameters", "FLOPs/run", "memory", "time/run")
     axes = shown_axes(plan)
     rows = table(*(axis.replace("_", " ") for axis in axes), *numbers, right=numbers)
-    for arm in arms:
+    for arm, need in zip(arms, needs, strict=True):
         rows.add_row(
             *(str(getattr(arm.config, axis)) for axis in axes),
             str(len(arm.keys)),
             str(arm.done),
             f"{arm.parameters:,}",
             magnitude(arm.flops),
+            readable(need.device or need.process),
             "" if arm.seconds is None else duration(arm.seconds),
         )
     console.print(rows)

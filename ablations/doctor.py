@@ -5,7 +5,9 @@ import re
 from dataclasses import dataclass, field
 from importlib import metadata
 
-from ablations.environment import CUDA_PACKAGES, available_cores, blas, cpu_model, git_state, gpus, versions
+from ablations.environment import CUDA_PACKAGES, available_cores, blas, cpu_model, git_state, versions
+from ablations.hardware import devices, driver, extras, gpu_problem
+from ablations.memory import available, readable
 
 
 @dataclass
@@ -34,14 +36,35 @@ def examine() -> Examination:
     say(f"cpu       {cpu_model()}, {available_cores()} cores to use")
     if "numpy" in installed and "threadpoolctl" in installed:
         say(f"blas      {'; '.join(blas()) or 'none found'}")
-    cupy = versions(CUDA_PACKAGES)
-    say(f"gpu       {'; '.join(gpus()) or 'no NVIDIA GPU found'}")
-    if cupy:
-        say(f"cupy      {', '.join(f'{name} {version}' for name, version in cupy.items())}")
-    else:
-        hint = ": pip install 'vitab[cuda12]' or 'vitab[cuda13]' to use the GPU" if gpus() else " (not needed)"
-        say(f"cupy      not installed{hint}")
+    room = available()
+    say(f"memory    {'unknown' if room is None else readable(room)} that runs may take")
+    found.lines += gpu_lines()
     return found
+
+
+def gpu_lines() -> list[str]:
+    """The GPUs, their driver, CuPy, and in plain words what is missing for training on them."""
+    version, cupy = driver(), versions(CUDA_PACKAGES)
+    lines = [
+        f"gpu       {device.name} (compute capability {device.capability}), {readable(device.memory)}, "
+        f"{readable(device.free)} free"
+        for device in devices()
+    ]
+    lines = lines or ["gpu       no NVIDIA GPU found; training runs on the CPU"]
+    served = [f"CUDA {extra.removeprefix('cuda')}" for extra in reversed(extras(version or ""))]
+    if version is not None:
+        lines.append(f"driver    {version}, which serves {' and '.join(served) or 'no CUDA that CuPy here can use'}")
+    else:
+        lines.append("driver    no NVIDIA driver found" + (": install it from nvidia.com first" if devices() else ""))
+    packages = ", ".join(f"{name} {number}" for name, number in cupy.items()) or "not installed"
+    problem = gpu_problem()
+    if problem is None:
+        lines.append(f"cupy      {packages}, ready: runs train on the GPU")
+    elif version is None and not cupy:
+        lines.append("cupy      not installed (not needed without a GPU)")
+    else:
+        lines.append(f"cupy      {packages}; the GPU is not used, as {problem}")
+    return lines
 
 
 def required_packages() -> dict[str, str]:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from functools import cache
@@ -36,11 +35,11 @@ def describe(*, backend: str, threads: int) -> dict[str, Any]:
 @cache
 def git_state() -> dict[str, Any] | None:
     """Commit and whether files differ from it, when this code runs from its own git checkout; else None."""
-    top = _output("git", "-C", str(ROOT), "rev-parse", "--show-toplevel")
-    commit = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
+    top = output("git", "-C", str(ROOT), "rev-parse", "--show-toplevel")
+    commit = output("git", "-C", str(ROOT), "rev-parse", "HEAD")
     if not top or not commit or Path(top).resolve() != ROOT:
         return None
-    changes = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", "vit", "ablations", "pyproject.toml")
+    changes = output("git", "-C", str(ROOT), "status", "--porcelain", "--", "vit", "ablations", "pyproject.toml")
     return {"commit": commit, "dirty": bool(changes)}
 
 
@@ -58,7 +57,7 @@ def code_digest() -> str:
 
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".cu")):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".cu", ".cuh")):
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -85,7 +84,7 @@ def cpu_model() -> str:
     except OSError:
         pass
     if sys.platform == "darwin":
-        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+        return output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     return platform.processor() or platform.machine()
 
 
@@ -102,9 +101,7 @@ def available_cores() -> int:
 @cache
 def gpus() -> list[str]:
     """Name, memory and driver of each NVIDIA GPU; empty without a working driver."""
-    if not shutil.which("nvidia-smi"):
-        return []
-    text = _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    text = output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
     return text.splitlines()
 
 
@@ -126,7 +123,7 @@ def blas() -> list[str]:
     ]
 
 
-def _output(*command: str) -> str:
+def output(*command: str) -> str:
     """What a command prints; empty when it is absent, fails or takes too long."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

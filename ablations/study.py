@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from ablations.children import in_processes
 from ablations.config import Grid, RunConfig, run_key, vit_config
-from ablations.environment import available_cores, gpus, has_cupy
+from ablations.environment import available_cores, has_cupy
 from ablations.errors import UsageError
+from ablations.hardware import devices, gpu_problem
 from ablations.store import Store, StudyPlan
 from ablations.workers import (
     Finished,
@@ -200,17 +201,18 @@ def resolve_backend(name: str) -> str:
     """numpy or cupy; UsageError when it is neither, or cupy cannot work here."""
     if name not in BACKENDS:
         raise UsageError(f"--backend must be {', '.join(BACKENDS)}, got {name!r}")
-    if name == "cupy" and not has_cupy():
-        raise UsageError("--backend cupy needs CuPy: pip install 'vitab[cuda12]' or [cuda13]; valid here: numpy")
-    if name == "cupy" and not gpus():
-        raise UsageError("--backend cupy needs an NVIDIA GPU with its driver, found none; valid here: numpy")
-    return "cupy" if name == "cupy" or (name == "auto" and has_cupy() and gpus()) else "numpy"
+    if name == "numpy" or (name == "auto" and not (has_cupy() and devices())):
+        return "numpy"
+    problem = gpu_problem()
+    if name == "cupy" and problem:
+        raise UsageError(f"--backend cupy cannot train here, as {problem}; valid here: numpy")
+    return "numpy" if problem else "cupy"
 
 
 def resolve_workers(text: str, *, runs: int, backend: str) -> int:
-    """The number of runs side by side; "auto" is one a core on a CPU, and one on a GPU."""
+    """The number of processes side by side; "auto" is one a core on a CPU, and one a GPU."""
     if text == "auto":
-        return max(1, min(available_cores(), runs)) if backend == "numpy" else 1
+        return max(1, min(available_cores() if backend == "numpy" else len(devices()), runs))
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"--workers must be auto or a whole number of 1 or more, got {text!r}")
     return max(1, min(int(text), runs))

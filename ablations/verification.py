@@ -103,11 +103,13 @@ def reproduce(store: Store, key: str, *, data_dir: Path | None, backend: str, th
     Raises UsageError when the data here are not those of the run, VitabError when its files are damaged.
     """
     from ablations.environment import describe
+    from ablations.precision import check_runs
     from ablations.trainer import train
 
     if found := problems(store, key):
         raise VitabError(f"run {key[:16]} is damaged: {'; '.join(found)}")
     config = config_of(store, key)
+    check_runs([config], backend)
     dataset = dataset_for(config, data_dir)
     if run_key(config, dataset.fingerprint) != key:
         raise UsageError(f"run {key[:16]} was trained on other data than {config.data} is here")
@@ -124,7 +126,9 @@ def reproduce(store: Store, key: str, *, data_dir: Path | None, backend: str, th
 
 
 def _where(environment: dict[str, Any]) -> dict[str, Any]:
-    return {name: environment.get(name) for name in WHERE}
+    where = {name: environment.get(name) for name in WHERE}
+    # On a GPU the products of a stack may sum in another order than those of a run alone; on a CPU they do not
+    return where | {"stack": environment.get("stack", 1) if where["backend"] == "cupy" else 1}
 
 
 def _same(first: dict[str, np.ndarray], second: dict[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from ablations.attempts import Attempt, Attempts
 from ablations.errors import VitabError
+from ablations.stacks import but_seed, shape
 from ablations.store import Store
 from ablations.workers import Finished, Listener, Setting, Task
 
@@ -49,13 +50,35 @@ class Waiting:
             return None
         return attempt
 
-    def take(self, pid: int) -> tuple[Task, Attempt] | None:
-        """A free run with the attempt at it; None when there is none just now, of which people are told."""
+    def take(self, pid: int) -> dict[Task, Attempt]:
+        """A free run with the attempt at it, and others that can be trained as one model with it.
+
+        Empty when there is none just now, of which people are told.
+        """
         while (task := self.next()) is not None:
             if (attempt := self.claim(task, pid)) is not None:
-                return task, attempt
+                return {task: attempt} | self.claim_alike(task, pid, task.stack - 1)
         self.say_waiting()
-        return None
+        return {}
+
+    def claim_alike(self, task: Task, pid: int, count: int) -> dict[Task, Attempt]:
+        """Up to so many free runs that can be trained as one model with this one; those of its arm first."""
+        if count < 1:
+            return {}
+        alike = [other for other in self._tasks if other.stack > 1 and shape(other.config) == shape(task.config)]
+        alike.sort(key=lambda other: but_seed(other.config) != but_seed(task.config))
+        claimed: dict[Task, Attempt] = {}
+        for other in alike:
+            if len(claimed) == count:
+                break
+            self._tasks.remove(other)
+            if self._ended_elsewhere(other):
+                continue
+            if not self._attempts.free(self._store.folder(other.key)):
+                self._tasks.append(other)
+            elif (attempt := self.claim(other, pid)) is not None:
+                claimed[other] = attempt
+        return claimed
 
     def say_waiting(self) -> None:
         """Tell that only runs of other processes are left, once for each number of them."""

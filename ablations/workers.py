@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +17,7 @@ from ablations.store import Store
 
 if TYPE_CHECKING:
     from ablations.data import Dataset
-    from ablations.trainer import EpochMetrics
+    from ablations.trainer import EpochMetrics, RunRecord
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Task:
     weight: float = 1.0
     failed_before: int = 0
     """The last attempt that failed when the study was begun; a later one is not repeated."""
+    stack: int = 1
+    """Runs of its shape that may be trained as one model, itself included."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Setting:
     expiry: float = EXPIRY
     patience: float = 600.0
     """Seconds without a step after which a child counts as hung. A test on many images is one such silence."""
+    devices: tuple[str, ...] = ()
+    """GPUs for children to share, one each while there are enough; each a value of CUDA_VISIBLE_DEVICES."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +98,31 @@ Job = Callable[[Task, Setting, Watch], Finished]
 
 def train_and_store(task: Task, setting: Setting, watch: Watch) -> Finished:
     """Train one run, from its snapshot if it has one, and write it to the store."""
-    from ablations.environment import code_digest, describe
     from ablations.trainer import train
 
-    store, dataset = Store(setting.runs), dataset_for(task.config, setting.data_dir)
-    identity = {"key": task.key, "code": code_digest(), "backend": setting.backend}
-    keeper = Keeper(store.snapshot(task.key), identity, interval=setting.snapshot_every, stop=watch.stop)
+    dataset, keeper = dataset_for(task.config, setting.data_dir), keeper_of(task, setting, watch)
     record = train(
         task.config, dataset, backend=setting.backend, threads=setting.threads, on_epoch=watch.epoch, keeper=keeper
     )
+    return write(Store(setting.runs), task, record, dataset, setting, watch)
+
+
+def keeper_of(task: Task, setting: Setting, watch: Watch) -> Keeper:
+    """Keeps the snapshots of a run in the store."""
+    from ablations.environment import code_digest
+
+    identity = {"key": task.key, "code": code_digest(), "backend": setting.backend}
+    return Keeper(Store(setting.runs).snapshot(task.key), identity, interval=setting.snapshot_every, stop=watch.stop)
+
+
+def write(
+    store: Store, task: Task, record: "RunRecord", dataset: "Dataset", setting: Setting, watch: Watch
+) -> Finished:
+    """Write a trained run to the store. Raises TakenOverError when it is no longer this process's to write."""
+    from ablations.environment import describe
+
     environment = describe(backend=setting.backend, threads=setting.threads)
-    environment["data_sha256"] = dataset.fingerprint
+    environment |= {"stack": record.stack, "data_sha256": dataset.fingerprint}
     model = vit_config(task.config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
     if not watch.held():
         raise TakenOverError
@@ -145,35 +163,66 @@ def carry_out(
     taken the run over. Raises StorageError when the store cannot be written, for then no other run can be either,
     and KeyboardInterrupt when asked to stop.
     """
-    begun = last = time.monotonic()
-    first: list[int] = []
-
-    def note(metrics: "EpochMetrics") -> None:
-        nonlocal last
-        first.append(metrics.epoch - 1)
-        now, epochs = time.monotonic(), task.config.epochs
-        if now - last >= setting.beat:
-            left = (now - begun) * (epochs - metrics.epoch) / (metrics.epoch - first[0])
-            attempt.note(epoch=metrics.epoch, epochs=epochs, seconds_left=round(left))
-            last = now
-        epoch(metrics)
-
-    store = Store(setting.runs)
-    with attempt.beating(setting.beat) as beat:
+    with Carried(task, attempt, setting, epoch, stop) as carried:
         try:
-            return job(task, setting, Watch(note, lambda: stop() or beat.lost, attempt.held))
-        except (StorageError, TakenOverError, KeyboardInterrupt) as error:
-            if isinstance(error, TakenOverError) or beat.lost:
+            return job(task, setting, carried.watch)
+        except (Exception, KeyboardInterrupt) as error:
+            return carried.explain(error)
+
+
+class Carried:
+    """A run that this process is at, within the context: signs of life, and what becomes of an error."""
+
+    def __init__(
+        self,
+        task: Task,
+        attempt: Attempt,
+        setting: Setting,
+        epoch: "Callable[[EpochMetrics], None]",
+        stop: Callable[[], bool],
+    ) -> None:
+        self.task, self.attempt, self.setting, self.tell = task, attempt, setting, epoch
+        self.beat = attempt.beating(setting.beat)
+        self.watch = Watch(self.epoch, lambda: stop() or self.beat.lost, attempt.held)
+        self.begun = self.noted = time.monotonic()
+        self.epochs_before: int | None = None
+
+    def __enter__(self) -> "Carried":
+        self.beat.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.beat.__exit__(*error)
+
+    def epoch(self, metrics: "EpochMetrics") -> None:
+        """Tell of an epoch, here and now and then in the attempt's file."""
+        if self.epochs_before is None:
+            self.epochs_before = metrics.epoch - 1
+        now, epochs = time.monotonic(), self.task.config.epochs
+        if now - self.noted >= self.setting.beat:
+            left = (now - self.begun) * (epochs - metrics.epoch) / (metrics.epoch - self.epochs_before)
+            self.attempt.note(epoch=metrics.epoch, epochs=epochs, seconds_left=round(left))
+            self.noted = now
+        self.tell(metrics)
+
+    def explain(self, error: BaseException) -> str | None:
+        """The reason of a failure, once it is in the store; None when another process has taken the run over.
+
+        Raises the error itself when it is not the run's own: a store that cannot be written, a wish to stop.
+        """
+        if isinstance(error, StorageError | TakenOverError | KeyboardInterrupt):
+            if isinstance(error, TakenOverError) or self.beat.lost:
                 return None
-            raise
-        except Exception as error:
-            if not attempt.held():
-                return None
-            line = str(error).strip().partition("\n")[0]
-            reason = line if isinstance(error, VitabError) else f"{type(error).__name__}: {line}".rstrip(": ")
-            store.fail(task.key, task.config, reason, traceback.format_exc(), attempt.number)
-            store.snapshot(task.key).unlink(missing_ok=True)  # it leads to the same failure
-            return reason
+            raise error
+        if not self.attempt.held():
+            return None
+        task, store = self.task, Store(self.setting.runs)
+        line = str(error).strip().partition("\n")[0]
+        reason = line if isinstance(error, VitabError) else f"{type(error).__name__}: {line}".rstrip(": ")
+        details = "".join(traceback.format_exception(error))
+        store.fail(task.key, task.config, reason, details, self.attempt.number)
+        store.snapshot(task.key).unlink(missing_ok=True)  # it leads to the same failure
+        return reason
 
 
 def in_this_process(
@@ -184,30 +233,35 @@ def in_this_process(
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Carry out the runs one after another, those that no other process is at first."""
+    from ablations.stacks import carry_out_together
     from ablations.waiting import PAUSE, Waiting
 
     waiting = Waiting(tasks, setting, listener)
-    while True:
-        taken = waiting.take(os.getpid())
-        if stop():
-            if taken is not None:
-                taken[1].release()
-            raise KeyboardInterrupt
-        if taken is None:
-            if not waiting:
-                return
-            time.sleep(PAUSE)
-            continue
-        task, attempt = taken
-        listener.started(task)
-        try:
-            outcome = carry_out(task, attempt, setting, job, epoch=partial(listener.epoch, task), stop=stop)
-        finally:
-            attempt.release()
+    held: dict[Task, Attempt] = {}
+
+    def end(task: Task, outcome: Finished | str | None) -> None:
+        held.pop(task).release()
         if outcome is None:
             waiting.put_back(task)
         else:
             tell(listener, task, outcome)
+
+    try:
+        while True:
+            held |= waiting.take(os.getpid())
+            if stop():
+                raise KeyboardInterrupt
+            if not held and not waiting:
+                return
+            if not held:
+                time.sleep(PAUSE)
+                continue
+            for task in held:
+                listener.started(task)
+            carry_out_together(list(held.items()), setting, job, epoch=listener.epoch, end=end, stop=stop)
+    finally:
+        for attempt in held.values():
+            attempt.release()
 
 
 def tell(listener: Listener, task: Task, outcome: Finished | str) -> None:

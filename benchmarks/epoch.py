@@ -10,11 +10,10 @@ import time
 
 import numpy as np
 
-from ablations import trainer
-from ablations.batches import Feed
 from ablations.config import RunConfig
 from ablations.data import Dataset, load
 from ablations.recipes import find
+from ablations.stack import Member, Stack
 
 CASES = ("digits", "light", "strong")
 
@@ -29,17 +28,17 @@ def photographs(count: int = 1280) -> Dataset:
 
 def ratio(config: RunConfig, dataset: Dataset, rounds: int) -> tuple[float, float]:
     """Time of an epoch over that of its steps, and milliseconds of a step."""
-    feed = Feed.of(config, dataset)
-    run = trainer._Run(config, dataset, feed, "numpy", None)
-    images, targets = next(feed.epoch(1))
-    run.step(images, targets, 1e-4)
+    member = Member(config, dataset)
+    run, feed, rate = Stack([member], dataset), member.feed, np.array([1e-4])
+    images, targets = (array[None] for array in next(feed.epoch(1)))
+    run.step(images, targets, rate)
     ratios, steps = [], []
     for epoch in range(1, rounds + 1):
         start = time.perf_counter()
         run.train_epoch(epoch)
         between = time.perf_counter()
         for _ in range(feed.steps):
-            run.step(images, targets, 1e-4)
+            run.step(images, targets, rate)
         steps.append((time.perf_counter() - between) / feed.steps)
         ratios.append((between - start) / (steps[-1] * feed.steps))
     run.close()

@@ -38,4 +38,7 @@ SHAPES = {
     "digits": Shape(64, 4, 2, 2, 8, 1, 10, 64),
 }
 
+GPU_SHAPES = SHAPES | {"wide": Shape(384, 12, 6, 4, 32, 3, 100, 64)}
+"""Where a GPU has enough to do with one run."""
+
 POSITIONS = ("learned", "rope")

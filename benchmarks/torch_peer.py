@@ -70,19 +70,21 @@ class Model(nn.Module):
 class TorchStepper:
     """Full training steps: forward, backward, clipping to norm 1, fused AdamW."""
 
-    def __init__(self, config: ViTConfig, images: np.ndarray, targets: np.ndarray, *, compiled: bool) -> None:
+    def __init__(
+        self, config: ViTConfig, images: np.ndarray, targets: np.ndarray, *, compiled: bool, device: str = "cpu"
+    ) -> None:
         """`images` (B, h, w, channels), soft `targets` (B, C)."""
         torch.manual_seed(0)
         self.parameters: list[nn.Parameter]
-        model = Model(config)
+        model = Model(config).to(device)
         self.parameters = list(model.parameters())
         decayed = [p for p in self.parameters if p.ndim > 1 and p is not model.pos_embed]
         others = [p for p in self.parameters if p.ndim == 1 or p is model.pos_embed]
         groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=1e-4, fused=True)
         self.model: Any = torch.compile(model) if compiled else model
-        self.images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-        self.targets = torch.from_numpy(targets)
+        self.images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device)
+        self.targets = torch.from_numpy(targets).to(device)
 
     def step(self) -> float:
         loss = F.cross_entropy(self.model(self.images), self.targets)

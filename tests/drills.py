@@ -3,6 +3,7 @@
 One to four ``vitab run`` processes at once work on the smoke grid in one folder, and are killed, half of them with
 their children. Then the grid is finished and every artefact is compared with that of an undisturbed run. A run is lost
 when it is not finished in the end, duplicated when a finished one was written again, different when a number in it is.
+With ``--stack N`` each process trains up to N runs as one model, another N each time.
 """
 
 import argparse
@@ -40,7 +41,7 @@ class Tally:
     damaged: int = 0
 
 
-def start(runs: Path, workers: int, epochs: int) -> "subprocess.Popen[bytes]":
+def start(runs: Path, workers: int, epochs: int, seeds: int, stack: int) -> "subprocess.Popen[bytes]":
     """`vitab run` on the smoke grid, with its children in a group of its own."""
     command = [
         "run",
@@ -53,6 +54,10 @@ def start(runs: Path, workers: int, epochs: int) -> "subprocess.Popen[bytes]":
         str(workers),
         "--checkpoint",
         "0.2",
+        "--seeds",
+        str(seeds),
+        "--stack",
+        str(stack),
     ]
     return subprocess.Popen(
         [sys.executable, "-m", "ablations.cli", *command, "--runs", str(runs)],
@@ -81,13 +86,20 @@ def numbers(store: Store, key: str) -> Iterator[object]:
         yield {k: v for k, v in row.items() if k not in TIMES}
 
 
-def disturb(runs: Path, rng: random.Random, tally: Tally, kills: int, epochs: int) -> None:
-    """Start and kill processes until the grid is finished or there were enough kills."""
+def disturb(
+    runs: Path, rng: random.Random, tally: Tally, kills: int, epochs: int, seeds: int, stack: int, whole: float
+) -> None:
+    """Start and kill processes until the grid is finished or there were enough kills.
+
+    `whole` is how many seconds one process takes for the grid.
+    """
     store = Store(runs)
     seen: dict[str, bytes] = {}
-    while tally.kills < kills and len(seen) < 4:
-        crew = [start(runs, rng.choice((1, 1, 2)), epochs) for _ in range(rng.randint(1, 4))]
-        time.sleep(rng.uniform(0.0, 1.5 + len(crew)))
+    while tally.kills < kills and len(seen) < 2 * seeds:
+        crew = [
+            start(runs, rng.choice((1, 1, 2)), epochs, seeds, rng.randint(1, stack)) for _ in range(rng.randint(1, 4))
+        ]
+        time.sleep(whole * rng.uniform(0.0, 0.5 + 0.3 * len(crew)))
         for process in crew:
             time.sleep(rng.uniform(0.0, 0.3))
             if process.poll() is None:
@@ -97,23 +109,25 @@ def disturb(runs: Path, rng: random.Random, tally: Tally, kills: int, epochs: in
         now = finished(store)
         tally.duplicated += sum(now.get(key) != done for key, done in seen.items())
         seen = now
-    last = start(runs, 2, epochs)
+    last = start(runs, 2, epochs, seeds, stack)
     last.wait(timeout=300)
     now = finished(store)
     tally.duplicated += sum(now.get(key) != done for key, done in seen.items())
     tally.grids += 1
 
 
-def drill(kills: int, *, epochs: int = 60, seed: int = 0) -> Tally:
+def drill(kills: int, *, epochs: int = 60, seed: int = 0, stack: int = 1) -> Tally:
     """Grids one after another until so many processes were killed."""
-    rng, tally = random.Random(seed), Tally()
+    rng, tally, seeds = random.Random(seed), Tally(), max(2, stack)
     with tempfile.TemporaryDirectory() as folder:
         whole = Store(Path(folder, "whole"))
-        assert start(whole.root, 1, epochs).wait(timeout=300) == 0
+        begun = time.monotonic()
+        assert start(whole.root, 1, epochs, seeds, 1).wait(timeout=300) == 0
+        seconds = time.monotonic() - begun
         keys = whole.read_study("smoke").keys
         while tally.kills < kills:
             store = Store(Path(folder, str(tally.grids)))
-            disturb(store.root, rng, tally, kills, epochs)
+            disturb(store.root, rng, tally, kills, epochs, seeds, stack, seconds)
             for key in keys:
                 if not store.done(key):
                     tally.lost += 1
@@ -129,9 +143,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=60, help="of each run: longer runs are hit more often")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stack", type=int, default=1, help="most runs that a process trains as one model")
     arguments = parser.parse_args()
     begun = time.monotonic()
-    tally = drill(arguments.kills, epochs=arguments.epochs, seed=arguments.seed)
+    tally = drill(arguments.kills, epochs=arguments.epochs, seed=arguments.seed, stack=arguments.stack)
     print(tally, f"in {time.monotonic() - begun:.0f} s")
     return 1 if tally.lost + tally.duplicated + tally.different + tally.damaged else 0
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablations.batches import Batch, Feed, steps_of
+from ablations.batches import Batch, Feed, is_augmented, steps_of
 from ablations.config import RunConfig
 from ablations.data import Dataset, load
 
@@ -294,7 +294,7 @@ def test_steps_are_known_before_the_data_is_cut(changes: dict) -> None:
 def test_gathered_batches_are_those_of_an_augmentation_that_changes_nothing() -> None:
     """A recipe without augmentation takes a shorter way to the same bits."""
     feed = feed_of(label_smoothing=0.2)
-    assert not feed.augmented
+    assert not is_augmented(feed.config)
     order = np.random.default_rng(0).permutation(len(feed.images))
     for step in range(feed.steps):
         for gathered, augmented in zip(feed._gathered(order, step), feed._augmented(order, 1, step), strict=True):

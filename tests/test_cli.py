@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -55,6 +56,12 @@ def all_gone(group):
 
 BAD = [
     (["run"], "Missing option '--grid'"),
+    (["run", "--grid", "rope", "--precision", "int8"], "--precision must be float32, tf32, bf16, got 'int8'"),
+    (
+        ["run", "--grid", "rope", "--backend", "numpy", "--precision", "bf16"],
+        "precision must be float32 with backend numpy, got 'bf16'",
+    ),
+    (["bench", "--backend", "numpy", "--precision", "tf32"], "precision must be float32 with backend numpy"),
     (
         ["run", "--grid", "rpoe"],
         "unknown grid 'rpoe' (did you mean 'rope'?); valid: rope, depth, patch, data-fraction, smoke",
@@ -78,6 +85,8 @@ BAD = [
     (["run", "--grid", "rope", "--seeds", "two"], "--seeds"),
     (["run", "--grid", "rope", "--epochs", "0"], "epochs must be a whole number of 1 or more, got 0"),
     (["run", "--grid", "rope", "--workers", "0"], "--workers must be auto or a whole number of 1 or more"),
+    (["run", "--grid", "rope", "--stack", "0"], "--stack must be auto or a whole number of 1 or more, got '0'"),
+    (["retry", "--stack", "x"], "there are no studies in runs yet"),
     (["run", "--grid", "rope", "--backend", "jax"], "--backend must be auto, numpy, cupy, got 'jax'"),
     (["run", "--grid", "rope", "--study", "../x"], "--study must be"),
     (["run", "--grid", "rope", "--labels", "coarse"], "cifar100"),
@@ -215,8 +224,10 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(here):
     result = vitab("run", "--grid", "smoke", "--dry-run", "--set", "per_class=5")
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["position", "runs", "done", "parameters", "FLOPs/run", "time/run"]
+    assert lines[0].split() == ["position", "runs", "done", "parameters", "FLOPs/run", "memory", "time/run"]
     assert lines[1].split()[:4] == ["none", "2", "0", "3,754"]
+    assert 255 < int(lines[1].split()[-4]) < 265  # the process, and next to nothing
+    assert lines[1].split()[-3] == "MB"
     assert "4 runs, 4 to do" in result.stdout
     assert "about " in result.stdout
     assert "smallest two-sided p it can give, after Holm: 0.5" in result.stdout
@@ -226,6 +237,27 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(here):
     vitab(*SMOKE)
     after = vitab("run", "--grid", "smoke", "--dry-run", "--set", "per_class=5")
     assert "4 runs, 0 to do" in after.stdout
+
+
+def test_workers_and_stacks_are_limited_by_memory_and_a_run_that_cannot_fit_is_refused(here, monkeypatch):
+    monkeypatch.setattr("ablations.memory.available", lambda: 2**20)
+    for option in ([], ["--dry-run"]):
+        refused = vitab("run", "--grid", "rope", "--set", "per_class=5", *option)
+        assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+        assert re.match(
+            r"error: none, depth 2, patch 2, seed 0 takes about \d+ MB of memory to train, and 1 MB can be used here; ",
+            refused.stderr,
+        )
+    assert list(here.iterdir()) == []
+    monkeypatch.setattr("ablations.memory.available", lambda: 400 * 2**20)
+    monkeypatch.setattr("ablations.study.available_cores", lambda: 4)
+    result = vitab("run", "--grid", "smoke", "--set", "per_class=5")
+    assert result.exit_code == 0, result.stderr
+    assert re.match(
+        r"1 worker instead of 4: each of 4 would take about 2\d\d MB, and 360 MB of memory can be used\n"
+        r"study smoke: 4 runs, 4 to do\n",
+        result.stdout,
+    )
 
 
 def test_a_plan_that_changes_is_replaced_and_says_so():
@@ -375,6 +407,7 @@ def test_the_command_of_a_study_leaves_out_what_concerns_one_machine():
         "-q",
         "--workers",
         "2",
+        "--stack=3",
         "--set",
         "a=b c",
     ]

@@ -13,8 +13,9 @@ GRID = grids.override(grids.GRIDS["smoke"], settings={"per_class": 5}, axes={"po
 
 
 @pytest.mark.slow
-def test_killed_processes_lose_repeat_and_change_nothing():
-    tally = drills.drill(5)
+@pytest.mark.parametrize("stack", [1, 3])
+def test_killed_processes_lose_repeat_and_change_nothing(stack):
+    tally = drills.drill(5, stack=stack)
     assert tally.kills >= 5
     assert (tally.lost, tally.duplicated, tally.different, tally.damaged) == (0, 0, 0, 0)
 

@@ -59,7 +59,7 @@ def workspace(declared: list[Parameter]) -> Workspace:
     """Random parameters, and gradients full of NaN: a backward pass must overwrite them."""
     layout = Layout(declared)
     parameters = Views(layout, np.random.default_rng(1).normal(scale=0.5, size=(RUNS, layout.size)))
-    return Workspace(OPS, parameters, Views(layout, np.full((RUNS, layout.size), np.nan)), CAPACITY)
+    return Workspace(OPS, parameters, parameters, Views(layout, np.full((RUNS, layout.size), np.nan)), CAPACITY)
 
 
 def named(views: Views, *without: str) -> Arrays:
@@ -187,7 +187,7 @@ class TestLayers:
 
         value()
         dstream = upstream.copy()
-        block.backward(dstream)
+        block.backward(dstream, dstream)
         outside = ("pos_embed", "blocks.0.mlp.fc2.bias") if draws is None else ("pos_embed",)
         places = {"x": x, "branch": branch.value, "bias": branch.bias, **named(ws.parameters, *outside)}
         gradients = {"x": dstream, "branch": dstream, "bias": branch.dbias, **named(ws.gradients, *outside)}
@@ -200,7 +200,7 @@ class TestLayers:
         ws = workspace(PatchEmbed.declare(small) + REGISTRY[position].declare(small))
         layer = PatchEmbed(ws, small, make_position(small, ws))
         images, upstream = normal(0, 6, 6, 2), normal(1, small.tokens, 16)
-        layer.load(images)
+        OPS.patchify(images, small.patch_size, out=layer.inputs(images.shape[1]))
         layer.forward(draws)
         layer.backward(upstream)
         check(lambda: np.sum(layer.forward(draws) * upstream), named(ws.parameters), named(ws.gradients))

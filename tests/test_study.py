@@ -207,6 +207,9 @@ def test_how_many_workers(monkeypatch):
     assert study.resolve_workers("auto", runs=3, backend="numpy") == 3
     assert study.resolve_workers("auto", runs=0, backend="numpy") == 1
     assert study.resolve_workers("auto", runs=10, backend="cupy") == 1
+    monkeypatch.setattr(study, "devices", lambda: ("one", "two"))
+    assert study.resolve_workers("auto", runs=10, backend="cupy") == 2
+    assert study.resolve_workers("auto", runs=1, backend="cupy") == 1
     assert study.resolve_workers("7", runs=10, backend="numpy") == 7
     for bad in ("0", "-1", "two", "1.5", ""):
         with pytest.raises(UsageError, match="--workers must be auto or a whole number"):
@@ -215,17 +218,20 @@ def test_how_many_workers(monkeypatch):
 
 def test_which_backend(monkeypatch):
     monkeypatch.setattr(study, "has_cupy", lambda: False)
-    monkeypatch.setattr(study, "gpus", lambda: ["a GPU"])
+    monkeypatch.setattr(study, "devices", lambda: ("a GPU",))
+    monkeypatch.setattr(study, "gpu_problem", lambda: "CuPy is not installed: pip install it")
     assert study.resolve_backend("auto") == "numpy"
-    with pytest.raises(UsageError, match="needs CuPy: pip install"):
+    with pytest.raises(UsageError, match="--backend cupy cannot train here, as CuPy is not installed: pip install it;"):
         study.resolve_backend("cupy")
     monkeypatch.setattr(study, "has_cupy", lambda: True)
-    assert study.resolve_backend("auto") == "cupy"
-    assert study.resolve_backend("numpy") == "numpy"
-    monkeypatch.setattr(study, "gpus", lambda: [])
     assert study.resolve_backend("auto") == "numpy"
-    with pytest.raises(UsageError, match="NVIDIA GPU"):
-        study.resolve_backend("cupy")
+    monkeypatch.setattr(study, "gpu_problem", lambda: None)
+    assert study.resolve_backend("auto") == "cupy"
+    assert study.resolve_backend("cupy") == "cupy"
+    assert study.resolve_backend("numpy") == "numpy"
+    monkeypatch.setattr(study, "devices", lambda: ())
+    assert study.resolve_backend("auto") == "numpy"
+    assert study.resolve_backend("cupy") == "cupy"  # CUDA itself finds one that nvidia-smi does not tell of
     with pytest.raises(UsageError, match="--backend must be auto, numpy, cupy, got 'jax'"):
         study.resolve_backend("jax")
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from ablations import trainer
+from ablations import stack, trainer
 from ablations.batches import Feed
 from ablations.config import RunConfig, vit_config
 from ablations.data import Dataset, load, split, subset
 from ablations.errors import VitabError
+from ablations.stack import Member, Stack
 from ablations.trainer import EpochMetrics, RunRecord, calibrate, train
 from vit import ViT, cost, get_ops
 from vit.engine import Engine
@@ -62,6 +63,11 @@ def model_of(config: RunConfig, dataset: Dataset = FEW) -> ViT:
     return ViT(shape, get_ops("numpy"), [config.seed])
 
 
+def first_batch(config: RunConfig) -> tuple[np.ndarray, np.ndarray]:
+    images, targets = next(Feed.of(config, FEW).epoch(1))
+    return images[None], targets[None]
+
+
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What each step of the engine is given, and the weights after it."""
@@ -91,7 +97,7 @@ class TestReproducibility:
 
     def test_the_seed_draws_the_first_weights(self) -> None:
         for config in (BASE, replace(BASE, seed=1)):
-            own = trainer._Run(config, FEW, Feed.of(config, FEW), "numpy", 1)
+            own = Stack([Member(config, FEW)], FEW, threads=1)
             assert np.array_equal(own.model.parameters.flat, model_of(config).parameters.flat)
             own.close()
 
@@ -135,7 +141,7 @@ class TestRecord:
     def test_times(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """By a clock that goes one second at every look: one epoch of training is one second."""
         clock = itertools.count()
-        monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+        monkeypatch.setattr(stack, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
         record = run()
         assert [(m.seconds, m.images_per_s) for m in record.metrics] == [(1.0, STEPS * 32.0)] * 3
         assert record.train_seconds == 3
@@ -150,7 +156,7 @@ class TestRecord:
         for epoch, metrics in enumerate(record.metrics):
             own = steps[epoch * STEPS : (epoch + 1) * STEPS]
             assert metrics.train_loss == pytest.approx(np.mean([step["loss"][0] for step in own]), rel=1e-6)
-            assert metrics.learning_rate == own[-1]["rate"]
+            assert metrics.learning_rate == own[-1]["rate"][0]
 
 
 class Watched:
@@ -282,9 +288,8 @@ class TestFields:
         norms = {}
         for limit in (0.0, 0.01):
             config = replace(BASE, clip_norm=limit)
-            feed = Feed.of(config, FEW)
-            own = trainer._Run(config, FEW, feed, "numpy", 1)
-            own.step(*next(feed.epoch(1)), 1e-3)
+            own = Stack([Member(config, FEW)], FEW, threads=1)
+            own.step(*first_batch(config), np.array([1e-3]))
             norms[limit] = np.linalg.norm(own.engine.optimizer.first) / 0.1
             own.close()
         assert norms[0.0] > 0.1
@@ -295,10 +300,9 @@ class TestFields:
         weights = {}
         for decay in (0.0, 0.5):
             config = replace(BASE, weight_decay=decay, position="learned", pool="cls")
-            feed = Feed.of(config, FEW)
-            own = trainer._Run(config, FEW, feed, "numpy", 1)
+            own = Stack([Member(config, FEW)], FEW, threads=1)
             before = own.model.state_dict()
-            own.step(*next(feed.epoch(1)), 1.0)
+            own.step(*first_batch(config), np.array([1.0]))
             weights[decay] = own.model.state_dict()
             own.close()
         for name, value in before.items():
@@ -308,7 +312,7 @@ class TestFields:
     @pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0, 2.0])
     def test_warmup_then_cosine(self, warmup: float, steps: list[dict[str, Any]]) -> None:
         record = run(epochs=4, warmup_epochs=warmup, learning_rate=4e-3)
-        rates = np.array([step["rate"] for step in steps])
+        rates = np.array([step["rate"][0] for step in steps])
         rise = round(warmup * STEPS)
         assert rates.max() == 4e-3
         np.testing.assert_allclose(rates[:rise], 4e-3 * np.arange(1, rise + 1) / max(rise, 1))
@@ -354,11 +358,10 @@ def replace_config(record: RunRecord) -> RunRecord:
 class TestAverage:
     def test_of_constant_weights_is_those_weights(self) -> None:
         config = replace(BASE, ema=0.9)
-        feed = Feed.of(config, FEW)
-        own = trainer._Run(config, FEW, feed, "numpy", 1)
+        own = Stack([Member(config, FEW)], FEW, threads=1)
         start = own.model.state_dict()
-        for images, targets in feed.epoch(1):
-            own.step(images, targets, 0.0)
+        for images, targets in Feed.of(config, FEW).epoch(1):
+            own.step(images[None], targets[None], np.zeros(1))
         for name, value in own.state().items():
             np.testing.assert_allclose(value, start[name], rtol=1e-6, atol=1e-9)
         own.close()

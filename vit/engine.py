@@ -35,6 +35,12 @@ def lane_images(config: ViTConfig, batch_size: int) -> int:
     return min(max(1, tokens // config.tokens), max(1, -(-batch_size // 4)))
 
 
+def lanes_of(config: ViTConfig, batch_size: int, threads: int, backend: str) -> tuple[int, int]:
+    """Images in a lane, and how many of so many threads have lanes to run, each with buffers for one."""
+    images = lane_images(config, batch_size) if backend == "numpy" else batch_size
+    return images, max(1, min(threads, -(-batch_size // images)))
+
+
 @cache
 def _threadpools() -> ThreadpoolController:
     return ThreadpoolController()
@@ -51,15 +57,14 @@ class Engine:
 
     def __init__(self, model: ViT, training: Training, batch_size: int, threads: int | None = None) -> None:
         self.model, self.training, self.ops = model, training, model.ops
-        self.lane_images = lane_images(model.config, batch_size) if model.ops.name == "numpy" else batch_size
-        lanes = -(-batch_size // self.lane_images)
-        self.threads = max(1, min(threads or os.cpu_count() or 1, lanes))
+        threads = threads or os.cpu_count() or 1
+        self.lane_images, self.threads = lanes_of(model.config, batch_size, threads, model.ops.name)
         self.lanes = [Lane(model, self.lane_images) for _ in range(self.threads)]
         self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         self.optimizer = AdamW(model.layout, model.parameters.flat, training, model.ops)
         self.gradient = self.ops.zeros(model.parameters.flat.shape)
 
-    def step(self, images: Array, targets: Array, learning_rate: float | None = None) -> Array:
+    def step(self, images: Array, targets: Array, learning_rate: float | Array | None = None) -> Array:
         """One step of AdamW on images (R, B, h, w, channels) and soft targets (R, B, C).
 
         Returns the mean losses (R,) before it. `learning_rate` may be one number or one for each run (R,).

@@ -6,18 +6,18 @@ Rules:
 - A layer writes only its own buffers, made once at the largest batch, and returns them: a result is good until the
   layer (in scratch: a layer of the same role) runs again.
 - Gradients of parameters are overwritten, not accumulated.
+- What products read is an operand, which a GPU keeps in bf16; the residual stream and its gradient are none.
 - A layer's output bias is added by whoever can fuse it with what follows; residual adds happen in `Block`.
 
 Shapes: R runs, B images, T tokens (prefix + N patches), D width, H heads, K head width, F hidden width, C classes.
 """
 
-from dataclasses import dataclass
-
 from vit.backend import Array
 from vit.config import ViTConfig
+from vit.dropout import Branch, Dropout
 from vit.parameters import Parameter, ones, truncated_normal, zeros
 from vit.positions import Position
-from vit.workspace import Draws, Workspace
+from vit.workspace import AnyDraws, Workspace
 
 
 class Linear:
@@ -26,7 +26,7 @@ class Linear:
     def __init__(self, workspace: Workspace, name: str) -> None:
         self.workspace, self.ops, self.name = workspace, workspace.ops, name
         runs = workspace.runs
-        weight = workspace.parameters[f"{name}.weight"]
+        weight = workspace.weights[f"{name}.weight"]
         self.outputs = weight.shape[1]
         self.weight = weight.reshape(runs, self.outputs, -1)
         self.inputs = self.weight.shape[2]
@@ -81,15 +81,6 @@ class Linear:
         )
 
 
-@dataclass(frozen=True)
-class Branch:
-    """What a residual branch adds to the stream: value + bias, with where the gradient of the bias belongs."""
-
-    value: Array
-    bias: Array
-    dbias: Array
-
-
 class LayerNorm:
     """Layer normalisation of the residual stream, fused with the branch that is added just before it."""
 
@@ -126,65 +117,16 @@ class LayerNorm:
         )
         return self.stream, normal
 
-    def backward(self, dnormal: Array, dstream: Array) -> None:
-        """Adds to `dstream`; it is then the gradient of x and of the branch."""
-        self.ops.residual_layer_norm_backward(
-            dnormal,
-            dstream,
-            self.stream,
-            self.weight,
-            self.mean,
-            self.rstd,
-            dweight=self.dweight,
-            dbias=self.dbias,
-            dbranch_bias=self.branch and self.branch.dbias,
-        )
-
-
-class Dropout:
-    """Dropout of elements (Srivastava et al. 2014) and of an image's whole branch (Huang et al. 2016, 1603.09382)."""
-
-    def __init__(self, workspace: Workspace, name: str, rate: float, path_rate: float = 0.0) -> None:
-        self.workspace, self.ops, self.name = workspace, workspace.ops, name
-        self.rate, self.path_rate = rate, path_rate
-        self.keep: Array | None = None
-
-    def forward(self, x: Array, draws: Draws | None) -> Array:
-        """x (R, B, T, D) itself, or what is left of it where `draws` are given and a rate is above 0."""
-        self.keep = None
-        if draws is None or not (self.rate or self.path_rate):
-            return x
-        _, batch, tokens, width = x.shape
-        self.keep = self.workspace.saved(self.name, "keep", batch, tokens, width)
-        self.keep[...] = 1
-        if self.rate:
-            self.keep *= self.ops.asarray(draws.keep(self.name, (batch, tokens, width), self.rate))
-        if self.path_rate:
-            self.keep *= self.ops.asarray(draws.keep(f"{self.name} path", (batch, 1, 1), self.path_rate))
-        y = self.workspace.saved(self.name, "y", batch, tokens, width)
-        return self.ops.xp.multiply(x, self.keep, out=y)
-
-    def backward(self, dy: Array) -> Array:
-        if self.keep is None:
-            return dy
-        dx = self.workspace.scratch(self.name, "dx", *dy.shape[1:])
-        return self.ops.xp.multiply(dy, self.keep, out=dx)
-
-    def forward_branch(self, branch: Branch, draws: Draws | None) -> Branch:
-        """The branch with its bias added in place, then dropped; or the branch itself."""
-        if draws is None or not (self.rate or self.path_rate):
-            self.keep = None
-            return branch
-        value = self.forward(self.ops.add_bias(branch.value, branch.bias), draws)
-        return Branch(value, self.ops.zeros(branch.bias.shape), branch.dbias)
-
-    def backward_branch(self, dstream: Array, dbias: Array) -> Array:
-        """The gradient of the branch; overwrites that of its bias where something was dropped."""
-        if self.keep is None:
+    def backward(self, dnormal: Array, dstream: Array) -> Array:
+        """Adds to `dstream`; it is then the gradient of x and of the branch. Returns it as an operand."""
+        arrays = (dnormal, dstream, self.stream, self.weight, self.mean, self.rstd)
+        sums = {"dweight": self.dweight, "dbias": self.dbias, "dbranch_bias": self.branch and self.branch.dbias}
+        if not self.ops.rounds_operands:
+            self.ops.residual_layer_norm_backward(*arrays, **sums)
             return dstream
-        dvalue = self.backward(dstream)
-        self.ops.sum_tokens(dvalue, out=dbias)
-        return dvalue
+        rounded = self.workspace.scratch("stream", "rounded", *dstream.shape[1:])
+        self.ops.residual_layer_norm_backward_rounded(*arrays, **sums, rounded=rounded)
+        return rounded
 
 
 class Attention:
@@ -194,9 +136,10 @@ class Attention:
         self.workspace, self.ops, self.name = workspace, workspace.ops, name
         self.position = position
         self.heads, self.head_width = config.heads, config.head_width
-        self.scale = config.head_width**-0.5
+        self.scale, self.prefix = config.head_width**-0.5, config.prefix
         self.qkv = Linear(workspace, f"{name}.qkv")
         self.proj = Linear(workspace, f"{name}.proj")
+        self.fused = position.fusible and self.ops.fuses_attention(config.tokens, config.head_width)
 
     @staticmethod
     def declare(name: str, config: ViTConfig) -> list[Parameter]:
@@ -210,22 +153,50 @@ class Attention:
         ws = self.workspace
         projected = self.qkv.product(x, ws.saved(self.name, "qkv", batch, tokens, 3 * width))
         projected = projected.reshape(*x.shape[:3], 3, self.heads, self.head_width)
-        self.position.rotate_queries_keys(projected, self.qkv.bias, self.scale)
-        self.q, self.k, self.v = (projected[:, :, :, i].swapaxes(2, 3) for i in range(3))
-        scores = ws.saved(self.name, "probabilities", batch, self.heads, tokens, tokens)
-        self.ops.matmul(self.q, self.k, trans_b=True, out=scores)
-        self.position.add_to_scores(scores)
-        self.probabilities = self.ops.softmax(scores)
         mixed = ws.saved(self.name, "mixed", batch, tokens, width)
-        self.ops.matmul(self.probabilities, self.v, out=self._by_head(mixed))
+        if self.fused:
+            self.projected, self.mixed = projected, mixed
+            self.logsumexp = ws.saved(self.name, "logsumexp", batch, self.heads, tokens)
+            self.ops.attention(
+                projected, self.qkv.bias, self.scale, *self.rotation, out=mixed, logsumexp=self.logsumexp
+            )
+        else:
+            self.position.rotate_queries_keys(projected, self.qkv.bias, self.scale)
+            self.q, self.k, self.v = (projected[:, :, :, i].swapaxes(2, 3) for i in range(3))
+            scores = ws.saved(self.name, "probabilities", batch, self.heads, tokens, tokens)
+            self.ops.matmul(self.q, self.k, trans_b=True, out=scores)
+            self.position.add_to_scores(scores)
+            self.probabilities = self.ops.softmax(scores)
+            self.ops.matmul(self.probabilities, self.v, out=self._by_head(mixed))
         value = self.proj.product(mixed, ws.scratch(self.name, "branch", batch, tokens, width))
         return Branch(value, self.proj.bias, self.proj.dbias)
 
     def backward(self, dbranch: Array) -> Array:
         _, batch, tokens, width = dbranch.shape
-        ws, matmul = self.workspace, self.ops.matmul
-        dmixed = self._by_head(self.proj.product_backward(dbranch))
+        ws = self.workspace
+        dmixed = self.proj.product_backward(dbranch)
         dprojected = ws.scratch(self.name, "dqkv", batch, tokens, 3, self.heads, self.head_width)
+        if self.fused:
+            self.ops.attention_backward(
+                dmixed,
+                self.projected,
+                self.qkv.bias,
+                self.scale,
+                *self.rotation,
+                self.mixed,
+                self.logsumexp,
+                dqkv=dprojected,
+                dbias=self.qkv.dbias,
+            )
+        else:
+            self._backward_by_products(self._by_head(dmixed), dprojected)
+            self.position.rotate_queries_keys_backward(dprojected, self.scale, dbias=self.qkv.dbias)
+        return self.qkv.product_backward(dprojected.reshape(*dbranch.shape[:3], 3 * width))
+
+    def _backward_by_products(self, dmixed: Array, dprojected: Array) -> None:
+        """From dmixed, a view (R, B, H, T, K), overwrites `dprojected` (R, B, T, 3, H, K)."""
+        _, batch, _, tokens, _ = dmixed.shape
+        ws, matmul = self.workspace, self.ops.matmul
         dq, dk, dv = (dprojected[:, :, :, i].swapaxes(2, 3) for i in range(3))
         dscores = ws.scratch(self.name, "dscores", batch, self.heads, tokens, tokens)
         matmul(dmixed, self.v, trans_b=True, out=dscores)
@@ -234,8 +205,10 @@ class Attention:
         self.position.add_to_scores_backward(dscores)
         matmul(dscores, self.k, out=dq)
         matmul(dscores, self.q, trans_a=True, out=dk)
-        self.position.rotate_queries_keys_backward(dprojected, self.scale, dbias=self.qkv.dbias)
-        return self.qkv.product_backward(dprojected.reshape(*dbranch.shape[:3], 3 * width))
+
+    @property
+    def rotation(self) -> tuple[Array | None, Array | None, int]:
+        return (*self.position.rotation, self.prefix)
 
     def _by_head(self, x: Array) -> Array:
         """The view (R, B, H, T, K) of (R, B, T, D)."""
@@ -257,7 +230,7 @@ class Mlp:
             f"{name}.fc2", config.hidden, config.width, config.init_std
         )
 
-    def forward(self, x: Array, draws: Draws | None = None) -> Branch:
+    def forward(self, x: Array, draws: AnyDraws = None) -> Branch:
         """(R, B, T, D) to a branch of the same shape."""
         _, batch, tokens, width = x.shape
         ws, hidden = self.workspace, self.fc1.outputs
@@ -297,19 +270,22 @@ class Block:
             + Mlp.declare(f"{name}.mlp", config)
         )
 
-    def forward(self, stream: Array, branch: Branch | None, draws: Draws | None = None) -> tuple[Array, Branch]:
+    def forward(self, stream: Array, branch: Branch | None, draws: AnyDraws = None) -> tuple[Array, Branch]:
         """The stream (R, B, T, D) and the branch still to be added to it, in and out."""
         stream, normal = self.norm1.forward(stream, branch)
         branch = self.drop1.forward_branch(self.attn.forward(normal), draws)
         stream, normal = self.norm2.forward(stream, branch)
         return stream, self.drop2.forward_branch(self.mlp.forward(normal, draws), draws)
 
-    def backward(self, dstream: Array) -> None:
-        """Turns `dstream` from the gradient of the block's output into that of its input."""
-        dbranch = self.drop2.backward_branch(dstream, self.mlp.fc2.dbias)
-        self.norm2.backward(self.mlp.backward(dbranch), dstream)
-        dbranch = self.drop1.backward_branch(dstream, self.attn.proj.dbias)
-        self.norm1.backward(self.attn.backward(dbranch), dstream)
+    def backward(self, dstream: Array, operand: Array) -> Array:
+        """Turns `dstream` from the gradient of the block's output into that of its input.
+
+        `operand` is what products read of `dstream`, and the result is what they may then read.
+        """
+        dbranch = self.drop2.backward_branch(operand, self.mlp.fc2.dbias)
+        operand = self.norm2.backward(self.mlp.backward(dbranch), dstream)
+        dbranch = self.drop1.backward_branch(operand, self.attn.proj.dbias)
+        return self.norm1.backward(self.attn.backward(dbranch), dstream)
 
 
 class PatchEmbed:
@@ -318,7 +294,7 @@ class PatchEmbed:
     def __init__(self, workspace: Workspace, config: ViTConfig, position: Position) -> None:
         self.workspace, self.ops, self.config, self.position = workspace, workspace.ops, config, position
         self.proj = Linear(workspace, "patch_embed.proj")
-        self.drop = Dropout(workspace, "pos_drop", config.dropout)
+        self.drop = Dropout(workspace, "pos_drop", config.dropout, buffer="tokens")
 
     @staticmethod
     def declare(config: ViTConfig) -> list[Parameter]:
@@ -327,14 +303,14 @@ class PatchEmbed:
         declared = [Parameter(weight.name, (config.width, *patch), weight.initial, decay=True), bias]
         return declared + [Parameter("cls_token", (1, 1, config.width), weight.initial)] * config.prefix
 
-    def load(self, images: Array) -> None:
-        """Cuts images (R, B, h, w, channels) into the patches that `forward` reads."""
+    def inputs(self, batch: int) -> Array:
+        """The buffer of patches (R, B, N, C p p) that `forward` reads."""
         c = self.config
-        self.patches = self.workspace.saved("patch_embed", "patches", images.shape[1], c.patches, c.patch_width)
-        self.ops.patchify(images, c.patch_size, out=self.patches)
+        self.patches = self.workspace.saved("patch_embed", "patches", batch, c.patches, c.patch_width)
+        return self.patches
 
-    def forward(self, draws: Draws | None = None) -> Array:
-        """The loaded patches to tokens (R, B, T, D)."""
+    def forward(self, draws: AnyDraws = None) -> Array:
+        """The patches to tokens (R, B, T, D)."""
         c, batch, ws = self.config, self.patches.shape[1], self.workspace
         tokens = ws.saved("patch_embed", "tokens", batch, c.tokens, c.width)
         embedded = tokens
@@ -348,6 +324,7 @@ class PatchEmbed:
         return self.drop.forward(tokens, draws)
 
     def backward(self, dtokens: Array) -> None:
+        """From the operand dtokens (R, B, T, D)."""
         c, ws, batch = self.config, self.workspace, dtokens.shape[1]
         dtokens = self.drop.backward(dtokens)
         dembedded = dtokens
@@ -387,8 +364,8 @@ class Head:
             self.ops.copy_tokens(normal[:, :, :1], out=pooled)
         return self.linear.forward(pooled)[:, :, 0]
 
-    def backward(self, dlogits: Array, dstream: Array) -> None:
-        """From dlogits (R, B, C), overwrites `dstream` (R, B, T, D)."""
+    def backward(self, dlogits: Array, dstream: Array) -> Array:
+        """From dlogits (R, B, C), overwrites `dstream` (R, B, T, D). Returns it as an operand."""
         dpooled = self.linear.backward(dlogits[:, :, None])
         dnormal = self.workspace.scratch("head", "dnormal", *dstream.shape[1:])
         if self.config.pool == "mean":
@@ -397,4 +374,4 @@ class Head:
             self.ops.fill(dnormal, 0)
             self.ops.copy_tokens(dpooled, out=dnormal[:, :, :1])
         self.ops.fill(dstream, 0)
-        self.norm.backward(dnormal, dstream)
+        return self.norm.backward(dnormal, dstream)

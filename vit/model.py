@@ -10,7 +10,7 @@ from vit.errors import ConfigError
 from vit.layers import Block, Head, PatchEmbed
 from vit.parameters import Layout, Views, initialise
 from vit.positions import POSITIONS
-from vit.workspace import Draws, Workspace
+from vit.workspace import AnyDraws, Workspace
 
 
 def layout(config: ViTConfig) -> Layout:
@@ -28,6 +28,11 @@ class Network:
         self.config, self.workspace, self.ops = config, workspace, workspace.ops
         position = POSITIONS[config.position]
         self.position = position(config, workspace.ops, workspace.parameters, workspace.gradients)
+        if self.ops.rounds_operands and not self.position.traceable:
+            raise ConfigError(
+                f"precision: bf16 given with position {config.position!r}, which computes with arrays of its own; "
+                "valid are float32, tf32"
+            )
         self.patch_embed = PatchEmbed(workspace, config, self.position)
         rates = np.linspace(0, config.drop_path, config.depth)
         self.blocks = [
@@ -42,24 +47,33 @@ class Network:
 
     def load(self, images: Array, targets: Array | None = None) -> None:
         """Takes in images (R, B, h, w, channels) and soft targets (R, B, C)."""
-        self.patch_embed.load(images)
+        patches, wanted = self.inputs(images.shape[1])
+        self.ops.patchify(images, self.config.patch_size, out=patches)
         if targets is not None:
-            self.targets = self.workspace.scratch("head", "targets", *targets.shape[1:])
-            self.targets[...] = targets
+            wanted[...] = targets
 
-    def logits(self, draws: Draws | None = None) -> Array:
+    def inputs(self, batch: int) -> tuple[Array, Array]:
+        """The buffers of patches (R, B, N, C p p) and targets (R, B, C) that the next pass reads."""
+        self.targets = self.workspace.scratch("head", "targets", batch, self.config.classes)
+        return self.patch_embed.inputs(batch), self.targets
+
+    def logits(self, draws: AnyDraws = None) -> Array:
         """Logits (R, B, C) of the loaded images, good until the next call. Drops only with `draws`."""
         stream, branch = self.patch_embed.forward(draws), None
         for block in self.blocks:
             stream, branch = block.forward(stream, branch, draws)
         return self.head.forward(stream, branch)
 
-    def train(self, scale: float, draws: Draws | None = None) -> Array:
-        """Losses (R, B) of the loaded images; overwrites every gradient with that of `scale` times their sum."""
+    def train(self, scale: float, draws: AnyDraws = None, totals: Array | None = None) -> Array:
+        """Losses (R, B) of the loaded images; overwrites every gradient with that of `scale` times their sum.
+
+        `totals` (R, 2) is for backends that add up losses and right answers over the steps on the device.
+        """
         logits = self.logits(draws)
         losses = self.workspace.scratch("head", "losses", logits.shape[1])
         dlogits = self.workspace.scratch("head", "dlogits", *logits.shape[1:])
-        self.ops.cross_entropy(logits, self.targets, scale, losses=losses, dlogits=dlogits)
+        counted = {} if totals is None else {"totals": totals}
+        self.ops.cross_entropy(logits, self.targets, scale, losses=losses, dlogits=dlogits, **counted)
         self.backward(dlogits)
         return losses
 
@@ -68,10 +82,10 @@ class Network:
         c = self.config
         self.position.start_backward()
         dstream = self.workspace.scratch("head", "dstream", dlogits.shape[1], c.tokens, c.width)
-        self.head.backward(dlogits, dstream)
+        operand = self.head.backward(dlogits, dstream)
         for block in reversed(self.blocks):
-            block.backward(dstream)
-        self.patch_embed.backward(dstream)
+            operand = block.backward(dstream, operand)
+        self.patch_embed.backward(operand)
 
 
 class ViT:
@@ -88,6 +102,10 @@ class ViT:
         self.config, self.ops, self.seeds = config, ops, tuple(seeds)
         self.layout = layout(config)
         self.parameters = initialise(self.layout, ops, self.seeds)
+        self.weights = self.parameters
+        """The parameters as operands."""
+        if ops.rounds_operands:
+            self.weights = Views(self.layout, ops.empty_operand(self.parameters.flat.shape))
         self._network: Network | None = None
         self._gradients: list[dict[str, np.ndarray]] | None = None
 
@@ -96,8 +114,13 @@ class ViT:
         gradients = self.parameters
         if training:
             gradients = Views(self.layout, self.ops.zeros(self.parameters.flat.shape))
-        workspace = Workspace(ops or self.ops, self.parameters, gradients, capacity, training)
+        workspace = Workspace(ops or self.ops, self.parameters, self.weights, gradients, capacity, training)
         return Network(self.config, workspace)
+
+    def round_weights(self) -> None:
+        """Brings `weights` up to date after a change of the parameters."""
+        if self.ops.rounds_operands:
+            self.ops.round_operand(self.parameters.flat, self.weights.flat)
 
     def forward(self, images: Array) -> Array:
         """Logits (R, B, C), without dropout."""
@@ -165,6 +188,7 @@ class ViT:
         self.check_images(images)
         if self._network is None or self._network.workspace.capacity < images.shape[1]:
             self._network = self.network(images.shape[1])
+        self.round_weights()
         return self._network
 
 

@@ -74,7 +74,7 @@ class Views(Mapping[str, Array]):
     def __init__(self, layout: Layout, flat: Array) -> None:
         self.flat = flat
         self._views = {
-            name: flat[:, offset : offset + prod(shape)].reshape(len(flat), *shape)
+            name: flat[:, offset : offset + prod(shape)].reshape(len(flat), *shape, copy=False)
             for name, offset in layout.offsets.items()
             for shape in [layout.parameters[name].shape]
         }

@@ -1,28 +1,154 @@
-"""The GPU backend: `Ops` on CuPy arrays. The only module that imports cupy."""
+"""The GPU backend: `CudaOps` on the current CUDA device, through CuPy. The only module that imports cupy."""
 
+import contextlib
+import ctypes
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import cupy
 
-from vit.backend.ops import Ops
+from vit.backend.cublas import WORKSPACE_BYTES, Cublas
+from vit.backend.cuda_launch import address
+from vit.backend.cuda_ops import CudaOps, Replayable
+from vit.backend.cuda_sources import OPTIONS, file_of, text
+
+SHARED_BYTES = 48 << 10
+"""Dynamic shared memory that a kernel may have without asking."""
 
 
-class CupyOps(Ops):
-    """`Ops` on the current CUDA device."""
+COMPILERS = 8
+"""Sources that are compiled side by side."""
+TENSOR_CORES = 80
+"""The compute capability, times 10, from which on chips multiply bf16 and TF32."""
+
+
+class CupyOps(CudaOps):
+    """Fused CUDA kernels and cuBLAS products on the current device, in float32."""
+
+    def __init__(self, dtype: str = "float32", precision: str | None = None) -> None:
+        """`precision` of the products: "float32", "tf32" or "bf16"; by default bf16 where the chip multiplies it."""
+        if dtype != "float32":
+            raise ValueError(f"dtype: {dtype!r} given, the cupy backend has 'float32'")
+        valid = device_precisions()
+        if precision not in (None, *valid):
+            raise ValueError(f"precision: {precision!r} given, valid on this GPU are {', '.join(valid)}")
+        super().__init__(_device(cupy.cuda.Device().id), precision or valid[0])
+
+
+class CupyDevice:
+    """One CUDA device, one stream of it, and the kernels loaded there.
+
+    The stream becomes the current one of this thread, so that CuPy's own operations keep their place in the order of
+    the kernels; as a blocking stream it waits for, and is awaited by, the null stream of other threads.
+    """
 
     name = "cupy"
+    xp = cupy
 
-    def __init__(self, dtype: str = "float32") -> None:
-        super().__init__(cupy, dtype)
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.multiprocessors = int(cupy.cuda.Device(number).attributes["MultiProcessorCount"])
+        self.stream = cupy.cuda.Stream()
+        self.stream.use()  # and never `with self.stream`, whose end would make the null stream current
+        self._functions: dict[str, Any] = {}
+        self._products: dict[str, CupyProducts] = {}
+
+    def launch(
+        self, kernel: str, grid: Sequence[int], block: Sequence[int], shared_bytes: int, args: Sequence[Any]
+    ) -> None:
+        if kernel not in self._functions:
+            self.load({kernel})
+        function = self._functions[kernel]
+        if shared_bytes > SHARED_BYTES and function.max_dynamic_shared_size_bytes < shared_bytes:
+            function.max_dynamic_shared_size_bytes = shared_bytes
+        function(tuple(grid), tuple(block), tuple(args), shared_mem=shared_bytes, stream=self.stream)
+
+    def load(self, kernels: set[str]) -> None:
+        by_file: dict[str, list[str]] = {}
+        for kernel in sorted(kernels - self._functions.keys()):
+            by_file.setdefault(file_of(kernel), []).append(kernel)
+        with ThreadPoolExecutor(COMPILERS) as threads:
+            for functions in threads.map(self._compile, by_file.items()):
+                self._functions |= functions
+
+    def _compile(self, source: tuple[str, list[str]]) -> dict[str, Any]:
+        """Functions of one file for the chip's own architecture, from CuPy's cache on disk where they are there."""
+        file, kernels = source
+        with cupy.cuda.Device(self.number):
+            module = cupy.RawModule(code=text(file), options=OPTIONS, name_expressions=kernels)
+            return {kernel: module.get_function(kernel) for kernel in kernels}
+
+    def products(self, precision: str) -> "CupyProducts":
+        if precision not in self._products:
+            self._products[precision] = CupyProducts(_cublas_library(), self.stream, precision)
+        return self._products[precision]
+
+    def capture(self, work: Callable[[], Any]) -> Replayable:
+        self.stream.begin_capture()
+        try:
+            work()
+        except BaseException:
+            _abandon(self.stream)
+            raise
+        graph = self.stream.end_capture()
+        graph.upload(self.stream)
+        return _OnStream(graph, self.stream)
 
     def to_numpy(self, array: Any) -> Any:
-        return cupy.asnumpy(array)
+        return cupy.asnumpy(array, stream=self.stream)
+
+
+class CupyProducts(Cublas):
+    """cuBLAS on a CuPy stream, with its workspace."""
+
+    def __init__(self, library: ctypes.CDLL, stream: Any, precision: str) -> None:
+        self.workspace = cupy.empty(WORKSPACE_BYTES, dtype="uint8")
+        super().__init__(library, stream.ptr, address(self.workspace), WORKSPACE_BYTES, precision)
+
+
+class _OnStream:
+    """A graph that always runs on the stream of the kernels."""
+
+    def __init__(self, graph: Any, stream: Any) -> None:
+        self._graph, self._stream = graph, stream
+
+    def launch(self) -> None:
+        self._graph.launch(self._stream)
+
+
+@cache
+def _device(number: int) -> CupyDevice:
+    """The one of this process: loaded kernels and the stream are shared by all its models."""
+    return CupyDevice(number)
+
+
+def _cublas_library() -> ctypes.CDLL:
+    """The libcublas that CuPy itself loads, from its wheels or from the CUDA toolkit."""
+    from cuda.pathfinder import load_nvidia_dynamic_lib
+
+    return ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
+
+
+def _abandon(stream: Any) -> None:
+    """Ends a capture that failed, so that the stream can be used again."""
+    with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):
+        stream.end_capture()
+
+
+def device_precisions() -> tuple[str, ...]:
+    """What the products of the current device may be, the fastest first."""
+    tensor_cores = int(cupy.cuda.Device().compute_capability) >= TENSOR_CORES
+    return ("bf16", "tf32", "float32") if tensor_cores else ("float32",)
 
 
 def device_problem() -> str | None:
     """Why no CUDA device can be used, in one line, or None."""
+    runtime = cupy.cuda.runtime
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
+        if not runtime.driverGetVersion():
+            return "there is no NVIDIA driver"
+        return None if runtime.getDeviceCount() else "the NVIDIA driver finds no GPU"
+    except runtime.CUDARuntimeError as error:
         return f"CUDA finds no usable GPU ({error})"
-    return None if count else "CUDA finds no GPU"

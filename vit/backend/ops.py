@@ -6,6 +6,9 @@ backends override what is worth fusing and are tested against it.
 Shapes: R runs, B images, N tokens, D width, H heads, K head width, F hidden width, C classes, P parameters. Arrays of
 activations are C-contiguous (R, B, N, D) unless a docstring says "view". Parameters are (R, ...) views into (R, P).
 
+A backend may keep what matrix products read in a narrower type (bf16) than everything else: such arrays are "operands"
+in a docstring. Here both types are the same.
+
 Rules: an argument named `out`, or named in the docstring's "Overwrites", is written; nothing else is. Gradients are
 overwritten, not accumulated, unless the docstring says "adds".
 """
@@ -45,6 +48,17 @@ class Ops:
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         return self.xp.zeros(shape, dtype=self.dtype)
+
+    rounds_operands = False
+    """Whether operands have a narrower type than `dtype`."""
+
+    def empty_operand(self, shape: tuple[int, ...]) -> Array:
+        """An array of the type that products read."""
+        return self.empty(shape)
+
+    def round_operand(self, x: Array, out: Array) -> None:
+        """Overwrites the operand `out` with `x`, of the same shape, rounded to its type."""
+        out[...] = x
 
     # Products
 
@@ -100,6 +114,27 @@ class Ops:
     def fill(self, out: Array, value: float) -> None:
         """Sets every element of a contiguous array."""
         out[...] = value
+
+    def dropout(
+        self,
+        x: Array,
+        bias: Array | None,
+        *,
+        rate: float,
+        path_rate: float,
+        seeds: Array,
+        step: Array,
+        site: int,
+        out: Array,
+    ) -> None:
+        """out = (x + bias) keep, (R, B, N, D): keep of an element is 0 with probability `rate`, else 1 / (1 - rate),
+        times the same of a whole image with `path_rate`.
+
+        Drawn on the device from seeds (R,), the counter step (1,) and `site`, a number of the place in the model; the
+        same address gives the same draws, so a call on the gradient, without bias, is the backward pass. Only where
+        a graph of the device calls for it: elsewhere the host draws.
+        """
+        raise NotImplementedError(f"dropout: the {self.name} backend draws on the host")
 
     # Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over a residual stream
 
@@ -158,6 +193,26 @@ class Ops:
         dstream += rstd[..., None] * (dnormal - dnormal.mean(axis=-1, keepdims=True) - normal * projection)
         if dbranch_bias is not None:
             self.xp.sum(dstream, axis=(1, 2), out=dbranch_bias)
+
+    def residual_layer_norm_backward_rounded(
+        self,
+        dout: Array,
+        dstream: Array,
+        stream: Array,
+        weight: Array,
+        mean: Array,
+        rstd: Array,
+        *,
+        dweight: Array,
+        dbias: Array,
+        dbranch_bias: Array | None,
+        rounded: Array,
+    ) -> None:
+        """`residual_layer_norm_backward`, and overwrites the operand `rounded` with the new `dstream`."""
+        self.residual_layer_norm_backward(
+            dout, dstream, stream, weight, mean, rstd, dweight=dweight, dbias=dbias, dbranch_bias=dbranch_bias
+        )
+        self.round_operand(dstream, rounded)
 
     # GELU (Hendrycks and Gimpel 2016, arXiv 1606.08415), exact: x Phi(x), Phi the normal distribution function
 
@@ -221,6 +276,79 @@ class Ops:
         turned = even * cos - odd * sin
         odd[...] = even * sin + odd * cos
         even[...] = turned
+
+    def fuses_attention(self, tokens: int, head_width: int) -> bool:
+        """Whether the layers call `attention` for such heads, rather than products and a softmax."""
+        return False
+
+    def attention(
+        self,
+        qkv: Array,
+        bias: Array,
+        scale: float,
+        cos: Array | None,
+        sin: Array | None,
+        prefix: int,
+        *,
+        out: Array,
+        logsumexp: Array,
+    ) -> None:
+        """`qkv_bias_rotate` (no rotation where `cos` is None) and out = softmax(q k^T) v for every head.
+
+        `qkv` (R, B, N, 3, H, K) is the bare product and stays so. Overwrites `out` (R, B, N, H K) and `logsumexp`
+        (R, B, H, N), that of each row of scores (Dao et al. 2022, arXiv 2205.14135).
+        """
+        q, k, v = self._by_head(self._biased(qkv, bias, scale, cos, sin, prefix))
+        scores = self.matmul(q, k, trans_b=True)
+        top = scores.max(axis=-1)
+        logsumexp[...] = top + self.xp.log(self.xp.exp(scores - top[..., None]).sum(axis=-1))
+        mixed = self.matmul(self.xp.exp(scores - logsumexp[..., None]), v)
+        out.reshape(*qkv.shape[:3], *qkv.shape[4:]).swapaxes(2, 3)[...] = mixed
+
+    def attention_backward(
+        self,
+        dout: Array,
+        qkv: Array,
+        bias: Array,
+        scale: float,
+        cos: Array | None,
+        sin: Array | None,
+        prefix: int,
+        out: Array,
+        logsumexp: Array,
+        *,
+        dqkv: Array,
+        dbias: Array,
+    ) -> None:
+        """Overwrites `dqkv` (R, B, N, 3, H, K), the gradient of the bare product, and `dbias` (R, 3 H K)."""
+        q, k, v = self._by_head(self._biased(qkv, bias, scale, cos, sin, prefix))
+        dq, dk, dv = self._by_head(dqkv)
+        heads = (*qkv.shape[:3], *qkv.shape[4:])
+        dmixed, mixed = (x.reshape(heads).swapaxes(2, 3) for x in (dout, out))
+        probabilities = self.xp.exp(self.matmul(q, k, trans_b=True) - logsumexp[..., None])
+        dscores = self.matmul(dmixed, v, trans_b=True) - (dmixed * mixed).sum(axis=-1, keepdims=True)
+        dscores *= probabilities
+        dq[...] = self.matmul(dscores, k)
+        dk[...] = self.matmul(dscores, q, trans_a=True)
+        dv[...] = self.matmul(probabilities, dmixed, trans_a=True)
+        if cos is None:
+            self.qkv_bias_backward(dqkv, scale, dbias=dbias)
+        else:
+            self.qkv_bias_rotate_backward(dqkv, scale, cos, sin, prefix, dbias=dbias)
+
+    def _biased(
+        self, qkv: Array, bias: Array, scale: float, cos: Array | None, sin: Array | None, prefix: int
+    ) -> Array:
+        qkv = qkv.copy()
+        if cos is None:
+            self.qkv_bias(qkv, bias, scale)
+        else:
+            self.qkv_bias_rotate(qkv, bias, scale, cos, sin, prefix)
+        return qkv
+
+    def _by_head(self, qkv: Array) -> tuple[Array, ...]:
+        """Queries, keys and values as views (R, B, H, N, K)."""
+        return tuple(qkv[:, :, :, i].swapaxes(2, 3) for i in range(3))
 
     def softmax(self, x: Array) -> Array:
         """Softmax over the last axis. Overwrites `x`."""

@@ -30,8 +30,14 @@ class Position:
     An encoding that computes with array expressions of its own leaves it False: it works the same, only slower.
     """
 
+    fusible: ClassVar[bool] = False
+    """True where attention may be one kernel: queries and keys turn by `rotation` alone, scores stay as they are."""
+    rotation: tuple[Array | None, Array | None] = (None, None)
+    """Cosines and sines (N, K/2) of the angles by which pairs of channels turn; None for no turning."""
+
     def __init_subclass__(cls) -> None:
-        cls.traceable = cls.__dict__.get("traceable", False)  # never inherited: the hooks may be others
+        for flag in ("traceable", "fusible"):
+            setattr(cls, flag, cls.__dict__.get(flag, False))  # never inherited: the hooks may be others
 
     def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:
         """`parameters` and `gradients` hold what `declare` declares, (R, *shape) each."""

@@ -21,7 +21,7 @@ TABLE_STD = 0.02
 class LearnedPosition(Position):
     """A table (N, D), truncated normal of std 0.02 at the start, added to the patch tokens."""
 
-    traceable = True
+    traceable = fusible = True
     description = "a learned table (patches x width), added to the tokens"
 
     def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:

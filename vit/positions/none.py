@@ -6,5 +6,5 @@ from vit.positions.base import Position
 class NoPosition(Position):
     """Nothing. The model is then permutation-equivariant over patches."""
 
-    traceable = True
+    traceable = fusible = True
     description = "no position: the patches are a bag"

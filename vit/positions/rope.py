@@ -19,7 +19,7 @@ class RotaryPosition(Position):
     """Turns pairs of channels (2j, 2j+1) of queries and keys: the first K/2 channels with the column, the rest with
     the row. A score then depends on the displacement of two patches only."""
 
-    traceable = True
+    traceable = fusible = True
     description = "2-D rotary: queries and keys turn with column and row"
 
     def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:
@@ -27,6 +27,7 @@ class RotaryPosition(Position):
         angles = rotary_angles(config.grid, config.head_width)
         self.cos = ops.asarray(np.cos(angles))
         self.sin = ops.asarray(np.sin(angles))
+        self.rotation = self.cos, self.sin
 
     @classmethod
     def check(cls, config: "ViTConfig") -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class SinusoidalPosition(Position):
     """[sin x w, cos x w, sin y w, cos y w] with w_i = 10000^(-i/(D/4-1)), i < D/4, added to the patch tokens."""
 
-    traceable = True
+    traceable = fusible = True
     description = "fixed 2-D sines and cosines, added to the tokens"
 
     def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:

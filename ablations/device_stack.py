@@ -1,0 +1,116 @@
+"""A stack of runs on a GPU: the data set lies in device memory, an epoch is so many launches of one graph, and what it
+came to is read back once, at its end."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ablations.config import RunConfig
+from ablations.stack import EVALUATED, Stack, finite
+from vit.graph_engine import GraphEngine, Recipe, Training
+
+STEPS_AT_ONCE = 16
+"""Steps started between two looks at the clock and at whether the run shall end."""
+
+
+def loads_on_device(configs: Sequence[RunConfig]) -> bool:
+    """Whether kernels make the whole batch of such runs; other batches are made by the host and brought over."""
+    first = configs[0]
+    drawn_by_host = first.trivial_augment or first.erase or first.mixup or first.cutmix
+    return not drawn_by_host and len({config.label_smoothing for config in configs}) == 1
+
+
+class DeviceStack(Stack):
+    """As `Stack`, for a backend whose engine captures steps. The same batches; crops, flips and dropout are drawn by
+    counters on the device, and so other than on a CPU."""
+
+    engine: GraphEngine
+
+    def train_epoch(self, epoch: int) -> list[float]:
+        if not self._loads_on_device:
+            return super().train_epoch(epoch)
+        first = max(len(member.losses) for member in self.members)
+        sums = [[sum(member.losses) * self.batch_size, 0.0] for member in self.members]
+        self._start_epoch(epoch)
+        self.engine.totals = np.array(sums)
+        for step in range(first, self.steps, STEPS_AT_ONCE):
+            done = min(step + STEPS_AT_ONCE, self.steps)
+            self.engine.train(self._training_set, self._recipe, done - step, self.steps)
+            if any(member.keeper.due() for _, member in self.live):
+                self._note(epoch, done)
+                self.keep()
+            if not self.live:
+                break
+        self._note(epoch, self.steps)
+        means = [float("nan") if member.over else member.losses[0] for member in self.members]
+        for member in self.members:
+            member.losses = []
+        return means
+
+    def step(self, images: np.ndarray, targets: np.ndarray, rates: np.ndarray) -> list[float]:
+        losses = self.engine.step(images, targets, rates)  # which averages the weights, too
+        return [float(loss) for loss in self.model.ops.to_numpy(losses)]
+
+    def validation_probabilities(self) -> np.ndarray:
+        return self._evaluate(self._training_set, np.stack([member.feed.held_out for member in self.members]))
+
+    def test_probabilities(self) -> np.ndarray:
+        test = self._resident(self.dataset.test_images, self.dataset.test_labels)
+        return self._evaluate(test, np.stack([np.arange(len(self.dataset.test_images))] * len(self.members)))
+
+    def trial(self) -> Callable[[], object]:
+        if not self._loads_on_device:
+            return super().trial()
+        self._start_epoch(1, peak=0.0)
+
+        def step() -> object:
+            self.engine.train(self._training_set, self._recipe, 1, self.steps)
+            return self.engine.totals
+
+        return step
+
+    def _make_engine(self, training: Training, threads: int | None) -> tuple[Any, Any]:
+        engine = GraphEngine(self.model, training, self.batch_size, ema=self.config.ema)
+        self.engine = engine
+        self._training_set = self._resident(self.dataset.train_images, self.dataset.train_labels)
+        config = self.config
+        self._loads_on_device = loads_on_device([member.config for member in self.members])
+        self._recipe = Recipe(config.label_smoothing, config.crop_padding, config.flip)
+        return engine, engine.optimizer.average
+
+    def _resident(self, images: np.ndarray, labels: np.ndarray) -> Any:
+        mean, std = (np.stack([getattr(m.feed, name) for m in self.members]) for name in ("mean", "std"))
+        return self.engine.resident(images, labels, mean, std)
+
+    def _start_epoch(self, epoch: int, peak: float = 1.0) -> None:
+        """Tells the engine each run's images and rates (times `peak`) of an epoch; a run that is over rests."""
+        taken = slice(self.steps * self.batch_size)
+        order = np.stack([member.feed.chosen[member.feed.order(epoch)[taken]] for member in self.members])
+        rates: list[list[float]] = []
+        schedules: dict[tuple[float, ...], list[float]] = {}
+        for member in self.members:
+            config = member.config
+            schedule = (config.learning_rate, config.warmup_epochs, float(config.epochs))
+            if schedule not in schedules:
+                steps = range((epoch - 1) * self.steps, epoch * self.steps)
+                schedules[schedule] = [peak * member.rate(step) for step in steps]
+            rates.append([0.0] * self.steps if member.over else schedules[schedule])
+        self.engine.start_epoch(order, np.array(rates))
+
+    def _note(self, epoch: int, done: int) -> None:
+        """Reads the mean loss of the first `done` steps of an epoch into each run's losses."""
+        means = self.engine.totals[:, 0] / (done * self.batch_size)
+        for r, member in self.live:
+            with self.own(member):
+                member.losses = [finite("training", float(means[r]), epoch)] * done
+
+    def _evaluate(self, data: Any, order: np.ndarray) -> np.ndarray:
+        """(R, n, C) float32 of each run's images numbered `order` (R, n)."""
+        ops, parts = self.model.ops, []
+        size = max(1, EVALUATED // self.batch_size) * self.batch_size
+        with self._evaluated_weights():
+            for start in range(0, order.shape[1], size):
+                logits = self.engine.evaluate(data, order[:, start : start + size])
+                parts.append(ops.to_numpy(ops.softmax(logits)))
+        return np.concatenate(parts, axis=1)

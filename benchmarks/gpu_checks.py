@@ -1,0 +1,232 @@
+"""Whether a device computes what it should: every operation, whole gradients, stacks, and training.
+
+Each check is a number and its limit. They run on a GPU first thing in `python -m benchmarks.gpu` and in the tests
+marked `gpu`; the tests on a CPU run them through the same kernels and engine on another device.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.shapes import POSITIONS
+from tests.operations import CASES, KEPT, Case, Maker, cases_of
+from vit import ViT, ViTConfig, get_ops, one_hot
+from vit.backend import Array, Ops
+from vit.backend.cuda_ops import CudaOps
+from vit.engine import Engine
+from vit.graph_engine import GraphEngine, Training
+
+LIMITS = {"float32": 2e-5, "tf32": 2e-3, "bf16": 1.6e-2}
+"""Largest error of an operation over the largest magnitude: some roundings of float32, TF32 (11 bits), bf16 (8)."""
+GRADIENT_LIMITS = {"float32": 1e-4, "tf32": 2e-2, "bf16": 8e-2}
+LOSS_LIMITS = {"float32": 1e-4, "tf32": 2e-3, "bf16": 2e-2}
+OWN_WAY = ("sum_of_squares", "adamw")
+"""Operations that a graph does in a launch of its own; the losses of ten steps check those."""
+
+ROUNDED = {
+    "matmul": ("a", "b"),
+    "residual_layer_norm": ("branch", "out"),
+    "residual_layer_norm_backward": ("dout",),
+    "bias_gelu": ("x", "out"),
+    "bias_gelu_backward": ("dy", "derivative"),
+    "qkv_bias": ("qkv",),
+    "qkv_bias_backward": ("dqkv",),
+    "qkv_bias_rotate": ("qkv",),
+    "qkv_bias_rotate_backward": ("dqkv",),
+    "softmax": ("x",),
+    "softmax_backward": ("dy", "y"),
+    "mean_tokens": ("x", "out"),
+    "mean_tokens_backward": ("dy", "out"),
+    "cross_entropy": ("dlogits",),
+}
+"""The arguments that are operands, and so bf16 where products are."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: the error that was found, and the largest that passes."""
+
+    name: str
+    error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.limit  # and not where the error is NaN
+
+
+def operations(ops: CudaOps, runs: int = 2) -> Iterator[Check]:
+    """Every operation against float64 `Ops`, on the arrays as the device holds them."""
+    yield from _prepared(ops, lambda: _operations(ops, runs))
+
+
+def _prepared(ops: CudaOps, checks: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """The checks, after all their kernels are compiled at once, which running them without launching tells."""
+    with np.errstate(all="ignore"):
+        ops.load_kernels(lambda: list(checks()))
+    return checks()
+
+
+def _operations(ops: CudaOps, runs: int) -> Iterator[Check]:
+    for method, make in CASES:
+        if method not in OWN_WAY:
+            yield Check(make.__name__, max(_errors(ops, method, make, runs)), LIMITS[ops.precision])
+    for position in ("none", "rope"):
+        yield Check(f"attention, {position}", _attention(ops, position), 2 * LIMITS[ops.precision])
+
+
+def _errors(ops: CudaOps, method: str, make: Maker, runs: int) -> Iterator[float]:
+    narrow = ROUNDED.get(method, ()) if ops.rounds_operands else ()
+    for case in cases_of(method, make, runs):
+        held = {name: on_device(ops, array, name in narrow, name) for name, array in case.arrays.items()}
+        exact = Case({name: from_device(ops, array) for name, array in held.items()}, case.written, case.other)
+        expected = exact.run(Ops(np, "float64"), method)
+        getattr(ops, method)(**held, **case.other)
+        amplified = expected.arrays.get("rstd", np.ones(1)).max()  # rounding, where a norm divides by little
+        for name in case.written:
+            value = expected.arrays[name]
+            yield float(np.abs(from_device(ops, held[name]) - value).max() / max(amplified, np.abs(value).max()))
+
+
+def on_device(ops: CudaOps, array: Array, narrow: bool, name: str = "") -> Array:
+    """A float64 array of the host as the device would hold it."""
+    if name in KEPT:
+        return ops.xp.asarray(array)
+    wide = ops.xp.asarray(array.astype(np.float32))
+    if not narrow:
+        return wide
+    operand = ops.empty_operand(array.shape)
+    with np.errstate(invalid="ignore"):
+        ops.round_operand(wide, operand)
+    return operand
+
+
+def from_device(ops: CudaOps, array: Array) -> np.ndarray:
+    """An array of the device in float64 on the host; bf16 are uint16 of the same bits."""
+    host = np.ascontiguousarray(ops.to_numpy(array))
+    if host.dtype == np.uint16:
+        host = (host.astype(np.uint32) << 16).view(np.float32)
+    return host.astype(np.float64)
+
+
+def _attention(ops: CudaOps, position: str) -> float:
+    """The largest error of the fused attention and its gradients, tokens that fill no tile, with a class token."""
+    rng, reference, worst = np.random.default_rng(11), Ops(np, "float64"), 0.0
+    for batch, tokens, heads, width in ((2, 17, 2, 16), (1, 65, 3, 32), (2, 5, 1, 64)):
+        angles = rng.normal(size=(tokens - 1, width // 2))
+        cos, sin = (np.cos(angles), np.sin(angles)) if position == "rope" else (None, None)
+        shape = (2, batch, tokens, 3, heads, width)
+        qkv, dout = rng.normal(size=shape), rng.normal(size=(*shape[:3], heads * width))
+        bias = on_device(ops, rng.normal(size=(2, 3 * heads * width)), narrow=False)
+        held, dheld = (on_device(ops, x, ops.rounds_operands) for x in (qkv, dout))
+        tables = [None if t is None else on_device(ops, t, narrow=False) for t in (cos, sin)]
+        out, dqkv = ops.empty_operand(dout.shape), ops.empty_operand(shape)
+        logsumexp, dbias = ops.empty((2, batch, heads, tokens)), ops.empty((2, 3 * heads * width))
+        scale = width**-0.5
+        ops.attention(held, bias, scale, *tables, 1, out=out, logsumexp=logsumexp)
+        ops.attention_backward(dheld, held, bias, scale, *tables, 1, out, logsumexp, dqkv=dqkv, dbias=dbias)
+        exact = [None if x is None else from_device(ops, x) for x in (held, bias, *tables, dheld)]
+        wanted = [np.empty(x.shape) for x in (out, logsumexp, dqkv, dbias)]
+        reference.attention(exact[0], exact[1], scale, exact[2], exact[3], 1, out=wanted[0], logsumexp=wanted[1])
+        forward = (exact[0], exact[1], scale, exact[2], exact[3], 1, wanted[0], wanted[1])
+        reference.attention_backward(exact[4], *forward, dqkv=wanted[2], dbias=wanted[3])
+        for ours, theirs in zip((out, logsumexp, dqkv, dbias), wanted, strict=True):
+            worst = max(worst, float(np.abs(from_device(ops, ours) - theirs).max() / np.abs(theirs).max()))
+    return worst
+
+
+def small(position: str, **changes: object) -> ViTConfig:
+    """A model with the shapes that a chip finds awkward: 17 tokens, 7 classes."""
+    fields = {
+        "image_size": 16,
+        "patch_size": 4,
+        "channels": 3,
+        "classes": 7,
+        "width": 32,
+        "depth": 2,
+        "heads": 2,
+        "position": position,
+        "pool": "cls",
+    }
+    return ViTConfig(**fields | changes)  # type: ignore[arg-type]
+
+
+def images_and_labels(config: ViTConfig, runs: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(13)
+    side = config.image_size
+    images = rng.normal(size=(runs, batch, side, side, config.channels)).astype(np.float32)
+    return images, rng.integers(config.classes, size=(runs, batch))
+
+
+def gradients(ops: CudaOps, positions: Sequence[str] = POSITIONS) -> Iterator[Check]:
+    """The gradients of the whole model against float64: the worst array's largest error over its largest element."""
+    yield from _prepared(ops, lambda: _gradients(ops, positions))
+
+
+def _gradients(ops: CudaOps, positions: Sequence[str]) -> Iterator[Check]:
+    for position in positions:
+        config = small(position)
+        images, labels = images_and_labels(config, 2, 5)
+        ours, exact = (ViT(config, each, seeds=[1, 2]) for each in (ops, get_ops("numpy", "float64")))
+        for model in (ours, exact):
+            for run in range(2):
+                model.load_state_dict(_scrambled(exact.state_dict(run), run), run)
+        loss, wanted = (model.loss_and_gradients(images, labels) for model in (ours, exact))
+        limit = GRADIENT_LIMITS[ops.precision]
+        yield Check(f"loss, {position}", distance(from_device(ops, loss), wanted), limit)
+        for run in range(2):
+            theirs = without_key_bias(exact.gradients(run))
+            mine = without_key_bias(ours.gradients(run))
+            worst = max(distance(mine[name], theirs[name]) for name in theirs)
+            yield Check(f"gradients, {position}, run {run}", worst, limit)
+
+
+def stacks(ops: CudaOps, runs: int = 8, steps: int = 4) -> Iterator[Check]:
+    """R runs together against each alone: losses of some captured steps."""
+    config = small("rope", pool="mean")
+    images, labels = images_and_labels(config, runs, 6)
+    targets = one_hot(labels, config.classes, 0.1).astype(np.float32)
+
+    def losses(chosen: slice) -> np.ndarray:
+        model = ViT(config, ops, seeds=list(range(runs))[chosen])
+        engine = GraphEngine(model, Training(), images.shape[1])
+        steps_made = [engine.step(images[chosen], targets[chosen], 3e-3) for _ in range(steps)]
+        return np.stack([from_device(ops, loss) for loss in steps_made])
+
+    alone = np.concatenate([losses(slice(run, run + 1)) for run in range(runs)], axis=1)
+    yield Check(f"R={runs} against {runs} x R=1", distance(losses(slice(None)), alone), LOSS_LIMITS[ops.precision])
+
+
+def training(ops: CudaOps, positions: Sequence[str] = POSITIONS, steps: int = 10) -> Iterator[Check]:
+    """The losses of ten steps against the NumPy backend: clipping, AdamW and rounded copies included."""
+    for position in positions:
+        config = small(position)
+        images, labels = images_and_labels(config, 1, 6)
+        targets = one_hot(labels, config.classes, 0.1).astype(np.float32)
+        device = GraphEngine(ViT(config, ops, seeds=[3]), Training(), 6)
+        cpu = Engine(ViT(config, get_ops("numpy"), seeds=[3]), Training(), 6, threads=1)
+        ours = [from_device(ops, device.step(images, targets, 3e-3)) for _ in range(steps)]
+        theirs = [cpu.step(images, targets, 3e-3) for _ in range(steps)]
+        cpu.close()
+        yield Check(f"ten losses, {position}", distance(np.stack(ours), np.stack(theirs)), LOSS_LIMITS[ops.precision])
+
+
+CHECKS: tuple[Callable[[CudaOps], Iterator[Check]], ...] = (operations, gradients, stacks, training)
+
+
+def distance(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference over the largest expected magnitude."""
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+def without_key_bias(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without the gradient that softmax cannot see: it is rounding alone."""
+    parts = {name: np.split(value, 3) for name, value in state.items() if name.endswith("qkv.bias")}
+    return state | {name: np.concatenate([query, value]) for name, (query, _, value) in parts.items()}
+
+
+def _scrambled(state: dict[str, np.ndarray], run: int) -> dict[str, np.ndarray]:
+    """Weights far from their start: no bias of zero, no norm of one, scores that matter."""
+    rng = np.random.default_rng((17, run))
+    return {name: state[name] + 0.25 * rng.normal(size=state[name].shape) for name in sorted(state)}

@@ -1,0 +1,143 @@
+"""Compiling CUDA for chips that are not there: NVRTC needs no GPU and no driver."""
+
+import ctypes
+import importlib.util
+import os
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from vit.backend import cuda_sources
+
+REMEDY = "pip install 'vitab[cuda-compile]'"
+
+
+def library() -> Path | None:
+    """The NVRTC that pip installed, as nvidia-cuda-nvrtc or one of its variants; None where there is none."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = spec.submodule_search_locations if spec else None
+    found = [path for folder in folders or () for path in Path(folder).glob("*/lib/libnvrtc.so.*")]
+    return min(found, default=None)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel in a cubin, and what ptxas says of it."""
+
+    kernel: str
+    registers: int
+    shared: int
+    """Bytes, static."""
+    spilled: int
+    """Bytes stored and loaded, by a thread."""
+
+
+@dataclass(frozen=True)
+class Cubin:
+    """A compiled source."""
+
+    file: str
+    architecture: str
+    kernels: list[Compiled]
+    code: bytes
+    warnings: str
+    """What the compiler says besides resources; empty where all is well."""
+
+
+class Nvrtc:
+    """NVRTC by way of its C interface. Raises RuntimeError where it is not installed."""
+
+    def __init__(self) -> None:
+        path = library()
+        if path is None:
+            raise RuntimeError(f"NVRTC is not installed: {REMEDY}")
+        self._library = ctypes.CDLL(str(path))
+        self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
+
+    @cached_property
+    def architectures(self) -> list[str]:
+        """Every chip that it compiles for, such as "sm_90"."""
+        count = ctypes.c_int()
+        self._call("GetNumSupportedArchs", ctypes.byref(count))
+        numbers = (ctypes.c_int * count.value)()
+        self._call("GetSupportedArchs", numbers)
+        return [f"sm_{number}" for number in numbers]
+
+    def compile(self, file: str, kernels: Sequence[str], architecture: str) -> Cubin:
+        """A source with so many of its kernels, as it is compiled for a GPU. Raises RuntimeError with the errors."""
+        program = ctypes.c_void_p()
+        source = cuda_sources.text(file).encode()
+        self._call("CreateProgram", ctypes.byref(program), source, file.encode(), 0, None, None)
+        try:
+            for kernel in kernels:
+                self._call("AddNameExpression", program, kernel.encode())
+            options = [*cuda_sources.OPTIONS, f"--gpu-architecture={architecture}", "--ptxas-options=-v"]
+            encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+            failed = self._library.nvrtcCompileProgram(program, len(options), encoded)
+            log = self._text(program, "ProgramLog").decode()
+            if failed:
+                raise RuntimeError(f"{file} does not compile for {architecture}:\n{log}")
+            names = {self._lowered(program, kernel): kernel for kernel in kernels}
+            resources = {names[n]: Compiled(names[n], *numbers) for n, numbers in _resources(log) if n in names}
+            return Cubin(
+                file, architecture, [resources[k] for k in kernels], self._text(program, "CUBIN"), _warnings(log)
+            )
+        finally:
+            self._library.nvrtcDestroyProgram(ctypes.byref(program))
+
+    def _lowered(self, program: ctypes.c_void_p, kernel: str) -> str:
+        name = ctypes.c_char_p()
+        self._call("GetLoweredName", program, kernel.encode(), ctypes.byref(name))
+        return (name.value or b"").decode()
+
+    def _text(self, program: ctypes.c_void_p, what: str) -> bytes:
+        size = ctypes.c_size_t()
+        self._call(f"Get{what}Size", program, ctypes.byref(size))
+        buffer = ctypes.create_string_buffer(size.value)
+        self._call(f"Get{what}", program, buffer)
+        return buffer.raw if what == "CUBIN" else buffer.value
+
+    def _call(self, name: str, *arguments: object) -> None:
+        if code := getattr(self._library, f"nvrtc{name}")(*arguments):
+            raise RuntimeError(f"nvrtc{name}: {self._library.nvrtcGetErrorString(code).decode()}")
+
+
+def by_file(kernels: Iterable[str]) -> dict[str, list[str]]:
+    """Kernels (name expressions) by their source."""
+    files: dict[str, list[str]] = {}
+    for kernel in sorted(kernels):
+        files.setdefault(cuda_sources.file_of(kernel), []).append(kernel)
+    return files
+
+
+def compile_all(nvrtc: Nvrtc, kernels: Iterable[str], architectures: Sequence[str]) -> list[Cubin]:
+    """Each source with its kernels, for each architecture; as many at once as there are cores."""
+    files = by_file(kernels)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [pool.submit(nvrtc.compile, file, names, a) for a in architectures for file, names in files.items()]
+        return [job.result() for job in jobs]
+
+
+_ENTRY = re.compile(
+    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
+    r".*?Used (?P<registers>\d+) registers(?P<used>[^\n]*)",
+    re.DOTALL,
+)
+
+
+def _resources(log: str) -> Iterable[tuple[str, tuple[int, int, int]]]:
+    """Of each entry: its mangled name; registers, bytes of shared memory, bytes spilled."""
+    for entry in _ENTRY.finditer(log):
+        shared = re.search(r"(\d+) bytes smem", entry["used"])
+        yield (
+            entry["name"],
+            (int(entry["registers"]), int(shared[1]) if shared else 0, int(entry["stores"]) + int(entry["loads"])),
+        )
+
+
+def _warnings(log: str) -> str:
+    lines = [line for line in log.splitlines() if line.strip() and not re.match(r"ptxas (info|\s+\.)\s*:?", line)]
+    return "\n".join(lines).strip("\0")

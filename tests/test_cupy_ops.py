@@ -1,0 +1,118 @@
+"""`vit.backend.cupy_ops` itself, over a module that answers as CuPy does: launches, products, captures, choices."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_shim import Shim, compiler
+from fake_cupy import FakeCupy, Library, Stream
+
+from ablations.config import RunConfig
+from ablations.data import load_for
+from ablations.trainer import train
+from benchmarks import gpu_checks
+from vit import ViT, get_ops
+from vit import backend as backend_module
+from vit.graph_engine import GraphEngine, Training
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="g++ is not installed: CUDA kernels cannot run on the CPU")
+
+
+@pytest.fixture
+def cupy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
+    fake = FakeCupy(Shim(Path(request.config.cache.mkdir("cuda_shim"))), getattr(request, "param", "90"))
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.delitem(sys.modules, "vit.backend.cupy_ops", raising=False)
+    monkeypatch.delattr(backend_module, "cupy_ops", raising=False)
+    monkeypatch.setattr(backend_module.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(Stream, "made", [])
+    from vit.backend import cupy_ops
+
+    monkeypatch.setattr(cupy_ops, "_cublas_library", Library)
+    yield fake
+    for name in ("vit.backend.cupy_ops",):
+        sys.modules.pop(name, None)
+    if hasattr(backend_module, "cupy_ops"):
+        del backend_module.cupy_ops
+
+
+@pytest.mark.usefixtures("cupy")
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_steps_are_captured_and_right(precision: str) -> None:
+    ops: Any = get_ops("cupy", precision=precision)
+    checks = [*gpu_checks.training(ops, ("rope",), steps=5), *gpu_checks.stacks(ops, runs=2, steps=3)]
+    assert [check for check in checks if not check.passed] == []
+
+
+def test_a_step_is_one_launch_of_one_graph(cupy: FakeCupy) -> None:
+    ops: Any = get_ops("cupy")
+    config = gpu_checks.small("rope")
+    images, labels = gpu_checks.images_and_labels(config, 1, 4)
+    targets = np.eye(7, dtype=np.float32)[labels]
+    engine = GraphEngine(ViT(config, ops, seeds=[1]), Training(), 4)
+    for _ in range(4):
+        engine.step(images, targets, 1e-3)
+    (work,) = [work for key, work in engine._works.items() if key[0] == "step"]
+    assert work.graph is not None
+    graph = work.graph._replayable._graph  # type: ignore[attr-defined]
+    assert graph.uploaded
+    assert graph.launches == 3
+    assert len(graph.calls) > 40
+    (stream,) = Stream.made
+    assert stream.used
+    names = [name for names in cupy.compiled for name in names]
+    assert len(names) == len(set(names)), "no kernel is compiled twice"
+
+
+@pytest.mark.usefixtures("cupy")
+def test_a_failed_capture_ends() -> None:
+    ops: Any = get_ops("cupy")
+    with pytest.raises(ZeroDivisionError):
+        ops.capture(lambda: 1 // 0)
+    (stream,) = Stream.made
+    assert not stream.capturing
+
+
+@pytest.mark.usefixtures("cupy")
+def test_a_run_of_the_trainer() -> None:
+    config = RunConfig(depth=1, width=32, heads=2, patch=4, epochs=2, warmup_epochs=1.0, per_class=10, batch_size=32)
+    data = load_for(config)
+    cpu, gpu = train(config, data), train(config, data, backend="cupy")
+    for ours, theirs in zip(gpu.metrics, cpu.metrics, strict=True):
+        np.testing.assert_allclose(ours.train_loss, theirs.train_loss, rtol=1e-4)
+    np.testing.assert_allclose(gpu.test_loss, cpu.test_loss, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("cupy")
+class TestChoices:
+    def test_bf16_where_the_chip_has_it(self) -> None:
+        assert get_ops("cupy").precision == "bf16"  # type: ignore[attr-defined]
+        assert backend_module.cupy_precisions() == ("bf16", "tf32", "float32")
+
+    @pytest.mark.parametrize("cupy", ["75"], indirect=True)
+    def test_float32_on_an_older_chip(self) -> None:
+        assert get_ops("cupy").precision == "float32"  # type: ignore[attr-defined]
+        with pytest.raises(ValueError, match="precision: 'bf16' given, valid on this GPU are float32"):
+            get_ops("cupy", precision="bf16")
+
+    def test_float64_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="dtype: 'float64' given, the cupy backend has 'float32'"):
+            get_ops("cupy", "float64")
+
+    def test_an_encoding_of_array_expressions_needs_float32(self) -> None:
+        from vit.positions import POSITIONS, Position
+
+        class Own(Position):
+            """Computes with arrays."""
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(POSITIONS, "own", Own)
+            config = gpu_checks.small("own")
+            with pytest.raises(
+                ValueError, match="bf16 given with position 'own', which computes with arrays of its own"
+            ):
+                ViT(config, get_ops("cupy"), seeds=[0]).network(1)
+            assert ViT(config, get_ops("cupy", precision="float32"), seeds=[0]).network(1)

@@ -1,0 +1,286 @@
+// Attention in bf16 on tensor cores, with float32 sums and softmax. A block has one head of one image and up to 128 of
+// its tokens, a warp 16 of them; keys, values or what stands in their place lie in shared memory, all tokens of them.
+// Scores stay in registers: the softmax of Dao 2023 (arXiv 2307.08691), and a backward pass that recomputes them.
+
+#include "common.cuh"
+#include "heads.cuh"
+#include "mma.cuh"
+
+constexpr int TILE = 16;      // tokens of a warp
+constexpr int MOST_WARPS = 8;
+constexpr float LOG2_E = 1.44269504f;
+
+// WIDTH is the head width padded to a multiple of 16. 16 bytes between rows keep the banks of 8 rows apart.
+template <int WIDTH>
+constexpr int STRIDE = WIDTH + 8;
+
+__device__ __forceinline__ int padded(int tokens) { return (tokens + TILE - 1) / TILE * TILE; }
+
+// All tokens of one part of the head to shared memory, zeros in the padding. 8 threads have a row.
+template <int WIDTH>
+__device__ __forceinline__ void stage(const Head<bf16>& head, const bf16* qkv, Part part, bf16* to) {
+    const int dim = threadIdx.x % 8 * 8;
+    if (dim >= WIDTH) return;
+    for (int token = threadIdx.x / 8; token < padded(head.tokens); token += blockDim.x / 8) {
+        float x[8];
+        head.read(qkv, part, token, dim, x);
+        store(to + token * STRIDE<WIDTH> + dim, x);
+    }
+}
+
+// The warp's 16 tokens from `first` on, as the left factor of products.
+template <int WIDTH, typename Read>
+__device__ __forceinline__ void left_factor(uint32 (&a)[WIDTH / 16][4], int first, Read read) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int k = 0; k < WIDTH / 16; k++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float x[2];
+            read(first + g + i % 2 * 8, k * 16 + i / 2 * 8 + 2 * t, x);
+            a[k][i] = pack_bf16(x[0], x[1]);
+        }
+}
+
+// d (16 x 16) = a b^T, b the 16 tokens from `token` on in shared memory.
+template <int WIDTH>
+__device__ __forceinline__ void scores_of(float (&d)[2][4], const uint32 (&a)[WIDTH / 16][4], const bf16* b, int token) {
+    const int lane = threadIdx.x % 32;
+    const bf16* row = b + (token + lane / 16 * 8 + lane % 8) * STRIDE<WIDTH> + lane / 8 % 2 * 8;
+#pragma unroll
+    for (int n = 0; n < 2; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) d[n][i] = 0.0f;
+#pragma unroll
+    for (int k = 0; k < WIDTH / 16; k++) {
+        uint32 words[4];
+        load_matrices(words, row + k * 16);
+        mma_16x8x16(d[0], a[k], words[0], words[1]);
+        mma_16x8x16(d[1], a[k], words[2], words[3]);
+    }
+}
+
+// d (16 x WIDTH) += w b, w (16 x 16) as `scores_of` leaves it, b the 16 tokens from `token` on in shared memory.
+template <int WIDTH>
+__device__ __forceinline__ void mix(float (&d)[WIDTH / 8][4], const float (&w)[2][4], const bf16* b, int token) {
+    const uint32 a[4] = {pack_bf16(w[0][0], w[0][1]), pack_bf16(w[0][2], w[0][3]), pack_bf16(w[1][0], w[1][1]),
+                         pack_bf16(w[1][2], w[1][3])};
+    const int lane = threadIdx.x % 32;
+    const bf16* row = b + (token + lane / 8 % 2 * 8 + lane % 8) * STRIDE<WIDTH> + lane / 16 * 8;
+#pragma unroll
+    for (int n = 0; n < WIDTH / 8; n += 2) {
+        uint32 words[4];
+        load_matrices_transposed(words, row + n * 8);
+        mma_16x8x16(d[n], a, words[0], words[1]);
+        mma_16x8x16(d[n + 1], a, words[2], words[3]);
+    }
+}
+
+// Grid: B H, tiles of 16 blockDim.x / 32 tokens, R. Shared memory: 2 padded(T) STRIDE bf16.
+template <int WIDTH>
+__global__ void __launch_bounds__(32 * MOST_WARPS)
+    attention_tensor(const bf16* qkv, const float* bias, int64 bias_stride, const float* cos, const float* sin,
+                     int prefix, float scale, bf16* out, float* logsumexp, int tokens, int heads, int head_width) {
+    extern __shared__ __align__(16) unsigned char shared[];
+    const Head<bf16> head(bias, bias_stride, {cos, sin, prefix}, scale, tokens, heads, head_width);
+    bf16* keys = reinterpret_cast<bf16*>(shared);
+    bf16* values = keys + padded(tokens) * STRIDE<WIDTH>;
+    stage<WIDTH>(head, qkv, KEY, keys);
+    stage<WIDTH>(head, qkv, VALUE, values);
+    __syncthreads();
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int first = (blockIdx.y * (blockDim.x / 32) + warp) * TILE;
+    if (first >= tokens) return;
+
+    uint32 query[WIDTH / 16][4];
+    left_factor<WIDTH>(query, first, [&](int token, int dim, float (&x)[2]) { head.read(qkv, QUERY, token, dim, x); });
+    float mixed[WIDTH / 8][4] = {}, largest[2] = {-infinity(), -infinity()}, total[2] = {};
+    constexpr int STEPS = 4;  // 64 keys between two looks at the largest score
+    for (int chunk = 0; chunk < tokens; chunk += STEPS * TILE) {
+        float score[STEPS][2][4], top[2] = {largest[0], largest[1]};
+#pragma unroll
+        for (int step = 0; step < STEPS; step++) {
+            const int key = chunk + step * TILE;
+            if (key < tokens) scores_of<WIDTH>(score[step], query, keys, key);
+#pragma unroll
+            for (int n = 0; n < 2; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    if (key + n * 8 + 2 * t + i % 2 >= tokens) score[step][n][i] = -infinity();
+                    top[i / 2] = fmaxf(top[i / 2], score[step][n][i]);
+                }
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            top[i] = max_lanes<4>(top[i]);
+            const float shrink = power_of_two((largest[i] - top[i]) * LOG2_E);
+            largest[i] = top[i];
+            total[i] *= shrink;
+#pragma unroll
+            for (int n = 0; n < WIDTH / 8; n++) mixed[n][2 * i] *= shrink, mixed[n][2 * i + 1] *= shrink;
+        }
+#pragma unroll
+        for (int step = 0; step < STEPS; step++) {
+            if (chunk + step * TILE >= tokens) break;
+#pragma unroll
+            for (int n = 0; n < 2; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    score[step][n][i] = power_of_two(fmaf(score[step][n][i], LOG2_E, -top[i / 2] * LOG2_E));
+                    total[i / 2] += score[step][n][i];
+                }
+            mix<WIDTH>(mixed, score[step], values, chunk + step * TILE);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        total[i] = sum_lanes<4>(total[i]);
+        const int token = first + g + 8 * i;
+        if (token >= tokens) continue;
+        if (t == 0) logsumexp[head.at_logsumexp(token)] = largest[i] + logf(total[i]);
+#pragma unroll
+        for (int n = 0; n < WIDTH / 8; n++) {
+            const float pair[2] = {mixed[n][2 * i] / total[i], mixed[n][2 * i + 1] / total[i]};
+            if (n * 8 + 2 * t < head_width) store(out + head.at_mixed(token, n * 8 + 2 * t), pair);
+        }
+    }
+}
+
+// Writes the gradient of the warp's 16 tokens and adds up its columns over them into sums (WIDTH,).
+template <int WIDTH>
+__device__ __forceinline__ void finish(const Head<bf16>& head, bf16* dqkv, Part part, int first,
+                                       const float (&d)[WIDTH / 8][4], float* sums) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int n = 0; n < WIDTH / 8; n++) {
+        const int dim = n * 8 + 2 * t;
+        float sum[2] = {};
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float pair[2] = {d[n][2 * i], d[n][2 * i + 1]};
+            const int token = first + g + 8 * i;
+            if (token < head.tokens && dim < head.head_width) {
+                head.write_gradient(dqkv, part, token, dim, pair);
+                sum[0] += pair[0], sum[1] += pair[1];
+            }
+        }
+#pragma unroll
+        for (int offset = 4; offset < 32; offset *= 2) {
+            sum[0] += __shfl_xor_sync(ALL_LANES, sum[0], offset);
+            sum[1] += __shfl_xor_sync(ALL_LANES, sum[1], offset);
+        }
+        if (g == 0) sums[dim] = sum[0], sums[dim + 1] = sum[1];
+    }
+}
+
+// p = exp(s - logsumexp) and ds = p (dp - delta), in place of s and dp; the normaliser is logsumexp / log 2.
+__device__ __forceinline__ void softmax_backward(float& s, float& dp, float normaliser, float delta) {
+    s = power_of_two(fmaf(s, LOG2_E, -normaliser));
+    dp = s * (dp - delta);
+}
+
+// Grid and shared memory as above, and 2 padded(T) floats. First each warp has 16 keys and walks over the queries, for
+// dk and dv; then 16 queries, for dq. parts (R, B gridDim.y, 3 H K) gets the sums of the gradient over the block's
+// tokens. delta = sum(dout out) over a head's channels is the softmax's sum(dp p) (arXiv 2205.14135, appendix B).
+template <int WIDTH>
+__global__ void __launch_bounds__(32 * MOST_WARPS)
+    attention_tensor_backward(const bf16* dout, const bf16* qkv, const float* bias, int64 bias_stride,
+                              const float* cos, const float* sin, int prefix, float scale, const bf16* out,
+                              const float* logsumexp, bf16* dqkv, float* parts, int tokens, int heads,
+                              int head_width) {
+    extern __shared__ __align__(16) unsigned char shared[];
+    __shared__ float sums[MOST_WARPS][3][WIDTH];
+    const Head<bf16> head(bias, bias_stride, {cos, sin, prefix}, scale, tokens, heads, head_width);
+    const int rows = padded(tokens);
+    bf16* left = reinterpret_cast<bf16*>(shared);  // queries, then keys
+    bf16* right = left + rows * STRIDE<WIDTH>;     // gradients of the mixed values, then values
+    float* normaliser = reinterpret_cast<float*>(right + rows * STRIDE<WIDTH>);
+    float* delta = normaliser + rows;
+
+    stage<WIDTH>(head, qkv, QUERY, left);
+    const int dim = threadIdx.x % 8 * 8;
+    for (int begin = 0; begin < rows; begin += blockDim.x / 8) {  // all threads alike: lanes are summed
+        const int token = begin + threadIdx.x / 8;
+        float d[8], y[8], product = 0.0f;
+        head.read_mixed(dout, token, dim, d);
+        head.read_mixed(out, token, dim, y);
+#pragma unroll
+        for (int i = 0; i < 8; i++) product += d[i] * y[i];
+        product = sum_lanes<8>(product);
+        if (token >= rows) continue;
+        if (dim < WIDTH) store(right + token * STRIDE<WIDTH> + dim, d);
+        if (dim == 0) {
+            delta[token] = product;
+            normaliser[token] = token < tokens ? logsumexp[head.at_logsumexp(token)] * LOG2_E : infinity();
+        }
+    }
+    __syncthreads();
+
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int first = (blockIdx.y * (blockDim.x / 32) + warp) * TILE;
+    {
+        uint32 key[WIDTH / 16][4], value[WIDTH / 16][4];
+        left_factor<WIDTH>(key, first, [&](int token, int dim, float (&x)[2]) { head.read(qkv, KEY, token, dim, x); });
+        left_factor<WIDTH>(value, first,
+                           [&](int token, int dim, float (&x)[2]) { head.read(qkv, VALUE, token, dim, x); });
+        float dkey[WIDTH / 8][4] = {}, dvalue[WIDTH / 8][4] = {};
+        for (int query = 0; query < rows; query += TILE) {
+            float p[2][4], dp[2][4];  // rows are keys, columns queries
+            scores_of<WIDTH>(p, key, left, query);
+            scores_of<WIDTH>(dp, value, right, query);
+#pragma unroll
+            for (int n = 0; n < 2; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int at = query + n * 8 + 2 * t + i % 2;
+                    softmax_backward(p[n][i], dp[n][i], normaliser[at], delta[at]);
+                }
+            mix<WIDTH>(dvalue, p, right, query);
+            mix<WIDTH>(dkey, dp, left, query);
+        }
+        finish<WIDTH>(head, dqkv, KEY, first, dkey, sums[warp][KEY]);
+        finish<WIDTH>(head, dqkv, VALUE, first, dvalue, sums[warp][VALUE]);
+    }
+    __syncthreads();
+
+    stage<WIDTH>(head, qkv, KEY, left);
+    stage<WIDTH>(head, qkv, VALUE, right);
+    __syncthreads();
+    {
+        uint32 query[WIDTH / 16][4], gradient[WIDTH / 16][4];
+        left_factor<WIDTH>(query, first,
+                           [&](int token, int dim, float (&x)[2]) { head.read(qkv, QUERY, token, dim, x); });
+        left_factor<WIDTH>(gradient, first,
+                           [&](int token, int dim, float (&x)[2]) { head.read_mixed(dout, token, dim, x); });
+        float dquery[WIDTH / 8][4] = {}, own_normaliser[2], own_delta[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int token = first + g + 8 * i;
+            own_normaliser[i] = token < rows ? normaliser[token] : infinity();
+            own_delta[i] = token < rows ? delta[token] : 0.0f;
+        }
+        for (int key = 0; key < rows; key += TILE) {
+            float p[2][4], dp[2][4];
+            scores_of<WIDTH>(p, query, left, key);
+            scores_of<WIDTH>(dp, gradient, right, key);
+#pragma unroll
+            for (int n = 0; n < 2; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    softmax_backward(p[n][i], dp[n][i], own_normaliser[i / 2], own_delta[i / 2]);
+                    if (key + n * 8 + 2 * t + i % 2 >= tokens) dp[n][i] = 0.0f;
+                }
+            mix<WIDTH>(dquery, dp, left, key);
+        }
+        finish<WIDTH>(head, dqkv, QUERY, first, dquery, sums[warp][QUERY]);
+    }
+    __syncthreads();
+
+    const int64 part = head.image() * gridDim.y + blockIdx.y;
+    for (int i = threadIdx.x; i < 3 * head_width; i += blockDim.x) {
+        const int which = i / head_width, column = i % head_width;
+        float total = 0.0f;
+        for (int w = 0; w < blockDim.x / 32; w++) total += sums[w][which][column];
+        parts[(part * 3 + which) * heads * head_width + blockIdx.x % heads * head_width + column] = total;
+    }
+}

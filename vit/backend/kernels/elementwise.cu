@@ -1,0 +1,86 @@
+// What touches each element once: biases, tables, copies. A thread moves V neighbouring elements of a row.
+
+#include "common.cuh"
+
+// x (R, rows, columns) += bias (R or 1, period, columns) of row mod period. Grid: packs, R.
+template <typename T, int V>
+__global__ void __launch_bounds__(BLOCK)
+    add_rows(T* x, const float* bias, int64 bias_stride, int rows, int columns, int period) {
+    const int packs = columns / V;
+    const int64 pack = static_cast<int64>(blockIdx.x) * BLOCK + threadIdx.x;
+    if (pack >= static_cast<int64>(rows) * packs) return;
+    const int64 row = pack / packs;
+    const int column = (pack - row * packs) * V;
+    float value[V], added[V];
+    T* at = x + (blockIdx.y * static_cast<int64>(rows) + row) * columns + column;
+    load(at, value);
+    load(bias + blockIdx.y * bias_stride + row % period * columns + column, added);
+#pragma unroll
+    for (int i = 0; i < V; i++) value[i] += added[i];
+    store(at, value);
+}
+
+// x (n,) += y (n,). Grid: packs.
+template <typename T, int V>
+__global__ void __launch_bounds__(BLOCK) add(T* x, const T* y, int64 count) {
+    const int64 at = (static_cast<int64>(blockIdx.x) * BLOCK + threadIdx.x) * V;
+    if (at >= count) return;
+    float value[V], added[V];
+    load(x + at, value);
+    load(y + at, added);
+#pragma unroll
+    for (int i = 0; i < V; i++) value[i] += added[i];
+    store(x + at, value);
+}
+
+// out (n,) = x (n,) in another type. Grid: packs.
+template <typename S, typename T, int V>
+__global__ void __launch_bounds__(BLOCK) cast(const S* x, T* out, int64 count) {
+    const int64 at = (static_cast<int64>(blockIdx.x) * BLOCK + threadIdx.x) * V;
+    if (at >= count) return;
+    float value[V];
+    load(x + at, value);
+    store(out + at, value);
+}
+
+// out (n,) = value. Grid: packs.
+template <typename T, int V>
+__global__ void __launch_bounds__(BLOCK) fill(T* out, float value, int64 count) {
+    const int64 at = (static_cast<int64>(blockIdx.x) * BLOCK + threadIdx.x) * V;
+    if (at >= count) return;
+    float values[V];
+#pragma unroll
+    for (int i = 0; i < V; i++) values[i] = value;
+    store(out + at, values);
+}
+
+// out (R, B, n, D) = source, strides in elements, of run, image and token. Grid: packs of a run, R.
+template <typename S, typename T, int V>
+__global__ void __launch_bounds__(BLOCK)
+    copy_tokens(const S* source, int64 from_run, int64 from_image, int64 from_token, T* out, int64 to_run,
+                int64 to_image, int64 to_token, int images, int tokens, int width) {
+    const int packs = width / V;
+    const int64 pack = static_cast<int64>(blockIdx.x) * BLOCK + threadIdx.x;
+    const int64 row = pack / packs, image = row / tokens, token = row - image * tokens, run = blockIdx.y;
+    if (image >= images) return;
+    const int column = (pack - row * packs) * V;
+    float value[V];
+    load(source + run * from_run + image * from_image + token * from_token + column, value);
+    store(out + run * to_run + image * to_image + token * to_token + column, value);
+}
+
+// The share of each token: dy (images, D) to out (images, N, D), over N. Grid: packs; images of all runs.
+template <typename T, int V>
+__global__ void __launch_bounds__(BLOCK)
+    mean_tokens_backward(const T* dy, T* out, int64 images, int tokens, int width) {
+    const int packs = width / V;
+    const int64 pack = static_cast<int64>(blockIdx.x) * BLOCK + threadIdx.x;
+    const int64 row = pack / packs, image = row / tokens;
+    if (image >= images) return;
+    const int column = (pack - row * packs) * V;
+    float value[V];
+    load(dy + image * width + column, value);
+#pragma unroll
+    for (int i = 0; i < V; i++) value[i] /= tokens;
+    store(out + row * width + column, value);
+}

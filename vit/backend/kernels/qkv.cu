@@ -1,0 +1,80 @@
+// Bias, scale and rotation of queries, keys and values in place, and back, for attention step by step.
+
+#include "common.cuh"
+#include "columns.cuh"
+#include "heads.cuh"
+
+// Which part and channel the V neighbouring columns from `column` on belong to; pairs never straddle two heads.
+template <int V>
+struct Place {
+    bool query[V], turns[V];
+    int dim[V];
+
+    __device__ __forceinline__ Place(int column, int width, int head_width) {
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            query[i] = column + i < width;
+            turns[i] = column + i < 2 * width;
+            dim[i] = (column + i) % head_width;
+        }
+    }
+
+    template <bool BACK>
+    __device__ __forceinline__ void turn(const Rotation& rotation, int token, int head_width, float (&x)[V]) const {
+        if constexpr (V > 1)
+#pragma unroll
+            for (int i = 0; i < V; i += 2) {
+                float pair[2] = {x[i], x[i + 1]};
+                if (turns[i]) rotation.turn<BACK>(token, head_width, dim[i], pair);
+                x[i] = pair[0], x[i + 1] = pair[1];
+            }
+    }
+};
+
+// qkv (R, rows, 3 width): adds bias, scales queries, turns queries and keys; row mod tokens is the token.
+// Grid: parts of the rows, tiles of columns, R.
+template <typename T, int V>
+__global__ void __launch_bounds__(BLOCK)
+    qkv_bias(T* qkv, const float* bias, int64 bias_stride, float scale, const float* cos, const float* sin, int prefix,
+             int rows, int tokens, int width, int head_width) {
+    const Tile<V> tile(blockIdx.y, blockIdx.x, gridDim.x, rows);
+    if (tile.column >= 3 * width) return;
+    const Rotation rotation{cos, sin, prefix};
+    const Place<V> place(tile.column, width, head_width);
+    float added[V];
+    load(bias + blockIdx.z * bias_stride + tile.column, added);
+    for (int row = tile.first; row < tile.last; row += tile.groups) {
+        T* at = qkv + (blockIdx.z * static_cast<int64>(rows) + row) * 3 * width + tile.column;
+        float x[V];
+        load(at, x);
+#pragma unroll
+        for (int i = 0; i < V; i++) x[i] = (x[i] + added[i]) * (place.query[i] ? scale : 1.0f);
+        place.template turn<false>(rotation, row % tokens, head_width, x);
+        store(at, x);
+    }
+}
+
+// dqkv (R, rows, 3 width): turns back and scales, and sums over the rows of a part. Grid as above.
+template <typename T, int V>
+__global__ void __launch_bounds__(BLOCK)
+    qkv_bias_backward(T* dqkv, float scale, const float* cos, const float* sin, int prefix, float* parts, int rows,
+                      int tokens, int width, int head_width) {
+    const Tile<V> tile(blockIdx.y, blockIdx.x, gridDim.x, rows);
+    const Rotation rotation{cos, sin, prefix};
+    const Place<V> place(tile.column, width, head_width);
+    float sum[V] = {};
+    if (tile.column < 3 * width)
+        for (int row = tile.first; row < tile.last; row += tile.groups) {
+            T* at = dqkv + (blockIdx.z * static_cast<int64>(rows) + row) * 3 * width + tile.column;
+            float x[V];
+            load(at, x);
+            place.template turn<true>(rotation, row % tokens, head_width, x);
+#pragma unroll
+            for (int i = 0; i < V; i++) {
+                x[i] *= place.query[i] ? scale : 1.0f;
+                sum[i] += x[i];
+            }
+            store(at, x);
+        }
+    write_part(sum, parts, 3 * width);
+}
