@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 import pandas as pd
@@ -17,25 +16,7 @@ from ablations.outcomes import Outcomes, name_level
 from ablations.palette import points_text
 from ablations.power import MARGIN, MOST_SEEDS
 from ablations.stats import ALPHA, Contrast, Interaction
-
-
-class Verdict(StrEnum):
-    """What the numbers allow to say of a difference."""
-
-    BETTER = "better"
-    WORSE = "worse"
-    EQUIVALENT = "equivalent"
-    UNDECIDED = "undecided"
-    NO_PAIRS = "no pairs"
-
-
-def verdict(contrast: Contrast) -> Verdict:
-    """Better or worse when the adjusted p is at most 0.05; else equivalent when that of the two one-sided tests is."""
-    if contrast.n == 0:
-        return Verdict.NO_PAIRS
-    if contrast.p_adjusted <= ALPHA:
-        return Verdict.BETTER if contrast.mean > 0 else Verdict.WORSE
-    return Verdict.EQUIVALENT if contrast.p_equivalence <= ALPHA else Verdict.UNDECIDED
+from ablations.verdicts import Verdict, verdict
 
 
 @dataclass(frozen=True)
@@ -175,7 +156,7 @@ def claims(analysis: Analysis) -> list[Claim]:
 
 def claims_table(found: Sequence[Claim]) -> pd.DataFrame:
     """The claims as rows: every number of a sentence stands in its row, with the keys of the runs behind it."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for claim in found:
         row: dict[str, object] = {"kind": type(claim).__name__.removesuffix("Claim"), "verdict": str(claim.verdict)}
         if isinstance(claim, BestCellClaim):
@@ -196,6 +177,8 @@ def claims_table(found: Sequence[Claim]) -> pd.DataFrame:
         "kind verdict subject reference axis from_level level from_lead lead estimate low high p p_adjusted correction "
     )
     columns += "p_smallest p_adjusted_smallest p_equivalence n pairs_ahead seeds more_seeds tested sentence runs"
+    if any("seeds_needed" in row for row in rows):
+        columns = columns.replace("more_seeds", "seeds_needed")
     return pd.DataFrame(rows).reindex(columns=columns.split())
 
 
@@ -219,6 +202,7 @@ def contrast_row(c: Contrast) -> dict[str, object]:
         "pairs_ahead": c.wins,
         "seeds": c.seeds,
         "more_seeds": more_seeds(c),
+        **({"seeds_needed": c.seeds_needed} if c.sequential else {}),
         "verdict": str(verdict(c)),
         "runs": " ".join(key[:16] for key in c.runs),
     }
@@ -227,7 +211,7 @@ def contrast_row(c: Contrast) -> dict[str, object]:
 def more_seeds(contrast: Contrast) -> int | None:
     """Seeds to add to every cell for 80 % power at the observed difference and spread; None where not known."""
     needed = contrast.seeds_needed
-    return None if needed is None or contrast.n == 0 else max(1, needed - contrast.seeds)
+    return None if needed is None or contrast.n == 0 or contrast.sequential else max(1, needed - contrast.seeds)
 
 
 def p_text(p: float) -> str:
@@ -262,6 +246,9 @@ def _needs(c: Contrast) -> str:
         floor += ", so no difference could have been shown. "
     if c.n < 2:
         return f"{floor}One pair tells nothing of the spread between seeds: run at least 2 more."
+    if c.sequential:
+        needed = f"about {_count(c.seeds_needed, 'seed')}" if c.seeds_needed else f"over {MOST_SEEDS:,} seeds"
+        return f"{floor}A fixed study would need {needed} a setting, if difference and spread are as they seem."
     more = more_seeds(c)
     if more is None:
         return f"{floor}To find a difference this small, each setting would need over {MOST_SEEDS:,} seeds."

@@ -14,6 +14,7 @@ from ablations.errors import UsageError
 
 if TYPE_CHECKING:
     from ablations.config import Grid
+    from ablations.store import StudyPlan
 
 app = typer.Typer(
     cls=Commands,
@@ -90,6 +91,13 @@ def run(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A small version of the grid, to try it: one seed, two epochs.")
     ] = False,
+    until_decided: Annotated[
+        bool,
+        typer.Option("--until-decided", help="Add seeds in rounds, only to arms not yet better, worse or equivalent."),
+    ] = False,
+    max_seeds: Annotated[
+        int | None, typer.Option(metavar="N", help="With --until-decided: the most seeds; default: four times --seeds.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train the runs of a grid that are not finished yet.
@@ -108,7 +116,21 @@ def run(
     chosen = grids.shrink(chosen) if smoke else chosen
     chosen = grids.override(chosen, axes=grids.parse_axes(axes), settings=given, seeds=seeds)
     name = grids.check_name("--study", study) if study is not None else chosen.name
-    _carry_out(chosen, name, data_dir, backend, workers, runs, checkpoint, dry_run=dry_run, quiet=quiet)
+    if max_seeds is not None and not until_decided:
+        raise UsageError("--max-seeds goes with --until-decided only; --seeds N says how many a fixed study has")
+    _carry_out(
+        chosen,
+        name,
+        data_dir,
+        backend,
+        workers,
+        runs,
+        checkpoint,
+        until_decided=until_decided,
+        max_seeds=max_seeds,
+        dry_run=dry_run,
+        quiet=quiet,
+    )
 
 
 def _carry_out(
@@ -120,10 +142,12 @@ def _carry_out(
     runs: Path,
     checkpoint: float,
     *,
+    until_decided: bool,
+    max_seeds: int | None,
     dry_run: bool,
     quiet: bool,
 ) -> None:
-    from ablations import display, study
+    from ablations import display, growing, study
     from ablations.environment import available_cores
     from ablations.store import Store
     from ablations.workers import Setting
@@ -131,21 +155,37 @@ def _carry_out(
     console, store = make_console(), Store(runs)
     backend = study.resolve_backend(backend)
     study.resolve_workers(workers, runs=1, backend=backend)
-    plan = study.make_plan(grid, study=name, data_dir=data_dir, command=rerun_command(sys.argv[1:]))
-    if warning := study.power_warning(grid):
-        typer.echo(f"warning: {warning}", err=True)
-    arms = study.survey(plan, store, data_dir=data_dir)
-    tasks = study.tasks_of(plan, arms, store)
-    crew = study.resolve_workers(workers, runs=len(tasks), backend=backend)
-    setting = Setting(runs, data_dir, backend, threads=max(1, available_cores() // crew), snapshot_every=checkpoint)
-    if tasks and backend == "numpy":
-        from ablations.compilation import compile_kernels
 
-        compile_kernels(lambda: display.say(console, "compiling the CPU kernels, once on this machine"))
+    def plan_of(grid: "Grid") -> "StudyPlan":
+        return study.make_plan(grid, study=name, data_dir=data_dir, command=rerun_command(sys.argv[1:]))
+
+    plan = growing.begin(grid, store, name, plan_of, max_seeds) if until_decided else plan_of(grid)
+    most = growing.with_seeds(grid, plan.design.maximum) if plan.design else grid
+    if not until_decided:
+        growing.refuse_fixed(store, name)
+    if warning := study.power_warning(most):
+        typer.echo(f"warning: {warning}", err=True)
+
+    def crewed(runs_to_do: int) -> tuple[int, Setting]:
+        crew = study.resolve_workers(workers, runs=runs_to_do, backend=backend)
+        threads = max(1, available_cores() // crew)
+        return crew, Setting(runs, data_dir, backend, threads=threads, snapshot_every=checkpoint)
+
+    def carry_out(plan: "StudyPlan", tried: frozenset[str] = frozenset()) -> None:
+        arms = study.survey(plan, store, data_dir=data_dir)
+        tasks = [task for task in study.tasks_of(plan, arms, store) if task.key not in tried]
+        if tasks and backend == "numpy":
+            from ablations.compilation import compile_kernels
+
+            compile_kernels(lambda: display.say(console, "compiling the CPU kernels, once on this machine"))
+        crew, setting = crewed(len(tasks))
+        train(console, store, plan, tasks, setting=setting, crew=crew, quiet=quiet, last=plan.design is None)
+
     if dry_run:
-        from ablations.foresight import foresight
+        from ablations.foresight import foresight, foresight_in_rounds
         from ablations.trainer import calibrate
 
+        crew, setting = crewed(sum(not store.done(key) for key in plan.keys))
         with console.status("timing a few steps of each arm"):
             arms = study.survey(
                 plan,
@@ -154,13 +194,20 @@ def _carry_out(
                 measure=lambda config, dataset: calibrate(config, dataset, backend=backend, threads=setting.threads),
             )
         display.show_plan(console, plan, arms, workers=crew)
-        if len(grid.levels) > 1:
-            display.say(console, f"smallest two-sided p it can give, after Holm: {study.least_p(grid):.2g}")
-            for line in foresight(grid):
-                display.say(console, line)
-        return
+        if plan.design:
+            from ablations.cli_rounds import foresee_rounds
 
-    train(console, store, plan, tasks, setting=setting, crew=crew, quiet=quiet)
+            foresee_rounds(console, plan, arms, workers=crew)
+        elif len(grid.levels) > 1:
+            display.say(console, f"smallest two-sided p it can give, after Holm: {study.least_p(grid):.2g}")
+        for line in foresight_in_rounds(grid, plan.design) if plan.design else foresight(grid):
+            display.say(console, line)
+    elif plan.design:
+        from ablations.cli_rounds import train_in_rounds
+
+        train_in_rounds(console, store, plan, grid, plan_of=plan_of, train=carry_out)
+    else:
+        carry_out(plan)
 
 
 @app.command()

@@ -31,8 +31,12 @@ def train(
     setting: "Setting",
     crew: int,
     quiet: bool,
+    last: bool = True,
 ) -> None:
-    """Carry out the tasks of a plan and say how it went; ends the program with exit code 1 or 130 if not well."""
+    """Carry out the tasks of a plan and say how it went; ends the program with exit code 1 or 130 if not well.
+
+    Says what to do next when these were the `last` tasks.
+    """
     from ablations import display, study
     from ablations.interrupt import Interrupt
     from ablations.progress import LiveProgress, Progress
@@ -60,6 +64,8 @@ def train(
             f"{len(outcome.failed)} of {len(plan.keys)} runs failed; the same command tries them again", err=True
         )
         raise typer.Exit(FAILED)
+    if not last:
+        return
     elsewhere = "" if store.root == Path("runs") else f" --runs {shlex.quote(str(store.root))}"
     if skipped < left_out:
         display.say(console, f"{len(tasks)} runs are finished now; vitab status tells which are still to do")
