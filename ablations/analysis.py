@@ -38,7 +38,12 @@ class Analysis:
     @cached_property
     def tests(self) -> Tests:
         """How differences are tested."""
-        return EveryRound(self.growth.design) if self.growth else ONCE
+        return self._every_round if self.growth else ONCE
+
+    @property
+    def _every_round(self) -> EveryRound:
+        assert self.growth is not None
+        return EveryRound(self.growth.design, contrasts=max(len(self.outcomes.arms) - 1, 1))
 
     @cached_property
     def looked(self) -> Outcomes:
@@ -67,7 +72,7 @@ class Analysis:
     @cached_property
     def rounds(self) -> list[Look]:
         """The contrasts with the baseline after every round of a study that grows."""
-        return looks(self.looked, self.growth, EveryRound(self.growth.design)) if self.growth else []
+        return looks(self.looked, self.growth, self._every_round) if self.growth else []
 
     @cached_property
     def pairs(self) -> list[Contrast]:

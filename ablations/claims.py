@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.analysis import Analysis
+from ablations.looks import EVERY_ROUND
 from ablations.outcomes import Outcomes, name_level
 from ablations.palette import points_text
 from ablations.power import MARGIN, MOST_SEEDS
@@ -96,6 +97,8 @@ class NoInteractionClaim:
         best = self.contrast
         if best is None:
             return f"{question} cannot be said: there are no pairs at two levels."
+        if best.sequential and best.p_smallest >= 1:
+            return f"{question} cannot be decided yet, with {_count(best.n, 'pair')}."
         if best.p_adjusted_smallest > ALPHA:
             return (
                 f"{question} cannot be decided with {_count(best.n, 'pair')}: the smallest p they can reach is "
@@ -239,10 +242,12 @@ def _evidence(c: Contrast, *, wins: bool = True) -> str:
 
 def _needs(c: Contrast) -> str:
     floor = ""
-    if c.p_adjusted_smallest > ALPHA:
+    if c.sequential and c.p_smallest >= 1:
+        floor = f"With {_count(c.n, 'pair')} no difference can be shown yet. "
+    elif c.p_adjusted_smallest > ALPHA:
         floor = f"With {_count(c.n, 'pair')} the smallest p is {p_text(c.p_smallest)}"
         if c.p_adjusted_smallest > c.p_smallest:
-            floor += f", {p_text(c.p_adjusted_smallest)} after {c.correction}"
+            floor += f", {p_text(c.p_adjusted_smallest)} after {c.correction.removeprefix(EVERY_ROUND)}"
         floor += ", so no difference could have been shown. "
     if c.n < 2:
         return f"{floor}One pair tells nothing of the spread between seeds: run at least 2 more."

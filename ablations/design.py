@@ -33,14 +33,17 @@ class Design:
             seeds.append(self.maximum if seeds[-1] + 1.5 * step >= self.maximum else seeds[-1] + step)
         return tuple(seeds)
 
-    def shares(self, cells: int, tests: int, alpha: float = 0.05) -> NDArray[np.float64]:
-        """The share of the level that each look spends, summing to one.
+    @property
+    def spending(self) -> NDArray[np.float64]:
+        """The share of the level that each look spends, summing to one."""
+        return np.diff((np.array(self.looks) / self.maximum) ** SPENDING, prepend=0.0)
 
-        `cells` blocks a seed. Looks too early for any p to pass the strictest step of Holm over `tests` contrasts
-        leave theirs to the first that is not.
+    def shares(self, cells: int, tests: int, alpha: float = 0.05) -> NDArray[np.float64]:
+        """`spending`, where looks that cannot reject leave theirs to the first that can.
+
+        That is one where the least p of `cells` blocks a seed passes the strictest step of Holm over `tests` contrasts.
         """
-        looks = np.array(self.looks)
-        spent = (looks / self.maximum) ** SPENDING
-        least = 2.0 ** (1.0 - np.minimum(cells * looks, GROUP_BITS))
+        spent = np.cumsum(self.spending)
+        least = 2.0 ** (1.0 - np.minimum(cells * np.array(self.looks), GROUP_BITS))
         spent[: int(np.argmax(least <= alpha / tests * spent))] = 0.0
         return np.diff(spent, prepend=0.0)

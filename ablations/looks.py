@@ -24,19 +24,19 @@ class Tests(Protocol):
     name: str
     """In front of the name of a correction."""
 
-    def p(self, differences: FloatArray, tests: int) -> float:
-        """Two-sided p of no difference, as one of so many `tests`; NaN without blocks."""
+    def p(self, differences: FloatArray) -> float:
+        """Two-sided p of no difference; NaN without blocks."""
 
     def joint(self, differences: Sequence[FloatArray]) -> FloatArray:
         """p of every one of k means, adjusted for testing all at once."""
 
-    def equivalence(self, differences: FloatArray, tests: int) -> float:
+    def equivalence(self, differences: FloatArray) -> float:
         """p of a difference beyond `MARGIN` points either way."""
 
-    def interval(self, differences: FloatArray, tests: int) -> tuple[float, float]:
+    def interval(self, differences: FloatArray) -> tuple[float, float]:
         """95 % interval of the mean."""
 
-    def smallest(self, differences: FloatArray, tests: int) -> float:
+    def smallest(self, differences: FloatArray) -> float:
         """The least that `p` could be with so many blocks."""
 
 
@@ -45,19 +45,19 @@ class Once:
 
     name = ""
 
-    def p(self, differences: FloatArray, tests: int) -> float:
+    def p(self, differences: FloatArray) -> float:
         return sign_flip_p(differences)
 
     def joint(self, differences: Sequence[FloatArray]) -> FloatArray:
         return joint_sign_flip_p(np.stack([each.ravel() for each in differences]))
 
-    def equivalence(self, differences: FloatArray, tests: int) -> float:
+    def equivalence(self, differences: FloatArray) -> float:
         return equivalence_p(differences)
 
-    def interval(self, differences: FloatArray, tests: int) -> tuple[float, float]:
+    def interval(self, differences: FloatArray) -> tuple[float, float]:
         return paired_interval(differences)
 
-    def smallest(self, differences: FloatArray, tests: int) -> float:
+    def smallest(self, differences: FloatArray) -> float:
         return smallest_p(int(np.isfinite(differences).sum()))
 
 
@@ -72,62 +72,58 @@ class EveryRound:
     """
 
     design: Design
+    contrasts: int
+    """Arms that are compared with the baseline: what decides which looks can reject."""
     bits: int = GROUP_BITS
     name = EVERY_ROUND
 
-    def p(self, differences: FloatArray, tests: int) -> float:
-        return _last(self.path(differences, tests))
+    def p(self, differences: FloatArray) -> float:
+        return _last(self.path(differences))
 
-    def path(self, differences: FloatArray, tests: int) -> FloatArray:
+    def path(self, differences: FloatArray) -> FloatArray:
         """The sequential p after each look there was."""
-        looks = self._looked(differences)
-        if not looks:
-            return np.zeros(0)
-        sums = self._sums(differences, 0.0, looks)
-        return Orbit(np.abs(sums), np.abs(sums[:, 0]), self._shares(differences, tests, looks)).path()
+        return self.orbit(differences).path()
+
+    def orbit(self, differences: FloatArray) -> Orbit:
+        """The test of no difference over the looks there were."""
+        sums = np.abs(self._sums(differences))
+        return Orbit(sums, sums[:, 0], self._shares(differences))
 
     def joint(self, differences: Sequence[FloatArray]) -> FloatArray:
-        looks = max(map(self._looked, differences), default=0)
-        if not looks:
-            return np.full(len(differences), np.nan)
         blocks = np.any([np.isfinite(each) for each in differences], axis=0)
-        shares = self._shares(np.where(blocks, 0.0, np.nan), 1, looks)
-        sums = np.stack(
-            [np.abs(self._sums(np.where(blocks, np.nan_to_num(d), np.nan), 0.0, looks)) for d in differences]
-        )
-        counts = np.stack([_counts(each, self.design.looks[:looks]) for each in differences])
-        means = sums / np.maximum(counts, 1)[:, :, None]
-        largest = means.max(axis=0)
-        found = [_last(Orbit(largest, mean[:, 0], shares).path()) for mean in means]
+        filled = [np.where(blocks, np.nan_to_num(each), np.nan) for each in differences]
+        counts = np.array([self._counts(each, self._looked(filled[0])) for each in differences])
+        means = np.abs([self._sums(each) for each in filled]) / np.maximum(counts, 1)[:, :, None]
+        shares = self._shares(filled[0])
+        found = [_last(Orbit(means.max(axis=0), mean[:, 0], shares).path()) for mean in means]
         return np.where([np.isfinite(each).any() for each in differences], found, np.nan)
 
-    def equivalence(self, differences: FloatArray, tests: int) -> float:
-        return _last(self.equivalence_path(differences, tests))
+    def equivalence(self, differences: FloatArray) -> float:
+        return _last(self.equivalence_path(differences))
 
-    def equivalence_path(self, differences: FloatArray, tests: int) -> FloatArray:
+    def equivalence_path(self, differences: FloatArray) -> FloatArray:
         """The larger p of two one-sided tests after each look; NaN where all differences so far are the same."""
-        looks = self._looked(differences)
-        shares = self._shares(differences, tests, looks)
-        sides = []
-        for sums in (self._sums(differences, MARGIN, looks), self._sums(-differences, MARGIN, looks)):
-            sides.append(Orbit(sums, sums[:, 0], shares).path() if looks else np.zeros(0))
-        varied = [np.nanstd(differences[:, :seeds]) > 1e-12 for seeds in self.design.looks[:looks]]
-        return np.where(varied, np.maximum(*sides), np.nan)
+        above, below = (orbit.path() for orbit in self.margin_orbits(differences))
+        varied = [np.nanstd(differences[:, :seeds]) > 1e-12 for seeds in self.design.looks[: above.size]]
+        return np.where(varied, np.maximum(above, below), np.nan)
 
-    def interval(self, differences: FloatArray, tests: int) -> tuple[float, float]:
+    def margin_orbits(self, differences: FloatArray) -> tuple[Orbit, Orbit]:
+        """The one-sided tests that the mean is at most -`MARGIN`, and that it is at least `MARGIN`."""
+        shares = self._shares(differences)
+        above, below = self._sums(differences + MARGIN), self._sums(MARGIN - differences)
+        return Orbit(above, above[:, 0], shares), Orbit(below, below[:, 0], shares)
+
+    def interval(self, differences: FloatArray) -> tuple[float, float]:
         """Widened so that the intervals of all looks together hold the mean in 95 % of studies."""
         looks = self._looked(differences)
-        share = self._shares(differences, tests, looks)[-1] if looks else 0.0
-        return paired_interval(differences, level=1 - (1 - LEVEL) * float(share)) if share else (np.nan, np.nan)
+        if not looks:
+            return np.nan, np.nan
+        return paired_interval(differences, level=1 - (1 - LEVEL) * float(self.design.spending[looks - 1]))
 
-    def smallest(self, differences: FloatArray, tests: int) -> float:
-        looks = self._looked(differences)
-        shares = self._shares(differences, tests, looks)
-        least = [
-            2.0 ** (1 - min(n, self.bits)) / share
-            for n, share in zip(_counts(differences, self.design.looks[:looks]), shares, strict=True)
-            if share
-        ]
+    def smallest(self, differences: FloatArray) -> float:
+        shares = self._shares(differences)
+        counts = self._counts(differences, shares.size)
+        least = [2.0 ** (1 - min(n, self.bits)) / share for n, share in zip(counts, shares, strict=True) if share]
         return min([1.0, *least])
 
     def _looked(self, differences: FloatArray) -> int:
@@ -135,20 +131,21 @@ class EveryRound:
         seeds = np.flatnonzero(np.isfinite(differences).any(axis=0))
         return int(np.searchsorted(self.design.looks, seeds[-1] + 1)) + 1 if seeds.size else 0
 
-    def _shares(self, differences: FloatArray, tests: int, looks: int) -> FloatArray:
-        return self.design.shares(len(differences), max(tests, 1))[:looks]
+    def _shares(self, differences: FloatArray) -> FloatArray:
+        return self.design.shares(len(differences), self.contrasts)[: self._looked(differences)]
 
-    def _sums(self, differences: FloatArray, shift: float, looks: int) -> FloatArray:
-        """Sums of the blocks up to each look, each plus `shift`, under every sign pattern; (looks, patterns)."""
+    def _counts(self, differences: FloatArray, looks: int) -> list[int]:
+        return [int(np.isfinite(differences[:, :seeds]).sum()) for seeds in self.design.looks[:looks]]
+
+    def _sums(self, differences: FloatArray) -> FloatArray:
+        """Sums of the blocks up to each look under every sign pattern, the observed first; (looks, patterns)."""
+        looks = self._looked(differences)
         blocks = np.isfinite(differences.T)
         round_of = np.searchsorted(self.design.looks, np.arange(1, differences.shape[1] + 1))
         rounds = np.broadcast_to(round_of[:, None], blocks.shape)[blocks]
-        values = differences.T[blocks] + shift
-        return np.cumsum([flipped_sums(np.where(rounds == i, values, 0.0), self.bits) for i in range(looks)], axis=0)
-
-
-def _counts(differences: FloatArray, looks: Sequence[int]) -> list[int]:
-    return [int(np.isfinite(differences[:, :seeds]).sum()) for seeds in looks]
+        values = differences.T[blocks]
+        parts = [flipped_sums(np.where(rounds == i, values, 0.0), self.bits) for i in range(looks)]
+        return np.cumsum(parts, axis=0) if parts else np.zeros((0, 1))
 
 
 def _last(path: FloatArray) -> float:

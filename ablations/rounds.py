@@ -35,9 +35,8 @@ def looks(outcomes: Outcomes, growth: Growth, tests: EveryRound) -> list[Look]:
     base = outcomes.baseline
     arms = [arm for arm in range(len(outcomes.arms)) if arm != base]
     differences = {arm: outcomes.differences(arm, base) for arm in arms}
-    family = sum(bool(np.isfinite(each).any()) for each in differences.values())
-    p = {arm: tests.path(each, family) for arm, each in differences.items()}
-    equal = {arm: tests.equivalence_path(each, family) for arm, each in differences.items()}
+    p = {arm: tests.path(each) for arm, each in differences.items()}
+    equal = {arm: tests.equivalence_path(each) for arm, each in differences.items()}
     found = []
     for i, seeds in enumerate(growth.design.looks):
         adjusted, equivalent = (holm([_by(path[arm], i) for arm in arms]) for path in (p, equal))

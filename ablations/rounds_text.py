@@ -33,10 +33,9 @@ def standing(analysis: Analysis) -> str:
     """Whether all is decided, and what comes next if not, as a sentence."""
     growth, outcomes = analysis.growth, analysis.outcomes
     assert growth is not None
-    base = outcomes.arm_name(outcomes.baseline)
     left = analysis.open_arms
     if not left:
-        return f"Every contrast with {base} is decided."
+        return "Every contrast with the baseline is decided."
     names = ", ".join(outcomes.arm_name(arm) for arm in left)
     targets = to_grow(analysis.looked, growth, left)
     if targets:
@@ -61,17 +60,17 @@ def lead(plan: StudyPlan, analysis: Analysis) -> str:
 def procedure(plan: StudyPlan, analysis: Analysis) -> str:
     """How the study was to grow and be tested."""
     assert plan.design is not None
-    first, *more = plan.design.looks
+    first, *more, most = plan.design.looks
     outcomes = analysis.outcomes
-    base, arms = outcomes.arm_name(outcomes.baseline), len(outcomes.arms) - 1
+    base, arms = f"**{outcomes.arm_name(outcomes.baseline)}**", len(outcomes.arms) - 1
     spent = plan.design.shares(len(outcomes.cells), max(arms, 1))
     shares = ", ".join(f"{100 * share:.0f} %" for share in spent)
     early = "; early looks that cannot reject leave theirs to later ones" if (spent == 0).any() else ""
     family = f", with Holm's correction over the {arms} contrasts" if arms > 1 else ""
     return (
         f"Before the first run it was settled that each setting begins with {first} seed{'s' * (first != 1)} and grows "
-        f"to {', '.join(map(str, more))} at most: a quarter more every round. After each round every arm is compared "
-        f"with {base} over all settings, by a sign-flip test whose level of 5 % is shared out over the looks ({shares}"
+        f"to {''.join(f'{seeds}, ' for seeds in more)}and at most {most}: a quarter more every round. "
+        f"After each round every arm is compared with {base} over all settings, by a sign-flip test whose level of 5 % is shared out over the looks ({shares}"
         f"{early}){family}. So the chance that any arm without an "
         "effect is ever called better or worse is at most 5 %, however often one looks. Equivalence is tested in the "
         "same way, by two one-sided sign-flip tests. An arm that is better, worse or equivalent gets no more seeds in "

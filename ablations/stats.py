@@ -110,15 +110,15 @@ class _Pair:
 def _family(pairs: Sequence[_Pair], correction: str, tests: Tests) -> list[Contrast]:
     family = sum(bool(np.isfinite(pair.differences).any()) for pair in pairs)
     strictest = max(family, 1) if correction == "Holm" else 1
-    ps = [tests.p(pair.differences, strictest) for pair in pairs]
+    ps = [tests.p(pair.differences) for pair in pairs]
     adjusted = holm(ps) if correction == "Holm" or not pairs else tests.joint([pair.differences for pair in pairs])
-    equivalent = holm([tests.equivalence(pair.differences, strictest) for pair in pairs])
+    equivalent = holm([tests.equivalence(pair.differences) for pair in pairs])
     found = []
     for i, pair in enumerate(pairs):
         known = np.isfinite(pair.differences)
         values = pair.differences[known]
-        low, high = tests.interval(pair.differences, strictest)
-        smallest = tests.smallest(pair.differences, strictest)
+        low, high = tests.interval(pair.differences)
+        smallest = tests.smallest(pair.differences)
         found.append(
             Contrast(
                 subject=pair.subject,
