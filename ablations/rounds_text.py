@@ -69,10 +69,10 @@ def procedure(plan: StudyPlan, analysis: Analysis) -> str:
     family = f", with Holm's correction over the {arms} contrasts" if arms > 1 else ""
     return (
         f"Before the first run it was settled that each setting begins with {first} seed{'s' * (first != 1)} and grows "
-        f"to {''.join(f'{seeds}, ' for seeds in more)}and at most {most}: a quarter more every round. "
-        f"After each round every arm is compared with {base} over all settings, by a sign-flip test whose level of 5 % is shared out over the looks ({shares}"
-        f"{early}){family}. So the chance that any arm without an "
-        "effect is ever called better or worse is at most 5 %, however often one looks. Equivalence is tested in the "
-        "same way, by two one-sided sign-flip tests. An arm that is better, worse or equivalent gets no more seeds in "
-        f"any setting; {base} grows with those that are open."
+        f"to {''.join(f'{seeds}, ' for seeds in more)}and at most {most}: a quarter more every round. After each round "
+        f"every arm is compared with {base} over all settings, by a sign-flip test whose level of 5 % is shared out "
+        f"over the looks ({shares}{early}){family}. So the chance that any arm is ever called better or worse though "
+        "its differences are symmetric about zero is at most 5 %, however often one looks. Equivalence is tested in "
+        "the same way, by two one-sided sign-flip tests. An arm that is better, worse or equivalent gets no more seeds "
+        f"in any setting; {base} grows with those that are open."
     )
