@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ablations.cli_base import FAILED, Backend, Commands, DataDir, Quiet, Runs, Workers, stop
+from ablations.cli_base import FAILED, Backend, Commands, DataDir, Mixed, Quiet, Runs, Workers, stop
 from ablations.cli_base import console as make_console
 from ablations.cli_runs import reproduce, retry, status, train, verify
 from ablations.errors import UsageError
@@ -221,17 +221,21 @@ def report(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; say what in the report no longer follows from the runs.")
     ] = False,
+    mixed: Mixed = False,
 ) -> None:
     """Write a study's report: DIR/<study>/README.md with figures/ and tables/ (CSV, LaTeX).
 
     With --check the exit code is 1 when the report there is not the one that follows from the runs, with a line for
     every difference.
     """
+    from ablations.mixture import refuse_mixed
     from ablations.store import Store, load_results
 
     store = Store(runs)
     name = _last_study(store) if study is None else study
     results = load_results(store, name)
+    if not mixed:
+        refuse_mixed(results)
     if check:
         from ablations.report_check import differences
 
@@ -262,13 +266,14 @@ def compare(
     second: Annotated[str, typer.Argument(metavar="B", help="What to compare it with.")],
     study: Annotated[str | None, typer.Option(metavar="NAME", help="Study of the arms; default: the last.")] = None,
     runs: Runs = Path("runs"),
+    mixed: Mixed = False,
 ) -> None:
     """Compare two arms of a study, or two studies, over pairs of runs and model by model."""
     from ablations.compare import compare as compared
     from ablations.store import Store
 
     store = Store(runs)
-    typer.echo(compared(store, first, second, study=study, last=lambda: _last_study(store)), nl=False)
+    typer.echo(compared(store, first, second, study=study, last=lambda: _last_study(store), mixed=mixed), nl=False)
 
 
 for command in (status, retry, verify, reproduce):

@@ -60,3 +60,4 @@ Study = Annotated[str | None, typer.Argument(help="Name of the study; default: a
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Plain lines instead of the live table.")]
 Backend = Annotated[str, typer.Option(metavar="auto|numpy|cupy", help="auto: cupy where there is a GPU for it.")]
 Workers = Annotated[str, typer.Option(metavar="N|auto", help="Runs side by side; the results do not depend on it.")]
+Mixed = Annotated[bool, typer.Option("--mixed", help="Take runs of different code or data together, and say so.")]

@@ -39,6 +39,7 @@ def train(
     """
     from ablations import display, study
     from ablations.interrupt import Interrupt
+    from ablations.mixture import other_code
     from ablations.progress import LiveProgress, Progress
 
     store.check_writable()
@@ -50,6 +51,8 @@ def train(
         display.say(
             console, f"study {plan.study} was planned otherwise before: its plan is replaced, its runs are kept"
         )
+    if tasks and (warning := other_code(store, plan)):
+        typer.echo(f"warning: {warning}", err=True)
     live = console.is_terminal and not quiet
     listener = (LiveProgress if live else Progress)(console, tasks, skipped=skipped)
     try:

@@ -14,6 +14,7 @@ from ablations.analysis import as_looked
 from ablations.claims import ContrastClaim, p_text
 from ablations.errors import UsageError
 from ablations.looks import ONCE, Tests
+from ablations.mixture import mixtures, refuse_mixed
 from ablations.models import ModelComparison, compare_models
 from ablations.outcomes import Outcomes, level_text, varying_axes
 from ablations.palette import points_text
@@ -26,12 +27,18 @@ if TYPE_CHECKING:
 NOT_COMPARED = ("key", "seed")
 
 
-def compare(store: Store, first: str, second: str, *, study: str | None, last: Callable[[], str]) -> str:
-    """The comparison as markdown: of two studies where both names are studies and none is given, else of two arms."""
+def compare(
+    store: Store, first: str, second: str, *, study: str | None, last: Callable[[], str], mixed: bool = False
+) -> str:
+    """The comparison as markdown: of two studies where both names are studies and none is given, else of two arms.
+
+    UsageError for runs of different code or data, unless they may be `mixed`: then the first line says so.
+    """
     if study is None and {first, second} <= set(store.studies()):
         if first == second:
             raise UsageError(f"{first} and {second} are the same study")
         sources = load_results(store, first), load_results(store, second)
+        found = mixtures(*sources) if mixed else refuse_mixed(*sources)
         outcomes, differ = two_studies(*sources)
         fields = "; ".join(f"{tables.word(name)} {a} against {b}" for name, (a, b) in differ.items())
         title = f"Study {first} against study {second}" + (f", which differ in: {fields}." if fields else ".")
@@ -40,11 +47,14 @@ def compare(store: Store, first: str, second: str, *, study: str | None, last: C
             title += f" {' and '.join(grown)} grew in rounds until decided, of which p takes no account."
     else:
         results = load_results(store, study or last())
+        found = mixtures(results) if mixed else refuse_mixed(results)
         (outcomes, tests), sources = two_arms(results, first, second), (results, results)
         title = (
             f"Two arms of study {results.plan.study}. This is one comparison: if it was "
             "picked from many, the corrected p values of the report are the ones to go by."
         )
+    if found:
+        title = f"**Mixed runs.** {'; '.join(found)}. Differences may come from that.\n\n{title}"
     return f"{title}\n\n{comparison_text(outcomes, sources, tests)}"
 
 

@@ -20,6 +20,7 @@ from ablations.growth import asked
 from ablations.html import page
 from ablations.latex import latex
 from ablations.method import method
+from ablations.mixture import mixtures
 from ablations.outcomes import Outcomes, level_text, varying_axes
 from ablations.picture import Picture
 from ablations.power import MARGIN, smallest_p
@@ -92,10 +93,14 @@ def write_report(results: Results, out: Path, format: str = "markdown") -> Path:
             (new / "tables" / name).write_text(content, encoding="utf-8", newline="")
         (new / "README.md").write_text(report.text, encoding="utf-8", newline="\n")
         if format == "html":
-            inside = [*sorted((new / "figures").glob("*.png")), *sorted((new / "tables").iterdir())]
-            files = {path.relative_to(new).as_posix(): path.read_bytes() for path in inside}
-            (new / "report.html").write_text(page(report.text, files), encoding="utf-8", newline="\n")
+            tables = {f"tables/{name}": content.encode() for name, content in report.tables.items()}
+            (new / "report.html").write_text(page(report.text, pngs(new) | tables), encoding="utf-8", newline="\n")
     return folder
+
+
+def pngs(folder: Path) -> dict[str, bytes]:
+    """The pictures of a report by the path that README.md links them with."""
+    return {f"figures/{path.name}": path.read_bytes() for path in sorted((folder / "figures").glob("*.png"))}
 
 
 def csv_text(frame: pd.DataFrame) -> str:
@@ -185,7 +190,7 @@ def render(
         environments=_environments(results),
         fingerprint=getattr(plan, "fingerprint", None),
         runs=_runs(results),
-        mixed=_code_versions(results),
+        mixed=mixtures(results),
         command=plan.command,
         fetched=set(results.runs["data"]) != {"digits"},
     )
@@ -232,12 +237,6 @@ def _environments(results: Results) -> str:
     frame = tables.environments_frame(results)
     rows = [(tables.word(row["what"]), row["value"], row["runs"]) for row in frame.to_dict("records")]
     return tables.markdown(["what", "value", "runs"], rows, left=2) if rows else ""
-
-
-def _code_versions(results: Results) -> int:
-    """How many versions of the model's code made the runs; 0 for one or unknown."""
-    digests = {environment.get("vit_sha256") for environment in results.environments.values()} - {None}
-    return len(digests) if len(digests) > 1 else 0
 
 
 def _runs(results: Results) -> str:

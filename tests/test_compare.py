@@ -103,7 +103,7 @@ class WithPredictions(synthetic_results.FakeResults):
 
 def test_trained_models_are_compared_pair_by_pair_and_said_to_be_models():
     results = WithPredictions(**vars(synthetic_results.make({"position": ("none", "rope")}, (0, 1))))
-    outcomes = two_arms(results, "rope", "none")
+    outcomes, _ = two_arms(results, "rope", "none")
     models = trained_models(outcomes, (results, results))
     assert list(models) == [(0, 0), (0, 1)]
     for (cell, seed), model in models.items():
