@@ -15,6 +15,7 @@ from ablations.analysis import Analysis
 from ablations.looks import EVERY_ROUND
 from ablations.outcomes import Outcomes, name_level
 from ablations.palette import points_text
+from ablations.picture import listed
 from ablations.power import MARGIN, MOST_SEEDS
 from ablations.stats import ALPHA, Contrast, Interaction
 from ablations.verdicts import Verdict, verdict
@@ -48,10 +49,54 @@ class ContrastClaim:
             case Verdict.UNDECIDED:
                 return (
                     f"{a} against {b} is undecided: the difference is {points_text(c.mean)} points ({_evidence(c)}). "
-                    f"{_needs(c)}"
+                    f"{_disagreement(c)}{_needs(c)}"
                 )
             case Verdict.NO_PAIRS:
                 return f"{a} cannot be compared with {b}: there is no pair of finished runs."
+
+
+@dataclass(frozen=True)
+class SummaryClaim:
+    """What is decided of the arms, in one sentence without numbers, from their contrasts with the baseline.
+
+    `pairs` are the contrasts of the arm with the highest mean with the other arms.
+    """
+
+    baseline: str
+    contrasts: tuple[Contrast, ...]
+    leader: str
+    pairs: tuple[Contrast, ...]
+
+    verdict = "summary"
+
+    @property
+    def sentence(self) -> str:
+        groups: dict[Verdict, list[str]] = {}
+        for contrast in self.contrasts:
+            groups.setdefault(verdict(contrast), []).append(f"**{contrast.subject}**")
+        words = {
+            Verdict.BETTER: f"better than **{self.baseline}**",
+            Verdict.WORSE: f"worse than **{self.baseline}**",
+            Verdict.EQUIVALENT: f"equivalent to **{self.baseline}** within {MARGIN:g} points",
+            Verdict.UNDECIDED: f"not told apart from **{self.baseline}**",
+            Verdict.NO_PAIRS: f"not compared with **{self.baseline}**",
+        }
+        parts = [
+            f"{listed(groups[kind])} {'is' if len(groups[kind]) == 1 else 'are'} {text}"
+            for kind, text in words.items()
+            if kind in groups
+        ]
+        return f"In short: {'; '.join(parts)}.{self._best()}"
+
+    def _best(self) -> str:
+        """Whether one arm is shown to be the best of all."""
+        better = [c.subject for c in self.contrasts if verdict(c) is Verdict.BETTER]
+        if len(better) < 2:
+            return ""
+        against = [c for c in self.pairs if {c.subject, c.reference} <= set(better)]
+        if against and all(c.subject == self.leader and verdict(c) is Verdict.BETTER for c in against):
+            return f" **{self.leader}** is the best of them."
+        return " Which of these is the best is not decided."
 
 
 @dataclass(frozen=True)
@@ -133,21 +178,22 @@ class BestCellClaim:
         )
 
 
-Claim = ContrastClaim | InteractionClaim | NoInteractionClaim | BestCellClaim
+Claim = SummaryClaim | ContrastClaim | InteractionClaim | NoInteractionClaim | BestCellClaim
 
 
 def claims(analysis: Analysis) -> list[Claim]:
     """The findings of a study, most important first.
 
-    Each arm against the baseline; the arm with the highest mean against the others; where leads depend on another
-    axis; the best setting.
+    What is decided, in short; each arm against the baseline; the arm with the highest mean against the others; where
+    leads depend on another axis; the best setting.
     """
     outcomes = analysis.outcomes
-    found: list[Claim] = [ContrastClaim(contrast) for contrast in analysis.contrasts]
-    base = outcomes.arm_name(outcomes.baseline)
-    pairs = [c for c in analysis.pairs if base not in (c.subject, c.reference)]
-    leader = _leader(outcomes)
-    found += [ContrastClaim(c) for c in pairs if leader in (c.subject, c.reference)]
+    base, leader = outcomes.arm_name(outcomes.baseline), _leader(outcomes)
+    pairs = [c for c in analysis.pairs if base not in (c.subject, c.reference) and leader in (c.subject, c.reference)]
+    found: list[Claim] = []
+    if len(analysis.contrasts) > 1:
+        found.append(SummaryClaim(base, tuple(analysis.contrasts), leader, tuple(pairs)))
+    found += [ContrastClaim(contrast) for contrast in [*analysis.contrasts, *pairs]]
     for axis, tested in analysis.interactions.items():
         decided = [i for i in tested if verdict(i.change) in (Verdict.BETTER, Verdict.WORSE)]
         found += [InteractionClaim(i) for i in decided]
@@ -165,7 +211,7 @@ def claims_table(found: Sequence[Claim]) -> pd.DataFrame:
         if isinstance(claim, BestCellClaim):
             row |= {"subject": claim.name, "estimate": claim.mean, "low": claim.low, "high": claim.high}
             row |= {"n": claim.n, "runs": " ".join(key[:16] for key in claim.runs)}
-        else:
+        elif not isinstance(claim, SummaryClaim):
             if isinstance(claim, InteractionClaim):
                 i = claim.interaction
                 row |= {"axis": i.axis, "from_level": i.from_level, "level": i.level}
@@ -240,11 +286,20 @@ def _evidence(c: Contrast, *, wins: bool = True) -> str:
     return f"{_interval(c)}{c.correction} {p_phrase(c.p_adjusted)}; {_count(c.n, 'pair')}{ahead}"
 
 
+def _disagreement(c: Contrast) -> str:
+    """Why an interval without zero is no decision."""
+    if c.cells > 1 and (c.low > 0 or c.high < 0) and c.p_adjusted_smallest <= ALPHA:
+        return (
+            "The interval leaves out zero, but the lead is not the same in all settings, which p takes into account. "
+        )
+    return ""
+
+
 def _needs(c: Contrast) -> str:
     floor = ""
     if c.sequential and c.p_smallest >= 1:
         floor = f"With {_count(c.n, 'pair')} no difference can be shown yet. "
-    elif c.p_adjusted_smallest > ALPHA:
+    elif c.p_adjusted_smallest > ALPHA and not c.sequential:
         floor = f"With {_count(c.n, 'pair')} the smallest p is {p_text(c.p_smallest)}"
         if c.p_adjusted_smallest > c.p_smallest:
             floor += f", {p_text(c.p_adjusted_smallest)} after {c.correction.removeprefix(EVERY_ROUND)}"
