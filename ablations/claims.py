@@ -288,7 +288,11 @@ def _evidence(c: Contrast, *, wins: bool = True) -> str:
 
 def _disagreement(c: Contrast) -> str:
     """Why an interval without zero is no decision."""
-    if c.cells > 1 and (c.low > 0 or c.high < 0) and c.p_adjusted_smallest <= ALPHA:
+    if not (c.low > 0 or c.high < 0) or c.p_adjusted_smallest > ALPHA:
+        return ""
+    if c.p <= ALPHA:
+        return "The interval leaves out zero: alone it would pass, but not as one of so many comparisons. "
+    if c.cells > 1:
         return (
             "The interval leaves out zero, but the lead is not the same in all settings, which p takes into account. "
         )
