@@ -1,6 +1,6 @@
 """Would another test handle skewed noise better? The sign-flip test against three that demand more.
 
-    python -m benchmarks.skew                  # 2,000 studies a case, about ten minutes on one core
+    python -m benchmarks.skew                  # 1,000 studies a case, about ten minutes on one core
     python -m benchmarks.skew --studies 200    # a quick look
 
 Studies and noise are those of `benchmarks.statistics`, whole. A difference is found when p after Holm is at most 5 %:
@@ -17,7 +17,7 @@ Would power be promised better from the differences of a study than from a norma
 
 - power: how often the sign-flip test finds the lead at the strictest step of Holm, with every run or without a tenth;
 - normal: what `ablations.power` promises;
-- residuals: the mean promise of 200 studies, each from 200 resamples of its deviations from the cells' means.
+- residuals: the mean promise of 100 studies, each from 200 resamples of its deviations from the cells' means.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ablations.stats import ALPHA
 from benchmarks.statistics import ARMS, NOISE, Case, lead_for, spread, study
 
 SHAPES = ((2, 5), (2, 8), (4, 3))
-PROMISES, RESAMPLES = 200, 200
+PROMISES, RESAMPLES = 100, 200
 TESTS = ("sign-flip", "bootstrap", "both", "Johnson")
 RESULTS = Path(__file__).parent / "results" / "skew.json"
 
@@ -109,7 +109,7 @@ def promises(case: Case, studies: int, seed: int = 0) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Tests for skewed noise: false positives and power.")
-    parser.add_argument("--studies", type=int, default=2000)
+    parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--json", type=Path, default=RESULTS, help="where to write the rates")
     options = parser.parse_args()
     tests: list[dict[str, object]] = []
