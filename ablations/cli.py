@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ablations.cli_base import FAILED, Backend, Commands, DataDir, Mixed, Quiet, Runs, Workers, stop
+from ablations.cli_base import FAILED, Backend, Commands, DataDir, Quiet, Runs, Workers, stop
 from ablations.cli_base import console as make_console
+from ablations.cli_reports import compare, report
 from ablations.cli_runs import reproduce, retry, status, train, verify
 from ablations.errors import UsageError
 
@@ -167,6 +168,11 @@ def _carry_out(
         typer.echo(f"warning: {warning}", err=True)
 
     def crewed(runs_to_do: int) -> tuple[int, Setting]:
+        """Workers for so many runs, and what each of them has; the kernels are compiled before they begin."""
+        if runs_to_do and backend == "numpy":
+            from ablations.compilation import compile_kernels
+
+            compile_kernels(lambda: display.say(console, "compiling the CPU kernels, once on this machine"))
         crew = study.resolve_workers(workers, runs=runs_to_do, backend=backend)
         threads = max(1, available_cores() // crew)
         return crew, Setting(runs, data_dir, backend, threads=threads, snapshot_every=checkpoint)
@@ -174,10 +180,6 @@ def _carry_out(
     def carry_out(plan: "StudyPlan", tried: frozenset[str] = frozenset()) -> None:
         arms = study.survey(plan, store, data_dir=data_dir)
         tasks = [task for task in study.tasks_of(plan, arms, store) if task.key not in tried]
-        if tasks and backend == "numpy":
-            from ablations.compilation import compile_kernels
-
-            compile_kernels(lambda: display.say(console, "compiling the CPU kernels, once on this machine"))
         crew, setting = crewed(len(tasks))
         train(console, store, plan, tasks, setting=setting, crew=crew, quiet=quiet, last=plan.design is None)
 
@@ -210,74 +212,11 @@ def _carry_out(
         carry_out(plan)
 
 
-@app.command()
-def report(
-    study: Annotated[str | None, typer.Argument(help="Name of the study; default: the last one run.")] = None,
-    runs: Runs = Path("runs"),
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of reports.")] = Path("reports"),
-    format: Annotated[
-        str, typer.Option(metavar="markdown|html", help="html: also report.html, one file with everything inside.")
-    ] = "markdown",
-    check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; say what in the report no longer follows from the runs.")
-    ] = False,
-    mixed: Mixed = False,
-) -> None:
-    """Write a study's report: DIR/<study>/README.md with figures/ and tables/ (CSV, LaTeX).
-
-    With --check the exit code is 1 when the report there is not the one that follows from the runs, with a line for
-    every difference.
-    """
-    from ablations.mixture import refuse_mixed
-    from ablations.store import Store, load_results
-
-    store = Store(runs)
-    name = _last_study(store) if study is None else study
-    results = load_results(store, name)
-    if not mixed:
-        refuse_mixed(results)
-    if check:
-        from ablations.report_check import differences
-
-        found = differences(results, out)
-        for line in found:
-            typer.echo(line)
-        if found:
-            stop(f"{out / name} does not follow from {runs}; vitab report {name} writes it anew", FAILED)
-        typer.echo(f"{out / name} follows from its {len(results.runs)} runs")
-        return
-    from ablations.report import FORMATS, write_report
-
-    if format not in FORMATS:
-        raise UsageError(f"--format must be {' or '.join(FORMATS)}, got {format!r}")
-    written = write_report(results, out, format)
-    if results.missing:
-        typer.echo(f"note: {len(results.missing)} of {len(results.plan.keys)} runs are not finished", err=True)
-    typer.echo(
-        f"wrote {written / ('report.html' if format == 'html' else 'README.md') if written.is_dir() else written}"
-    )
-
-
-@app.command(
-    epilog="Examples:  vitab compare rope learned    vitab compare depth=4 depth=2    vitab compare short long"
-)
-def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="An arm (rope, depth=4) or a study.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="What to compare it with.")],
-    study: Annotated[str | None, typer.Option(metavar="NAME", help="Study of the arms; default: the last.")] = None,
-    runs: Runs = Path("runs"),
-    mixed: Mixed = False,
-) -> None:
-    """Compare two arms of a study, or two studies, over pairs of runs and model by model."""
-    from ablations.compare import compare as compared
-    from ablations.store import Store
-
-    store = Store(runs)
-    typer.echo(compared(store, first, second, study=study, last=lambda: _last_study(store), mixed=mixed), nl=False)
-
-
-for command in (status, retry, verify, reproduce):
+for command in (report, status, retry, verify, reproduce):
     app.command()(command)
+app.command(
+    epilog="Examples:  vitab compare rope learned    vitab compare depth=4 depth=2    vitab compare short long"
+)(compare)
 
 
 @app.command("grids")
@@ -441,13 +380,6 @@ def rerun_command(arguments: list[str]) -> str:
         elif argument not in ("-q", "--quiet") and not argument.startswith(tuple(f"{name}=" for name in LOCAL)):
             kept.append(argument)
     return shlex.join(["vitab", *kept])
-
-
-def _last_study(store: Any) -> str:
-    for name in store.studies():
-        if any(map(store.done, store.read_study(name).keys)):
-            return str(name)
-    raise UsageError(f"no study has a finished run; {store.describe_studies()}")
 
 
 if __name__ == "__main__":
