@@ -28,7 +28,7 @@ em { color: var(--soft) }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .35em .7em; border-bottom: 1px solid var(--line); white-space: nowrap }
 td[style*="left"]:last-child { white-space: normal; min-width: 12rem }
-thead th { border-bottom: 2px solid var(--line); background: var(--band) }
+thead th { border-bottom: 2px solid var(--line); background: var(--band); white-space: normal; vertical-align: bottom }
 pre { overflow-x: auto; padding: .8em 1em; background: var(--band); border-radius: 6px }
 code { font: .875em ui-monospace, monospace; overflow-wrap: anywhere }
 summary { cursor: pointer }

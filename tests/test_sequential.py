@@ -1,6 +1,7 @@
 """Tests that may be looked at in every round: exact by enumeration, consistent from look to look, and a quick study."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from ablations.foresight import rejections
 from ablations.looks import ONCE, EveryRound
 from ablations.power import MARGIN, sign_flip_power
 from ablations.sequential import Orbit, flipped_sums
-from benchmarks.sequential import Growing, simulate
+from benchmarks.sequential import RESULTS, Growing, cases, simulate
 
 
 def test_a_round_adds_a_quarter_up_to_the_maximum():
@@ -173,3 +174,56 @@ def test_a_quick_simulation_of_growing_studies_holds():
     assert found.covered >= 0.93
     assert found.power >= found.fixed - 0.2
     assert found.seeds_twice < found.seeds < 12
+
+
+STORED = json.loads((RESULTS / "sequential.json").read_text())
+PROCEDURES_STORED = json.loads((RESULTS / "sequential_procedures.json").read_text())
+DOCUMENTATION = (RESULTS.parent.parent / "docs" / "statistics.md").read_text(encoding="utf-8")
+
+
+def percent(row, *names):
+    return [f"{100 * row[name]:.1f}" for name in names]
+
+
+def test_the_stored_simulation_is_whole_and_holds_its_level():
+    assert [Growing(*(row[name] for name in Growing.__annotations__)) for row in STORED] == cases()
+    for row in STORED:
+        assert row["studies"] == 2000
+        if row["noise"] != "one-sided":
+            assert row["false"] <= 0.055, row
+            assert row["false_equivalent"] <= 0.055, row
+        assert row["covered"] >= 0.93, row
+        assert row["fixed"] - 0.08 <= row["power"] <= row["fixed"], row
+        assert row["seeds_twice"] < 0.65 * row["maximum"], row
+
+
+def test_the_documentation_has_the_stored_figures():
+    for row in STORED:
+        rates = [*percent(row, "false", "false_equivalent", "covered", "power", "fixed"), f"{row['seeds']:.1f}"]
+        rates += [*percent(row, "power_twice"), f"{row['seeds_twice']:.1f}"]
+        line = f"| {row['noise']} | {row['cells']} | {row['first']} to {row['maximum']} | {' | '.join(rates)} |"
+        assert line in DOCUMENTATION, line
+    for row in PROCEDURES_STORED:
+        seeds = f"{row['seeds']:.1f} | {row['seeds_twice']:.1f}"
+        line = f"| {row['procedure']} | {' | '.join(percent(row, 'false', 'power'))} | {seeds} |"
+        assert line in DOCUMENTATION, line
+    highest = max(row["false"] for row in STORED if row["noise"] != "one-sided")
+    assert f"false positives reach at most {100 * highest:.1f} %" in DOCUMENTATION
+
+
+def test_the_documentation_has_the_figures_on_skew():
+    stored = json.loads((RESULTS / "skew.json").read_text())
+    for row in stored["tests"]:
+        assert " / ".join(percent(row, "false", "power")) in DOCUMENTATION, row
+    for row in stored["power"]:
+        lost = "10 %" if row["missing"] else "none"
+        rates = " | ".join(percent(row, "power", "normal", "residuals"))
+        assert f"| {row['noise']} | {row['cells']} | {row['seeds']} | {lost} | {rates} |" in DOCUMENTATION, row
+
+
+def test_no_procedure_that_holds_has_both_more_power_and_fewer_seeds():
+    for kind in {(row["cells"], row["first"], row["noise"]) for row in PROCEDURES_STORED}:
+        rows = {r["procedure"]: r for r in PROCEDURES_STORED if (r["cells"], r["first"], r["noise"]) == kind}
+        ours = rows.pop("spending 2")
+        for name, row in rows.items():
+            assert row["power"] < ours["power"] + 0.01 or row["seeds_twice"] > ours["seeds_twice"], name
