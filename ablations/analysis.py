@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ablations.outcomes import Outcomes
+from ablations.growth import Growth, growth, up_to
+from ablations.looks import ONCE, EveryRound, Tests
+from ablations.outcomes import Outcomes, arrange
 from ablations.ranks import Ranks, ranks
+from ablations.rounds import Look, looks
 from ablations.stats import (
     Contrast,
     Interaction,
@@ -17,6 +21,10 @@ from ablations.stats import (
     cell_means,
     interactions,
 )
+from ablations.verdicts import Verdict, verdict
+
+if TYPE_CHECKING:
+    from ablations.store import Results
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,34 +32,85 @@ class Analysis:
     """The statistics of a study; each is computed when first asked for and then kept."""
 
     outcomes: Outcomes
+    growth: Growth | None = None
+    """Of a study that grows in rounds: then every p and every interval of a difference holds for all looks."""
+
+    @cached_property
+    def tests(self) -> Tests:
+        """How differences are tested."""
+        return self._every_round if self.growth else ONCE
+
+    @property
+    def _every_round(self) -> EveryRound:
+        assert self.growth is not None
+        return EveryRound(self.growth.design, contrasts=max(len(self.outcomes.arms) - 1, 1))
+
+    @cached_property
+    def looked(self) -> Outcomes:
+        """The outcomes as far as whole rounds go."""
+        return up_to(self.outcomes, self.growth.seeds) if self.growth else self.outcomes
+
+    @cached_property
+    def shared(self) -> Outcomes:
+        """The outcomes as far as the rounds go that all arms took part in."""
+        if self.growth is None:
+            return self.outcomes
+        return up_to(self.outcomes, [min(self.growth.seeds)] * len(self.outcomes.arms))
 
     @cached_property
     def contrasts(self) -> list[Contrast]:
         """Every other arm against the baseline."""
-        return baseline_contrasts(self.outcomes)
+        return baseline_contrasts(self.looked, self.tests)
+
+    @cached_property
+    def open_arms(self) -> list[int]:
+        """The arms whose contrast with the baseline is neither better, worse nor equivalent."""
+        arms = [arm for arm in range(len(self.outcomes.arms)) if arm != self.outcomes.baseline]
+        undecided = (Verdict.UNDECIDED, Verdict.NO_PAIRS)
+        return [arm for arm, found in zip(arms, self.contrasts, strict=True) if verdict(found) in undecided]
+
+    @cached_property
+    def rounds(self) -> list[Look]:
+        """The contrasts with the baseline after every round of a study that grows."""
+        return looks(self.looked, self.growth, self._every_round) if self.growth else []
 
     @cached_property
     def pairs(self) -> list[Contrast]:
         """Every pair of arms."""
-        return all_contrasts(self.outcomes)
+        return all_contrasts(self.looked, self.tests)
 
     @cached_property
     def interactions(self) -> dict[str, list[Interaction]]:
         """How the contrasts with the baseline change along each other axis."""
         axes = self.outcomes.cell_axes if len(self.outcomes.arms) > 1 else ()
-        return {axis: interactions(self.outcomes, axis) for axis in axes}
+        return {axis: interactions(self.shared, axis, self.tests) for axis in axes}
 
     @cached_property
     def main_effects(self) -> dict[str, list[Contrast]]:
         """What each other axis does, averaged over the arms and the rest: its levels against its first."""
-        return {axis: baseline_contrasts(self.outcomes.along(axis)) for axis in self.outcomes.cell_axes}
+        return {axis: baseline_contrasts(self.shared.along(axis), self.tests) for axis in self.outcomes.cell_axes}
 
     @cached_property
     def ranks(self) -> Ranks | None:
         """Mean ranks of the arms over the cells; None for fewer than three arms or two whole cells."""
-        return ranks(self.outcomes)
+        return ranks(self.shared)
 
     @cached_property
     def cell_means(self) -> pd.DataFrame:
         """Accuracy of every arm in every cell."""
         return cell_means(self.outcomes)
+
+
+def analyse(results: Results) -> Analysis:
+    """The statistics of a study, tested as its plan says."""
+    outcomes = arrange(results)
+    return Analysis(outcomes, growth(results, outcomes))
+
+
+def as_looked(results: Results, axis: str) -> tuple[Outcomes, Tests]:
+    """The runs of a study along one axis as far as it was looked at, and how they are to be tested."""
+    whole, outcomes = analyse(results), arrange(results, axis)
+    if whole.growth is None:
+        return outcomes, ONCE
+    seeds = whole.growth.seeds if axis == whole.outcomes.axis else [min(whole.growth.seeds)] * len(outcomes.arms)
+    return up_to(outcomes, seeds), whole.tests

@@ -7,35 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 import pandas as pd
 
 from ablations.analysis import Analysis
+from ablations.looks import EVERY_ROUND
 from ablations.outcomes import Outcomes, name_level
 from ablations.palette import points_text
+from ablations.picture import listed
 from ablations.power import MARGIN, MOST_SEEDS
 from ablations.stats import ALPHA, Contrast, Interaction
-
-
-class Verdict(StrEnum):
-    """What the numbers allow to say of a difference."""
-
-    BETTER = "better"
-    WORSE = "worse"
-    EQUIVALENT = "equivalent"
-    UNDECIDED = "undecided"
-    NO_PAIRS = "no pairs"
-
-
-def verdict(contrast: Contrast) -> Verdict:
-    """Better or worse when the adjusted p is at most 0.05; else equivalent when that of the two one-sided tests is."""
-    if contrast.n == 0:
-        return Verdict.NO_PAIRS
-    if contrast.p_adjusted <= ALPHA:
-        return Verdict.BETTER if contrast.mean > 0 else Verdict.WORSE
-    return Verdict.EQUIVALENT if contrast.p_equivalence <= ALPHA else Verdict.UNDECIDED
+from ablations.verdicts import Verdict, verdict
 
 
 @dataclass(frozen=True)
@@ -66,10 +49,54 @@ class ContrastClaim:
             case Verdict.UNDECIDED:
                 return (
                     f"{a} against {b} is undecided: the difference is {points_text(c.mean)} points ({_evidence(c)}). "
-                    f"{_needs(c)}"
+                    f"{_disagreement(c)}{_needs(c)}"
                 )
             case Verdict.NO_PAIRS:
                 return f"{a} cannot be compared with {b}: there is no pair of finished runs."
+
+
+@dataclass(frozen=True)
+class SummaryClaim:
+    """What is decided of the arms, in one sentence without numbers, from their contrasts with the baseline.
+
+    `pairs` are the contrasts of the arm with the highest mean with the other arms.
+    """
+
+    baseline: str
+    contrasts: tuple[Contrast, ...]
+    leader: str
+    pairs: tuple[Contrast, ...]
+
+    verdict = "summary"
+
+    @property
+    def sentence(self) -> str:
+        groups: dict[Verdict, list[str]] = {}
+        for contrast in self.contrasts:
+            groups.setdefault(verdict(contrast), []).append(f"**{contrast.subject}**")
+        words = {
+            Verdict.BETTER: f"better than **{self.baseline}**",
+            Verdict.WORSE: f"worse than **{self.baseline}**",
+            Verdict.EQUIVALENT: f"equivalent to **{self.baseline}** within {MARGIN:g} points",
+            Verdict.UNDECIDED: f"not told apart from **{self.baseline}**",
+            Verdict.NO_PAIRS: f"not compared with **{self.baseline}**",
+        }
+        parts = [
+            f"{listed(groups[kind])} {'is' if len(groups[kind]) == 1 else 'are'} {text}"
+            for kind, text in words.items()
+            if kind in groups
+        ]
+        return f"In short: {'; '.join(parts)}.{self._best()}"
+
+    def _best(self) -> str:
+        """Whether one arm is shown to be the best of all."""
+        better = [c.subject for c in self.contrasts if verdict(c) is Verdict.BETTER]
+        if len(better) < 2:
+            return ""
+        against = [c for c in self.pairs if {c.subject, c.reference} <= set(better)]
+        if against and all(c.subject == self.leader and verdict(c) is Verdict.BETTER for c in against):
+            return f" **{self.leader}** is the best of them."
+        return " Which of these is the best is not decided."
 
 
 @dataclass(frozen=True)
@@ -115,6 +142,8 @@ class NoInteractionClaim:
         best = self.contrast
         if best is None:
             return f"{question} cannot be said: there are no pairs at two levels."
+        if best.sequential and best.p_smallest >= 1:
+            return f"{question} cannot be decided yet, with {_count(best.n, 'pair')}."
         if best.p_adjusted_smallest > ALPHA:
             return (
                 f"{question} cannot be decided with {_count(best.n, 'pair')}: the smallest p they can reach is "
@@ -149,21 +178,22 @@ class BestCellClaim:
         )
 
 
-Claim = ContrastClaim | InteractionClaim | NoInteractionClaim | BestCellClaim
+Claim = SummaryClaim | ContrastClaim | InteractionClaim | NoInteractionClaim | BestCellClaim
 
 
 def claims(analysis: Analysis) -> list[Claim]:
     """The findings of a study, most important first.
 
-    Each arm against the baseline; the arm with the highest mean against the others; where leads depend on another
-    axis; the best setting.
+    What is decided, in short; each arm against the baseline; the arm with the highest mean against the others; where
+    leads depend on another axis; the best setting.
     """
     outcomes = analysis.outcomes
-    found: list[Claim] = [ContrastClaim(contrast) for contrast in analysis.contrasts]
-    base = outcomes.arm_name(outcomes.baseline)
-    pairs = [c for c in analysis.pairs if base not in (c.subject, c.reference)]
-    leader = _leader(outcomes)
-    found += [ContrastClaim(c) for c in pairs if leader in (c.subject, c.reference)]
+    base, leader = outcomes.arm_name(outcomes.baseline), _leader(outcomes)
+    pairs = [c for c in analysis.pairs if base not in (c.subject, c.reference) and leader in (c.subject, c.reference)]
+    found: list[Claim] = []
+    if len(analysis.contrasts) > 1:
+        found.append(SummaryClaim(base, tuple(analysis.contrasts), leader, tuple(pairs)))
+    found += [ContrastClaim(contrast) for contrast in [*analysis.contrasts, *pairs]]
     for axis, tested in analysis.interactions.items():
         decided = [i for i in tested if verdict(i.change) in (Verdict.BETTER, Verdict.WORSE)]
         found += [InteractionClaim(i) for i in decided]
@@ -175,13 +205,13 @@ def claims(analysis: Analysis) -> list[Claim]:
 
 def claims_table(found: Sequence[Claim]) -> pd.DataFrame:
     """The claims as rows: every number of a sentence stands in its row, with the keys of the runs behind it."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for claim in found:
         row: dict[str, object] = {"kind": type(claim).__name__.removesuffix("Claim"), "verdict": str(claim.verdict)}
         if isinstance(claim, BestCellClaim):
             row |= {"subject": claim.name, "estimate": claim.mean, "low": claim.low, "high": claim.high}
             row |= {"n": claim.n, "runs": " ".join(key[:16] for key in claim.runs)}
-        else:
+        elif not isinstance(claim, SummaryClaim):
             if isinstance(claim, InteractionClaim):
                 i = claim.interaction
                 row |= {"axis": i.axis, "from_level": i.from_level, "level": i.level}
@@ -196,6 +226,8 @@ def claims_table(found: Sequence[Claim]) -> pd.DataFrame:
         "kind verdict subject reference axis from_level level from_lead lead estimate low high p p_adjusted correction "
     )
     columns += "p_smallest p_adjusted_smallest p_equivalence n pairs_ahead seeds more_seeds tested sentence runs"
+    if any("seeds_needed" in row for row in rows):
+        columns = columns.replace("more_seeds", "seeds_needed")
     return pd.DataFrame(rows).reindex(columns=columns.split())
 
 
@@ -219,6 +251,7 @@ def contrast_row(c: Contrast) -> dict[str, object]:
         "pairs_ahead": c.wins,
         "seeds": c.seeds,
         "more_seeds": more_seeds(c),
+        **({"seeds_needed": c.seeds_needed} if c.sequential else {}),
         "verdict": str(verdict(c)),
         "runs": " ".join(key[:16] for key in c.runs),
     }
@@ -227,7 +260,7 @@ def contrast_row(c: Contrast) -> dict[str, object]:
 def more_seeds(contrast: Contrast) -> int | None:
     """Seeds to add to every cell for 80 % power at the observed difference and spread; None where not known."""
     needed = contrast.seeds_needed
-    return None if needed is None or contrast.n == 0 else max(1, needed - contrast.seeds)
+    return None if needed is None or contrast.n == 0 or contrast.sequential else max(1, needed - contrast.seeds)
 
 
 def p_text(p: float) -> str:
@@ -253,15 +286,33 @@ def _evidence(c: Contrast, *, wins: bool = True) -> str:
     return f"{_interval(c)}{c.correction} {p_phrase(c.p_adjusted)}; {_count(c.n, 'pair')}{ahead}"
 
 
+def _disagreement(c: Contrast) -> str:
+    """Why an interval without zero is no decision."""
+    if not (c.low > 0 or c.high < 0) or c.p_adjusted_smallest > ALPHA:
+        return ""
+    if c.p <= ALPHA:
+        return "The interval leaves out zero: alone it would pass, but not as one of so many comparisons. "
+    if c.cells > 1:
+        return (
+            "The interval leaves out zero, but the lead is not the same in all settings, which p takes into account. "
+        )
+    return ""
+
+
 def _needs(c: Contrast) -> str:
     floor = ""
-    if c.p_adjusted_smallest > ALPHA:
+    if c.sequential and c.p_smallest >= 1:
+        floor = f"With {_count(c.n, 'pair')} no difference can be shown yet. "
+    elif c.p_adjusted_smallest > ALPHA and not c.sequential:
         floor = f"With {_count(c.n, 'pair')} the smallest p is {p_text(c.p_smallest)}"
         if c.p_adjusted_smallest > c.p_smallest:
-            floor += f", {p_text(c.p_adjusted_smallest)} after {c.correction}"
+            floor += f", {p_text(c.p_adjusted_smallest)} after {c.correction.removeprefix(EVERY_ROUND)}"
         floor += ", so no difference could have been shown. "
     if c.n < 2:
         return f"{floor}One pair tells nothing of the spread between seeds: run at least 2 more."
+    if c.sequential:
+        needed = f"about {_count(c.seeds_needed, 'seed')}" if c.seeds_needed else f"over {MOST_SEEDS:,} seeds"
+        return f"{floor}A fixed study would need {needed} a setting, if difference and spread are as they seem."
     more = more_seeds(c)
     if more is None:
         return f"{floor}To find a difference this small, each setting would need over {MOST_SEEDS:,} seeds."

@@ -70,3 +70,4 @@ Stack = Annotated[
         metavar="N|auto", help="Runs of one shape trained as one model; auto: 1 on a CPU, by memory on a GPU."
     ),
 ]
+Mixed = Annotated[bool, typer.Option("--mixed", help="Take runs of different code or data together, and say so.")]

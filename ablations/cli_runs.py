@@ -31,10 +31,15 @@ def train(
     setting: "Setting",
     crew: int,
     quiet: bool,
+    last: bool = True,
 ) -> None:
-    """Carry out the tasks of a plan and say how it went; ends the program with exit code 1 or 130 if not well."""
+    """Carry out the tasks of a plan and say how it went; ends the program with exit code 1 or 130 if not well.
+
+    Says what to do next when these were the `last` tasks.
+    """
     from ablations import display, study
     from ablations.interrupt import Interrupt
+    from ablations.mixture import other_code
     from ablations.progress import LiveProgress, Progress
 
     store.check_writable()
@@ -46,6 +51,8 @@ def train(
         display.say(
             console, f"study {plan.study} was planned otherwise before: its plan is replaced, its runs are kept"
         )
+    if tasks and (warning := other_code(store, plan)):
+        typer.echo(f"warning: {warning}", err=True)
     live = console.is_terminal and not quiet
     listener = (LiveProgress if live else Progress)(console, tasks, skipped=skipped)
     try:
@@ -60,6 +67,8 @@ def train(
             f"{len(outcome.failed)} of {len(plan.keys)} runs failed; the same command tries them again", err=True
         )
         raise typer.Exit(FAILED)
+    if not last:
+        return
     elsewhere = "" if store.root == Path("runs") else f" --runs {shlex.quote(str(store.root))}"
     if skipped < left_out:
         display.say(console, f"{len(tasks)} runs are finished now; vitab status tells which are still to do")

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablations import tables
+from ablations.analysis import as_looked
 from ablations.claims import ContrastClaim, p_text
 from ablations.errors import UsageError
+from ablations.looks import ONCE, Tests
+from ablations.mixture import mixtures, refuse_mixed
 from ablations.models import ModelComparison, compare_models
-from ablations.outcomes import Outcomes, arrange, level_text, varying_axes
+from ablations.outcomes import Outcomes, level_text, varying_axes
 from ablations.palette import points_text
 from ablations.stats import ALPHA, baseline_contrasts, holm
 from ablations.store import load_results
@@ -24,27 +27,39 @@ if TYPE_CHECKING:
 NOT_COMPARED = ("key", "seed")
 
 
-def compare(store: Store, first: str, second: str, *, study: str | None, last: Callable[[], str]) -> str:
-    """The comparison as markdown: of two studies where both names are studies and none is given, else of two arms."""
+def compare(
+    store: Store, first: str, second: str, *, study: str | None, last: Callable[[], str], mixed: bool = False
+) -> str:
+    """The comparison as markdown: of two studies where both names are studies and none is given, else of two arms.
+
+    UsageError for runs of different code or data, unless they may be `mixed`: then the first line says so.
+    """
     if study is None and {first, second} <= set(store.studies()):
         if first == second:
             raise UsageError(f"{first} and {second} are the same study")
         sources = load_results(store, first), load_results(store, second)
+        found = mixtures(*sources) if mixed else refuse_mixed(*sources)
         outcomes, differ = two_studies(*sources)
         fields = "; ".join(f"{tables.word(name)} {a} against {b}" for name, (a, b) in differ.items())
         title = f"Study {first} against study {second}" + (f", which differ in: {fields}." if fields else ".")
+        tests: Tests = ONCE
+        if grown := [results.plan.study for results in sources if results.plan.design]:
+            title += f" {' and '.join(grown)} grew in rounds until decided, of which p takes no account."
     else:
         results = load_results(store, study or last())
-        outcomes, sources = two_arms(results, first, second), (results, results)
+        found = mixtures(results) if mixed else refuse_mixed(results)
+        (outcomes, tests), sources = two_arms(results, first, second), (results, results)
         title = (
             f"Two arms of study {results.plan.study}. This is one comparison: if it was "
             "picked from many, the corrected p values of the report are the ones to go by."
         )
-    return f"{title}\n\n{comparison_text(outcomes, sources)}"
+    if found:
+        title = f"**Mixed runs.** {'; '.join(found)}. Differences may come from that.\n\n{title}"
+    return f"{title}\n\n{comparison_text(outcomes, sources, tests)}"
 
 
-def two_arms(results: Results, first: str, second: str) -> Outcomes:
-    """A study cut down to two arms, the second as the baseline.
+def two_arms(results: Results, first: str, second: str) -> tuple[Outcomes, Tests]:
+    """A study cut down to two arms, the second as the baseline, and how they are to be tested.
 
     An arm is a level (`rope`) or an axis and a level (`depth=4`); UsageError when it is none, or the two are of
     different axes.
@@ -55,15 +70,10 @@ def two_arms(results: Results, first: str, second: str) -> Outcomes:
         raise UsageError(f"{first} and {second} are levels of different axes: {chosen[0][0]} and {chosen[1][0]}")
     if chosen[0] == chosen[1]:
         raise UsageError(f"{first} and {second} are the same arm")
-    outcomes = arrange(results, chosen[0][0])
+    outcomes, tests = as_looked(results, chosen[0][0])
     at = [outcomes.arms.index(level) for _, level in chosen]
-    return replace(
-        outcomes,
-        arms=tuple(level for _, level in chosen),
-        baseline=1,
-        accuracy=outcomes.accuracy[at],
-        keys=outcomes.keys[at],
-    )
+    arms = tuple(level for _, level in chosen)
+    return replace(outcomes, arms=arms, baseline=1, accuracy=outcomes.accuracy[at], keys=outcomes.keys[at]), tests
 
 
 def _find_arm(text: str, axes: dict[str, tuple[Any, ...]]) -> tuple[str, Any]:
@@ -122,9 +132,9 @@ def _fields_that_differ(first: Results, second: Results, axes: set[str]) -> dict
     return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
 
 
-def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results]) -> str:
+def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results], tests: Tests = ONCE) -> str:
     """The finding on two arms, the accuracy of both in each setting, and the pairs as trained models; markdown."""
-    claim = ContrastClaim(baseline_contrasts(outcomes)[0])
+    claim = ContrastClaim(baseline_contrasts(outcomes, tests)[0])
     names = [outcomes.arm_name(arm) for arm in (0, 1)]
     header = [*map(tables.word, outcomes.cell_axes), *names, "difference", "pairs"]
     rows = []

@@ -21,6 +21,7 @@ def describe(*, backend: str, threads: int) -> dict[str, Any]:
     return {
         "git": git_state(),
         "vit_sha256": vit_digest(),
+        "training_sha256": training_digest(),
         "python": platform.python_version(),
         "packages": versions((*PACKAGES, *CUDA_PACKAGES)),
         "platform": platform.platform(),
@@ -49,16 +50,30 @@ def vit_digest() -> str:
     return _digest(ROOT / "vit")
 
 
+TRAINING = ("trainer.py", "batches.py", "augmentation.py", "trivial_augment.py", "data/")
+"""What of `ablations` decides the numbers of a run; the fields of a run are part of its key."""
+
+
+@cache
+def training_digest() -> str:
+    """The same of the sources that make batches and train on them."""
+    return _digest(ROOT / "ablations", TRAINING)
+
+
 @cache
 def code_digest() -> str:
     """The same of `vit` and `ablations`: half a run is only continued by the code that began it."""
     return hashlib.sha256(f"{vit_digest()} {_digest(ROOT / 'ablations')}".encode()).hexdigest()
 
 
-def _digest(folder: Path) -> str:
+def _digest(folder: Path, only: tuple[str, ...] = ("",)) -> str:
+    """SHA-256 of the sources in a folder whose paths there begin with one of these."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".cu", ".cuh")):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        name = path.relative_to(folder).as_posix()
+        if not name.startswith(only):
+            continue
+        digest.update(f"{name}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 

@@ -87,7 +87,7 @@ def _accuracy(outcomes: Outcomes) -> Picture:
 
 
 def _contrasts(analysis: Analysis) -> Picture | None:
-    outcomes = analysis.outcomes
+    outcomes = analysis.looked
     arms = [arm for arm in range(len(outcomes.arms)) if arm != outcomes.baseline]
     pairs = [
         (contrast, outcomes.differences(arm, outcomes.baseline))

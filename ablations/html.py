@@ -27,8 +27,8 @@ em { color: var(--soft) }
 .table { overflow-x: auto; margin: 1em 0 }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .35em .7em; border-bottom: 1px solid var(--line); white-space: nowrap }
-td:last-child { white-space: normal; min-width: 6rem }
-thead th { border-bottom: 2px solid var(--line); background: var(--band) }
+td[style*="left"]:last-child { white-space: normal; min-width: 12rem }
+thead th { border-bottom: 2px solid var(--line); background: var(--band); white-space: normal; vertical-align: bottom }
 pre { overflow-x: auto; padding: .8em 1em; background: var(--band); border-radius: 6px }
 code { font: .875em ui-monospace, monospace; overflow-wrap: anywhere }
 summary { cursor: pointer }

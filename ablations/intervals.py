@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import stats as scipy_stats
 
@@ -37,25 +39,36 @@ def paired_interval(
     """
     cells = [row[np.isfinite(row)] for row in np.atleast_2d(differences)]
     cells = [cell for cell in cells if cell.size]
-    sizes = np.array([cell.size for cell in cells])
-    freedom = int((sizes - 1).sum())
+    freedom = sum(cell.size - 1 for cell in cells)
     if freedom == 0:
         return _NOTHING
-    n = int(sizes.sum())
-    mean = float(np.concatenate(cells).mean())
-    spread = np.sqrt(sum(float(((cell - cell.mean()) ** 2).sum()) for cell in cells) / freedom)
+    mean, spread = _mean_and_spread(cells)
     if spread <= 1e-12:
         return mean, mean
     tail = (1 - level) / 2
-    student = float(scipy_stats.t.ppf(1 - tail, freedom)) / np.sqrt(n)
+    student = float(scipy_stats.t.ppf(1 - tail, freedom)) / np.sqrt(sum(cell.size for cell in cells))
     low = high = student
     if freedom >= LEAST_FREEDOM:
-        # A cell of m seeds shows only (m - 1) / m of its variance in its deviations.
-        pool = np.concatenate([(c - c.mean()) * np.sqrt(c.size / (c.size - 1)) for c in cells if c.size > 1])
-        pivots = _studentised(pool, sizes, resamples, np.random.default_rng(seed))
+        _, _, pivots = studentised_bootstrap(cells, resamples, seed)
         below, above = np.quantile(pivots, [tail, 1 - tail])
         low, high = max(student, float(above)), max(student, float(-below))
-    return mean - low * float(spread), mean + high * float(spread)
+    return float(mean - low * spread), float(mean + high * spread)
+
+
+def studentised_bootstrap(
+    cells: Sequence[FloatArray], resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float, FloatArray]:
+    """The mean of values in cells, their spread within cells, and mean over spread in resamples around zero."""
+    sizes = np.array([cell.size for cell in cells])
+    # A cell of m seeds shows only (m - 1) / m of its variance in its deviations.
+    pool = np.concatenate([(c - c.mean()) * np.sqrt(c.size / (c.size - 1)) for c in cells if c.size > 1])
+    return *_mean_and_spread(cells), _studentised(pool, sizes, resamples, np.random.default_rng(seed))
+
+
+def _mean_and_spread(cells: Sequence[FloatArray]) -> tuple[float, float]:
+    freedom = sum(cell.size - 1 for cell in cells)
+    spread = np.sqrt(sum(float(((cell - cell.mean()) ** 2).sum()) for cell in cells) / freedom)
+    return float(np.concatenate(cells).mean()), float(spread)
 
 
 def _studentised(pool: FloatArray, sizes: np.ndarray, resamples: int, rng: np.random.Generator) -> FloatArray:

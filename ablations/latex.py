@@ -17,6 +17,7 @@ _SPECIAL = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     "−": "$-$",
     "×": r"$\times$",
     "±": r"$\pm$",

@@ -52,10 +52,19 @@ def _varied(results: Results) -> str:
     axes = varying_axes(results)
     if not axes:
         return "**What varies.** Nothing but the seed."
-    parts = [f"{name.replace('_', ' ')} ({', '.join(map(level_text, levels))})" for name, levels in axes.items()]
-    return f"**What varies.** {'; '.join(parts)}. All else is the same in every run.".replace(
-        parts[0], parts[0].capitalize(), 1
-    )
+    text = "; ".join(_levels(name.replace("_", " "), levels) for name, levels in axes.items())
+    return f"**What varies.** {text[:1].upper()}{text[1:]}. All else is the same in every run."
+
+
+def _levels(axis: str, levels: tuple[object, ...]) -> str:
+    """The levels of an axis; positions with what they are."""
+    names = list(map(level_text, levels))
+    if axis != "position":
+        return f"{axis} ({', '.join(names)})"
+    from vit.positions import POSITIONS
+
+    described = (f"{name} ({POSITIONS[name].description})" if name in POSITIONS else name for name in names)
+    return f"position: {', '.join(described)}"
 
 
 def _model(runs: pd.DataFrame, varying: set[str]) -> str:

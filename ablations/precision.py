@@ -16,19 +16,21 @@ def precisions(backend: str) -> tuple[str, ...]:
     return cupy_precisions()
 
 
-def choose(grid: Grid, given: str | None, backend: str) -> Grid:
+def choose(grid: Grid, given: str | None, backend: str | None) -> Grid:
     """The grid with the precision that is `given`, else the grid's own, else that which the backend takes by itself.
 
-    A grid whose axes include the precision keeps them. Raises UsageError for one that the backend does not have.
+    A grid whose axes include the precision keeps them. Raises UsageError for one that the backend does not have. Where
+    the backend is None, other machines have it: nothing is taken by itself, and each of them checks what it is given.
     """
     if given is not None and given not in PRECISIONS:
         raise UsageError(f"--precision must be {', '.join(PRECISIONS)}, got {given!r}")
     if given is not None and "precision" in grid.axes:
         raise UsageError(f"--precision given, but the grid {grid.name!r} compares precisions; valid: leave it out")
-    if given is None and "precision" not in grid.axes and grid.base.precision == "float32":
+    if backend and given is None and "precision" not in grid.axes and grid.base.precision == "float32":
         given = precisions(backend)[0]
     chosen = grid if given is None else replace(grid, base=replace(grid.base, precision=given))
-    check(chosen.axes.get("precision", (chosen.base.precision,)), backend)
+    if backend:
+        check(chosen.axes.get("precision", (chosen.base.precision,)), backend)
     return chosen
 
 

@@ -12,17 +12,20 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ablations import tables
-from ablations.analysis import Analysis
+from ablations.analysis import Analysis, analyse
 from ablations.claims import ContrastClaim, claims, claims_table, p_phrase
 from ablations.errors import UsageError
 from ablations.gallery import pictures
+from ablations.growth import asked
 from ablations.html import page
 from ablations.latex import latex
 from ablations.method import method
-from ablations.outcomes import Outcomes, arrange, level_text, varying_axes
+from ablations.mixture import mixtures
+from ablations.outcomes import Outcomes, level_text, varying_axes
 from ablations.picture import Picture
 from ablations.power import MARGIN, smallest_p
 from ablations.publish import published
+from ablations.rounds_text import lead, procedure
 from ablations.stats import ALPHA, arm_means
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ def compose(results: Results) -> Report:
     """The report that follows from these runs; the same runs give the same bytes. UsageError without a finished run."""
     if results.runs.empty:
         raise UsageError(f"study {results.plan.study!r} has no finished run to report; run it first")
-    analysis = Analysis(arrange(results))
+    analysis = analyse(results)
     drawn = pictures(results, analysis)
     made = {f"{name}.csv": csv_text(frame) for name, frame in frames(results, analysis).items()}
     shown = shown_tables(results, analysis)
@@ -65,6 +68,7 @@ def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, st
         "interactions": {axis: tables.interactions_markdown(found) for axis, found in analysis.interactions.items()},
         "main_effects": {axis: tables.contrasts_markdown(found) for axis, found in analysis.main_effects.items()},
         "ranks": {"": tables.ranks_markdown(analysis.ranks)} if analysis.ranks else {},
+        "rounds": {"": tables.rounds_markdown(analysis.rounds)} if analysis.rounds else {},
         "cost": {"": tables.cost_markdown(results, outcomes)},
     }
 
@@ -89,10 +93,14 @@ def write_report(results: Results, out: Path, format: str = "markdown") -> Path:
             (new / "tables" / name).write_text(content, encoding="utf-8", newline="")
         (new / "README.md").write_text(report.text, encoding="utf-8", newline="\n")
         if format == "html":
-            inside = [*sorted((new / "figures").glob("*.png")), *sorted((new / "tables").iterdir())]
-            files = {path.relative_to(new).as_posix(): path.read_bytes() for path in inside}
-            (new / "report.html").write_text(page(report.text, files), encoding="utf-8", newline="\n")
+            tables = {f"tables/{name}": content.encode() for name, content in report.tables.items()}
+            (new / "report.html").write_text(page(report.text, pngs(new) | tables), encoding="utf-8", newline="\n")
     return folder
+
+
+def pngs(folder: Path) -> dict[str, bytes]:
+    """The pictures of a report by the path that README.md links them with."""
+    return {f"figures/{path.name}": path.read_bytes() for path in sorted((folder / "figures").glob("*.png"))}
 
 
 def csv_text(frame: pd.DataFrame) -> str:
@@ -112,6 +120,7 @@ def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
         "interactions": tables.interactions_frame(tested),
         "main_effects": tables.main_effects_frame(analysis.main_effects),
         "ranks": tables.ranks_frame(analysis.ranks),
+        "rounds": tables.rounds_frame(analysis.rounds),
         "cost": tables.cost_frame(results, analysis.outcomes),
         "runs": tables.runs_frame(results),
         "missing": tables.missing_frame(results),
@@ -145,6 +154,7 @@ def render(
         planned=planned,
         axes={tables.word(axis): ", ".join(map(level_text, levels)) for axis, levels in axes.items()},
         seeds=len(outcomes.seeds),
+        fewest=min(asked(plan, outcomes.axis).values()),
         findings=[claim.sentence for claim in found],
         single=len(outcomes.seeds) == 1,
         tested=any(isinstance(claim, ContrastClaim) for claim in found),
@@ -168,7 +178,11 @@ def render(
         second=[shown[name] for name in ("contrasts",) if name in shown],
         third=[shown[name] for name in ("ranks",) if name in shown],
         others=[picture for picture in drawn if picture.name not in ("accuracy", "contrasts", "ranks")],
-        incomplete=_incomplete(outcomes),
+        growth=analysis.growth,
+        grew=lead(plan, analysis) if analysis.growth else "",
+        procedure=procedure(plan, analysis) if analysis.growth else "",
+        rounds=tabulated["rounds"].get("", ""),
+        incomplete=_incomplete(results, outcomes),
         method=method(results),
         cost=tabulated["cost"][""],
         totals=_totals(results),
@@ -176,7 +190,7 @@ def render(
         environments=_environments(results),
         fingerprint=getattr(plan, "fingerprint", None),
         runs=_runs(results),
-        mixed=_code_versions(results),
+        mixed=mixtures(results),
         command=plan.command,
         fetched=set(results.runs["data"]) != {"digits"},
     )
@@ -188,10 +202,14 @@ def _several(outcomes: Outcomes) -> bool:
     return len(outcomes.arms) > 1 and len(outcomes.cells) > 1
 
 
-def _incomplete(outcomes: Outcomes) -> list[str]:
-    """Sentences on the blocks that lack a run."""
+def _incomplete(results: Results, outcomes: Outcomes) -> list[str]:
+    """Sentences on the blocks that lack a run of the plan."""
+    absent = {(level_text(getattr(config, outcomes.axis)), config.seed) for config in results.missing}
     lines = []
-    for cell, seed, arms in outcomes.incomplete_blocks():
+    for cell, seed, lacking in outcomes.incomplete_blocks():
+        arms = [arm for arm in lacking if (level_text(outcomes.arms[arm]), outcomes.seeds[seed]) in absent]
+        if not arms:
+            continue
         place = ", ".join(filter(None, (outcomes.cell_name(cell), f"seed {outcomes.seeds[seed]}")))
         lines.append(f"{place}: no {', '.join(outcomes.arm_name(arm) for arm in arms)}")
     return lines
@@ -219,12 +237,6 @@ def _environments(results: Results) -> str:
     frame = tables.environments_frame(results)
     rows = [(tables.word(row["what"]), row["value"], row["runs"]) for row in frame.to_dict("records")]
     return tables.markdown(["what", "value", "runs"], rows, left=2) if rows else ""
-
-
-def _code_versions(results: Results) -> int:
-    """How many versions of the model's code made the runs; 0 for one or unknown."""
-    digests = {environment.get("vit_sha256") for environment in results.environments.values()} - {None}
-    return len(digests) if len(digests) > 1 else 0
 
 
 def _runs(results: Results) -> str:

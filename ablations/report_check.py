@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import math
+import re
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.errors import UsageError
-from ablations.report import compose
+from ablations.html import page
+from ablations.report import compose, pngs
 
 if TYPE_CHECKING:
     from ablations.store import Results
@@ -25,8 +28,8 @@ def differences(results: Results, out: Path) -> list[str]:
 
     README.md and LaTeX are compared line by line; a CSV cell by cell, numbers up to `ROUNDING`; a finding that changed
     is named by its sentence. Of the figures only presence is checked: their bytes depend on the fonts' renderer.
-    report.html is made of the
-    same parts and not looked at. Raises UsageError when there is no report.
+    report.html, where there is one, must hold the same text, these tables and the figures beside it. Raises UsageError
+    when there is no report.
     """
     folder = Path(out) / results.plan.study
     if not folder.is_dir():
@@ -39,8 +42,21 @@ def differences(results: Results, out: Path) -> list[str]:
     expected_files = {f"tables/{name}" for name in report.tables}
     expected_figures = {f"figures/{picture.name}.{kind}" for picture in report.pictures for kind in ("png", "svg")}
     found += [f"{name}: missing" for name in sorted(expected_figures) if not (folder / name).is_file()]
+    if (folder / "report.html").exists():
+        tables = {f"tables/{name}": content.encode() for name, content in report.tables.items()}
+        expected_page = _short(page(report.text, pngs(folder) | tables))
+        found += _text_differences("report.html", _short(_read(folder / "report.html")), expected_page)
     there = {path.relative_to(folder).as_posix() for path in (*folder.glob("tables/*"), *folder.glob("figures/*"))}
     return found + [f"{name}: not part of this report" for name in sorted(there - expected_files - expected_figures)]
+
+
+def _short(html: str | None) -> str:
+    """A page with a checksum in place of every file inside."""
+    return re.sub(
+        r"base64,([A-Za-z0-9+/=]+)",
+        lambda found: f"sha256 {hashlib.sha256(found[1].encode()).hexdigest()[:8]}",
+        html or "",
+    )
 
 
 def _read(path: Path) -> str | None:

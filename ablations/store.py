@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablations.config import FIELDS, RunConfig
+from ablations.design import Design
 from ablations.errors import UsageError, VitabError
 from ablations.files import or_say, read_json, sha256, to_json, write_file
 
@@ -70,6 +71,8 @@ class StudyPlan:
     keys: tuple[str, ...]
     configs: tuple[RunConfig, ...]
     command: str
+    design: Design | None = None
+    """Of a study that grows in rounds: the runs are those asked for so far."""
 
     @property
     def runs(self) -> dict[str, RunConfig]:
@@ -79,7 +82,8 @@ class StudyPlan:
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
-        return plain | {"configs": [config.canonical() for config in self.configs]}
+        design = {} if self.design is None else asdict(self.design)
+        return plain | {"configs": [config.canonical() for config in self.configs], "design": design}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "StudyPlan":
@@ -94,6 +98,7 @@ class StudyPlan:
             keys=tuple(plain["keys"]),
             configs=tuple(RunConfig.from_mapping(config) for config in plain["configs"]),
             command=plain["command"],
+            design=Design(**plain["design"]) if plain.get("design") else None,
         )
 
 
@@ -227,7 +232,11 @@ class Store:
     def plan_differs(self, plan: StudyPlan) -> bool:
         """Whether a study of this name is written down that has other runs."""
         written = read_json(self.root / "studies" / f"{plan.study}.json")
-        return isinstance(written, dict) and written.get("keys") != list(plan.keys)
+        if not isinstance(written, dict):
+            return False
+        if written.get("design") and plan.design:  # it grows
+            return not set(written.get("keys", ())) <= set(plan.keys)
+        return written.get("keys") != list(plan.keys)
 
     def studies(self) -> list[str]:
         """Names of the planned studies, the last planned first."""

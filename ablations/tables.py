@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 
 from ablations.analysis import Analysis
-from ablations.claims import claims_table, contrast_row, more_seeds, p_text, verdict
+from ablations.claims import claims_table, contrast_row, more_seeds, p_text
 from ablations.outcomes import Outcomes, level_text, varying_axes
 from ablations.palette import points_text
 from ablations.ranks import Ranks
+from ablations.rounds import Look
 from ablations.stats import Contrast, Interaction, arm_means
 from ablations.store import RESULT
+from ablations.verdicts import verdict
 
 if TYPE_CHECKING:
     from ablations.store import Results
@@ -37,6 +39,8 @@ __all__ = [
     "missing_frame",
     "ranks_frame",
     "ranks_markdown",
+    "rounds_frame",
+    "rounds_markdown",
     "runs_frame",
 ]
 
@@ -105,8 +109,9 @@ def contrasts_frame(contrasts: Sequence[Contrast]) -> pd.DataFrame:
 
 
 def contrasts_markdown(contrasts: Sequence[Contrast]) -> str:
+    p = "sequential p" if any(c.sequential for c in contrasts) else "p"
     return markdown(
-        ["arm", "against", "difference", "95 % interval", "p", "Holm p", "d_z", "P(better)", "pairs", "verdict"],
+        ["arm", "against", "difference", "95 % interval", p, "Holm p", "d_z", "P(better)", "pairs", "verdict"],
         [
             (
                 c.subject,
@@ -144,6 +149,7 @@ def interactions_frame(found: Sequence[Interaction]) -> pd.DataFrame:
 
 
 def interactions_markdown(found: Sequence[Interaction]) -> str:
+    p = "sequential p" if any(i.change.sequential for i in found) else "p"
     return markdown(
         [
             "arm",
@@ -153,7 +159,7 @@ def interactions_markdown(found: Sequence[Interaction]) -> str:
             "difference after",
             "change",
             "95 % interval",
-            "p",
+            p,
             "joint p",
             "pairs",
         ],
@@ -193,6 +199,30 @@ def ranks_frame(ranks: Ranks | None) -> pd.DataFrame:
 def ranks_markdown(ranks: Ranks) -> str:
     rows = sorted(zip(ranks.mean_ranks, ranks.arms, strict=True))
     return markdown(["arm", "mean rank"], [(arm, f"{rank:.2f}") for rank, arm in rows])
+
+
+def rounds_frame(looks: Sequence[Look]) -> pd.DataFrame:
+    return pd.DataFrame([asdict(look) for look in looks])
+
+
+def rounds_markdown(looks: Sequence[Look]) -> str:
+    return markdown(
+        ["round", "seeds", "arm", "pairs", "difference", "Holm p", "equivalence p", "verdict"],
+        [
+            (
+                look.round,
+                look.seeds,
+                look.arm,
+                look.n,
+                _points(look.mean),
+                p_text(look.p_adjusted),
+                p_text(look.p_equivalence),
+                str(look.verdict),
+            )
+            for look in looks
+        ],
+        left=3,
+    )
 
 
 def runs_frame(results: Results) -> pd.DataFrame:

@@ -22,7 +22,7 @@ FILES = (
     "checkpoint.safetensors",
     "result.json",
 )
-WHERE = ("vit_sha256", "python", "packages", "platform", "cpu", "backend", "gpus")
+WHERE = ("vit_sha256", "training_sha256", "python", "packages", "platform", "cpu", "backend", "gpus")
 """What of an environment decides the bits of a run."""
 
 

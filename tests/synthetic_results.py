@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.config import Grid, RunConfig
+from ablations.design import Design
 
 GAIN = {"none": 0.0, "learned": 21.5, "sinusoidal": 21.3, "rope": 22.6}
 
@@ -27,6 +28,11 @@ class Plan:
     configs: list[RunConfig]
     command: str
     fingerprint: str = "f" * 64
+    design: Design | None = None
+
+    @property
+    def runs(self) -> dict[str, RunConfig]:
+        return dict(zip(self.keys, self.configs, strict=True))
 
 
 @dataclass(frozen=True)
@@ -73,16 +79,22 @@ def make(
     baseline: str = "none",
     study: str = "rope",
     base: RunConfig | None = None,
+    design: Design | None = None,
+    asked: Callable[[RunConfig], bool] = lambda config: True,
 ) -> FakeResults:
-    """A study as the store would load it, without the runs for which `missing` is true."""
+    """A study as the store would load it, without the runs for which `missing` is true.
+
+    With a `design` it is one that grows in rounds, and its plan has the runs for which `asked` is true.
+    """
     if axes is None:
         axes = {"position": tuple(GAIN), "depth": (2, 4), "patch": (2, 4)}
     question = "Which positional encoding earns its keep, and does it depend on depth and patch size?"
     grid = Grid(study, question, base or RunConfig(), axes, tuple(seeds), baseline)
-    configs = grid.expand()
+    configs = [config for config in grid.expand() if asked(config)]
     written = [repr(config).replace(", precision='float32'", "") for config in configs]  # as in the golden report
     keys = [hashlib.sha256(text.encode()).hexdigest() for text in written]
-    plan = Plan(study, study, question, baseline, axes, tuple(seeds), keys, configs, f"vitab run --grid {study}")
+    command = f"vitab run --grid {study}"
+    plan = Plan(study, study, question, baseline, axes, tuple(seeds), keys, configs, command, design=design)
     rows, epochs, lost, environments = [], [], [], {}
     for key, config in zip(keys, configs, strict=True):
         if missing(config):

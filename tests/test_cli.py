@@ -11,7 +11,8 @@ import fake_trainer
 import pytest
 from typer.testing import CliRunner
 
-from ablations.cli import app, rerun_command
+from ablations.cli import app
+from ablations.cli_run import rerun_command
 from ablations.store import Store
 
 SMOKE = ["run", "--grid", "smoke", "--set", "per_class=5", "--workers", "1"]

@@ -45,14 +45,14 @@ def test_models_that_agree():
 
 def test_two_arms_of_a_study():
     results = synthetic_results.make()
-    outcomes = two_arms(results, "rope", "learned")
+    outcomes, _ = two_arms(results, "rope", "learned")
     assert (outcomes.arms, outcomes.baseline, outcomes.accuracy.shape) == (("rope", "learned"), 1, (2, 4, 3))
     text = comparison_text(outcomes, (results, results))
     mean = (outcomes.accuracy[0] - outcomes.accuracy[1]).mean()
     assert f"{mean:.1f}" in text.splitlines()[0] or f"{abs(mean):.1f}" in text.splitlines()[0]
     assert "| depth | patch | rope | learned | difference | pairs |" in text
     assert "McNemar" not in text  # there are no predictions
-    assert two_arms(results, "patch=4", "patch=2").arms == (4, 2)
+    assert two_arms(results, "patch=4", "patch=2")[0].arms == (4, 2)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ class WithPredictions(synthetic_results.FakeResults):
 
 def test_trained_models_are_compared_pair_by_pair_and_said_to_be_models():
     results = WithPredictions(**vars(synthetic_results.make({"position": ("none", "rope")}, (0, 1))))
-    outcomes = two_arms(results, "rope", "none")
+    outcomes, _ = two_arms(results, "rope", "none")
     models = trained_models(outcomes, (results, results))
     assert list(models) == [(0, 0), (0, 1)]
     for (cell, seed), model in models.items():

@@ -8,6 +8,7 @@ import pytest
 import synthetic_results
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ablations import encoding_pictures, figures
 from ablations.analysis import Analysis
@@ -102,6 +103,12 @@ def test_a_study_has_all_its_pictures_and_drawing_changes_no_global_state(tmp_pa
         picture.save(tmp_path)
         assert (tmp_path / f"{picture.name}.png").stat().st_size < 500_000
         assert (tmp_path / f"{picture.name}.svg").stat().st_size < 500_000
+        with Image.open(tmp_path / f"{picture.name}.png") as image:  # opaque: readable on a dark page too
+            pixels = np.asarray(image.convert("RGBA"))
+        assert pixels[..., 3].min() == 255
+        assert (pixels[[0, 0, -1, -1], [0, -1, 0, -1], :3] == 255).all()
+        svg = (tmp_path / f"{picture.name}.svg").read_text(encoding="utf-8")
+        assert "fill: #ffffff" in svg.partition('id="axes_1"')[0]
     assert dict(mpl.rcParams) == before
 
 
