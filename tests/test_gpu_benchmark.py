@@ -83,12 +83,14 @@ def test_what_no_longer_fits_is_left_out_and_named() -> None:
     clock = Clock()
     budget = gpu.Budget(100, clock)
     budget.part("checks")
-    clock.now += 14
+    clock.now += 11
     assert budget.allows("one more")
+    assert not budget.allows("a long one", needed=2)
+    budget.notes.clear()
     budget.part("vitab")
-    clock.now += 30
+    clock.now += 26
     assert budget.allows("a record")  # what the checks left
-    clock.now += 1
+    clock.now += 1.5
     assert not budget.allows("another record")
     assert budget.notes == ["vitab: no time for another record"]
     result, _ = run(gpu.Budget(0))
