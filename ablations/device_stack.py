@@ -7,28 +7,39 @@ from typing import Any
 import numpy as np
 
 from ablations.config import RunConfig
+from ablations.data import Dataset
 from ablations.stack import EVALUATED, Stack, finite
+from vit.backend.cuda_training import IMAGE_BYTES
 from vit.graph_engine import GraphEngine, Recipe, Training
 
+CHANNELS = 4
+"""Of a picture that kernels can change by more than crops and flips."""
 STEPS_AT_ONCE = 16
 """Steps started between two looks at the clock and at whether the run shall end."""
 
 
-def loads_on_device(configs: Sequence[RunConfig]) -> bool:
-    """Whether kernels make the whole batch of such runs; other batches are made by the host and brought over."""
-    first = configs[0]
-    drawn_by_host = first.trivial_augment or first.erase or first.mixup or first.cutmix
-    return not drawn_by_host and len({config.label_smoothing for config in configs}) == 1
+def recipe_on_device(configs: Sequence[RunConfig], dataset: Dataset) -> Recipe | None:
+    """What kernels do to the batches of such runs. None where the host makes them and brings them over: of pictures too
+    large to be changed on the chip by more than crops and flips, and where runs smooth their labels differently."""
+    config = configs[0]
+    changes = {name: getattr(config, name) for name in ("trivial_augment", "erase", "mixup", "cutmix")}
+    size = dataset.image_size**2 * dataset.channels
+    if (any(changes.values()) and (size > IMAGE_BYTES or dataset.channels > CHANNELS)) or any(
+        other.label_smoothing != config.label_smoothing for other in configs
+    ):
+        return None
+    return Recipe(config.label_smoothing, config.crop_padding, config.flip, **changes)
 
 
 class DeviceStack(Stack):
-    """As `Stack`, for a backend whose engine captures steps. The same batches; crops, flips and dropout are drawn by
-    counters on the device, and so other than on a CPU."""
+    """As `Stack`, for a backend whose engine captures steps. The same images in the same order; augmentation and
+    dropout are drawn by counters on the device, and so other than on a CPU."""
 
     engine: GraphEngine
 
     def train_epoch(self, epoch: int) -> list[float]:
-        if not self._loads_on_device:
+        recipe = self._recipe
+        if recipe is None:
             return super().train_epoch(epoch)
         first = max(len(member.losses) for member in self.members)
         sums = [[sum(member.losses) * self.batch_size, 0.0] for member in self.members]
@@ -36,7 +47,7 @@ class DeviceStack(Stack):
         self.engine.totals = np.array(sums)
         for step in range(first, self.steps, STEPS_AT_ONCE):
             done = min(step + STEPS_AT_ONCE, self.steps)
-            self.engine.train(self._training_set, self._recipe, done - step, self.steps)
+            self.engine.train(self._training_set, recipe, done - step, self.steps)
             if any(member.keeper.due() for _, member in self.live):
                 self._note(epoch, done)
                 self.keep()
@@ -60,12 +71,13 @@ class DeviceStack(Stack):
         return self._evaluate(test, np.stack([np.arange(len(self.dataset.test_images))] * len(self.members)))
 
     def trial(self) -> Callable[[], object]:
-        if not self._loads_on_device:
+        recipe = self._recipe
+        if recipe is None:
             return super().trial()
         self._start_epoch(1, peak=0.0)
 
         def step() -> object:
-            self.engine.train(self._training_set, self._recipe, 1, self.steps)
+            self.engine.train(self._training_set, recipe, 1, self.steps)
             return self.engine.totals
 
         return step
@@ -74,9 +86,7 @@ class DeviceStack(Stack):
         engine = GraphEngine(self.model, training, self.batch_size, ema=self.config.ema)
         self.engine = engine
         self._training_set = self._resident(self.dataset.train_images, self.dataset.train_labels)
-        config = self.config
-        self._loads_on_device = loads_on_device([member.config for member in self.members])
-        self._recipe = Recipe(config.label_smoothing, config.crop_padding, config.flip)
+        self._recipe = recipe_on_device([member.config for member in self.members], self.dataset)
         return engine, engine.optimizer.average
 
     def _resident(self, images: np.ndarray, labels: np.ndarray) -> Any:

@@ -221,7 +221,12 @@ def _load_batch(
     seeds: np.ndarray,
     patches: np.ndarray,
     targets: np.ndarray,
+    trivial_augment: bool = False,
+    erase: float = 0.0,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
 ) -> None:
+    assert not trivial_augment, "not here: tests/test_cuda_kernels.py has it"
     batch = patches.shape[1]
     start = int(step[0]) % steps_per_epoch * batch
     chosen = order[:, start : start + batch]
@@ -233,8 +238,15 @@ def _load_batch(
                 normal[run, b] = normal[run, b, :, ::-1]
             if crop_padding:
                 normal[run, b] = np.roll(normal[run, b], rng.integers(-crop_padding, crop_padding + 1, 2), axis=(0, 1))
+            if rng.random() < erase:
+                normal[run, b, : 1 + int(rng.integers(images.shape[1]))] = 0
+    wanted = one_hot(labels[chosen], targets.shape[-1], smoothing)
+    for run, seed in enumerate(seeds):
+        rng = np.random.default_rng((int(seed), int(step[0])))
+        share = rng.beta(mixup or cutmix, mixup or cutmix) if mixup or cutmix else 1.0
+        normal[run], wanted[run] = (share * x + (1 - share) * np.roll(x, 1, axis=0) for x in (normal[run], wanted[run]))
     _by_ops(ops.patchify, normal, patch, patches)
-    _store(targets, one_hot(labels[chosen], targets.shape[-1], smoothing))
+    _store(targets, wanted)
 
 
 def _dropout(

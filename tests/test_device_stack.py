@@ -16,6 +16,7 @@ from ablations.snapshot import Keeper
 from ablations.stack import Member
 from ablations.trainer import RunRecord, calibrate, train, train_together
 from vit import get_ops
+from vit.graph_engine import Recipe
 
 CONFIG = RunConfig(depth=1, width=32, heads=2, patch=4, epochs=3, warmup_epochs=1.0, batch_size=48, per_class=40)
 
@@ -54,10 +55,15 @@ def test_a_run_is_the_cpus(changes: dict[str, Any]) -> None:
     assert np.array_equal(device.predictions["labels"], cpu.predictions["labels"])
 
 
-def test_recipes_that_the_host_makes_are_the_cpus() -> None:
-    """MixUp and erasing are drawn on the host, so that the batches are the same."""
+def test_batches_that_the_host_makes_are_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MixUp and erasing of large pictures."""
     changes = {"mixup": 0.4, "erase": 0.5}
-    assert not device_stack.loads_on_device([RunConfig(**{**CONFIG.__dict__, **changes})])
+    configs = [RunConfig(**{**CONFIG.__dict__, **changes})]
+    recipe = device_stack.recipe_on_device(configs, dataset())
+    assert recipe == Recipe(smoothing=0.1, mixup=0.4, erase=0.5)
+    monkeypatch.setattr(device_stack, "IMAGE_BYTES", 63)
+    assert device_stack.recipe_on_device(configs, dataset()) is None
+    assert device_stack.recipe_on_device([CONFIG], dataset()) == Recipe(smoothing=0.1)
     cpu, device = run("numpy", **changes), run("cupy", **changes)
     np.testing.assert_allclose([m.train_loss for m in device.metrics], [m.train_loss for m in cpu.metrics], rtol=1e-4)
 
@@ -81,7 +87,7 @@ def together(
 
 
 def test_three_runs_together_are_three_alone() -> None:
-    changes = {"crop_padding": 1, "flip": True, "dropout": 0.1, "drop_path": 0.1}
+    changes = {"crop_padding": 1, "flip": True, "dropout": 0.1, "drop_path": 0.1, "erase": 0.3, "cutmix": 1.0}
     for seed, record in together((0, 1, 2), **changes).items():
         alone = run("cupy", seed=seed, **changes)
         assert record.stack == 3

@@ -1,6 +1,8 @@
 """What `python -m benchmarks.gpu` does, on a device that is none: parts, budget, records and the table."""
 
 import json
+import sys
+import types
 from dataclasses import asdict
 from typing import Any
 
@@ -83,12 +85,14 @@ def test_what_no_longer_fits_is_left_out_and_named() -> None:
     clock = Clock()
     budget = gpu.Budget(100, clock)
     budget.part("checks")
-    clock.now += 14
+    clock.now += 11
     assert budget.allows("one more")
+    assert not budget.allows("a long one", needed=2)
+    budget.notes.clear()
     budget.part("vitab")
-    clock.now += 30
+    clock.now += 26
     assert budget.allows("a record")  # what the checks left
-    clock.now += 1
+    clock.now += 1.5
     assert not budget.allows("another record")
     assert budget.notes == ["vitab: no time for another record"]
     result, _ = run(gpu.Budget(0))
@@ -154,3 +158,38 @@ def test_what_a_step_moves_counts_the_batch_and_not_the_data_set() -> None:
     weights = together.engine.model.parameters.flat.nbytes
     assert np.isfinite(together.bytes)
     assert together.bytes > 4 * weights  # AdamW alone reads four such arrays
+
+
+def test_peers_fill_their_columns_and_what_takes_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for PyTorch, of which a compiled step takes half the time and its compilation 50 seconds."""
+    clock = Clock()
+
+    class Stepper:
+        def __init__(self, shape: Shape, position: str, *, compiled: bool) -> None:
+            self.name, self.pause = ("torch compile", 2.0) if compiled else ("torch eager", 4.0)
+            clock.now += 50 if compiled else 0
+
+        def way(self) -> Way:
+            return Way(self.name, 8, lambda steps: None, lambda: None)
+
+    def times(ways: list[Way]) -> dict[str, gpu_speed.Timing]:
+        seconds = {"vitab": 1.0, "products": 0.5, "torch eager": 4.0, "torch compile": 2.0}
+        return {way.name: gpu_speed.Timing(seconds[way.name], 0, 0) for way in ways}
+
+    peer = types.ModuleType("benchmarks.torch_gpu")
+    peer.__dict__.update(
+        TorchGpuStepper=Stepper, release=lambda: None, side_by_side=lambda shape, position, runs, seconds: 3.0 * runs
+    )
+    monkeypatch.setitem(sys.modules, "benchmarks.torch_gpu", peer)
+    monkeypatch.setattr("benchmarks.torch_gpu", peer, raising=False)
+    monkeypatch.setattr(gpu, "time_ways", times)
+    monkeypatch.setattr(gpu, "PROCESSES", (2,))
+    monkeypatch.setattr(gpu, "PROCESS_SHAPES", ("tiny",))
+    result, _ = run(gpu.Budget(110, clock), with_torch=True)  # the torch part ends after 95 of them
+    alone = {r.position: r for r in result.records if r.runs == 1}
+    assert [alone[p].torch_eager_images_per_s for p in ("learned", "rope")] == [2, 2]
+    assert [alone[p].torch_compile_images_per_s for p in ("learned", "rope")] == [None, 4]
+    assert [alone[p].ratio for p in ("learned", "rope")] == [4, 2], "to the faster of those that were measured"
+    assert result.left_out == ["torch: no time for torch compile, tiny, learned"]
+    assert {(r.position, r.runs): r.processes_images_per_s for r in result.records}["rope", 2] == 6
+    assert [r.processes_images_per_s for r in result.records].count(None) == 3

@@ -7,7 +7,7 @@ to where they come from. Nothing is read back until somebody asks.
 """
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,15 @@ class Resident:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What becomes of a batch on the device: label smoothing, random crops, flips; see `ablations.augmentation`."""
+    """What becomes of a batch on the device, as `load_batch` of `vit.backend.cuda_training` takes it."""
 
     smoothing: float = 0.0
     crop_padding: int = 0
     flip: bool = False
+    trivial_augment: bool = False
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
 
 PLAIN = Recipe()
@@ -270,12 +274,10 @@ class GraphEngine:
             patch=self.model.config.patch_size,
             mean=data.mean,
             std=data.std,
-            smoothing=recipe.smoothing,
-            crop_padding=recipe.crop_padding,
-            flip=recipe.flip,
             seeds=self._seeds,
             patches=patches,
             targets=targets,
+            **asdict(recipe),
         )
 
     def _evaluate(self, count: int, load: Callable[[slice], None]) -> Array:

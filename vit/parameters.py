@@ -96,9 +96,13 @@ def initialise(layout: Layout, ops: Ops, seeds: Iterable[int]) -> Views:
     of every parameter that both have.
     """
     seeds = list(seeds)
-    flat = np.zeros((len(seeds), layout.size))
-    views = Views(layout, flat)
+    flat = ops.zeros((len(seeds), layout.size))
     for run, seed in enumerate(seeds):
+        if seed in seeds[:run]:
+            flat[run] = flat[seeds.index(seed)]
+            continue
+        own = Views(layout, np.zeros((1, layout.size)))
         for name, parameter in layout.parameters.items():
-            views[name][run] = parameter.initial(stream(seed, f"init {name}"), parameter.shape)
-    return Views(layout, ops.asarray(flat))
+            own[name][0] = parameter.initial(stream(seed, f"init {name}"), parameter.shape)
+        flat[run] = ops.asarray(own.flat[0])
+    return Views(layout, flat)
