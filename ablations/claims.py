@@ -211,7 +211,9 @@ def claims_table(found: Sequence[Claim]) -> pd.DataFrame:
         if isinstance(claim, BestCellClaim):
             row |= {"subject": claim.name, "estimate": claim.mean, "low": claim.low, "high": claim.high}
             row |= {"n": claim.n, "runs": " ".join(key[:16] for key in claim.runs)}
-        elif not isinstance(claim, SummaryClaim):
+        elif isinstance(claim, SummaryClaim):
+            row |= {"runs": " ".join(sorted({key[:16] for c in (*claim.contrasts, *claim.pairs) for key in c.runs}))}
+        else:
             if isinstance(claim, InteractionClaim):
                 i = claim.interaction
                 row |= {"axis": i.axis, "from_level": i.from_level, "level": i.level}

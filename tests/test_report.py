@@ -71,7 +71,9 @@ def test_claims_name_their_runs(folder):
     known = set(pd.read_csv(folder / "tables" / "runs.csv")["key"].str[:16])
     for runs in table["runs"]:
         assert set(runs.split()) <= known
-    assert len(table["runs"][0].split()) == 24
+    assert list(table["kind"][:2]) == ["Summary", "Contrast"]
+    assert len(table["runs"][0].split()) == 48
+    assert len(table["runs"][1].split()) == 24
 
 
 def test_accuracy_table_and_csv_agree_with_the_runs(folder, text):
