@@ -205,7 +205,7 @@ def test_the_rounds_are_those_that_were_simulated():
             return synthetic_results.make(grid.axes, grid.seeds, study="g", missing=lambda config: True).plan
 
         results = results_of(dict.fromkeys(positions, 3))
-        while (plan := next_round(results.plan, grid, results, plan_of)) is not None:
+        while (plan := next_round(results.plan, grid, analyse(results), plan_of)) is not None:
             results = results_of(asked(plan, "position"))
         analysis = analyse(results)
         whole = arrange(results_of(dict.fromkeys(positions, 9)))
