@@ -39,7 +39,7 @@ def refuse_fixed(store: Store, name: str) -> None:
     plan = recorded(store, name)
     if plan is not None and plan.design is not None:
         raise UsageError(
-            f"study {name} was begun with --until-decided: go on with {plan.command!r}, or give --study another name"
+            f"study {name} was begun with --until-decided: give --study another name, or go on with: {plan.command}"
         )
 
 
