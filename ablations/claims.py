@@ -296,7 +296,8 @@ def _disagreement(c: Contrast) -> str:
         return "The interval leaves out zero: alone it would pass, but not as one of so many comparisons. "
     if c.cells > 1:
         return (
-            "The interval leaves out zero, but the lead is not the same in all settings, which p takes into account. "
+            "The interval leaves out zero, but it takes the settings as given; p also asks whether the lead is the "
+            "same in all. "
         )
     return ""
 
