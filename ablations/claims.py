@@ -211,7 +211,9 @@ def claims_table(found: Sequence[Claim]) -> pd.DataFrame:
         if isinstance(claim, BestCellClaim):
             row |= {"subject": claim.name, "estimate": claim.mean, "low": claim.low, "high": claim.high}
             row |= {"n": claim.n, "runs": " ".join(key[:16] for key in claim.runs)}
-        elif not isinstance(claim, SummaryClaim):
+        elif isinstance(claim, SummaryClaim):
+            row |= {"runs": " ".join(sorted({key[:16] for c in (*claim.contrasts, *claim.pairs) for key in c.runs}))}
+        else:
             if isinstance(claim, InteractionClaim):
                 i = claim.interaction
                 row |= {"axis": i.axis, "from_level": i.from_level, "level": i.level}
@@ -294,7 +296,8 @@ def _disagreement(c: Contrast) -> str:
         return "The interval leaves out zero: alone it would pass, but not as one of so many comparisons. "
     if c.cells > 1:
         return (
-            "The interval leaves out zero, but the lead is not the same in all settings, which p takes into account. "
+            "The interval leaves out zero, but it takes the settings as given; p also asks whether the lead is the "
+            "same in all. "
         )
     return ""
 

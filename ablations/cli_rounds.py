@@ -45,14 +45,13 @@ def train_in_rounds(
         tried = frozenset(plan.keys)
         if not any(map(store.done, plan.keys)):
             break
-        results = load_results(store, plan.study)
-        analysis = analyse(results)
+        analysis = analyse(load_results(store, plan.study))
         if analysis.rounds:
             now = [look for look in analysis.rounds if look.round == analysis.rounds[-1].round]
             verdicts = ", ".join(f"{look.arm} {look.verdict}" for look in now)
             say(console, f"round {now[0].round}, {now[0].seeds} seeds: {verdicts}")
         say(console, standing(analysis))
-        grown = next_round(plan, grid, results, plan_of)
+        grown = next_round(plan, grid, analysis, plan_of)
         if grown is None:
             found = saved(plan)
             elsewhere = "" if store.root == Path("runs") else f" --runs {shlex.quote(str(store.root))}"

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from ablations.analysis import analyse
+from ablations.analysis import Analysis
 from ablations.config import Grid
 from ablations.design import Design
 from ablations.errors import UsageError
@@ -18,7 +18,7 @@ from ablations.growth import asked, to_grow
 from ablations.outcomes import level_text
 
 if TYPE_CHECKING:
-    from ablations.store import Results, Store, StudyPlan
+    from ablations.store import Store, StudyPlan
 
 MAXIMUM = 4
 """Times the seeds of the first round, where nothing else is said."""
@@ -39,7 +39,7 @@ def refuse_fixed(store: Store, name: str) -> None:
     plan = recorded(store, name)
     if plan is not None and plan.design is not None:
         raise UsageError(
-            f"study {name} was begun with --until-decided: go on with {plan.command!r}, or give --study another name"
+            f"study {name} was begun with --until-decided: give --study another name, or go on with: {plan.command}"
         )
 
 
@@ -69,9 +69,8 @@ def begin(grid: Grid, store: Store, name: str, plan_of: Planner, maximum: int | 
     return before
 
 
-def next_round(plan: StudyPlan, grid: Grid, results: Results, plan_of: Planner) -> StudyPlan | None:
+def next_round(plan: StudyPlan, grid: Grid, analysis: Analysis, plan_of: Planner) -> StudyPlan | None:
     """The plan with the runs of the next round added; None when every contrast is decided, or can grow no more."""
-    analysis = analyse(results)
     if analysis.growth is None:
         return None
     targets = to_grow(analysis.looked, analysis.growth, analysis.open_arms)

@@ -1,6 +1,7 @@
 """The report as a reader meets it: words that follow from numbers, links that lead somewhere, nothing lost."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import synthetic_results
 
 from ablations.analysis import Analysis
 from ablations.claims import ContrastClaim, Verdict, claims, p_text
+from ablations.design import Design
 from ablations.errors import UsageError
 from ablations.outcomes import arrange
 from ablations.report import write_report
@@ -51,8 +53,30 @@ def test_tables_are_well_formed(text):
         assert len(widths) == 1, block
 
 
-def test_every_number_of_a_finding_is_in_the_table_of_claims(folder, text):
+def grown_study(tmp_path) -> Path:
+    """A report of a study that grew in rounds: two arms decided early, one never."""
+    seeds = {"none": 12, "learned": 5, "sinusoidal": 12, "rope": 4}
+    results = synthetic_results.make(
+        {"position": tuple(seeds), "depth": (2, 4)},
+        range(12),
+        study="grown",
+        design=Design(3, 12),
+        asked=lambda config: config.seed < seeds[config.position],
+        measure=lambda config: (
+            synthetic_results.accuracy(replace(config, position="none"))
+            if config.position == "sinusoidal" and config.seed % 2
+            else synthetic_results.accuracy(config)
+        ),
+    )
+    return write_report(results, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["fixed", "grown"])
+def test_every_number_of_a_finding_is_in_the_table_of_claims(folder, kind, tmp_path):
+    folder = folder if kind == "fixed" else grown_study(tmp_path)
+    text = (folder / "README.md").read_text(encoding="utf-8")
     table = pd.read_csv(folder / "tables" / "claims.csv")
+    assert ("sequential Holm p" in text) == ("seeds_needed" in table) == (kind == "grown")
     findings = re.findall(r"^- (.*)$", text.split("## Findings")[1].split("\n[!")[0], re.M)
     assert [f.replace("**", "") for f in findings] == list(table["sentence"])
     for _, row in table.iterrows():
@@ -71,7 +95,9 @@ def test_claims_name_their_runs(folder):
     known = set(pd.read_csv(folder / "tables" / "runs.csv")["key"].str[:16])
     for runs in table["runs"]:
         assert set(runs.split()) <= known
-    assert len(table["runs"][0].split()) == 24
+    assert list(table["kind"][:2]) == ["Summary", "Contrast"]
+    assert len(table["runs"][0].split()) == 48
+    assert len(table["runs"][1].split()) == 24
 
 
 def test_accuracy_table_and_csv_agree_with_the_runs(folder, text):

@@ -112,7 +112,7 @@ def test_the_rounds_of_a_study_do_not_change():
         ([*GROW, "--max-seeds", 10], "was begun with --seeds 3 --max-seeds 4: its rounds are settled"),
         ([*GROW, "--seeds", 2, "--max-seeds", 4], "was begun with --seeds 3 --max-seeds 4"),
         ([*GROW, "--position", "none,rope", "--max-seeds", 4], "was begun with other runs or other data"),
-        ([*RUN, "--seeds", 3], "was begun with --until-decided: go on with 'vitab "),
+        ([*RUN, "--seeds", 3], "was begun with --until-decided: give --study another name, or go on with: vitab "),
     ):
         refused = vitab(*arguments)
         assert refused.exit_code == 2
@@ -205,7 +205,7 @@ def test_the_rounds_are_those_that_were_simulated():
             return synthetic_results.make(grid.axes, grid.seeds, study="g", missing=lambda config: True).plan
 
         results = results_of(dict.fromkeys(positions, 3))
-        while (plan := next_round(results.plan, grid, results, plan_of)) is not None:
+        while (plan := next_round(results.plan, grid, analyse(results), plan_of)) is not None:
             results = results_of(asked(plan, "position"))
         analysis = analyse(results)
         whole = arrange(results_of(dict.fromkeys(positions, 9)))
