@@ -113,7 +113,7 @@ def devices(pytestconfig: pytest.Config) -> Devices:
 class TestOneImage:
     @pytest.mark.parametrize("channels", [1, 3])
     def test_trivial_augment(self, devices: Devices, channels: int) -> None:
-        strong = Strong(channels=channels, other={"trivial_augment": True})
+        strong = Strong(size=24, channels=channels, other={"trivial_augment": True})
         for step in (3, 4):
             expected = cut(strong.unmixed(step))
             for kernels in devices:
