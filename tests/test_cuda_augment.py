@@ -52,7 +52,8 @@ class Strong:
             patches=patches,
             targets=targets,
             **{name: device(getattr(self, name)) for name in ("mean", "std", "seeds")},
-            **{"smoothing": 0.0, "crop_padding": 2, "flip": True, **self.other},
+            smoothing=device(np.zeros(2, dtype=np.float32)),
+            **{"crop_padding": 2, "flip": True, **self.other},
         )
         return patches, targets
 
