@@ -171,6 +171,7 @@ __device__ __forceinline__ void finish(const Head<bf16>& head, bf16* dqkv, Part 
         }
         if (g == 0) sums[dim] = sum[0], sums[dim + 1] = sum[1];
     }
+    __syncwarp();  // what follows is for a whole warp
 }
 
 // p = exp(s - logsumexp) and ds = p (dp - delta), in place of s and dp; the normaliser is logsumexp / log 2.
@@ -287,11 +288,11 @@ __global__ void __launch_bounds__(32 * MOST_WARPS, WIDTH > 32 ? 1 : 2)
     }
     __syncthreads();
 
-    const int64 part = head.image() * gridDim.y + blockIdx.y;
+    const int64 part = head.image * gridDim.y + blockIdx.y;
     for (int i = threadIdx.x; i < 3 * head_width; i += blockDim.x) {
         const int which = i / head_width, column = i % head_width;
         float total = 0.0f;
         for (int w = 0; w < blockDim.x / 32; w++) total += sums[w][which][column];
-        parts[(part * 3 + which) * heads * head_width + blockIdx.x % heads * head_width + column] = total;
+        parts[(part * 3 + which) * heads * head_width + head.head * head_width + column] = total;
     }
 }
