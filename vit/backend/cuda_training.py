@@ -25,7 +25,7 @@ from vit.backend.cuda_launch import (
 )
 from vit.backend.ops import Array
 
-IMAGE_BYTES = 96 << 10
+IMAGE_BYTES = 92 << 10
 """An image of up to so many bytes can be changed by more than crops and flips: it lies in shared memory."""
 
 
