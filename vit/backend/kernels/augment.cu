@@ -119,7 +119,7 @@ struct Mix {
 
 // Images (R, B, h, w, C) mixed and cut into patches, labels mixed into soft targets. Grid: packs of an image, B, R.
 template <typename T, int V>
-__global__ void __launch_bounds__(BLOCK)
+__global__ void __launch_bounds__(BLOCK, 2)
     mix_patchify(const float* images, const int* labels, const int* order, int64 order_stride, const int* step,
                  int steps, const int64* seeds, T* patches, float* targets, int height, int width, int channels,
                  int patch, int classes, const float* smoothing, float mixup, float cutmix) {
