@@ -9,7 +9,7 @@ import typer
 
 from ablations.cli_base import FAILED, Backend, Commands, DataDir, Quiet, Runs, Workers, stop
 from ablations.cli_base import console as make_console
-from ablations.cli_runs import reproduce, retry, status, train, verify
+from ablations.cli_runs import reproduce, retry, status, train, train_on_cluster, verify
 from ablations.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,6 +79,12 @@ def run(
     ] = None,
     backend: Backend = "auto",
     workers: Workers = "auto",
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Train on the Dask cluster with this scheduler.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="With --dask: do without encryption on the way to another machine.")
+    ] = False,
     checkpoint: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.0, help="Between two checkpoints of a run: what a kill can cost.")
     ] = 60.0,
@@ -108,7 +114,10 @@ def run(
     chosen = grids.shrink(chosen) if smoke else chosen
     chosen = grids.override(chosen, axes=grids.parse_axes(axes), settings=given, seeds=seeds)
     name = grids.check_name("--study", study) if study is not None else chosen.name
-    _carry_out(chosen, name, data_dir, backend, workers, runs, checkpoint, dry_run=dry_run, quiet=quiet)
+    if dask is not None and workers != "auto":
+        raise UsageError("--workers is for this machine; with --dask there are as many as the cluster has")
+    place = None if dask is None or dry_run else (dask, insecure)
+    _carry_out(chosen, name, data_dir, backend, workers, runs, checkpoint, place, dry_run=dry_run, quiet=quiet)
 
 
 def _carry_out(
@@ -119,6 +128,7 @@ def _carry_out(
     workers: str,
     runs: Path,
     checkpoint: float,
+    place: tuple[str, bool] | None,
     *,
     dry_run: bool,
     quiet: bool,
@@ -129,7 +139,7 @@ def _carry_out(
     from ablations.workers import Setting
 
     console, store = make_console(), Store(runs)
-    backend = study.resolve_backend(backend)
+    backend = study.resolve_backend(backend, here=place is None)
     study.resolve_workers(workers, runs=1, backend=backend)
     plan = study.make_plan(grid, study=name, data_dir=data_dir, command=rerun_command(sys.argv[1:]))
     if warning := study.power_warning(grid):
@@ -138,6 +148,9 @@ def _carry_out(
     tasks = study.tasks_of(plan, arms, store)
     crew = study.resolve_workers(workers, runs=len(tasks), backend=backend)
     setting = Setting(runs, data_dir, backend, threads=max(1, available_cores() // crew), snapshot_every=checkpoint)
+    if tasks and place is not None:
+        train_on_cluster(console, store, plan, tasks, setting=setting, address=place[0], insecure=place[1], quiet=quiet)
+        return
     if tasks and backend == "numpy":
         from ablations.compilation import compile_kernels
 
@@ -375,7 +388,7 @@ def doctor() -> None:
         stop(f"missing: {', '.join(report.missing)}; install with: {report.remedy}", FAILED)
 
 
-LOCAL = ("--runs", "--data-dir", "--workers", "--backend")
+LOCAL = ("--runs", "--data-dir", "--workers", "--backend", "--dask")
 """Options that say where and how, on one machine, and change no result."""
 
 
@@ -386,7 +399,9 @@ def rerun_command(arguments: list[str]) -> str:
     for argument in left:
         if argument in LOCAL:
             next(left, None)
-        elif argument not in ("-q", "--quiet") and not argument.startswith(tuple(f"{name}=" for name in LOCAL)):
+        elif argument not in ("-q", "--quiet", "--insecure") and not argument.startswith(
+            tuple(f"{name}=" for name in LOCAL)
+        ):
             kept.append(argument)
     return shlex.join(["vitab", *kept])
 

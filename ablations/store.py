@@ -36,6 +36,14 @@ if TYPE_CHECKING:
     from ablations.trainer import RunRecord
     from vit import ViTConfig
 
+FILES = (
+    "config.json",
+    "environment.json",
+    "metrics.csv",
+    "predictions.npz",
+    "checkpoint.safetensors",
+    "result.json",
+)
 METRICS = (
     "epoch",
     "learning_rate",
@@ -142,12 +150,19 @@ class Store:
             "checkpoint.safetensors": checkpoint.to_bytes(record.state, model, metadata),
             "result.json": to_json(result),
         }
-        folder = self._fresh(key)
-        with or_say(f"run {key[:16]} could not be written to {self.root}"):
-            sums = {name: write_file(folder / name, content) for name, content in contents.items()}
-            write_file(folder / "DONE.json", to_json({"key": key, "format": 1, "sha256": sums}))
-            (folder / "failure.json").unlink(missing_ok=True)
-            self.snapshot(key).unlink(missing_ok=True)
+        self._put(key, contents)
+
+    def contents(self, key: str) -> tuple[dict[str, bytes], dict[str, str]]:
+        """The files of a finished run but DONE.json, and their checksums; VitabError when one is damaged."""
+        sums = self._manifest(key) or {}
+        return {name: self._checked(key, name) for name in sums}, sums
+
+    def receive(self, key: str, contents: dict[str, bytes], sums: dict[str, str]) -> None:
+        """Write a run that was finished in another store; VitabError, and nothing written, when it has been damaged."""
+        for name in FILES:
+            if hashlib.sha256(contents.get(name, b"")).hexdigest() != sums.get(name):
+                raise VitabError(f"{name} of run {key[:16]} is not what was sent")
+        self._put(key, {name: contents[name] for name in FILES})
 
     def fail(self, key: str, config: RunConfig, error: str, details: str = "", attempt: int = 0) -> None:
         """Write down why an attempt at a run failed: one line, and the traceback if there is one."""
@@ -245,6 +260,15 @@ class Store:
         return f"studies there: {', '.join(names)}"
 
     # -- inside --
+
+    def _put(self, key: str, contents: dict[str, bytes]) -> None:
+        """Write all files of a run, DONE.json last."""
+        folder = self._fresh(key)
+        with or_say(f"run {key[:16]} could not be written to {self.root}"):
+            sums = {name: write_file(folder / name, content) for name, content in contents.items()}
+            write_file(folder / "DONE.json", to_json({"key": key, "format": 1, "sha256": sums}))
+            (folder / "failure.json").unlink(missing_ok=True)
+            self.snapshot(key).unlink(missing_ok=True)
 
     def _manifest(self, key: str) -> dict[str, str] | None:
         """The checksums of a finished run by file name."""
