@@ -79,13 +79,26 @@ class _Orders:
         self.stopping = False
         self.taken_back: list[str] = []  # tasks that a worker may have begun in the very moment
         self.told = -float("inf")
-        self.asked: dict[str, int] = {}  # how often before, by the beginning of the task's key
-        for name in map(str, self.client.list_datasets()):
-            beginning, _, number = name.rpartition("-")  # results that an earlier client has not come back for
-            if beginning.startswith("vitab-") and number.isdecimal():
-                self.asked[beginning] = max(int(number), self.asked.get(beginning, 0))
+        self.asked: dict[str, int] = {}  # how often, by the beginning of the task's key
         self.client.subscribe_topic("vitab", self.news.put)
         self.entry = _entry()
+        self.beginning = f"vitab-{hashlib.sha256(cluster.folder.encode()).hexdigest()[:8]}-"
+        self.take_stock()
+
+    def take_stock(self) -> None:
+        """Look at the results that earlier clients did not come back for: those in the store are let go."""
+        from ablations.cluster_worker import forget
+
+        for name in map(str, self.client.list_datasets()):
+            if not name.startswith(self.beginning):
+                continue
+            beginning, _, number = name.rpartition("-")
+            run = beginning.removeprefix(self.beginning)[:16]
+            if (self.store.folder(run) / "DONE.json").exists():
+                self.client.unpublish_dataset(name)
+                self.cluster.everywhere(forget, run)
+            else:
+                self.asked[beginning] = max(int(number), self.asked.get(beginning, 0))
 
     # -- asking --
 
@@ -123,7 +136,7 @@ class _Orders:
             "snapshot_every": self.setting.snapshot_every,
         }
         digest = hashlib.sha256(json.dumps(order, sort_keys=True).encode()).hexdigest()
-        beginning = f"vitab-{task.key[:16]}-{digest[:16]}"
+        beginning = f"{self.beginning}{task.key[:16]}-{digest[:16]}"
         return order | {"task": f"{beginning}-{self.asked.setdefault(beginning, 1)}"}
 
     # -- hearing --
