@@ -6,7 +6,7 @@
         config.json  environment.json  metrics.csv  predictions.npz  checkpoint.safetensors  result.json
         DONE.json       written last: the key and the SHA-256 of every other file
         failure.json    instead, when the run failed: the reason and the traceback
-    runs/studies/<study>.json
+    runs/studies/<study>.json   the plan, with a checksum of its own
 
 A reader sees all of a file or none of it (`ablations.files`). A run is finished when its DONE.json names its
 key; whatever else a killed process leaves in its folder is overwritten by the next attempt. One process at a
@@ -225,7 +225,8 @@ class Store:
         """Write a plan; it replaces an earlier one of the same name."""
         with or_say(f"study {plan.study} could not be written to {self.root}"):
             (self.root / "studies").mkdir(parents=True, exist_ok=True)
-            write_file(self.root / "studies" / f"{plan.study}.json", to_json(plan.to_plain()))
+            plain = plan.to_plain()
+            write_file(self.root / "studies" / f"{plan.study}.json", to_json(plain | {"sha256": _checksum(plain)}))
 
     def read_study(self, name: str) -> StudyPlan:
         """The plan of a study; UsageError when there is none, with those there are."""
@@ -233,7 +234,10 @@ class Store:
         if name not in self.studies():
             raise UsageError(f"no study {name!r} in {self.root}; {self.describe_studies()}")
         try:
-            return StudyPlan.from_plain(json.loads(path.read_bytes()))
+            plain = json.loads(path.read_bytes())
+            if plain.pop("sha256", None) != _checksum(plain) or plain["study"] != name:
+                raise ValueError("or of an older version: its checksum is another")
+            return StudyPlan.from_plain(plain)
         except OSError as error:
             raise UsageError(f"the plan {path} cannot be read: {error.strerror or error}") from error
         except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
@@ -338,6 +342,11 @@ def load_results(store: Store, study: str) -> Results:
         checkpoint=store.checkpoint,
         predictions=store.predictions,
     )
+
+
+def _checksum(plain: dict[str, Any]) -> str:
+    """SHA-256 of plain values as JSON."""
+    return hashlib.sha256(to_json(plain)).hexdigest()
 
 
 def _metrics_csv(record: "RunRecord") -> bytes:

@@ -15,7 +15,9 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=100, metavar="N", help="processes to kill (default: 100)")
     parser.add_argument("--dask", action="store_true", help="kill workers, clients and children of a Dask cluster")
-    parser.add_argument("--failing-writes", action="store_true", help="instead: disks that are full, files that may not grow")
+    parser.add_argument(
+        "--failing-writes", action="store_true", help="instead: disks that are full, files that may not grow"
+    )
     parser.add_argument("--fuzz", type=int, metavar="N", help="instead: damage files of a store N times")
     parser.add_argument("--epochs", type=int, default=1000, help="of each run: longer runs are hit more often")
     parser.add_argument("--seed", type=int, default=0)
