@@ -138,6 +138,7 @@ def carry_out(order: dict[str, Any], job: Job | None = None) -> dict[str, Any]:
     job = job or train_there
     multiprocessing.current_process().daemon = False  # the nanny's mark, with which a process may have no children
     idle = _state.idle.setdefault((setting, job), [])
+    dismiss(keep=(setting, job))
     try:
         in_processes([task], setting, teller, workers=1, job=job, stop=stop, idle=idle)
     except KeyboardInterrupt:
@@ -221,12 +222,17 @@ def _dismiss_later() -> None:
         _state.timer.start()
 
 
-def dismiss() -> None:
-    """End the children without work."""
-    for idle in list(_state.idle.values()):
-        with contextlib.suppress(IndexError):
-            while True:
-                idle.pop().dismiss()
+def dismiss(keep: tuple[Setting, Job] | None = None) -> None:
+    """End the children without work, but those for the setting and job to `keep`."""
+    children = []
+    for purpose, idle in list(_state.idle.items()):
+        while purpose != keep and idle:
+            with contextlib.suppress(IndexError):  # another thread took the last
+                children.append(idle.pop())
+    for child in children:
+        child.connection.close()
+    for child in children:
+        child.process.join()
 
 
 def _end_children() -> None:

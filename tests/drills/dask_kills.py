@@ -57,7 +57,7 @@ def cluster(folder: Path, *, shared: bool) -> Iterator[Any]:
     with dask.config.set({"distributed.nanny.environ": env}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, env=env, silence_logs=60, **options
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", env=env, silence_logs=60, **options
         ) as made:
             yield made
 

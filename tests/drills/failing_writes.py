@@ -7,7 +7,6 @@ finished run and is not. Then the grid is finished with room and compared with a
 import random
 import resource
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -126,7 +125,7 @@ def folder_that_becomes_read_only(store: Store, tally: Failing, rng: random.Rand
 
 def output_that_is_full(store: Store, tally: Failing, rng: random.Random, epochs: int) -> None:
     """Standard output goes to a full disk."""
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         for workers in ("1", "2"):
             process = start(store.root, "--workers", workers, epochs=epochs, stdout=full, stderr=subprocess.PIPE)
             tally.end("output that is full", process)

@@ -6,6 +6,7 @@ Children of it are started with this module as their main module too, and so wri
 import os
 import time
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 from ablations import snapshot
@@ -44,7 +45,7 @@ def work_redone(folder: Path) -> list[float]:
     redone = []
     for of_run in attempts.values():
         of_run.sort()
-        for before, after in zip(of_run, of_run[1:], strict=False):
+        for before, after in pairwise(of_run):
             kept = [at for at, step in before if step <= after[0][1]]
             redone.append(before[-1][0] - (kept[-1] if kept else before[0][0]))
     return redone
