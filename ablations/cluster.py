@@ -93,6 +93,7 @@ class Cluster:
         self.code = code_digest()
         self.workers: dict[str, dict[str, Any]] = {}  # what those say of themselves that may take runs
         self._known: set[str] = set()  # addresses of workers that were greeted
+        self._told: dict[str, tuple[bool, int]] = {}  # what workers know that they may use
         self._said: set[str] = set()
         self._looked = -float("inf")
         self._probe, self._token = f"{PROBE}{secrets.token_hex(8)}", ""
@@ -143,7 +144,6 @@ class Cluster:
             answers = self._greet(new) if new else {}
         except (OSError, TimeoutError, RuntimeError) as error:
             raise self.gone() from error
-        before = set(self.workers)
         self._known &= set(threads)
         self._known |= set(answers)
         self.workers = {address: worker for address, worker in self.workers.items() if address in threads}
@@ -154,8 +154,12 @@ class Cluster:
             self.workers[address] = answer | {"threads": threads[address]}
             if differing := _differing(answer["packages"]):
                 self._say_once(f"note: the Dask worker on {answer['host']} has {differing}")
-        if set(self.workers) != before:
-            self._admit()
+        self._admit()
+
+    def meet_again(self, address: str) -> None:
+        """A worker knows nothing of this client, perhaps because another process has its address now."""
+        self._known.discard(address)
+        self._told.pop(address, None)
 
     def look_now_and_then(self) -> None:
         """The same, not too often."""
@@ -197,7 +201,7 @@ class Cluster:
         return None
 
     def _admit(self) -> None:
-        """Tell all workers what they may use: the cores of a machine are shared by the workers on it."""
+        """Tell workers what they may use: the cores of a machine are shared by the workers on it."""
         from ablations.cluster_worker import admit
 
         on_host: dict[str, int] = {}
@@ -207,7 +211,10 @@ class Cluster:
             address: (worker["shared"], max(1, worker["cores"] // on_host[worker["host"]]))
             for address, worker in self.workers.items()
         }
-        self.everywhere(admit, self.folder, places)
+        news = [address for address, place in places.items() if self._told.get(address) != place]
+        with contextlib.suppress(OSError, TimeoutError, RuntimeError):  # the next look tries again
+            answers = self.client.run(admit, self.folder, places, workers=news, on_error="return") if news else {}
+            self._told |= {address: places[address] for address, answer in answers.items() if answer is True}
 
     def _say_once(self, line: str) -> None:
         if line not in self._said:

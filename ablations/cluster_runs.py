@@ -156,6 +156,9 @@ class _Orders:
         """How a run gets on, from any worker to all clients."""
         from ablations.trainer import EpochMetrics
 
+        if message["kind"] == "stranger":
+            self.cluster.meet_again(message["worker"])
+            return
         order = self.open.get(message["task"])
         if order is None or not (message["shared"] or self.claim(order)):
             return

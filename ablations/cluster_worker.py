@@ -88,9 +88,10 @@ def sees(runs: Path, probe: str, token: str) -> bool:
     return True
 
 
-def admit(folder: str, places: dict[str, tuple[bool, int]], dask_worker: "Worker") -> None:
+def admit(folder: str, places: dict[str, tuple[bool, int]], dask_worker: "Worker") -> bool:
     """Let this worker take runs of a folder; `places` has for each worker whether it sees it, and threads a run."""
     _state.admitted[folder] = places[dask_worker.address]
+    return True
 
 
 def ask_to_stop(keys: list[str], now: bool) -> None:
@@ -118,6 +119,8 @@ def carry_out(order: dict[str, Any], job: Job | None = None) -> dict[str, Any]:
     from distributed import Reschedule, get_worker
 
     worker = get_worker()
+    if order["folder"] not in _state.admitted:
+        worker.log_event(TOPIC, {"kind": "stranger", "worker": worker.address})
     place = _wait_for(order["folder"])
     if place is None:
         raise Reschedule
