@@ -28,6 +28,8 @@ CONNECT = "10s"
 PROBE = ".shared."
 """How the name of a file begins by which a worker is found to see the folder."""
 ENCRYPTED = ("tls", "wss")
+UNREACHED = (OSError, TimeoutError, RuntimeError)
+"""What distributed raises when a worker or the scheduler cannot be spoken to just now."""
 
 
 @contextmanager
@@ -140,12 +142,11 @@ class Cluster:
         self._looked = time.monotonic()
         try:
             threads: dict[str, int] = dict(self.client.nthreads())
-            new = [address for address in threads if address not in self._known]
-            answers = self._greet(new) if new else {}
-        except (OSError, TimeoutError, RuntimeError) as error:
+        except UNREACHED as error:
             raise self.gone() from error
-        self._known &= set(threads)
-        self._known |= set(answers)
+        answers = self._greet([address for address in threads if address not in self._known])
+        self._known = (self._known & set(threads)) | set(answers)
+        self._told = {address: place for address, place in self._told.items() if address in threads}
         self.workers = {address: worker for address, worker in self.workers.items() if address in threads}
         for address, answer in answers.items():
             if (reason := self._unfit(answer)) is not None:
@@ -183,12 +184,18 @@ class Cluster:
 
     def everywhere(self, function: Callable[..., object], *arguments: object) -> None:
         """Call a function in all workers, and never mind those that cannot."""
-        with contextlib.suppress(OSError, TimeoutError, RuntimeError, ValueError):
+        with contextlib.suppress(*UNREACHED, ValueError):
             self.client.run(function, *arguments, workers=list(self.workers), on_error="ignore")
 
     def _greet(self, addresses: list[str]) -> dict[str, Any]:
+        """What workers answer; those that could not be asked just now are left out."""
+        if not addresses:
+            return {}
         arguments = (self.code, str(self.runs), self._probe, self._token)
-        return dict(self.client.run(_greeting(), *arguments, workers=addresses, on_error="return"))
+        with contextlib.suppress(*UNREACHED):
+            answers = self.client.run(_greeting(), *arguments, workers=addresses, on_error="return")
+            return {address: answer for address, answer in answers.items() if not isinstance(answer, UNREACHED)}
+        return {}
 
     def _unfit(self, answer: Any) -> str | None:
         """Why a worker with this answer can take no runs."""
@@ -212,7 +219,7 @@ class Cluster:
             for address, worker in self.workers.items()
         }
         news = [address for address, place in places.items() if self._told.get(address) != place]
-        with contextlib.suppress(OSError, TimeoutError, RuntimeError):  # the next look tries again
+        with contextlib.suppress(*UNREACHED):  # the next look tries again
             answers = self.client.run(admit, self.folder, places, workers=news, on_error="return") if news else {}
             self._told |= {address: places[address] for address, answer in answers.items() if answer is True}
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ablations.attempts import Attempt
-from ablations.cluster import Cluster
+from ablations.cluster import UNREACHED, Cluster
 from ablations.errors import StorageError, VitabError
 from ablations.store import Store
 from ablations.waiting import PAUSE, Waiting
@@ -258,7 +258,7 @@ class _Orders:
         if not order.future.done():
             try:
                 self.client.publish_dataset(order.future, name=order.future.key, override=True)
-            except (OSError, TimeoutError, RuntimeError) as error:
+            except UNREACHED as error:
                 raise self.cluster.gone() from error
         return True
 
@@ -273,7 +273,7 @@ class _Orders:
         """The cluster need not know of it any longer."""
         self.open.pop(order.future.key, None)
         if order.attempt is not None:
-            with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+            with contextlib.suppress(*UNREACHED):
                 self.client.unpublish_dataset(order.future.key)
             order.beating.close()
             order.attempt.release()
@@ -295,7 +295,7 @@ class _Orders:
 
     def leave(self) -> None:
         """End what is still at work."""
-        with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+        with contextlib.suppress(*UNREACHED):
             self.client.unsubscribe_topic("vitab")
         if self.open or self.taken_back:
             self.tell_workers(now=True)
