@@ -9,7 +9,7 @@ import typer
 
 from ablations.cli_base import FAILED, Backend, Commands, DataDir, Quiet, Runs, Stack, Workers, stop
 from ablations.cli_base import console as make_console
-from ablations.cli_runs import reproduce, retry, status, train, verify
+from ablations.cli_runs import reproduce, retry, status, train, train_on_cluster, verify
 from ablations.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +80,12 @@ def run(
     backend: Backend = "auto",
     workers: Workers = "auto",
     stack: Stack = "auto",
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Train on the Dask cluster with this scheduler.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="With --dask: do without encryption on the way to another machine.")
+    ] = False,
     checkpoint: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.0, help="Between two checkpoints of a run: what a kill can cost.")
     ] = 60.0,
@@ -109,7 +115,10 @@ def run(
     chosen = grids.shrink(chosen) if smoke else chosen
     chosen = grids.override(chosen, axes=grids.parse_axes(axes), settings=given, seeds=seeds)
     name = grids.check_name("--study", study) if study is not None else chosen.name
-    _carry_out(chosen, name, data_dir, backend, workers, stack, runs, checkpoint, dry_run=dry_run, quiet=quiet)
+    if dask is not None and (workers, stack) != ("auto", "auto"):
+        raise UsageError("--workers and --stack are for this machine; with --dask there are as many as the cluster has")
+    place = None if dask is None or dry_run else (dask, insecure)
+    _carry_out(chosen, name, data_dir, backend, workers, stack, runs, checkpoint, place, dry_run=dry_run, quiet=quiet)
 
 
 def _carry_out(
@@ -121,6 +130,7 @@ def _carry_out(
     stack: str,
     runs: Path,
     checkpoint: float,
+    place: tuple[str, bool] | None,
     *,
     dry_run: bool,
     quiet: bool,
@@ -131,7 +141,7 @@ def _carry_out(
     from ablations.workers import Setting
 
     console, store = make_console(), Store(runs)
-    asked, backend = backend, study.resolve_backend(backend)
+    asked, backend = backend, study.resolve_backend(backend, here=place is None)
     study.resolve_workers(workers, runs=1, backend=backend)
     crew.parse_stack(stack)
     plan = study.make_plan(grid, study=name, data_dir=data_dir, command=rerun_command(sys.argv[1:]))
@@ -141,6 +151,10 @@ def _carry_out(
         typer.echo(f"note: {line}", err=True)
     arms = study.survey(plan, store, data_dir=data_dir)
     tasks = study.tasks_of(plan, arms, store)
+    if tasks and place is not None:
+        setting = Setting(runs, data_dir, backend, snapshot_every=checkpoint)
+        train_on_cluster(console, store, plan, tasks, setting=setting, address=place[0], insecure=place[1], quiet=quiet)
+        return
     sharing = crew.resolve(tasks, workers=workers, stack=stack, backend=backend, data_dir=data_dir)
     tasks = sharing.tasks
     setting = Setting(runs, data_dir, backend, sharing.threads, snapshot_every=checkpoint, devices=sharing.devices)
@@ -388,7 +402,7 @@ def doctor() -> None:
         stop(f"missing: {', '.join(report.missing)}; install with: {report.remedy}", FAILED)
 
 
-LOCAL = ("--runs", "--data-dir", "--workers", "--stack", "--backend")
+LOCAL = ("--runs", "--data-dir", "--workers", "--stack", "--backend", "--dask")
 """Options that say where and how, on one machine, and change no result."""
 
 
@@ -399,7 +413,9 @@ def rerun_command(arguments: list[str]) -> str:
     for argument in left:
         if argument in LOCAL:
             next(left, None)
-        elif argument not in ("-q", "--quiet") and not argument.startswith(tuple(f"{name}=" for name in LOCAL)):
+        elif argument not in ("-q", "--quiet", "--insecure") and not argument.startswith(
+            tuple(f"{name}=" for name in LOCAL)
+        ):
             kept.append(argument)
     return shlex.join(["vitab", *kept])
 

@@ -15,6 +15,7 @@ from ablations.cli_base import console as make_console
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ablations.cluster import Cluster
     from ablations.store import Store, StudyPlan
     from ablations.workers import Setting, Task
 
@@ -31,6 +32,7 @@ def train(
     setting: "Setting",
     crew: int,
     quiet: bool,
+    cluster: "Cluster | None" = None,
 ) -> None:
     """Carry out the tasks of a plan and say how it went; ends the program with exit code 1 or 130 if not well."""
     from ablations import display, study
@@ -50,7 +52,11 @@ def train(
     listener = (LiveProgress if live else Progress)(console, tasks, skipped=skipped)
     try:
         with Interrupt() as stop_asked, listener:
-            outcome = study.run(plan, store, tasks, setting=setting, workers=crew, listener=listener, stop=stop_asked)
+            if cluster is not None:
+                cluster.say = listener.line
+            outcome = study.run(
+                plan, store, tasks, setting=setting, workers=crew, listener=listener, stop=stop_asked, cluster=cluster
+            )
     except KeyboardInterrupt:
         stop(f"interrupted after {listener.count} of {len(plan.keys)} runs; the same command resumes", INTERRUPTED)
     if outcome.failed:
@@ -65,6 +71,32 @@ def train(
         display.say(console, f"{len(tasks)} runs are finished now; vitab status tells which are still to do")
         return
     display.say(console, f"all {len(plan.keys)} runs are finished; next: vitab report {plan.study}{elsewhere}")
+
+
+def train_on_cluster(
+    console: "Console",
+    store: "Store",
+    plan: "StudyPlan",
+    tasks: "Sequence[Task]",
+    *,
+    setting: "Setting",
+    address: str,
+    insecure: bool,
+    quiet: bool,
+) -> None:
+    """The same on the Dask cluster whose scheduler is at that address."""
+    from dataclasses import replace
+
+    from ablations import display
+    from ablations.cluster import Cluster, connect
+
+    with connect(address, insecure=insecure) as client:
+        store.check_writable()
+        cluster = Cluster(client, store.root, say=lambda line: display.say(console, line))
+        with cluster.watched():
+            setting = replace(setting, backend=cluster.choose_backend(setting.backend))
+            display.say(console, cluster.describe())
+            train(console, store, plan, tasks, setting=setting, crew=1, quiet=quiet, cluster=cluster)
 
 
 def status(
