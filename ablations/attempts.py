@@ -193,9 +193,13 @@ def born(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
+def process(pid: int) -> dict[str, Any]:
+    """What tells a process of this machine from all others, as `is_dead` reads it."""
+    return {"host": platform.node(), "pid": pid, "born": born(pid), "machine": machine()}
+
+
 def _owner(number: int, pid: int) -> dict[str, Any]:
-    owner = {"attempt": number, "host": platform.node(), "pid": pid, "born": born(pid), "machine": machine()}
-    return owner | {"begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "over": False}
+    return {"attempt": number} | process(pid) | {"begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "over": False}
 
 
 def _create(path: Path, content: bytes) -> bool:

@@ -32,14 +32,16 @@ def in_processes(
     workers: int,
     job: Job = train_and_store,
     stop: Callable[[], bool] = lambda: False,
+    idle: "list[Child] | None" = None,
 ) -> None:
     """Carry out the runs in up to `workers` children, in order as children become free.
 
     A child that is killed or hangs is replaced, and its run tried once more; a run that fails by itself is not.
     Children ignore the signals that end this process: it asks them to stop, and they end with it. Raises
-    KeyboardInterrupt, when their snapshots are written, after `stop` has said so.
+    KeyboardInterrupt, when their snapshots are written, after `stop` has said so. Children of the same setting and job
+    that are `idle` get work before new ones are made, and those that are left go there.
     """
-    crew = _Crew(Waiting(tasks, setting, listener), setting, listener, workers, job)
+    crew = _Crew(Waiting(tasks, setting, listener), setting, listener, workers, job, idle)
     try:
         while crew.busy or crew.waiting:
             if stop():
@@ -55,14 +57,23 @@ def in_processes(
 class _Crew:
     """The children, and who is at what."""
 
-    def __init__(self, waiting: Waiting, setting: Setting, listener: Listener, workers: int, job: Job) -> None:
+    def __init__(
+        self,
+        waiting: Waiting,
+        setting: Setting,
+        listener: Listener,
+        workers: int,
+        job: Job,
+        idle: "list[Child] | None" = None,
+    ) -> None:
         self.waiting, self.setting, self.listener, self.workers, self.job = waiting, setting, listener, workers, job
-        self.children: list[_Child] = []
+        self.idle = idle
+        self.children: list[Child] = []
         self.killed: set[str] = set()  # keys of the runs whose child was killed once
         self.stopping = False
 
     @property
-    def busy(self) -> "list[_Child]":
+    def busy(self) -> "list[Child]":
         return [child for child in self.children if child.held]
 
     def employ(self) -> None:
@@ -77,8 +88,7 @@ class _Crew:
                     self.waiting.say_waiting()
                 return
             if child is None:
-                device = least_busy(self.setting.devices, [child.device for child in self.children])
-                child = _Child(self.setting, self.job, device)
+                child = self.hire()
                 self.children.append(child)
             pid = child.process.pid or 0
             attempt = self.waiting.claim(task, pid)
@@ -88,6 +98,16 @@ class _Crew:
                 for one in held:
                     self.listener.started(one)
                 child.give(held)
+
+    def hire(self) -> "Child":
+        """An idle child that is alive, or a new one."""
+        while self.idle:
+            child = self.idle.pop()
+            if child.process.is_alive():
+                return child
+            child.bury()
+        device = least_busy(self.setting.devices, [child.device for child in self.children])
+        return Child(self.setting, self.job, device)
 
     def listen(self) -> None:
         """Hear what children say within a moment, and end those that have been silent for too long."""
@@ -104,7 +124,7 @@ class _Crew:
                 child.bury(kill=True)
                 self.lose(child, f"its process gave no sign of life for {self.setting.patience:g} s and was ended")
 
-    def hear(self, child: "_Child", kind: str, content: Any) -> None:
+    def hear(self, child: "Child", kind: str, content: Any) -> None:
         """One message of a child at work."""
         child.heard = time.monotonic()
         if kind == "storage":
@@ -123,7 +143,7 @@ class _Crew:
             else:
                 tell(self.listener, task, outcome)
 
-    def lose(self, child: "_Child", reason: str) -> None:
+    def lose(self, child: "Child", reason: str) -> None:
         """A child is gone: try its runs once more if that was not their own doing."""
         self.children.remove(child)
         for task, attempt in list(child.held.items()):
@@ -149,20 +169,22 @@ class _Crew:
                 child.send("stop")
 
     def dismiss(self) -> None:
-        """Let idle children end, and end those that are still at work."""
+        """Let children without work end or be idle, and end those that are still at work."""
         for child in self.children:
-            if not child.held:
-                child.connection.close()
-                child.process.join()
-                continue
-            child.bury(kill=True)
-            for task in list(child.held):
-                child.end(task)
+            if not child.held and self.idle is not None and not self.stopping:
+                self.idle.append(child)
+            elif not child.held:
+                child.dismiss()
+            else:
+                child.bury(kill=True)
+                for task in list(child.held):
+                    child.end(task)
 
 
-class _Child:
+class Child:
     """A child process and the runs it is at."""
 
+    NAME = "vitab run"
     process: BaseProcess
 
     def __init__(self, setting: Setting, job: Job, device: str | None) -> None:
@@ -171,7 +193,7 @@ class _Child:
         self.held: dict[Task, Attempt] = {}
         self.heard = time.monotonic()
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, setting, job, device), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, setting, job, device), name=self.NAME, daemon=True)
         if threading.current_thread() is not threading.main_thread():
             self.process.start()
         else:
@@ -193,6 +215,11 @@ class _Child:
     def end(self, task: Task) -> None:
         """It is no longer at a run, which any process may take if it is not finished."""
         self.held.pop(task).release()
+
+    def dismiss(self) -> None:
+        """Let it end, which has no work."""
+        self.connection.close()
+        self.process.join()
 
     @property
     def was_killed(self) -> bool:
@@ -262,4 +289,6 @@ def _serve(connection: Connection, setting: Setting, job: Job, device: str | Non
         except StorageError as error:
             parent.tell("storage", str(error))
         except KeyboardInterrupt:
+            for _, attempt in message:
+                attempt.release()  # no one else does where the parent is gone and this machine is not the next to look
             parent.tell("interrupted")

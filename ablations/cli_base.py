@@ -1,5 +1,7 @@
 """What the modules of the command line share: exit codes, errors as one line, options."""
 
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 
 
 class Commands(TyperGroup):
@@ -29,6 +33,11 @@ class Commands(TyperGroup):
             stop(str(error), FAILED)
         except KeyboardInterrupt:
             stop("interrupted", INTERRUPTED)
+        except OSError as error:
+            if error.filename is not None or error.errno not in OUTPUT_FAILS:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to say cannot be said
+            stop(f"the output could not be written: {error.strerror}; runs that are finished are kept", FAILED)
         except Exception as error:
             if not hasattr(error, "format_message"):
                 raise

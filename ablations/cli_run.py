@@ -106,8 +106,7 @@ def run(
     if max_seeds is not None and not until_decided:
         raise UsageError("--max-seeds goes with --until-decided only; --seeds N says how many a fixed study has")
     if dask is not None and (workers != "auto" or stack != "auto"):
-        given = "--workers" if workers != "auto" else "--stack"
-        raise UsageError(f"{given} is for this machine; with --dask every worker of the cluster trains a run at a time")
+        raise UsageError("--workers and --stack are for this machine; with --dask there are as many as the cluster has")
     _Campaign(
         study=name,
         store=Store(runs),

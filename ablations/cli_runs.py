@@ -15,6 +15,7 @@ from ablations.cli_base import console as make_console
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ablations.cluster import Cluster
     from ablations.store import Store, StudyPlan
     from ablations.workers import Setting, Task
 
@@ -32,6 +33,7 @@ def train(
     crew: int,
     quiet: bool,
     last: bool = True,
+    cluster: "Cluster | None" = None,
 ) -> None:
     """Carry out the tasks of a plan and say how it went; ends the program with exit code 1 or 130 if not well.
 
@@ -57,7 +59,11 @@ def train(
     listener = (LiveProgress if live else Progress)(console, tasks, skipped=skipped)
     try:
         with Interrupt() as stop_asked, listener:
-            outcome = study.run(plan, store, tasks, setting=setting, workers=crew, listener=listener, stop=stop_asked)
+            if cluster is not None:
+                cluster.say = listener.line
+            outcome = study.run(
+                plan, store, tasks, setting=setting, workers=crew, listener=listener, stop=stop_asked, cluster=cluster
+            )
     except KeyboardInterrupt:
         stop(f"interrupted after {listener.count} of {len(plan.keys)} runs; the same command resumes", INTERRUPTED)
     if outcome.failed:
@@ -74,6 +80,33 @@ def train(
         display.say(console, f"{len(tasks)} runs are finished now; vitab status tells which are still to do")
         return
     display.say(console, f"all {len(plan.keys)} runs are finished; next: vitab report {plan.study}{elsewhere}")
+
+
+def train_on_cluster(
+    console: "Console",
+    store: "Store",
+    plan: "StudyPlan",
+    tasks: "Sequence[Task]",
+    *,
+    setting: "Setting",
+    access: tuple[str, bool],
+    quiet: bool,
+    last: bool = True,
+) -> None:
+    """The same on the Dask cluster with that address of its scheduler, where no encryption may be needed."""
+    from dataclasses import replace
+
+    from ablations import display
+    from ablations.cluster import Cluster, connect
+
+    address, insecure = access
+    with connect(address, insecure=insecure) as client:
+        store.check_writable()
+        cluster = Cluster(client, store.root, say=lambda line: display.say(console, line))
+        with cluster.watched():
+            setting = replace(setting, backend=cluster.choose_backend(setting.backend))
+            display.say(console, cluster.describe())
+            train(console, store, plan, tasks, setting=setting, crew=1, quiet=quiet, last=last, cluster=cluster)
 
 
 def status(

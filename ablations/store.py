@@ -6,7 +6,7 @@
         config.json  environment.json  metrics.csv  predictions.npz  checkpoint.safetensors  result.json
         DONE.json       written last: the key and the SHA-256 of every other file
         failure.json    instead, when the run failed: the reason and the traceback
-    runs/studies/<study>.json
+    runs/studies/<study>.json   the plan, with a checksum of its own
 
 A reader sees all of a file or none of it (`ablations.files`). A run is finished when its DONE.json names its
 key; whatever else a killed process leaves in its folder is overwritten by the next attempt. One process at a
@@ -37,6 +37,14 @@ if TYPE_CHECKING:
     from ablations.trainer import RunRecord
     from vit import ViTConfig
 
+FILES = (
+    "config.json",
+    "environment.json",
+    "metrics.csv",
+    "predictions.npz",
+    "checkpoint.safetensors",
+    "result.json",
+)
 METRICS = (
     "epoch",
     "learning_rate",
@@ -147,12 +155,19 @@ class Store:
             "checkpoint.safetensors": checkpoint.to_bytes(record.state, model, metadata),
             "result.json": to_json(result),
         }
-        folder = self._fresh(key)
-        with or_say(f"run {key[:16]} could not be written to {self.root}"):
-            sums = {name: write_file(folder / name, content) for name, content in contents.items()}
-            write_file(folder / "DONE.json", to_json({"key": key, "format": 1, "sha256": sums}))
-            (folder / "failure.json").unlink(missing_ok=True)
-            self.snapshot(key).unlink(missing_ok=True)
+        self._put(key, contents)
+
+    def contents(self, key: str) -> tuple[dict[str, bytes], dict[str, str]]:
+        """The files of a finished run but DONE.json, and their checksums; VitabError when one is damaged."""
+        sums = self._manifest(key) or {}
+        return {name: self._checked(key, name) for name in sums}, sums
+
+    def receive(self, key: str, contents: dict[str, bytes], sums: dict[str, str]) -> None:
+        """Write a run that was finished in another store; VitabError, and nothing written, when it has been damaged."""
+        for name in FILES:
+            if hashlib.sha256(contents.get(name, b"")).hexdigest() != sums.get(name):
+                raise VitabError(f"{name} of run {key[:16]} is not what was sent")
+        self._put(key, {name: contents[name] for name in FILES})
 
     def fail(self, key: str, config: RunConfig, error: str, details: str = "", attempt: int = 0) -> None:
         """Write down why an attempt at a run failed: one line, and the traceback if there is one."""
@@ -215,7 +230,8 @@ class Store:
         """Write a plan; it replaces an earlier one of the same name."""
         with or_say(f"study {plan.study} could not be written to {self.root}"):
             (self.root / "studies").mkdir(parents=True, exist_ok=True)
-            write_file(self.root / "studies" / f"{plan.study}.json", to_json(plan.to_plain()))
+            plain = plan.to_plain()
+            write_file(self.root / "studies" / f"{plan.study}.json", to_json(plain | {"sha256": _checksum(plain)}))
 
     def read_study(self, name: str) -> StudyPlan:
         """The plan of a study; UsageError when there is none, with those there are."""
@@ -223,7 +239,10 @@ class Store:
         if name not in self.studies():
             raise UsageError(f"no study {name!r} in {self.root}; {self.describe_studies()}")
         try:
-            return StudyPlan.from_plain(json.loads(path.read_bytes()))
+            plain = json.loads(path.read_bytes())
+            if plain.pop("sha256", None) != _checksum(plain) or plain["study"] != name:
+                raise ValueError("or of an older version: its checksum is another")
+            return StudyPlan.from_plain(plain)
         except OSError as error:
             raise UsageError(f"the plan {path} cannot be read: {error.strerror or error}") from error
         except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
@@ -254,6 +273,15 @@ class Store:
         return f"studies there: {', '.join(names)}"
 
     # -- inside --
+
+    def _put(self, key: str, contents: dict[str, bytes]) -> None:
+        """Write all files of a run, DONE.json last."""
+        folder = self._fresh(key)
+        with or_say(f"run {key[:16]} could not be written to {self.root}"):
+            sums = {name: write_file(folder / name, content) for name, content in contents.items()}
+            write_file(folder / "DONE.json", to_json({"key": key, "format": 1, "sha256": sums}))
+            (folder / "failure.json").unlink(missing_ok=True)
+            self.snapshot(key).unlink(missing_ok=True)
 
     def _manifest(self, key: str) -> dict[str, str] | None:
         """The checksums of a finished run by file name."""
@@ -323,6 +351,11 @@ def load_results(store: Store, study: str) -> Results:
         checkpoint=store.checkpoint,
         predictions=store.predictions,
     )
+
+
+def _checksum(plain: dict[str, Any]) -> str:
+    """SHA-256 of plain values as JSON."""
+    return hashlib.sha256(to_json(plain)).hexdigest()
 
 
 def _metrics_csv(record: "RunRecord") -> bytes:

@@ -23,6 +23,7 @@ from ablations.workers import (
 )
 
 if TYPE_CHECKING:
+    from ablations.cluster import Cluster
     from ablations.data import Dataset
     from ablations.trainer import EpochMetrics
 
@@ -197,10 +198,12 @@ def count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def resolve_backend(name: str) -> str:
-    """numpy or cupy; UsageError when it is neither, or cupy cannot work here."""
+def resolve_backend(name: str, *, here: bool = True) -> str:
+    """numpy or cupy; UsageError when it is neither, or cupy cannot work here. Unchanged where runs are not `here`."""
     if name not in BACKENDS:
         raise UsageError(f"--backend must be {', '.join(BACKENDS)}, got {name!r}")
+    if not here:
+        return name
     if name == "numpy" or (name == "auto" and not (has_cupy() and devices())):
         return "numpy"
     problem = gpu_problem()
@@ -228,15 +231,20 @@ def run(
     listener: Listener,
     job: Job = train_and_store,
     stop: Callable[[], bool] = lambda: False,
+    cluster: "Cluster | None" = None,
 ) -> Outcome:
-    """Write the plan and carry out its tasks; a run that fails stops no other.
+    """Write the plan and carry out its tasks, here or on a cluster; a run that fails stops no other.
 
     Raises KeyboardInterrupt after `stop` has said yes, when the runs at work are written down.
     """
     store.write_study(plan)
     to_do = {task.key for task in tasks}
     notes = _Notes(listener, Outcome(skipped=[key for key in plan.keys if key not in to_do]))
-    if workers > 1:
+    if cluster is not None:
+        from ablations.cluster_runs import on_cluster
+
+        on_cluster(tasks, setting, notes, cluster, stop)
+    elif workers > 1:
         in_processes(tasks, setting, notes, workers=workers, job=job, stop=stop)
     else:
         in_this_process(tasks, setting, notes, job=job, stop=stop)

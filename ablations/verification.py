@@ -11,17 +11,9 @@ import numpy as np
 from ablations.config import RunConfig, run_key
 from ablations.errors import UsageError, VitabError
 from ablations.files import read_json
-from ablations.store import Store
+from ablations.store import FILES, Store
 from ablations.workers import dataset_for
 
-FILES = (
-    "config.json",
-    "environment.json",
-    "metrics.csv",
-    "predictions.npz",
-    "checkpoint.safetensors",
-    "result.json",
-)
 WHERE = ("vit_sha256", "training_sha256", "python", "packages", "platform", "cpu", "backend", "gpus")
 """What of an environment decides the bits of a run."""
 

@@ -1,9 +1,9 @@
 """The drill of `tests.drills` in short, and files that are damaged in every way: detected or harmless."""
 
-import drills
 import fake_trainer
 import numpy as np
 import pytest
+from drills import kills
 
 from ablations import files, grids, study, workers
 from ablations.store import Store
@@ -15,7 +15,7 @@ GRID = grids.override(grids.GRIDS["smoke"], settings={"per_class": 5}, axes={"po
 @pytest.mark.slow
 @pytest.mark.parametrize("stack", [1, 3])
 def test_killed_processes_lose_repeat_and_change_nothing(stack):
-    tally = drills.drill(5, stack=stack)
+    tally = kills.drill(5, stack=stack)
     assert tally.kills >= 5
     assert (tally.lost, tally.duplicated, tally.different, tally.damaged) == (0, 0, 0, 0)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from drills import numbers
+from drills.common import numbers
 from test_study import Log
 
 from ablations import children, grids, stacks, study, verification, workers

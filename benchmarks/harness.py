@@ -1,0 +1,174 @@
+"""What the harness adds to training: `python -m benchmarks.harness [--json FILE]`.
+
+Per run, in a child process that has trained before: from the moment the run is taken to its first step, and from its
+last step to DONE.json, with the test set in between; and the cost of planning a grid of 10,000 runs.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ablations import grids, snapshot, study
+from ablations.children import in_processes
+from ablations.store import Store
+from ablations.workers import Finished, Setting, Task, Watch, train_and_store
+from benchmarks.cpu import environment
+
+RUNS = 40
+PLANNED = 10_000
+LIMITS = {"start": 0.5, "end": 0.5, "both": 0.5, "plan": 5.0}
+
+
+@dataclass(frozen=True)
+class Record:
+    """Seconds of one part of the harness, over so many runs."""
+
+    what: str
+    runs: int
+    median_s: float
+    most_s: float
+    limit_s: float
+
+    @property
+    def good(self) -> bool:
+        return self.most_s < self.limit_s
+
+
+def timed(task: Task, setting: Setting, watch: Watch) -> Finished:
+    """A job that trains a run as ever, and writes down when its steps were asked for."""
+    begun, steps = time.monotonic(), []
+    keeper_due = snapshot.Keeper.due
+
+    def due(keeper: snapshot.Keeper) -> bool:
+        steps.append(time.monotonic())
+        return keeper_due(keeper)
+
+    snapshot.Keeper.due = due  # type: ignore[method-assign]
+    try:
+        result = train_and_store(task, setting, watch)
+    finally:
+        snapshot.Keeper.due = keeper_due  # type: ignore[method-assign]
+    times = {"begun": begun, "first": steps[0], "second": steps[1], "last": steps[-1], "done": time.monotonic()}
+    (setting.runs / f"{task.key}.times").write_text(json.dumps(times))
+    return result
+
+
+class Moments:
+    """When this process gave each run away and heard of its end; a listener that says nothing."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, float] = {}
+        self.heard: dict[str, float] = {}
+
+    def started(self, task: Task) -> None:
+        self.given[task.key] = time.monotonic()
+
+    def finished(self, task: Task, result: Finished) -> None:
+        self.heard[task.key] = time.monotonic()
+
+    def epoch(self, task: Task, metrics: Any) -> None: ...
+
+    def failed(self, task: Task, reason: str) -> None:
+        raise SystemExit(f"{task.label}: {reason}")
+
+    def again(self, task: Task, reason: str) -> None:
+        raise SystemExit(f"{task.label}: {reason}")
+
+    def elsewhere(self, task: Task, result: Finished) -> None: ...
+
+    def waiting(self, runs: int) -> None: ...
+
+
+def overhead(runs: int) -> list[Record]:
+    """Runs of the grid `rope` at its smallest in one child, the first not counted: it warms the child up."""
+    grid = grids.override(
+        grids.GRIDS["rope"],
+        axes={"position": ("rope",), "depth": (2,), "patch": (4,)},
+        settings={"epochs": 2, "warmup_epochs": 0.2},
+        seeds=runs + 1,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        plan = study.make_plan(grid, study="overhead")
+        store.write_study(plan)
+        tasks = study.tasks_of(plan, study.survey(plan, store), store)
+        moments = Moments()
+        in_processes(tasks, Setting(store.root), moments, workers=1, job=timed)
+        start, end = [], []
+        for task in tasks[1:]:
+            times = json.loads((store.root / f"{task.key}.times").read_text())
+            step = times["second"] - times["first"]
+            start.append(times["first"] - step - moments.given[task.key])
+            end.append(moments.heard[task.key] - times["last"])
+    both = [a + b for a, b in zip(start, end, strict=True)]
+    return [_record(what, values) for what, values in (("start", start), ("end", end), ("both", both))]
+
+
+def planning(runs: int, rounds: int = 3) -> Record:
+    """From a grid of 4 positions, 5 depths, 2 patches and many seeds to the runs to do, and its plan on disk."""
+    grid = grids.override(
+        grids.GRIDS["rope"],
+        axes={"position": ("none", "learned", "sinusoidal", "rope"), "depth": (1, 2, 3, 4, 5), "patch": (2, 4)},
+        seeds=runs // 40,
+    )
+    seconds = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            begun = time.perf_counter()
+            store = Store(Path(folder))
+            plan = study.make_plan(grid, study="plan")
+            tasks = study.tasks_of(plan, study.survey(plan, store), store)
+            store.write_study(plan)
+            seconds.append(time.perf_counter() - begun)
+            assert len(tasks) == runs
+    return Record("plan", runs, float(np.median(seconds)), max(seconds), LIMITS["plan"])
+
+
+def _record(what: str, values: Sequence[float]) -> Record:
+    return Record(what, len(values), float(np.median(values)), max(values), LIMITS[what])
+
+
+WORDS = {
+    "start": "from taking a run to its first step",
+    "end": "from its last step to DONE.json, with the tests",
+    "both": "both, per run",
+    "plan": "planning the grid and writing the plan",
+}
+
+
+def table(records: Sequence[Record]) -> str:
+    """For people: one line a record."""
+    lines = [f"{'':<50}{'runs':>8}{'median s':>10}{'most s':>9}{'limit s':>9}"]
+    lines += [
+        f"{WORDS[r.what]:<50}{r.runs:>8,}{r.median_s:>10.3f}{r.most_s:>9.3f}{r.limit_s:>9.1f}"
+        + ("" if r.good else "  MISSED")
+        for r in records
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.harness", description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", type=int, default=RUNS, help=f"runs to train (default: {RUNS})")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the records to FILE")
+    options = parser.parse_args(arguments)
+    records = [*overhead(options.runs), planning(PLANNED)]
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        about = options.json.with_name(f"{options.json.stem}.machine.json")
+        about.write_text(json.dumps(environment(), indent=2) + "\n")
+        options.json.write_text(json.dumps([asdict(record) for record in records], indent=2) + "\n")
+    print(table(records))
+    return 0 if all(record.good for record in records) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""What the drills share: programs to disturb, and how what they leave is compared with an undisturbed grid.
+
+A run is lost when it is not finished in the end, duplicated when a finished one was written again, different when a
+number in it is, damaged when a file of it is not what was written.
+"""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ablations.store import Store
+from ablations.verification import problems
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SAME_BYTES = ("config.json", "predictions.npz", "checkpoint.safetensors")
+TIMES = {"seconds", "train_seconds", "images_per_s"}
+CHECKPOINT = 0.2
+"""Seconds between two checkpoints of a run in a drill."""
+
+
+@dataclass
+class Tally:
+    """What a drill has seen."""
+
+    grids: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    different: int = 0
+    damaged: int = 0
+    seen: dict[str, bytes] = field(default_factory=dict)  # DONE.json of the runs of this grid, by key
+
+    @property
+    def good(self) -> bool:
+        return not (self.lost or self.duplicated or self.different or self.damaged)
+
+    def look(self, store: Store) -> int:
+        """Count finished runs that were written again since the last look; how many are finished."""
+        now = finished(store)
+        self.duplicated += sum(now.get(key) != done for key, done in self.seen.items())
+        self.seen = now
+        return len(now)
+
+    def compare(self, store: Store, whole: Store) -> None:
+        """Compare a grid that should be finished with the undisturbed one, and forget it."""
+        for key in whole.read_study("smoke").keys:
+            if not store.done(key):
+                self.lost += 1
+            else:
+                self.damaged += bool(problems(store, key))
+                self.different += list(numbers(store, key)) != list(numbers(whole, key))
+        self.seen = {}
+        self.grids += 1
+
+    def __str__(self) -> str:
+        counts = f"{self.lost} lost, {self.duplicated} duplicated, {self.different} different, {self.damaged} damaged"
+        return f"{self.grids} grids: {counts}"
+
+
+def start(runs: Path, *options: str, epochs: int, program: str = "ablations.cli", **process: Any) -> "subprocess.Popen":
+    """`vitab run` on the smoke grid, with its children in a group of its own."""
+    command = ["run", "--grid", "smoke", "--epochs", str(epochs), "--quiet", "--checkpoint", str(CHECKPOINT), *options]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | process
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | quiet.pop("env", {})
+    return subprocess.Popen(
+        [sys.executable, "-m", program, *command, "--runs", str(runs)], env=env, start_new_session=True, **quiet
+    )
+
+
+def undisturbed(folder: Path, epochs: int, seeds: int = 2) -> Store:
+    """The grid as it should be."""
+    whole = Store(folder)
+    assert start(whole.root, "--workers", "1", "--seeds", str(seeds), epochs=epochs).wait(timeout=300) == 0
+    return whole
+
+
+def finished(store: Store) -> dict[str, bytes]:
+    """DONE.json of each finished run by key."""
+    if "smoke" not in store.studies():
+        return {}
+    keys = store.read_study("smoke").keys
+    return {key: (store.folder(key) / "DONE.json").read_bytes() for key in keys if store.done(key)}
+
+
+def numbers(store: Store, key: str) -> Iterator[object]:
+    """All that must not depend on what happened on the way."""
+    folder = store.folder(key)
+    for name in SAME_BYTES:
+        yield (folder / name).read_bytes()
+    yield {k: v for k, v in json.loads((folder / "result.json").read_bytes()).items() if k not in TIMES}
+    for row in csv.DictReader(io.StringIO((folder / "metrics.csv").read_text())):
+        yield {k: v for k, v in row.items() if k not in TIMES}

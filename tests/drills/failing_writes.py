@@ -1,0 +1,161 @@
+"""Writes that fail: files that may not grow (RLIMIT_FSIZE), small disks that fill up, a folder that becomes read-only.
+
+Each program must end with one clear line and the exit code that goes with it, and leave nothing that passes for a
+finished run and is not. Then the grid is finished with room and compared with an undisturbed one.
+"""
+
+import random
+import resource
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ablations.store import Store
+
+from .common import Tally, start, undisturbed
+
+CODES = (0, 1, 2)
+"""A program whose writes fail ends well all the same, or says that a run could not be written, or refuses to begin."""
+
+
+@dataclass
+class Failing(Tally):
+    """What went wrong with writes, and how the programs ended."""
+
+    failed: Counter = field(default_factory=Counter)  # programs that could not write, by the case
+    went_well: Counter = field(default_factory=Counter)
+    unclear: list[str] = field(default_factory=list)  # ends that were no clear line
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return super().good and not self.unclear
+
+    def __str__(self) -> str:
+        cases = "; ".join(
+            f"{case}: {self.failed[case]} of {self.failed[case] + self.went_well[case]} programs could not write"
+            for case in sorted(self.failed | self.went_well)
+        )
+        return "\n".join(
+            [cases, super().__str__(), f"{len(self.unclear)} unclear ends", *self.unclear]
+            + [f"skipped: {reason}" for reason in self.skipped]
+        )
+
+    def end(self, case: str, process: "subprocess.Popen") -> None:
+        """Wait for a program, and look at how it ended."""
+        _, err = process.communicate(timeout=300)
+        lines = [line for line in err.decode().splitlines() if not line.startswith("warning: ")]
+        clear = process.returncode in CODES and all(line.startswith(("error: ", "failed: ")) for line in lines[:-1])
+        if process.returncode == 0:
+            self.went_well[case] += 1
+        else:
+            self.failed[case] += 1
+            clear = clear and bool(lines) and "Traceback" not in err.decode()
+        if not clear:
+            self.unclear.append(f"{case}: exit code {process.returncode}: {err.decode()[-500:]}")
+
+
+@contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[Callable[[str], None]]:
+    """A tmpfs of that size; what is given is a function to mount it anew with other options. OSError if none may be."""
+    folder.mkdir()
+
+    def mount(options: str, *flags: str) -> None:
+        command = ["mount", "-t", "tmpfs", *flags, "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise OSError(done.stderr.strip())
+
+    mount(f"size={kilobytes}k")
+    try:
+        yield lambda options: mount(f"remount,{options}")
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def limited(size: int) -> Callable[[], None]:
+    """For a child process: no file may grow beyond so many bytes."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def files_that_may_not_grow(store: Store, tally: Failing, rng: random.Random, epochs: int) -> None:
+    """Programs with one and two workers, and limits below the size of one file or another of a run."""
+    for limit in (500, 3000, rng.randint(4000, 14000), rng.randint(14000, 17000), rng.randint(17500, 60000)):
+        workers = str(rng.choice((1, 2)))
+        options: dict[str, Any] = {"stderr": subprocess.PIPE, "preexec_fn": limited(limit)}
+        tally.end("files that may not grow", start(store.root, "--workers", workers, epochs=epochs, **options))
+        tally.look(store)
+
+
+def disk_that_fills_up(store: Store, tally: Failing, rng: random.Random, epochs: int, mount: Any) -> None:
+    """A disk that has ever more room, and then enough."""
+    for kilobytes in (40, 80, rng.randint(90, 160), rng.randint(160, 240)):
+        mount(f"size={kilobytes}k")
+        process = start(store.root, "--workers", str(rng.choice((1, 2))), epochs=epochs, stderr=subprocess.PIPE)
+        tally.end("disk that is full", process)
+        tally.look(store)
+    mount("size=20000k")
+
+
+def folder_that_becomes_read_only(store: Store, tally: Failing, rng: random.Random, epochs: int, mount: Any) -> None:
+    """Before a program begins, and while it works."""
+    for wait in (None, rng.uniform(2, 4), rng.uniform(2, 4)):
+        if wait is None:
+            mount("ro")
+        process = start(store.root, "--workers", str(rng.choice((1, 2))), epochs=epochs, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + (wait or 0.0)
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+        while wait is not None and process.poll() is None:
+            try:
+                mount("ro")
+                break
+            except OSError:  # a file is open for writing just now
+                time.sleep(0.001)
+        tally.end("read-only folder", process)
+        mount("rw")
+        tally.look(store)
+
+
+def output_that_is_full(store: Store, tally: Failing, rng: random.Random, epochs: int) -> None:
+    """Standard output goes to a full disk."""
+    with Path("/dev/full").open("wb") as full:
+        for workers in ("1", "2"):
+            process = start(store.root, "--workers", workers, epochs=epochs, stdout=full, stderr=subprocess.PIPE)
+            tally.end("output that is full", process)
+            tally.look(store)
+
+
+def finish(store: Store, whole: Store, tally: Failing, epochs: int) -> None:
+    start(store.root, "--workers", "2", epochs=epochs).wait(timeout=300)
+    tally.look(store)
+    tally.compare(store, whole)
+
+
+def drill(*, epochs: int = 1000, seed: int = 0) -> Failing:
+    """Every case once."""
+    rng, tally = random.Random(seed), Failing()
+    with tempfile.TemporaryDirectory() as folder:
+        whole = undisturbed(Path(folder, "whole"), epochs)
+        for case in (files_that_may_not_grow, output_that_is_full):
+            store = Store(Path(folder, case.__name__))
+            case(store, tally, rng, epochs)
+            finish(store, whole, tally, epochs)
+        for case in (disk_that_fills_up, folder_that_becomes_read_only):
+            disk = Path(folder, case.__name__)
+            try:
+                with small_disk(disk, 20000) as mount:
+                    store = Store(disk / "runs")
+                    case(store, tally, rng, epochs, mount)
+                    finish(store, whole, tally, epochs)
+            except OSError as error:
+                if disk.is_mount():
+                    raise
+                tally.skipped.append(f"{case.__name__.replace('_', ' ')}: no file system may be mounted here ({error})")
+    return tally
