@@ -275,4 +275,3 @@ def rerun_command(arguments: list[str], precision: str = "float32") -> str:
     if precision != "float32" and not any(argument.startswith(said) for argument in kept):
         kept += ["--precision", precision]
     return shlex.join(["vitab", *kept])
-
