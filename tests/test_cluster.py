@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from ablations import cluster, cluster_runs, cluster_worker, grids, study
 from ablations.attempts import Attempts, last_attempt
-from ablations.cli import app, rerun_command
+from ablations.cli import app
+from ablations.cli_run import rerun_command
 from ablations.cluster import Cluster, check_address, connect, is_here
 from ablations.errors import StorageError, UsageError, VitabError
 from ablations.store import FILES, Store
