@@ -60,7 +60,7 @@ def _launch_all(kernels: CudaKernels, shape: Shape, position: str, kind: type) -
             patch=shape.patch,
             mean=wide(shape.channels),
             std=wide(shape.channels),
-            smoothing=0.1,
+            smoothing=np.zeros(1, np.float32),
             crop_padding=4,
             flip=True,
             seeds=seeds,

@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import mmap
+import os
 import re
 import shutil
 import subprocess
@@ -81,7 +82,8 @@ class Shim:
             _, errors = process.communicate()
             if process.returncode:
                 raise RuntimeError(f"g++ fails for {library.name}:\n{errors}")
-            library.with_suffix(".new").replace(library)
+            _unfinished(library).replace(library)
+            _unfinished(library).with_suffix(".cpp").unlink()
         for file, library in libraries.items():
             loaded = ctypes.CDLL(str(library))
             loaded.shim_launch.restype = ctypes.c_char_p
@@ -133,10 +135,15 @@ def _shared(match: re.Match[str]) -> str:
 
 
 def _build(library: Path, source: str) -> "subprocess.Popen[str]":
-    path = library.with_suffix(".cpp")
+    path = _unfinished(library).with_suffix(".cpp")
     path.write_text(source)
-    command = [str(compiler()), *FLAGS, str(path), "-o", str(library.with_suffix(".new"))]
+    command = [str(compiler()), *FLAGS, str(path), "-o", str(_unfinished(library))]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def _unfinished(library: Path) -> Path:
+    """Where this process builds: others may be building the same."""
+    return library.with_name(f"{library.stem}-{os.getpid()}.new")
 
 
 def device(array: np.ndarray) -> np.ndarray:

@@ -155,6 +155,11 @@ T shuffle_xor(int line, unsigned mask, T value, int lanes) {
     return value;
 }
 
+inline void sync_warp(int line) {
+    const uint32_t nothing[1] = {};
+    exchange(line, nothing);
+}
+
 // Shared memory: dynamic first, then what is asked for, each piece with a fence behind it
 
 alignas(64) inline unsigned char memory[SHARED + 64 * FENCE];
@@ -342,6 +347,7 @@ inline const char* launch(const Kernel& kernel, const unsigned* grid, const unsi
 #define blockDim shim::block_size
 #define gridDim shim::grid_size
 #define __syncthreads() shim::wait(shim::AT_BARRIER, __LINE__)
+#define __syncwarp() shim::sync_warp(__LINE__)
 #define __shfl_xor_sync(...) shim::shuffle_xor(__LINE__, __VA_ARGS__)
 #define exchange_words(...) shim::Rows{shim::exchange(__LINE__, __VA_ARGS__)}
 #define exchange_pointers(...) shim::exchange_pointers(__LINE__, __VA_ARGS__)

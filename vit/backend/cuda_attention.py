@@ -33,6 +33,9 @@ TOKENS = 256
 """`attention` serves up to so many."""
 HEAD_WIDTHS = tuple(range(16, 65, 8))
 """Head widths that `attention` serves."""
+RESIDENT_BYTES = 64 << 10
+"""Backward keeps queries, keys, values and gradients of a head side by side where they take no more than this of a
+block's shared memory (99 KiB on the smallest of chips with bf16); else keys and values make room and come back."""
 SOFTMAX_ITEMS = (1, 2, 4, 8, 16, 32)
 """Elements of a row that a thread of `softmax` may hold."""
 
@@ -100,8 +103,9 @@ class AttentionKernels(Launcher):
         count = qkv.shape[1] * launch.tiles
         sums = self.scratch(runs * count * columns)
         args = (dout, qkv, bias, run_stride(bias), *arrays, i32(prefix), f32(scale), out, logsumexp, dqkv, sums)
+        residence = (i32(launch.resident),) if launch.tensor_cores else ()
         kernel, shared = launch.kernel("attention", "_backward"), launch.shared(backward=True)
-        self.launch(kernel, launch.grid, launch.block, shared, (*args, *launch.sizes))
+        self.launch(kernel, launch.grid, launch.block, shared, (*args, *residence, *launch.sizes))
         self.sum_parts(sums, count, columns, dbias)
 
     def _check_attention(
@@ -218,6 +222,7 @@ class _Shape:
         self.block = (32 * warps, 1, 1)
         self.grid = (batch * heads, self.tiles, runs)
         self.sizes = (i32(tokens), i32(heads), i32(head_width))
+        self.resident = 4 * self.padded * 2 * (self.width + 8) <= RESIDENT_BYTES
 
     def kernel(self, name: str, suffix: str = "") -> str:
         if self.tensor_cores:
@@ -228,4 +233,7 @@ class _Shape:
         """Bytes of dynamic shared memory."""
         if not self.tensor_cores:
             return 2 * 64 * self.width * 4
-        return 2 * self.padded * (self.width + 8) * 2 + (2 * self.padded * 4 if backward else 0)
+        row = 2 * (self.width + 8)
+        if backward:
+            return (4 if self.resident else 2) * self.padded * row + 2 * self.padded * 4
+        return (2 * self.padded + self.block[0] // 2) * row

@@ -45,7 +45,9 @@ class Launcher:
         self.launch, self.scratch, self.multiprocessors = launch, scratch, multiprocessors
 
     def over_elements(self, kernel: str, packs: int, runs: int, args: Sequence[Any]) -> None:
-        """One thread for each of `packs` packs of each run."""
+        """One thread for each of `packs` packs of each run. Raises ValueError for more than 32 bits count."""
+        if packs >= 2**31:
+            raise ValueError(f"{kernel}: {packs} packs of elements given, valid are fewer than 2^31: a smaller batch")
         self.launch(kernel, (-(-packs // BLOCK), runs, 1), (BLOCK, 1, 1), 0, args)
 
     def over_columns(self, kernel: str, v: int, parts: int, columns: int, runs: int, args: Sequence[Any]) -> None:
@@ -139,6 +141,10 @@ def expression(kernel: str, *parameters: str | int | bool) -> str:
 
 def i32(value: int) -> np.int32:
     return np.int32(value)
+
+
+def u32(value: int) -> np.uint32:
+    return np.uint32(value)
 
 
 def f32(value: float) -> np.float32:

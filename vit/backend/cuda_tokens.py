@@ -24,6 +24,7 @@ from vit.backend.cuda_launch import (
     require_type,
     run_stride,
     type_name,
+    u32,
     vector,
 )
 from vit.backend.ops import Array
@@ -66,7 +67,7 @@ class TokenKernels(Launcher):
         require_type("float", table=table)
         v = vector(columns, x, table)
         kernel = expression("add_rows", type_name(x), v)
-        args = (x, table, run_stride(table), i32(rows), i32(columns), i32(period))
+        args = (x, table, run_stride(table), u32(rows), i32(columns), u32(period))
         self.over_elements(kernel, rows * columns // v, len(x), args)
 
     def sum_tokens(self, dy: Array, out: Array) -> Array:
@@ -106,9 +107,7 @@ class TokenKernels(Launcher):
         require_type(type_name(out), dy=dy)
         v, images = vector(width, dy, out), runs * batch
         kernel = expression("mean_tokens_backward", type_name(out), v)
-        self.over_elements(
-            kernel, images * tokens * width // v, 1, (dy, out, np.int64(images), i32(tokens), i32(width))
-        )
+        self.over_elements(kernel, images * tokens * width // v, 1, (dy, out, u32(images), u32(tokens), i32(width)))
 
     def copy_tokens(self, source: Array, out: Array) -> None:
         """source (R, B or 1, n, D) to out (R, B, n, D), each float32 or bf16, of any strides but the last axis'."""
@@ -125,7 +124,7 @@ class TokenKernels(Launcher):
             steps = (s if n > 1 else 0 for s, n in zip(array.strides[:3], array.shape[:3], strict=True))
             strides.append([np.int64(step // array.dtype.itemsize) for step in steps])
         kernel = expression("copy_tokens", type_name(source), type_name(out), v)
-        args = (source, *strides[0], out, *strides[1], i32(batch), i32(tokens), i32(width))
+        args = (source, *strides[0], out, *strides[1], u32(batch), u32(tokens), i32(width))
         self.over_elements(kernel, batch * tokens * width // v, runs, args)
 
     def cast(self, x: Array, out: Array) -> None:
@@ -239,7 +238,7 @@ class TokenKernels(Launcher):
         require_contiguous(x=x, bias=bias, out=out)
         v, rows = vector(width, x, bias, out), batch * tokens
         kernel = expression("bias_gelu", type_name(x), v, derivative)
-        args = (x, bias, run_stride(bias), out, i32(rows), i32(width))
+        args = (x, bias, run_stride(bias), out, u32(rows), i32(width))
         self.over_elements(kernel, rows * width // v, runs, args)
 
     def bias_gelu_backward(self, dy: Array, derivative: Array, *, dbias: Array) -> Array:
@@ -284,8 +283,8 @@ class TokenKernels(Launcher):
         require_contiguous(x=x, bias=bias, out=out, seeds=seeds[None], step=step[None])
         v = vector(width, x, bias, out)
         kernel = expression("dropout", type_name(x), v)
-        draws = [(np.uint32(round(p * 2**32)), f32(1 / (1 - p))) for p in (rate, path_rate)]
-        args = (x, optional(bias), run_stride(bias), *draws[0], *draws[1], seeds, step, np.uint32(site), out)
+        draws = [(u32(round(p * 2**32)), f32(1 / (1 - p))) for p in (rate, path_rate)]
+        args = (x, optional(bias), run_stride(bias), *draws[0], *draws[1], seeds, step, u32(site), out)
         sizes = (i32(batch), i32(tokens), i32(width))
         self.over_elements(kernel, batch * tokens * width // v, runs, (*args, *sizes))
 

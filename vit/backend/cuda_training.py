@@ -25,7 +25,7 @@ from vit.backend.cuda_launch import (
 )
 from vit.backend.ops import Array
 
-IMAGE_BYTES = 96 << 10
+IMAGE_BYTES = 92 << 10
 """An image of up to so many bytes can be changed by more than crops and flips: it lies in shared memory."""
 
 
@@ -43,7 +43,7 @@ class TrainingKernels(Launcher):
         patch: int,
         mean: Array,
         std: Array,
-        smoothing: float,
+        smoothing: Array,
         crop_padding: int,
         flip: bool,
         seeds: Array,
@@ -62,7 +62,7 @@ class TrainingKernels(Launcher):
             order: int32 (R, m), m >= steps_per_epoch B: image numbers in the order of this epoch.
             step: int32 (1,), finished steps.
             mean, std: float32 (R, c), in units of 0..1.
-            smoothing: Of labels: targets are 1 - s at the label plus s / C everywhere.
+            smoothing: float32 (R,), of labels: targets are 1 - s at the label plus s / C everywhere.
             crop_padding: Images move by up to so many pixels along each axis, gaps black (before normalisation).
             flip: Mirror with probability one half.
             seeds: int64 (R,). Draws are Philox4x32-10's of (seed, step, b): the same for runs of one seed.
@@ -79,17 +79,17 @@ class TrainingKernels(Launcher):
         require_shape((runs, batch, (height // patch) * (width // patch), channels * patch * patch), patches=patches)
         require_shape((runs, channels), mean=mean, std=std)
         require_shape((count,), labels=labels)
-        require_shape((runs,), seeds=seeds)
+        require_shape((runs,), seeds=seeds, smoothing=smoothing)
         if len(order) != runs or order.shape[1] < steps_per_epoch * batch:
             raise ValueError(f"order: shape {order.shape} given, valid is ({runs}, {steps_per_epoch * batch} or more)")
-        require_type("float", mean=mean, std=std, targets=targets)
+        require_type("float", mean=mean, std=std, smoothing=smoothing, targets=targets)
         require_contiguous(images=images[None], order=order, mean=mean[None], std=std[None])
-        require_contiguous(patches=patches, targets=targets[None])
+        require_contiguous(patches=patches, targets=targets[None], seeds=seeds[None], smoothing=smoothing[None])
         v = vector(size, patches)
         selected = (order, run_stride(order), step, i32(steps_per_epoch))
         kind, grid = type_name(patches), (-(-size // (v * BLOCK)), batch, runs)
         lengths = (i32(height), i32(width), i32(channels))
-        made = (patches, targets, *lengths, i32(patch), i32(classes), f32(smoothing))
+        made = (patches, targets, *lengths, i32(patch), i32(classes), smoothing)
         moves = (i32(crop_padding), i32(flip))
         if not (trivial_augment or erase or mixup or cutmix):
             plain = (images, labels, *selected, mean, std, seeds, *made, *moves)

@@ -160,8 +160,8 @@ __global__ void __launch_bounds__(BLOCK, 1)
     float *left = shared_floats, *right = left + ROWS * WIDTH;
     const Head<float> head(bias, bias_stride, {cos, sin, prefix}, scale, tokens, heads, head_width);
     const int row = threadIdx.x / 4, token = blockIdx.y * ROWS + row;
-    const int64 part = head.image() * gridDim.y + blockIdx.y;
-    float* to = parts + part * 3 * heads * head_width + blockIdx.x % heads * head_width;
+    const int64 part = head.image * gridDim.y + blockIdx.y;
+    float* to = parts + part * 3 * heads * head_width + head.head * head_width;
     {
         Channels<CHUNKS> key, value, dkey, dvalue;
         key.read([&](int dim, float (&x)[4]) { head.read(qkv, KEY, token, dim, x); });

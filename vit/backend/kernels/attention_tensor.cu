@@ -16,30 +16,26 @@ constexpr int STRIDE = WIDTH + 8;
 
 __device__ __forceinline__ int padded(int tokens) { return (tokens + TILE - 1) / TILE * TILE; }
 
-// All tokens of one part of the head to shared memory, zeros in the padding. 8 threads have a row.
+// `count` tokens of one part of the head, from `first` on, to shared memory; zeros behind the last. 8 threads have a row.
 template <int WIDTH>
-__device__ __forceinline__ void stage(const Head<bf16>& head, const bf16* qkv, Part part, bf16* to) {
+__device__ __forceinline__ void stage(const Head<bf16>& head, const bf16* qkv, Part part, int first, int count,
+                                      bf16* to) {
     const int dim = threadIdx.x % 8 * 8;
     if (dim >= WIDTH) return;
-    for (int token = threadIdx.x / 8; token < padded(head.tokens); token += blockDim.x / 8) {
+    for (int row = threadIdx.x / 8; row < count; row += blockDim.x / 8) {
         float x[8];
-        head.read(qkv, part, token, dim, x);
-        store(to + token * STRIDE<WIDTH> + dim, x);
+        head.read(qkv, part, first + row, dim, x);
+        store(to + row * STRIDE<WIDTH> + dim, x);
     }
 }
 
-// The warp's 16 tokens from `first` on, as the left factor of products.
-template <int WIDTH, typename Read>
-__device__ __forceinline__ void left_factor(uint32 (&a)[WIDTH / 16][4], int first, Read read) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+// 16 tokens from `token` on in shared memory, as the left factor of products.
+template <int WIDTH>
+__device__ __forceinline__ void left_factor(uint32 (&a)[WIDTH / 16][4], const bf16* from, int token) {
+    const int lane = threadIdx.x % 32;
+    const bf16* row = from + (token + lane % 16) * STRIDE<WIDTH> + lane / 16 * 8;
 #pragma unroll
-    for (int k = 0; k < WIDTH / 16; k++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            float x[2];
-            read(first + g + i % 2 * 8, k * 16 + i / 2 * 8 + 2 * t, x);
-            a[k][i] = pack_bf16(x[0], x[1]);
-        }
+    for (int k = 0; k < WIDTH / 16; k++) load_matrices(a[k], row + k * 16);
 }
 
 // d (16 x 16) = a b^T, b the 16 tokens from `token` on in shared memory.
@@ -76,24 +72,27 @@ __device__ __forceinline__ void mix(float (&d)[WIDTH / 8][4], const float (&w)[2
     }
 }
 
-// Grid: B H, tiles of 16 blockDim.x / 32 tokens, R. Shared memory: 2 padded(T) STRIDE bf16.
+// Grid: B H, tiles of blockDim.x / 2 tokens, R. Shared memory: (2 padded(T) + blockDim.x / 2) STRIDE bf16.
 template <int WIDTH>
 __global__ void __launch_bounds__(32 * MOST_WARPS)
     attention_tensor(const bf16* qkv, const float* bias, int64 bias_stride, const float* cos, const float* sin,
                      int prefix, float scale, bf16* out, float* logsumexp, int tokens, int heads, int head_width) {
     extern __shared__ __align__(16) unsigned char shared[];
     const Head<bf16> head(bias, bias_stride, {cos, sin, prefix}, scale, tokens, heads, head_width);
+    const int rows = padded(tokens), own = blockDim.x / 2, tile = blockIdx.y * own;
     bf16* keys = reinterpret_cast<bf16*>(shared);
-    bf16* values = keys + padded(tokens) * STRIDE<WIDTH>;
-    stage<WIDTH>(head, qkv, KEY, keys);
-    stage<WIDTH>(head, qkv, VALUE, values);
+    bf16* values = keys + rows * STRIDE<WIDTH>;
+    bf16* queries = values + rows * STRIDE<WIDTH>;
+    stage<WIDTH>(head, qkv, KEY, 0, rows, keys);
+    stage<WIDTH>(head, qkv, VALUE, 0, rows, values);
+    stage<WIDTH>(head, qkv, QUERY, tile, own, queries);
     __syncthreads();
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const int first = (blockIdx.y * (blockDim.x / 32) + warp) * TILE;
+    const int first = tile + warp * TILE;
     if (first >= tokens) return;
 
     uint32 query[WIDTH / 16][4];
-    left_factor<WIDTH>(query, first, [&](int token, int dim, float (&x)[2]) { head.read(qkv, QUERY, token, dim, x); });
+    left_factor<WIDTH>(query, queries, warp * TILE);
     float mixed[WIDTH / 8][4] = {}, largest[2] = {-infinity(), -infinity()}, total[2] = {};
     constexpr int STEPS = 4;  // 64 keys between two looks at the largest score
     for (int chunk = 0; chunk < tokens; chunk += STEPS * TILE) {
@@ -135,12 +134,13 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         total[i] = sum_lanes<4>(total[i]);
+        const float inverse = 1.0f / total[i];
         const int token = first + g + 8 * i;
         if (token >= tokens) continue;
         if (t == 0) logsumexp[head.at_logsumexp(token)] = largest[i] + logf(total[i]);
 #pragma unroll
         for (int n = 0; n < WIDTH / 8; n++) {
-            const float pair[2] = {mixed[n][2 * i] / total[i], mixed[n][2 * i + 1] / total[i]};
+            const float pair[2] = {mixed[n][2 * i] * inverse, mixed[n][2 * i + 1] * inverse};
             if (n * 8 + 2 * t < head_width) store(out + head.at_mixed(token, n * 8 + 2 * t), pair);
         }
     }
@@ -171,6 +171,7 @@ __device__ __forceinline__ void finish(const Head<bf16>& head, bf16* dqkv, Part 
         }
         if (g == 0) sums[dim] = sum[0], sums[dim + 1] = sum[1];
     }
+    __syncwarp();  // what follows is for a whole warp
 }
 
 // p = exp(s - logsumexp) and ds = p (dp - delta), in place of s and dp; the normaliser is logsumexp / log 2.
@@ -179,25 +180,40 @@ __device__ __forceinline__ void softmax_backward(float& s, float& dp, float norm
     dp = s * (dp - delta);
 }
 
-// Grid and shared memory as above, and 2 padded(T) floats. First each warp has 16 keys and walks over the queries, for
-// dk and dv; then 16 queries, for dq. parts (R, B gridDim.y, 3 H K) gets the sums of the gradient over the block's
-// tokens. delta = sum(dout out) over a head's channels is the softmax's sum(dp p) (arXiv 2205.14135, appendix B).
+// Grid as above. Shared memory: 2 padded(T) floats and, where `resident`, 4 padded(T) STRIDE bf16, otherwise 2: queries
+// then stand where keys stood, and these come back. First each warp has 16 keys and walks over the queries, for dk and
+// dv; then 16 queries, for dq. parts (R, B gridDim.y, 3 H K) gets the sums of the gradient over the block's tokens.
+// delta = sum(dout out) over a head's channels is the softmax's sum(dp p) (arXiv 2205.14135, appendix B).
 template <int WIDTH>
-__global__ void __launch_bounds__(32 * MOST_WARPS)
+__global__ void __launch_bounds__(32 * MOST_WARPS, WIDTH > 32 ? 1 : 2)
     attention_tensor_backward(const bf16* dout, const bf16* qkv, const float* bias, int64 bias_stride,
                               const float* cos, const float* sin, int prefix, float scale, const bf16* out,
-                              const float* logsumexp, bf16* dqkv, float* parts, int tokens, int heads,
+                              const float* logsumexp, bf16* dqkv, float* parts, int resident, int tokens, int heads,
                               int head_width) {
     extern __shared__ __align__(16) unsigned char shared[];
     __shared__ float sums[MOST_WARPS][3][WIDTH];
     const Head<bf16> head(bias, bias_stride, {cos, sin, prefix}, scale, tokens, heads, head_width);
-    const int rows = padded(tokens);
-    bf16* left = reinterpret_cast<bf16*>(shared);  // queries, then keys
-    bf16* right = left + rows * STRIDE<WIDTH>;     // gradients of the mixed values, then values
-    float* normaliser = reinterpret_cast<float*>(right + rows * STRIDE<WIDTH>);
+    const int rows = padded(tokens), area = rows * STRIDE<WIDTH>;
+    bf16* keys = reinterpret_cast<bf16*>(shared);
+    bf16* values = keys + area;
+    bf16* queries = resident ? values + area : keys;
+    bf16* gradients = queries + area;  // of the mixed values
+    float* normaliser = reinterpret_cast<float*>(gradients + area);
     float* delta = normaliser + rows;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int first = (blockIdx.y * (blockDim.x / 32) + warp) * TILE;
+    const int inside = min(first, rows - TILE);  // a last warp without tokens works on others and writes nothing
 
-    stage<WIDTH>(head, qkv, QUERY, left);
+    stage<WIDTH>(head, qkv, KEY, 0, rows, keys);
+    stage<WIDTH>(head, qkv, VALUE, 0, rows, values);
+    uint32 key[WIDTH / 16][4], value[WIDTH / 16][4];
+    if (!resident) {
+        __syncthreads();
+        left_factor<WIDTH>(key, keys, inside);
+        left_factor<WIDTH>(value, values, inside);
+        __syncthreads();
+    }
+    stage<WIDTH>(head, qkv, QUERY, 0, rows, queries);
     const int dim = threadIdx.x % 8 * 8;
     for (int begin = 0; begin < rows; begin += blockDim.x / 8) {  // all threads alike: lanes are summed
         const int token = begin + threadIdx.x / 8;
@@ -208,26 +224,23 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
         for (int i = 0; i < 8; i++) product += d[i] * y[i];
         product = sum_lanes<8>(product);
         if (token >= rows) continue;
-        if (dim < WIDTH) store(right + token * STRIDE<WIDTH> + dim, d);
+        if (dim < WIDTH) store(gradients + token * STRIDE<WIDTH> + dim, d);
         if (dim == 0) {
             delta[token] = product;
             normaliser[token] = token < tokens ? logsumexp[head.at_logsumexp(token)] * LOG2_E : infinity();
         }
     }
     __syncthreads();
-
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const int first = (blockIdx.y * (blockDim.x / 32) + warp) * TILE;
+    if (resident) {
+        left_factor<WIDTH>(key, keys, inside);
+        left_factor<WIDTH>(value, values, inside);
+    }
     {
-        uint32 key[WIDTH / 16][4], value[WIDTH / 16][4];
-        left_factor<WIDTH>(key, first, [&](int token, int dim, float (&x)[2]) { head.read(qkv, KEY, token, dim, x); });
-        left_factor<WIDTH>(value, first,
-                           [&](int token, int dim, float (&x)[2]) { head.read(qkv, VALUE, token, dim, x); });
         float dkey[WIDTH / 8][4] = {}, dvalue[WIDTH / 8][4] = {};
         for (int query = 0; query < rows; query += TILE) {
             float p[2][4], dp[2][4];  // rows are keys, columns queries
-            scores_of<WIDTH>(p, key, left, query);
-            scores_of<WIDTH>(dp, value, right, query);
+            scores_of<WIDTH>(p, key, queries, query);
+            scores_of<WIDTH>(dp, value, gradients, query);
 #pragma unroll
             for (int n = 0; n < 2; n++)
 #pragma unroll
@@ -235,23 +248,22 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
                     const int at = query + n * 8 + 2 * t + i % 2;
                     softmax_backward(p[n][i], dp[n][i], normaliser[at], delta[at]);
                 }
-            mix<WIDTH>(dvalue, p, right, query);
-            mix<WIDTH>(dkey, dp, left, query);
+            mix<WIDTH>(dvalue, p, gradients, query);
+            mix<WIDTH>(dkey, dp, queries, query);
         }
         finish<WIDTH>(head, dqkv, KEY, first, dkey, sums[warp][KEY]);
         finish<WIDTH>(head, dqkv, VALUE, first, dvalue, sums[warp][VALUE]);
     }
-    __syncthreads();
-
-    stage<WIDTH>(head, qkv, KEY, left);
-    stage<WIDTH>(head, qkv, VALUE, right);
-    __syncthreads();
     {
         uint32 query[WIDTH / 16][4], gradient[WIDTH / 16][4];
-        left_factor<WIDTH>(query, first,
-                           [&](int token, int dim, float (&x)[2]) { head.read(qkv, QUERY, token, dim, x); });
-        left_factor<WIDTH>(gradient, first,
-                           [&](int token, int dim, float (&x)[2]) { head.read_mixed(dout, token, dim, x); });
+        left_factor<WIDTH>(query, queries, inside);
+        left_factor<WIDTH>(gradient, gradients, inside);
+        if (!resident) {
+            __syncthreads();
+            stage<WIDTH>(head, qkv, KEY, 0, rows, keys);
+            stage<WIDTH>(head, qkv, VALUE, 0, rows, values);
+            __syncthreads();
+        }
         float dquery[WIDTH / 8][4] = {}, own_normaliser[2], own_delta[2];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -261,8 +273,8 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
         }
         for (int key = 0; key < rows; key += TILE) {
             float p[2][4], dp[2][4];
-            scores_of<WIDTH>(p, query, left, key);
-            scores_of<WIDTH>(dp, gradient, right, key);
+            scores_of<WIDTH>(p, query, keys, key);
+            scores_of<WIDTH>(dp, gradient, values, key);
 #pragma unroll
             for (int n = 0; n < 2; n++)
 #pragma unroll
@@ -270,17 +282,17 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
                     softmax_backward(p[n][i], dp[n][i], own_normaliser[i / 2], own_delta[i / 2]);
                     if (key + n * 8 + 2 * t + i % 2 >= tokens) dp[n][i] = 0.0f;
                 }
-            mix<WIDTH>(dquery, dp, left, key);
+            mix<WIDTH>(dquery, dp, keys, key);
         }
         finish<WIDTH>(head, dqkv, QUERY, first, dquery, sums[warp][QUERY]);
     }
     __syncthreads();
 
-    const int64 part = head.image() * gridDim.y + blockIdx.y;
+    const int64 part = head.image * gridDim.y + blockIdx.y;
     for (int i = threadIdx.x; i < 3 * head_width; i += blockDim.x) {
         const int which = i / head_width, column = i % head_width;
         float total = 0.0f;
         for (int w = 0; w < blockDim.x / 32; w++) total += sums[w][which][column];
-        parts[(part * 3 + which) * heads * head_width + blockIdx.x % heads * head_width + column] = total;
+        parts[(part * 3 + which) * heads * head_width + head.head * head_width + column] = total;
     }
 }

@@ -119,10 +119,10 @@ struct Mix {
 
 // Images (R, B, h, w, C) mixed and cut into patches, labels mixed into soft targets. Grid: packs of an image, B, R.
 template <typename T, int V>
-__global__ void __launch_bounds__(BLOCK)
+__global__ void __launch_bounds__(BLOCK, 2)
     mix_patchify(const float* images, const int* labels, const int* order, int64 order_stride, const int* step,
                  int steps, const int64* seeds, T* patches, float* targets, int height, int width, int channels,
-                 int patch, int classes, float smoothing, float mixup, float cutmix) {
+                 int patch, int classes, const float* smoothing, float mixup, float cutmix) {
     __shared__ Mix mix;
     const int run = blockIdx.z, slot = blockIdx.y, batch = gridDim.y;
     if (threadIdx.x == 0) {
@@ -136,8 +136,8 @@ __global__ void __launch_bounds__(BLOCK)
         const int* chosen = order + run * order_stride + static_cast<int64>(*step % steps) * batch;
         const int own = labels[chosen[slot]], other = labels[chosen[partner]];
         for (int c = threadIdx.x; c < classes; c += BLOCK)
-            targets[place * classes + c] = mix.share * soft_target(c, own, classes, smoothing) +
-                                           (1.0f - mix.share) * soft_target(c, other, classes, smoothing);
+            targets[place * classes + c] = mix.share * soft_target(c, own, classes, smoothing[run]) +
+                                           (1.0f - mix.share) * soft_target(c, other, classes, smoothing[run]);
     }
     const int size = height * width * channels, first = (blockIdx.x * BLOCK + threadIdx.x) * V;
     if (first >= size) return;

@@ -21,19 +21,19 @@ __global__ void __launch_bounds__(BLOCK)
 }
 
 // Image order[run, (step mod steps) B + b] of uint8 images (n, h, w, C), moved by up to `padding` pixels (gaps black),
-// mirrored, normalised by mean and std (R, C) in units of 0..1; and its label as a soft target. Grid: packs of an
+// mirrored, normalised by mean and std (R, C) in units of 0..1; and its label as a soft target, smoothing (R,). Grid: packs of an
 // image, B, R.
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK)
     load_batch(const unsigned char* images, const int* labels, const int* order, int64 order_stride, const int* step,
                int steps, const float* mean, const float* std, const int64* seeds, T* patches, float* targets,
-               int height, int width, int channels, int patch, int classes, float smoothing, int padding, int flip) {
+               int height, int width, int channels, int patch, int classes, const float* smoothing, int padding, int flip) {
     const int run = blockIdx.z, slot = blockIdx.y;
     const int64 place = static_cast<int64>(run) * gridDim.y + slot;
     const int chosen = order[run * order_stride + static_cast<int64>(*step % steps) * gridDim.y + slot];
     if (blockIdx.x == 0)
         for (int c = threadIdx.x; c < classes; c += BLOCK)
-            targets[place * classes + c] = soft_target(c, labels[chosen], classes, smoothing);
+            targets[place * classes + c] = soft_target(c, labels[chosen], classes, smoothing[run]);
 
     const int size = height * width * channels, first = (blockIdx.x * BLOCK + threadIdx.x) * V;
     if (first >= size) return;

@@ -5,16 +5,14 @@
 // x (R, rows, columns) += bias (R or 1, period, columns) of row mod period. Grid: packs, R.
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK)
-    add_rows(T* x, const float* bias, int64 bias_stride, int rows, int columns, int period) {
-    const int packs = columns / V;
-    const int64 pack = static_cast<int64>(blockIdx.x) * BLOCK + threadIdx.x;
-    if (pack >= static_cast<int64>(rows) * packs) return;
-    const int64 row = pack / packs;
+    add_rows(T* x, const float* bias, int64 bias_stride, uint32 rows, int columns, uint32 period) {
+    const uint32 packs = columns / V, pack = blockIdx.x * BLOCK + threadIdx.x, row = pack / packs;
+    if (row >= rows) return;
     const int column = (pack - row * packs) * V;
     float value[V], added[V];
     T* at = x + (blockIdx.y * static_cast<int64>(rows) + row) * columns + column;
     load(at, value);
-    load(bias + blockIdx.y * bias_stride + row % period * columns + column, added);
+    load(bias + blockIdx.y * bias_stride + static_cast<int64>(row % period) * columns + column, added);
 #pragma unroll
     for (int i = 0; i < V; i++) value[i] += added[i];
     store(at, value);
@@ -58,10 +56,9 @@ __global__ void __launch_bounds__(BLOCK) fill(T* out, float value, int64 count) 
 template <typename S, typename T, int V>
 __global__ void __launch_bounds__(BLOCK)
     copy_tokens(const S* source, int64 from_run, int64 from_image, int64 from_token, T* out, int64 to_run,
-                int64 to_image, int64 to_token, int images, int tokens, int width) {
-    const int packs = width / V;
-    const int64 pack = static_cast<int64>(blockIdx.x) * BLOCK + threadIdx.x;
-    const int64 row = pack / packs, image = row / tokens, token = row - image * tokens, run = blockIdx.y;
+                int64 to_image, int64 to_token, uint32 images, uint32 tokens, int width) {
+    const uint32 packs = width / V, pack = blockIdx.x * BLOCK + threadIdx.x, row = pack / packs;
+    const uint32 image = row / tokens, token = row - image * tokens, run = blockIdx.y;
     if (image >= images) return;
     const int column = (pack - row * packs) * V;
     float value[V];
@@ -72,15 +69,14 @@ __global__ void __launch_bounds__(BLOCK)
 // The share of each token: dy (images, D) to out (images, N, D), over N. Grid: packs; images of all runs.
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK)
-    mean_tokens_backward(const T* dy, T* out, int64 images, int tokens, int width) {
-    const int packs = width / V;
-    const int64 pack = static_cast<int64>(blockIdx.x) * BLOCK + threadIdx.x;
-    const int64 row = pack / packs, image = row / tokens;
+    mean_tokens_backward(const T* dy, T* out, uint32 images, uint32 tokens, int width) {
+    const uint32 packs = width / V, pack = blockIdx.x * BLOCK + threadIdx.x, row = pack / packs;
+    const uint32 image = row / tokens;
     if (image >= images) return;
     const int column = (pack - row * packs) * V;
     float value[V];
-    load(dy + image * width + column, value);
+    load(dy + static_cast<int64>(image) * width + column, value);
 #pragma unroll
-    for (int i = 0; i < V; i++) value[i] /= tokens;
-    store(out + row * width + column, value);
+    for (int i = 0; i < V; i++) value[i] *= 1.0f / tokens;
+    store(out + static_cast<int64>(row) * width + column, value);
 }

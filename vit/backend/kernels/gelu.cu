@@ -24,12 +24,11 @@ __device__ __forceinline__ Normal normal(float u) {
 // GELU'(u) = Phi(u) + u phi(u) at u = x + bias. Grid: packs of a run, R.
 template <typename T, int V, bool DERIVATIVE>
 __global__ void __launch_bounds__(BLOCK)
-    bias_gelu(T* x, const float* bias, int64 bias_stride, T* out, int rows, int columns) {
-    const int packs = columns / V;
-    const int64 pack = static_cast<int64>(blockIdx.x) * BLOCK + threadIdx.x;
-    if (pack >= static_cast<int64>(rows) * packs) return;
-    const int column = pack % packs * V;
-    const int64 at = blockIdx.y * static_cast<int64>(rows) * columns + pack * V;
+    bias_gelu(T* x, const float* bias, int64 bias_stride, T* out, uint32 rows, int columns) {
+    const uint32 packs = columns / V, pack = blockIdx.x * BLOCK + threadIdx.x, row = pack / packs;
+    if (row >= rows) return;
+    const int column = (pack - row * packs) * V;
+    const int64 at = (blockIdx.y * static_cast<int64>(rows) + row) * columns + column;
     float u[V], added[V], y[V], derivative[V];
     load(x + at, u);
     load(bias + blockIdx.y * bias_stride + column, added);

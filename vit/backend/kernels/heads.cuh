@@ -23,6 +23,8 @@ struct Rotation {
 
 template <typename T>
 struct Head {
+    int head;
+    int64 image;        // among those of all runs
     int64 offset;       // of this head's queries of token 0 in qkv (R, B, T, 3, H, K)
     const float* bias;  // of this head's queries
     Rotation rotation;
@@ -33,13 +35,10 @@ struct Head {
     __device__ __forceinline__ Head(const float* all_bias, int64 bias_stride, Rotation rotation, float scale,
                                     int tokens, int heads, int head_width)
         : rotation(rotation), scale(scale), tokens(tokens), heads(heads), head_width(head_width) {
-        const int head = blockIdx.x % heads;
-        offset = image() * tokens * 3 * heads * head_width + head * head_width;
+        head = blockIdx.x % heads;
+        image = blockIdx.z * static_cast<int64>(gridDim.x / heads) + blockIdx.x / heads;
+        offset = image * tokens * 3 * heads * head_width + head * head_width;
         bias = all_bias + blockIdx.z * bias_stride + head * head_width;
-    }
-
-    __device__ __forceinline__ int64 image() const {
-        return blockIdx.z * static_cast<int64>(gridDim.x / heads) + blockIdx.x / heads;
     }
 
     // Where V elements of a part lie in qkv.
@@ -49,7 +48,7 @@ struct Head {
 
     // Where they lie in mixed (R, B, T, H K).
     __device__ __forceinline__ int64 at_mixed(int token, int dim) const {
-        return ((image() * tokens + token) * heads + blockIdx.x % heads) * head_width + dim;
+        return ((image * tokens + token) * heads + head) * head_width + dim;
     }
 
     // V elements as attention has them: biased, queries scaled, queries and keys turned; 0 outside.
@@ -90,6 +89,6 @@ struct Head {
 
     // Where a token's log-sum-exp lies in (R, B, H, T).
     __device__ __forceinline__ int64 at_logsumexp(int token) const {
-        return (image() * heads + blockIdx.x % heads) * tokens + token;
+        return (image * heads + head) * tokens + token;
     }
 };

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(BLOCK)
 
 // dqkv (R, rows, 3 width): turns back and scales, and sums over the rows of a part. Grid as above.
 template <typename T, int V>
-__global__ void __launch_bounds__(BLOCK)
+__global__ void __launch_bounds__(BLOCK, 2)
     qkv_bias_backward(T* dqkv, float scale, const float* cos, const float* sin, int prefix, float* parts, int rows,
                       int tokens, int width, int head_width) {
     const Tile<V> tile(blockIdx.y, blockIdx.x, gridDim.x, rows);
