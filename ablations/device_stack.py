@@ -1,7 +1,7 @@
 """A stack of runs on a GPU: the data set lies in device memory, an epoch is so many launches of one graph, and what it
 came to is read back once, at its end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,17 +18,12 @@ STEPS_AT_ONCE = 16
 """Steps started between two looks at the clock and at whether the run shall end."""
 
 
-def recipe_on_device(configs: Sequence[RunConfig], dataset: Dataset) -> Recipe | None:
+def recipe_on_device(config: RunConfig, dataset: Dataset) -> Recipe | None:
     """What kernels do to the batches of such runs. None where the host makes them and brings them over: of pictures too
-    large to be changed on the chip by more than crops and flips, and where runs smooth their labels differently."""
-    config = configs[0]
+    large to be changed on the chip by more than crops and flips."""
     changes = {name: getattr(config, name) for name in ("trivial_augment", "erase", "mixup", "cutmix")}
-    size = dataset.image_size**2 * dataset.channels
-    if (any(changes.values()) and (size > IMAGE_BYTES or dataset.channels > CHANNELS)) or any(
-        other.label_smoothing != config.label_smoothing for other in configs
-    ):
-        return None
-    return Recipe(config.label_smoothing, config.crop_padding, config.flip, **changes)
+    too_large = dataset.image_size**2 * dataset.channels > IMAGE_BYTES or dataset.channels > CHANNELS
+    return None if any(changes.values()) and too_large else Recipe(config.crop_padding, config.flip, **changes)
 
 
 class DeviceStack(Stack):
@@ -86,12 +81,13 @@ class DeviceStack(Stack):
         engine = GraphEngine(self.model, training, self.batch_size, ema=self.config.ema)
         self.engine = engine
         self._training_set = self._resident(self.dataset.train_images, self.dataset.train_labels)
-        self._recipe = recipe_on_device([member.config for member in self.members], self.dataset)
+        self._recipe = recipe_on_device(self.config, self.dataset)
         return engine, engine.optimizer.average
 
     def _resident(self, images: np.ndarray, labels: np.ndarray) -> Any:
         mean, std = (np.stack([getattr(m.feed, name) for m in self.members]) for name in ("mean", "std"))
-        return self.engine.resident(images, labels, mean, std)
+        smoothing = np.array([member.config.label_smoothing for member in self.members])
+        return self.engine.resident(images, labels, mean, std, smoothing)
 
     def _start_epoch(self, epoch: int, peak: float = 1.0) -> None:
         """Tells the engine each run's images and rates (times `peak`) of an epoch; a run that is over rests."""

@@ -109,8 +109,10 @@ class RunsAsOne:
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (IMAGES, shape.image, shape.image, shape.channels), dtype=np.uint8)
         moments = np.full((runs, shape.channels), 0.5)
-        self.data = self.engine.resident(pixels, rng.integers(0, shape.classes, IMAGES), moments, moments / 2)
-        self.recipe = Recipe(smoothing=0.1, crop_padding=shape.image // 8, flip=True)
+        self.data = self.engine.resident(
+            pixels, rng.integers(0, shape.classes, IMAGES), moments, moments / 2, moments[:, 0] / 5
+        )
+        self.recipe = Recipe(crop_padding=shape.image // 8, flip=True)
         order = np.stack([rng.permutation(IMAGES)[: self.steps * shape.batch] for _ in range(runs)])
         self.engine.start_epoch(order, np.full((runs, self.steps), 1e-4))
         self.flops = cost.TRAINING_FACTOR * cost.forward_flops(config) * self.images

@@ -215,7 +215,7 @@ def _load_batch(
     patch: int,
     mean: np.ndarray,
     std: np.ndarray,
-    smoothing: float,
+    smoothing: np.ndarray,
     crop_padding: int,
     flip: bool,
     seeds: np.ndarray,
@@ -240,7 +240,7 @@ def _load_batch(
                 normal[run, b] = np.roll(normal[run, b], rng.integers(-crop_padding, crop_padding + 1, 2), axis=(0, 1))
             if rng.random() < erase:
                 normal[run, b, : 1 + int(rng.integers(images.shape[1]))] = 0
-    wanted = one_hot(labels[chosen], targets.shape[-1], smoothing)
+    wanted = np.stack([one_hot(labels[own], targets.shape[-1], s) for own, s in zip(chosen, smoothing, strict=True)])
     for run, seed in enumerate(seeds):
         rng = np.random.default_rng((int(seed), int(step[0])))
         share = rng.beta(mixup or cutmix, mixup or cutmix) if mixup or cutmix else 1.0

@@ -64,7 +64,7 @@ def test_replays_give_the_bits_of_steps_that_run_as_they_are(precision: str, shi
         )
         for epoch in range(2):
             engine.start_epoch(np.stack([rng.permutation(20)] * 2), np.full((2, 5), 1e-3 * (1 + epoch)))
-            engine.train(data, Recipe(0.1, 2, True, True, 0.5, 0.4, 1.0), 5, 5)
+            engine.train(data, Recipe(2, True, True, 0.5, 0.4, 1.0), 5, 5)
         logits = engine.evaluate(data, np.arange(7)[None].repeat(2, axis=0))
         optimizer = engine.optimizer
         assert optimizer.average is not None

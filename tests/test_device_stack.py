@@ -58,12 +58,12 @@ def test_a_run_is_the_cpus(changes: dict[str, Any]) -> None:
 def test_batches_that_the_host_makes_are_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """MixUp and erasing of large pictures."""
     changes = {"mixup": 0.4, "erase": 0.5}
-    configs = [RunConfig(**{**CONFIG.__dict__, **changes})]
-    recipe = device_stack.recipe_on_device(configs, dataset())
-    assert recipe == Recipe(smoothing=0.1, mixup=0.4, erase=0.5)
+    config = RunConfig(**{**CONFIG.__dict__, **changes})
+    recipe = device_stack.recipe_on_device(config, dataset())
+    assert recipe == Recipe(mixup=0.4, erase=0.5)
     monkeypatch.setattr(device_stack, "IMAGE_BYTES", 63)
-    assert device_stack.recipe_on_device(configs, dataset()) is None
-    assert device_stack.recipe_on_device([CONFIG], dataset()) == Recipe(smoothing=0.1)
+    assert device_stack.recipe_on_device(config, dataset()) is None
+    assert device_stack.recipe_on_device(CONFIG, dataset()) == Recipe()
     cpu, device = run("numpy", **changes), run("cupy", **changes)
     np.testing.assert_allclose([m.train_loss for m in device.metrics], [m.train_loss for m in cpu.metrics], rtol=1e-4)
 

@@ -60,7 +60,7 @@ def test_replays_give_the_bits_of_steps_that_run_as_they_are(ops: Any) -> None:
         data = engine.resident(images, rng.integers(0, 7, 20), moments, moments)
         for _ in range(2):
             engine.start_epoch(np.stack([rng.permutation(20)] * 2), np.full((2, 5), 1e-3))
-            engine.train(data, Recipe(0.1, 2, True, True, 0.5, 0.4, 1.0), 5, 5)
+            engine.train(data, Recipe(2, True, True, 0.5, 0.4, 1.0), 5, 5)
         optimizer = engine.optimizer
         weights.append([ops.to_numpy(x) for x in (optimizer.parameters, optimizer.second, optimizer.average)])
         assert int(ops.to_numpy(optimizer.counter)[0]) == optimizer.step == 10

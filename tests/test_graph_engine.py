@@ -30,6 +30,7 @@ def dataset(runs: int, images: int = 40) -> dict[str, Any]:
         "labels": rng.integers(0, 5, images),
         "mean": rng.random((runs, 2)).astype(np.float32),
         "std": 0.2 + rng.random((runs, 2)).astype(np.float32),
+        "smoothing": 0.1 * np.arange(1, runs + 1),
     }
 
 
@@ -66,7 +67,7 @@ class TestAgainstTheCpu:
         """Fifteen steps, gathered, normalised, clipped and decayed on the device, against the CPU's engine."""
         runs, training = 2, Training(weight_decay=[0.05, 0.2], clip_norm=0.5)
         engine = GraphEngine(model(cuda_ops(), (3, 4), position=position), training, BATCH)
-        totals = train(engine, runs, 3, Recipe(smoothing=0.1))
+        totals = train(engine, runs, 3)
         data, losses = dataset(runs), np.zeros((3, runs))
         states = []
         for run, seed in enumerate((3, 4)):
@@ -74,7 +75,7 @@ class TestAgainstTheCpu:
             own = Training(weight_decay=training.weight_decay[run], clip_norm=0.5)  # type: ignore[index]
             cpu = Engine(alone, own, BATCH, threads=1)
             normal = (data["images"] / 255 - data["mean"][run]) / data["std"][run]
-            targets = one_hot(data["labels"], 5, 0.1)
+            targets = one_hot(data["labels"], 5, float(data["smoothing"][run]))
             for epoch in range(3):
                 order, rates = order_and_rates(runs, epoch)
                 for i in range(STEPS):
@@ -109,14 +110,15 @@ class TestStacks:
     @pytest.mark.parametrize("precision", ["float32", "bf16"])
     def test_three_runs_are_three_times_one(self, precision: str) -> None:
         together = GraphEngine(model(cuda_ops(precision), (5, 6, 7), dropout=0.2), Training(), BATCH)
-        data, totals = dataset(3), train(together, 3, 2, Recipe(0.1, 1, True))
+        data, totals = dataset(3), train(together, 3, 2, Recipe(1, True))
         for run, seed in enumerate((5, 6, 7)):
             alone = GraphEngine(model(cuda_ops(precision), (seed,), dropout=0.2), Training(), BATCH)
-            own = alone.resident(data["images"], data["labels"], data["mean"][[run]], data["std"][[run]])
+            parts = [data[name][[run]] for name in ("mean", "std", "smoothing")]
+            own = alone.resident(data["images"], data["labels"], *parts)
             for epoch in range(2):
                 order, rates = order_and_rates(3, epoch)
                 alone.start_epoch(order[[run]], rates[[run]])
-                alone.train(own, Recipe(0.1, 1, True), STEPS, STEPS)
+                alone.train(own, Recipe(1, True), STEPS, STEPS)
                 np.testing.assert_allclose(alone.totals[0], totals[epoch][run], rtol=1e-6)
             difference = worst(
                 without_key_bias(together.model.state_dict(run)), without_key_bias(alone.model.state_dict())

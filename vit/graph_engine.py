@@ -34,13 +34,14 @@ class Resident:
     mean: Array
     """float32 (R, channels), in units of 0..1."""
     std: Array
+    smoothing: Array
+    """float32 (R,), of labels: targets are 1 - s at the label plus s / C everywhere."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What becomes of a batch on the device, as `load_batch` of `vit.backend.cuda_training` takes it."""
 
-    smoothing: float = 0.0
     crop_padding: int = 0
     flip: bool = False
     trivial_augment: bool = False
@@ -188,15 +189,24 @@ class GraphEngine:
 
     # Steps on a data set in device memory
 
-    def resident(self, images: np.ndarray, labels: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Resident:
-        """Brings uint8 images (n, h, w, channels) and labels (n,) onto the device, and what normalises them for each
-        run, (R, channels)."""
+    def resident(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        mean: np.ndarray,
+        std: np.ndarray,
+        smoothing: np.ndarray | None = None,
+    ) -> Resident:
+        """Brings uint8 images (n, h, w, channels) and labels (n,) onto the device, what normalises them for each run,
+        (R, channels), and how each smooths its labels, (R,), if it does."""
         xp = self.ops.xp
+        smooth = np.zeros(len(self.model.seeds)) if smoothing is None else smoothing
         return Resident(
             xp.asarray(np.ascontiguousarray(images)),
             xp.asarray(labels.astype(np.int32)),
             xp.asarray(np.ascontiguousarray(mean, dtype=np.float32)),
             xp.asarray(np.ascontiguousarray(std, dtype=np.float32)),
+            xp.asarray(np.ascontiguousarray(smooth, dtype=np.float32)),
         )
 
     def start_epoch(self, order: np.ndarray, rates: np.ndarray) -> None:
@@ -274,6 +284,7 @@ class GraphEngine:
             patch=self.model.config.patch_size,
             mean=data.mean,
             std=data.std,
+            smoothing=data.smoothing,
             seeds=self._seeds,
             patches=patches,
             targets=targets,
