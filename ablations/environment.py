@@ -50,7 +50,7 @@ def vit_digest() -> str:
     return _digest(ROOT / "vit")
 
 
-TRAINING = ("trainer.py", "batches.py", "augmentation.py", "trivial_augment.py", "data/")
+TRAINING = ("trainer.py", "stack.py", "device_stack.py", "batches.py", "augmentation.py", "trivial_augment.py", "data/")
 """What of `ablations` decides the numbers of a run; the fields of a run are part of its key."""
 
 

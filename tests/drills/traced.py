@@ -51,7 +51,8 @@ def work_redone(folder: Path) -> list[float]:
     return redone
 
 
-snapshot.Keeper.load, snapshot.Keeper.due = load, due
+if __name__ in ("__main__", "__mp_main__"):  # and not where only what it wrote is read
+    snapshot.Keeper.load, snapshot.Keeper.due = load, due
 
 if __name__ == "__main__":
     app()
