@@ -1,8 +1,12 @@
 """What happens to the threads of an engine when a lane fails."""
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,3 +75,26 @@ def test_a_turn_abandoned_while_another_is_taken_stays_abandoned() -> None:
 
     with pytest.raises(RuntimeError, match="failed"):
         in_a_thread(wait).result(timeout=2)
+
+
+def test_a_process_that_compiles_gives_the_bits_of_one_that_finds_the_kernels(tmp_path: Path) -> None:
+    program = """
+import numpy as np
+from vit import ViT, ViTConfig, get_ops, one_hot
+from vit.engine import Engine, Training
+config = ViTConfig(image_size=8, patch_size=2, channels=1, classes=10, width=64, depth=2, heads=2, position="rope")
+rng = np.random.default_rng(0)
+model = ViT(config, get_ops("numpy"), seeds=[0])
+engine = Engine(model, Training(), 64)
+targets = one_hot(rng.integers(0, 10, (1, 64)), 10, smoothing=0.1)
+for _ in range(3):
+    engine.step(rng.standard_normal((1, 64, 8, 8, 1)).astype("float32"), targets, 1e-3)
+engine.close()
+print(model.parameters.flat.tobytes().hex())
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    compiled, found = (
+        subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    )
+    assert compiled.stdout == found.stdout

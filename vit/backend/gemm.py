@@ -118,7 +118,7 @@ def _tile(typing_context, rows, a, row_stride, column_stride, panel, depth, c, c
     return types.void(*[types.int64] * 9, unit), codegen
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy", forceinline=True)
 def _rows_of_tile(left):
     """Rows of the next tile where so many are left: as few tiles as there can be, as even as they can be."""
     tiles = (left + ROWS - 1) // ROWS
@@ -194,7 +194,7 @@ def _copy_row(typing_context, source, target, count, unit):
     return types.void(*[types.int64] * 3, unit), codegen
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy", forceinline=True)
 def _pack_left(a, column_a, m, depth, block, size, unit):
     """Where rows of op(A) lie side by side: tile after tile, each (depth, rows of the tile)."""
     i = 0
@@ -205,7 +205,7 @@ def _pack_left(a, column_a, m, depth, block, size, unit):
         i += rows
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy", forceinline=True)
 def _pack_panel(b, row_b, column_b, depth, columns, panel, size, unit):
     """(depth, columns) of op(B) into lines. What is left of a line ends in columns that nobody reads."""
     width, lanes = LINE // size, _VECTOR // size
@@ -232,7 +232,7 @@ def _pack_panel(b, row_b, column_b, depth, columns, panel, size, unit):
                 packed[p, j] = source[p]
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy", forceinline=True)
 def gemm(a, row_a, column_a, b, row_b, column_b, c, row_c, m, n, k, buffer, size, unit):
     """C (m, n) = op(A) (m, k) op(B) (k, n), by addresses; strides in elements of `size` bytes, of the type of `unit`.
 

@@ -16,7 +16,8 @@ from numba.extending import intrinsic, overload
 # No `ninf`: infinities must stay what they are. `nnan` lets maxima vectorise; that a NaN still comes out as a NaN is
 # then no promise of the compiler's, and the tests check it.
 _FAST = {"reassoc", "nsz", "arcp", "contract", "nnan"}
-_jit = numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+# Inlined, since what a process that compiles calls may be another copy, rounded otherwise, than what the cache keeps.
+_jit = numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy", forceinline=True)
 
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH = np.float32(0.693359375)
@@ -38,7 +39,7 @@ def _exp(x):
     return np.exp(x)
 
 
-@overload(_exp, jit_options={"fastmath": {"contract"}}, inline="never")
+@overload(_exp, jit_options={"fastmath": {"contract"}, "forceinline": True}, inline="never")
 def _exp_typed(x):
     if x == types.float64:
         return lambda x: math.exp(x)
@@ -65,7 +66,7 @@ def _normal_cdf_and_exp(u):
     return 0.5 * (1 + math.erf(u * _SQRT_HALF)), math.exp(-0.5 * u * u)
 
 
-@overload(_normal_cdf_and_exp, jit_options={"fastmath": {"contract"}})
+@overload(_normal_cdf_and_exp, jit_options={"fastmath": {"contract"}, "forceinline": True})
 def _normal_cdf_and_exp_typed(u):
     if u == types.float64:
         return lambda u: (0.5 * (1 + math.erf(u * _SQRT_HALF)), math.exp(-0.5 * u * u))

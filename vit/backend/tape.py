@@ -190,28 +190,28 @@ def _blas_gemm(typing_context, function, trans_a, trans_b, m, n, k, a, lda, b, l
     return types.void(*[types.int64] * 12, unit), codegen
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, forceinline=True)
 def _vector(address, size, unit):
     return numba.carray(pointer(address, unit), size)
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, forceinline=True)
 def _matrix(address, shape, unit):
     return numba.carray(pointer(address, unit), (shape[0], shape[1]))
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, forceinline=True)
 def _cube(address, shape, unit):
     return numba.carray(pointer(address, unit), (shape[0], shape[1], shape[2]))
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, forceinline=True)
 def _plane(address, shape, unit):
     """The first and last of three sizes."""
     return numba.carray(pointer(address, unit), (shape[0], shape[2]))
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, forceinline=True)
 def _matmul(pointers, ints, own, blas, buffer, size, unit):
     outer, middle, rows, columns, inner = ints[0], ints[1], ints[2], ints[3], ints[4]
     lda, ldb, ldc, trans_a, trans_b = ints[5], ints[6], ints[7], ints[8], ints[9]
