@@ -15,8 +15,9 @@ from vit.graph_engine import GraphEngine
 
 WARM_UP_STEPS = 3
 LEAST_ROUNDS = 5
-PAUSE = 0.003
-"""Seconds before each timed step, so that no thread of the one before still spins."""
+LEAD_IN = 0.02
+"""Seconds of untimed work before each timed step. A step of a training follows one of its own: threads are awake, caches
+are its own, and no thread of the one before (OpenMP's spin for milliseconds) still takes a core."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,10 @@ class Stepper:
 
 
 def alternate(works: Sequence[Callable[[], object]], seconds: float) -> np.ndarray:
-    """Seconds (rounds made, works) of each in turn after a warm-up, for so long but at least `LEAST_ROUNDS` rounds."""
+    """Seconds (rounds made, works) of each in turn after a warm-up, for so long but at least `LEAST_ROUNDS` rounds.
+
+    A turn is `LEAD_IN` seconds of the work untimed, then the work once, timed.
+    """
     for _ in range(WARM_UP_STEPS):
         for work in works:
             work()
@@ -82,7 +86,9 @@ def alternate(works: Sequence[Callable[[], object]], seconds: float) -> np.ndarr
     while len(times) < LEAST_ROUNDS or time.perf_counter() < end:
         row = []
         for work in works:
-            time.sleep(PAUSE)
+            led_in = time.perf_counter() + LEAD_IN
+            while time.perf_counter() < led_in:
+                work()
             start = time.perf_counter()
             work()
             row.append(time.perf_counter() - start)
