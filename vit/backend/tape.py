@@ -96,7 +96,7 @@ class Tape:
         if trans_out:
             raise ValueError("matmul: the rows of an out array must be contiguous")
         (rows, columns), inner = out.shape[-2:], a.shape[-1]
-        opcode = Opcode.GEMM if is_faster(rows, columns, inner, trans_a) else Opcode.MATMUL
+        opcode = Opcode.GEMM if is_faster(rows, columns, inner, trans_a, trans_b) else Opcode.MATMUL
         if opcode is Opcode.GEMM and self._buffer.size < buffer_bytes(rows, self.dtype.itemsize):
             self._buffer = np.empty(buffer_bytes(rows, self.dtype.itemsize), dtype=np.uint8)
         sizes = [lead[1], lead[2], rows, columns, inner, lda, ldb, ldc, trans_a, trans_b]
