@@ -1,6 +1,6 @@
 """CPU training steps of vitab and of PyTorch, alternating in one process: `python -m benchmarks.cpu`.
 
-A pair is one step of each, a short pause apart so that no thread pool still spins; ratios are of pairs, and what is
+A pair is one step of each, each after untimed steps of its own for 0.02 s; ratios are of pairs, and what is
 reported is their median with the middle 90 % of them. Products are the matrix products of the step alone. Peak memory
 is that of a process of its own that makes a few steps, libraries included.
 """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ablations import bench
-from benchmarks import cpu
+from benchmarks import cpu, products
 from benchmarks.shapes import SHAPES
 from vit import ViTConfig, cost
 
@@ -45,7 +45,7 @@ def test_times_shares_and_ratios_of_known_steps(monkeypatch: pytest.MonkeyPatch)
     clock = Clock()
     monkeypatch.setattr(bench, "time", clock)
     speed = bench.measure(Fixed(clock), batch_size=40, seconds=0.3, peer=lambda: clock.sleep(0.04))  # type: ignore[arg-type]
-    assert speed.steps == 5  # of 0.079 s each, pauses included: five at least
+    assert speed.steps == 5  # of 0.15 s each, lead-ins included: five at least
     assert speed.milliseconds == pytest.approx(20)
     assert speed.products_share == pytest.approx(0.5)
     assert speed.peer_milliseconds == pytest.approx(40)
@@ -110,3 +110,20 @@ def test_an_unknown_shape_is_refused(capsys: pytest.CaptureFixture[str]) -> None
         cpu.main(["--shapes", "huge"])
     assert stop.value.code == 2
     assert "'huge' given, valid are tiny-cifar, small, micro, digits" in capsys.readouterr().err
+
+
+def test_products_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their operations add up to those of a step on one lane, less the gradient of the images: nobody asks for it."""
+    monkeypatch.setattr(products, "SECONDS", 1e-5)
+    monkeypatch.setattr(products, "ROUNDS", 1)
+    records = products.measure("digits", "rope")
+    config = SHAPES["digits"].config("rope")
+    embedding = 2 * config.patches * config.patch_width * config.width
+    flops = sum(2 * r.m * r.n * r.k * r.batch * r.count for r in records)
+    assert flops == 16 * (cost.TRAINING_FACTOR * cost.forward_flops(config) - embedding)
+    assert sum(r.share for r in records) == pytest.approx(1)
+    assert all(r.blas_gflops > 0 and r.own_gflops > 0 for r in records)
+
+
+def test_the_peak_is_that_of_a_product_that_is_right() -> None:
+    assert products.peak_gflops() > 0  # it compares its product with NumPy's

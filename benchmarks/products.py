@@ -1,0 +1,167 @@
+"""Every matrix product of a training step, by the BLAS and by our own kernel: `python -m benchmarks.products`.
+
+The products are read off the tape of a lane, so they are those that are run, strided views and all. One thread, both
+ways in turn, medians. The core's own limit is what a tile of the kernel does out of the nearest cache. This is what
+`vit.backend.gemm.is_faster` rests on.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numba
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from ablations.bench import Stepper
+from benchmarks.cpu import environment
+from benchmarks.shapes import POSITIONS, SHAPES
+from vit.backend import gemm
+from vit.backend.tape import Opcode, Tape
+
+SECONDS = 0.01
+"""Of one timing, about."""
+ROUNDS = 15
+WAYS = (Opcode.MATMUL, Opcode.GEMM)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A kind of product of a step: `count` times a lane, (m, k) times (k, n) for `batch` pairs of matrices."""
+
+    shape: str
+    m: int
+    n: int
+    k: int
+    batch: int
+    trans_a: bool
+    trans_b: bool
+    count: int
+    blas_gflops: float
+    own_gflops: float
+    own_is_used: bool
+    share: float
+    """Of the floating-point operations of the step's products."""
+
+
+def lane_tape(shape: str, position: str) -> Tape:
+    """The products of a training step on one lane."""
+    stepper = Stepper(SHAPES[shape].config(position), SHAPES[shape].batch, threads=1)
+    stepper.step()
+    (lane,) = stepper.engine.lanes
+    return max(lane.tapes.values(), key=lambda tape: len(tape._rows)).products()
+
+
+def kind(row: Sequence[int]) -> tuple[int, ...]:
+    """m, n, k, images times heads, trans_a, trans_b of an instruction of `Tape.append_matmul`."""
+    outer, middle, m, n, k, _, _, _, trans_a, trans_b = row[10:20]
+    return m, n, k, outer * middle, trans_a, trans_b
+
+
+def alone(tape: Tape, row: Sequence[int], opcode: Opcode, times: int) -> Tape:
+    """One instruction of a tape, so many times, by the way asked for."""
+    part = Tape(tape.dtype)
+    part._arrays = tape._arrays
+    part._rows = [[opcode, *row[1:]]] * times
+    part._floats = [[0.0]] * times
+    part._buffer = np.empty(gemm.buffer_bytes(row[12], tape.dtype.itemsize), dtype=np.uint8)
+    return part
+
+
+def seconds(works: Sequence[Callable[[], object]]) -> list[float]:
+    """The median time of each, in turn."""
+    times: list[list[float]] = [[] for _ in works]
+    for _ in range(ROUNDS + 1):
+        for work, taken in zip(works, times, strict=True):
+            start = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - start)
+    return [float(np.median(taken[1:])) for taken in times]
+
+
+def measure(shape: str, position: str) -> list[Record]:
+    """A record for each kind of product, those with the most operations first."""
+    tape = lane_tape(shape, position)
+    examples = {kind(row): row for row in tape._rows}
+    counts = Counter(kind(row) for row in tape._rows)
+    flops = {k: 2 * k[0] * k[1] * k[2] * k[3] for k in examples}
+    total = sum(flops[k] * counts[k] for k in examples)
+    records = []
+    for key in sorted(examples, key=lambda k: -flops[k] * counts[k]):
+        m, n, k, batch, trans_a, trans_b = key
+        repeats = max(1, round(SECONDS * 1e11 / flops[key]))
+        parts = [alone(tape, examples[key], way, repeats) for way in WAYS]
+        blas, own = (flops[key] * repeats / s / 1e9 for s in seconds([part.replay for part in parts]))
+        used = examples[key][0] == Opcode.GEMM
+        share = flops[key] * counts[key] / total
+        records.append(Record(shape, m, n, k, batch, bool(trans_a), bool(trans_b), counts[key], blas, own, used, share))
+    return records
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _tiles(left, panel, out, times, depth, size, unit):
+    for _ in range(times):
+        gemm._tile(gemm.ROWS, left, size, size * gemm.ROWS, panel, depth, out, gemm.LINE, 0, unit)
+
+
+def peak_gflops() -> float:
+    """Of one core, float32: the largest tile over and over, its operands in the nearest cache."""
+    depth, times, unit = 64, 20_000, np.float32(1)
+    width = gemm.LINE // 4
+    rng = np.random.default_rng(0)
+    left, panel = (rng.standard_normal((depth, n), dtype=np.float32) for n in (gemm.ROWS, width))
+    out = np.empty((gemm.ROWS, width), dtype=np.float32)
+    addresses = [x.ctypes.data for x in (left, panel, out)]
+    (taken,) = seconds([lambda: _tiles(*addresses, times, depth, 4, unit)])
+    np.testing.assert_allclose(out, left.T @ panel, rtol=1e-4, atol=1e-4)
+    return 2 * gemm.ROWS * width * depth * times / taken / 1e9
+
+
+def table(records: Sequence[Record], peak: float) -> str:
+    """For people: one line a record."""
+    lines = [
+        f"A core does {peak:.0f} GFLOP/s.",
+        f"{'shape':<11}{'m x n x k':>18}{'each':>6}{'':>6}{'count':>7}{'flops':>8}{'BLAS':>8}{'own':>8}"
+        f"{'own/BLAS':>10}{'of peak':>9}  used",
+    ]
+    for r in records:
+        letters = ("A'" if r.trans_a else "A") + ("B'" if r.trans_b else "B")
+        size = f"{r.m} x {r.n} x {r.k}"
+        reached = r.own_gflops if r.own_is_used else r.blas_gflops
+        lines.append(
+            f"{r.shape:<11}{size:>18}{r.batch:>6}{letters:>6}{r.count:>7}{r.share:>8.1%}{r.blas_gflops:>8.1f}"
+            f"{r.own_gflops:>8.1f}{r.own_gflops / r.blas_gflops:>10.2f}{reached / peak:>9.0%}"
+            f"  {'own' if r.own_is_used else 'BLAS'}"
+        )
+    for shape in dict.fromkeys(r.shape for r in records):
+        ours = [r for r in records if r.shape == shape]
+        time_of = sum(r.share / (r.own_gflops if r.own_is_used else r.blas_gflops) for r in ours)
+        lines.append(f"{shape}: all products together reach {1 / time_of / peak:.0%} of the core's peak")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.products", description=__doc__.split("\n")[0])
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES), help="default: all")
+    parser.add_argument("--position", choices=POSITIONS, default="learned")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the records to FILE")
+    options = parser.parse_args(arguments)
+    with threadpool_limits(1):
+        peak = peak_gflops()
+        records = [record for shape in options.shapes for record in measure(shape, options.position)]
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        about = options.json.with_name(f"{options.json.stem}.machine.json")
+        about.write_text(json.dumps({**environment(), "peak_gflops": peak}, indent=2) + "\n")
+        options.json.write_text(json.dumps([asdict(record) for record in records], indent=2) + "\n")
+    print(table(records, peak))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
