@@ -7,11 +7,13 @@
 namespace {
 
 enum { OK = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
+enum { DEFAULT_MATH = 0, NO_REDUCED_PRECISION_REDUCTION = 16 };
 enum { REAL_32 = 0, BFLOAT_16 = 14, COMPUTE_32F = 68, COMPUTE_TF32 = 77 };
 
 struct Handle {
     void *stream, *workspace;
     size_t bytes;
+    int math;
 };
 
 int calls = 0, batched_calls = 0;
@@ -38,6 +40,8 @@ int gemm(Handle *handle, int ta, int tb, int m, int n, int k, const float *alpha
          long long sa, const void *b, int btype, int ldb, long long sb, const float *beta, void *c, int ctype, int ldc,
          long long sc, int batch, int compute, int algorithm) {
     if (!handle || !handle->stream || !handle->workspace || handle->bytes < 4u << 20) return NOT_INITIALIZED;
+    // a library may sum the parts of a long bf16 sum in bf16 unless told not to: nobody here wants that
+    if (handle->math != (DEFAULT_MATH | NO_REDUCED_PRECISION_REDUCTION)) return NOT_SUPPORTED;
     if (ta < 0 || ta > 1 || tb < 0 || tb > 1 || m < 0 || n < 0 || k < 0 || batch < 0) return INVALID_VALUE;
     if (lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m || lda < 1 || ldb < 1 || ldc < 1) return INVALID_VALUE;
     bool wide = atype == REAL_32 && ctype == REAL_32, narrow = atype == BFLOAT_16 && (ctype == atype || ctype == REAL_32);
@@ -62,7 +66,7 @@ int gemm(Handle *handle, int ta, int tb, int m, int n, int k, const float *alpha
 extern "C" {
 
 int cublasCreate_v2(Handle **handle) {
-    *handle = new Handle{nullptr, nullptr, 0};
+    *handle = new Handle{nullptr, nullptr, 0, DEFAULT_MATH};
     return OK;
 }
 
@@ -72,13 +76,18 @@ int cublasDestroy_v2(Handle *handle) {
 }
 
 int cublasSetStream_v2(Handle *handle, void *stream) {
-    *handle = Handle{stream, nullptr, 0};  // as the documentation says: back to the default workspace
+    *handle = Handle{stream, nullptr, 0, handle->math};  // as the documentation says: back to the default workspace
     return OK;
 }
 
 int cublasSetWorkspace_v2(Handle *handle, void *workspace, size_t bytes) {
     handle->workspace = workspace;
     handle->bytes = bytes;
+    return OK;
+}
+
+int cublasSetMathMode(Handle *handle, int mode) {
+    handle->math = mode;
     return OK;
 }
 

@@ -167,6 +167,15 @@ class TestRefusals:
         cublas.close()
 
 
+def test_long_sums_are_not_made_in_bf16() -> None:
+    """The library may, unless it is told; the fake one then refuses."""
+    handle = Cublas(library(), 1, WORKSPACE.ctypes.data, WORKSPACE_BYTES, "bf16")
+    handle._call("cublasSetMathMode", handle._handle, 0)
+    with pytest.raises(CublasError, match="another status"):
+        handle.matmul(*one_run())
+    handle.close()
+
+
 def test_the_fake_library_refuses_a_leading_dimension_that_is_too_small() -> None:
     one = ctypes.c_float(1)
     handle = Cublas(library(), 1, WORKSPACE.ctypes.data, WORKSPACE_BYTES, "float32")

@@ -25,6 +25,8 @@ PRECISIONS = ("float32", "tf32", "bf16")
 _DATA_TYPE = {"float": 0, "bf16": 14}
 _COMPUTE_TYPE = {"float32": 68, "tf32": 77, "bf16": 68}
 _DEFAULT_ALGORITHM = -1
+_SUM_IN_FLOAT32 = 16
+"""cublasMath_t: no sum of parts in the type of a bf16 result. Whether TF32 is used is said with each product."""
 _NO, _TRANSPOSED = 0, 1
 
 
@@ -129,6 +131,7 @@ class Cublas:
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
         self._call("cublasSetStream_v2", self._handle, stream)  # first: it resets the workspace
         self._call("cublasSetWorkspace_v2", self._handle, workspace, workspace_bytes)
+        self._call("cublasSetMathMode", self._handle, _SUM_IN_FLOAT32)
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """out = a @ b; `a` and `b` of one type, bf16 or float32, `out` of either where they are bf16."""
@@ -174,6 +177,7 @@ class Cublas:
             "cublasDestroy_v2": [pointer],
             "cublasSetStream_v2": [pointer, pointer],
             "cublasSetWorkspace_v2": [pointer, pointer, ctypes.c_size_t],
+            "cublasSetMathMode": [pointer, whole],
             "cublasGemmEx": [*head, *matrix, *matrix, pointer, *matrix, whole, whole],
             "cublasGemmStridedBatchedEx": [
                 *head,
