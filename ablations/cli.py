@@ -72,7 +72,7 @@ def bench(
 ) -> None:
     """Measure training steps of a model of your own shape on this machine."""
     from ablations.environment import available_cores
-    from ablations.precision import check
+    from ablations.precision import check, fastest
     from ablations.study import resolve_backend
     from vit import ConfigError, ViTConfig
 
@@ -92,8 +92,8 @@ def bench(
     from ablations.bench import Stepper, measure, peak_mb
 
     chosen = resolve_backend(backend)
-    if precision is not None:
-        check([precision], chosen)
+    precision = precision or fastest(chosen, [position])
+    check(precision, chosen, [position])
     stepper = Stepper(model, batch, chosen, available_cores(), precision)
     stepper.step()
     peak, peer = peak_mb(), None

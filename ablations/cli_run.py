@@ -220,6 +220,7 @@ class _Campaign:
     def foresee(self, plan: "StudyPlan", grid: "Grid") -> None:
         """Say what would run, what it takes, and what it can find."""
         from ablations import crew, display, study
+        from ablations.detours import detours
         from ablations.foresight import foresight, foresight_in_rounds
         from ablations.stacks import shape
         from ablations.trainer import calibrate
@@ -251,6 +252,8 @@ class _Campaign:
             lines = foresight(grid)
         else:
             lines = []
+        if self.backend == "cupy":
+            lines += detours([arm.config for arm in arms], self.data_dir)
         for line in lines:
             display.say(self.console, line)
 

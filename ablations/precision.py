@@ -16,8 +16,22 @@ def precisions(backend: str) -> tuple[str, ...]:
     return cupy_precisions()
 
 
+def computes(position: str, precision: str) -> bool:
+    """Whether an encoding computes in a precision: one with array expressions of its own has no arrays of bf16."""
+    from vit.positions import POSITIONS
+
+    return precision != "bf16" or POSITIONS[position].traceable
+
+
+def fastest(backend: str, positions: Iterable[str]) -> str:
+    """What a backend takes by itself for these encodings: one precision for all, as they are compared."""
+    wanted = [*positions]
+    return next(name for name in precisions(backend) if all(computes(position, name) for position in wanted))
+
+
 def choose(grid: Grid, given: str | None, backend: str | None) -> Grid:
-    """The grid with the precision that is `given`, else the grid's own, else that which the backend takes by itself.
+    """The grid with the precision that is `given`, else the grid's own, else that which the backend takes by itself
+    for all of the grid's encodings.
 
     A grid whose axes include the precision keeps them. Raises UsageError for one that the backend does not have. Where
     the backend is None, other machines have it: nothing is taken by itself, and each of them checks what it is given.
@@ -26,23 +40,32 @@ def choose(grid: Grid, given: str | None, backend: str | None) -> Grid:
         raise UsageError(f"--precision must be {', '.join(PRECISIONS)}, got {given!r}")
     if given is not None and "precision" in grid.axes:
         raise UsageError(f"--precision given, but the grid {grid.name!r} compares precisions; valid: leave it out")
+    positions = grid.axes.get("position", (grid.base.position,))
     if backend and given is None and "precision" not in grid.axes and grid.base.precision == "float32":
-        given = precisions(backend)[0]
+        given = fastest(backend, positions)
     chosen = grid if given is None else replace(grid, base=replace(grid.base, precision=given))
     if backend:
-        check(chosen.axes.get("precision", (chosen.base.precision,)), backend)
+        for precision in chosen.axes.get("precision", (chosen.base.precision,)):
+            check(precision, backend, positions)
     return chosen
 
 
-def check(given: Iterable[str], backend: str) -> None:
-    """UsageError for a precision that the backend does not have."""
+def check(precision: str, backend: str, positions: Iterable[str]) -> None:
+    """UsageError for a precision that the backend does not have, or in which an encoding cannot compute."""
     valid = precisions(backend)
-    for precision in given:
-        if precision not in valid:
-            why = "backend numpy" if backend == "numpy" else "this GPU, whose compute capability is below 8.0"
-            raise UsageError(f"precision must be {', '.join(valid)} with {why}, got {precision!r}")
+    if precision not in valid:
+        why = "backend numpy" if backend == "numpy" else "this GPU, whose compute capability is below 8.0"
+        raise UsageError(f"precision must be {', '.join(valid)} with {why}, got {precision!r}")
+    for position in positions:
+        if not computes(position, precision):
+            own = [name for name in valid if computes(position, name)]
+            raise UsageError(
+                f"precision must be {', '.join(own)} with position {position}, which computes with arrays of its own, "
+                f"got {precision!r}"
+            )
 
 
 def check_runs(configs: Iterable[RunConfig], backend: str) -> None:
     """`check` for runs that are planned already."""
-    check(dict.fromkeys(config.precision for config in configs), backend)
+    for precision, position in dict.fromkeys((config.precision, config.position) for config in configs):
+        check(precision, backend, [position])

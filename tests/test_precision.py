@@ -9,6 +9,7 @@ from ablations.cli_run import rerun_command
 from ablations.config import Grid, RunConfig, run_key
 from ablations.errors import UsageError
 from vit import get_ops
+from vit.positions import POSITIONS, Position
 
 GRID = Grid("g", "which?", RunConfig(), {"position": ("none", "rope")}, (0,))
 
@@ -16,6 +17,17 @@ GRID = Grid("g", "which?", RunConfig(), {"position": ("none", "rope")}, (0,))
 @pytest.fixture
 def chip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "precisions", lambda backend: ("float32",) if backend == "numpy" else CHIP)
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An encoding as CONTRIBUTING.md shows one."""
+
+    class Own(Position):
+        """Computes with arrays."""
+
+    monkeypatch.setitem(POSITIONS, "own", Own)
+    return "own"
 
 
 CHIP = ("bf16", "tf32", "float32")
@@ -52,6 +64,27 @@ class TestChoice:
             precision.choose(grid, "bf16", "cupy")
         with pytest.raises(UsageError, match="must be float32 with backend numpy, got 'bf16'"):
             precision.choose(grid, None, "numpy")
+
+    def test_an_encoding_of_ones_own_takes_the_fastest_that_it_can(self, own: str) -> None:
+        grid = replace(GRID, axes={"position": ("none", own, "rope")})
+        assert precision.choose(grid, None, "cupy").base.precision == "tf32"
+        assert precision.choose(grid, None, "numpy").base.precision == "float32"
+        assert precision.choose(grid, "float32", "cupy").base.precision == "float32"
+        alone = replace(GRID, axes={}, base=replace(GRID.base, position=own))
+        assert precision.choose(alone, None, "cupy").base.precision == "tf32"
+
+    def test_bf16_asked_for_with_such_an_encoding_is_one_line(self, own: str) -> None:
+        message = (
+            "precision must be tf32, float32 with position own, which computes with arrays of its own, got 'bf16'"
+        )
+        asked = replace(GRID, axes={"position": ("none", own)})
+        compared = replace(asked, axes={**asked.axes, "precision": ("float32", "bf16")})
+        for grid, given in ((asked, "bf16"), (compared, None)):
+            with pytest.raises(UsageError, match=message):
+                precision.choose(grid, given, "cupy")
+        with pytest.raises(UsageError, match=message):
+            precision.check_runs([RunConfig(precision="bf16"), RunConfig(precision="bf16", position=own)], "cupy")
+        precision.check_runs([RunConfig(precision="bf16"), RunConfig(precision="tf32", position=own)], "cupy")
 
     def test_planned_runs_are_checked(self) -> None:
         with pytest.raises(UsageError, match="must be float32 with backend numpy, got 'tf32'"):
