@@ -8,7 +8,21 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from cuda_cases import EPSILON, OTHERS, SUMS, Attention, Call, Devices, assert_close, calls_of, fused, narrow, widen
+from cuda_cases import (
+    EPSILON,
+    OTHERS,
+    PARAMETERS,
+    SUMS,
+    Attention,
+    Call,
+    Devices,
+    assert_close,
+    calls_of,
+    fused,
+    in_type,
+    narrow,
+    widen,
+)
 from cuda_shim import compiler, device, scratch
 from operations import CASES, Draw, Maker
 
@@ -179,6 +193,29 @@ class TestViews:
         for error, message, call in refused:
             with pytest.raises(error, match=message):
                 call()
+
+    def test_gaps_between_runs_are_refused_where_a_kernel_would_not_skip_them(self, devices: Devices) -> None:
+        """Every array but parameters and their gradients: a part of a larger one begins right and goes on wrong."""
+        refused = 0
+        for method, make in fused():
+            if method == "copy_tokens":  # which takes any strides
+                continue
+            call = next(calls_of(method, make, 2, *TYPES["float32"]))
+            for name in call.case.arrays.keys() - PARAMETERS:
+                arrays = {n: device(in_type(a, call.kinds[n])) for n, a in call.case.arrays.items()}
+                whole = arrays[name]
+                if len(whole) != 2 or (method in ("sum_tokens", "sum_images") and name == "out"):
+                    continue
+                arrays[name] = np.concatenate([whole, whole], axis=1)[:, : whole.shape[1]]
+                with pytest.raises(ValueError, match="valid is contiguous"):
+                    getattr(devices.forwards, method)(**arrays, **call.case.other)
+                refused += 1
+        assert refused > 40
+
+    def test_patches_of_a_part_of_the_images_are_refused(self, devices: Devices) -> None:
+        images = device(np.zeros((2, 5, 6, 6, 3), dtype=np.float32))
+        with pytest.raises(ValueError, match="images: strides"):
+            devices.forwards.patchify(images[:, :3], 3, device(np.empty((2, 3, 4, 27), dtype=np.float32)))
 
     def test_wide_rows_are_refused(self, devices: Devices) -> None:
         make = MAKERS["layer_norm"]

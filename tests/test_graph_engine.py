@@ -193,6 +193,18 @@ class TestCapture:
         assert distance(first, engine.logits(images)) < 1e-6
         assert distance(first, model(get_ops("numpy", "float64")).forward(images)) < 1e-4
 
+    def test_logits_of_images_that_the_device_has_already(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Batches of them are views with gaps between the runs."""
+        engine = GraphEngine(model(cuda_ops(), (1, 2)), Training(), BATCH)
+        images = np.random.default_rng(0).normal(size=(2, 2 * BATCH + 1, 8, 8, 2)).astype(np.float32)
+        expected = engine.logits(images).copy()
+        given: list[np.ndarray] = []
+        load = engine.evaluated.load
+        monkeypatch.setattr(engine.ops, "asarray", lambda array: array)  # as CuPy's does with an array of its own
+        monkeypatch.setattr(engine.evaluated, "load", lambda part: (given.append(part), load(part)))
+        assert np.array_equal(engine.logits(images), expected)
+        assert all(part.flags.c_contiguous for part in given)
+
     def test_arrays_of_a_graph_live_as_long_as_it_does(self) -> None:
         ops = cuda_ops()
 

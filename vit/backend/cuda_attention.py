@@ -21,6 +21,7 @@ from vit.backend.cuda_launch import (
     i32,
     optional,
     require_contiguous,
+    require_contiguous_runs,
     require_shape,
     require_type,
     run_stride,
@@ -97,7 +98,8 @@ class AttentionKernels(Launcher):
         require_shape(bias.shape, dbias=dbias)
         require_type(type_name(qkv), dout=dout, dqkv=dqkv)
         require_type("float", dbias=dbias)
-        require_contiguous(dout=dout, dqkv=dqkv, dbias=dbias)
+        require_contiguous(dout=dout, dqkv=dqkv)
+        require_contiguous_runs(dbias=dbias)
         launch = _Shape(qkv, aligned(dout) and aligned(dqkv) and aligned(out))
         runs, columns = bias.shape
         count = qkv.shape[1] * launch.tiles
@@ -123,7 +125,8 @@ class AttentionKernels(Launcher):
         require_shape((runs, batch, heads, tokens), logsumexp=logsumexp)
         require_type(type_name(qkv), out=out)
         require_type("float", bias=bias, cos=cos, sin=sin, logsumexp=logsumexp)
-        require_contiguous(qkv=qkv, bias=bias, cos=cos, sin=sin, out=out, logsumexp=logsumexp)
+        require_contiguous(qkv=qkv, cos=cos, sin=sin, out=out, logsumexp=logsumexp)
+        require_contiguous_runs(bias=bias)
         if not (aligned(qkv) and aligned(bias)):
             raise ValueError("attention: arrays that do not begin at multiples of 16 bytes given")
         return optional(cos), optional(sin)
@@ -146,7 +149,7 @@ class AttentionKernels(Launcher):
         runs, batch, tokens, _, heads, head_width = qkv.shape
         columns, rows = 3 * heads * head_width, batch * tokens
         require_shape((runs, columns), bias=bias)
-        require_contiguous(bias=bias)
+        require_contiguous_runs(bias=bias)
         v = self._pairs(qkv, cos, sin, prefix, bias)
         args = (qkv, bias, run_stride(bias), f32(scale), optional(cos), optional(sin), i32(prefix))
         sizes = (i32(rows), i32(tokens), i32(heads * head_width), i32(head_width))
@@ -165,7 +168,7 @@ class AttentionKernels(Launcher):
         runs, batch, tokens, _, heads, head_width = dqkv.shape
         columns, rows = 3 * heads * head_width, batch * tokens
         require_shape((runs, columns), dbias=dbias)
-        require_contiguous(dbias=dbias)
+        require_contiguous_runs(dbias=dbias)
         v, parts = self._pairs(dqkv, cos, sin, prefix, None), self.parts(rows, columns, runs)
         sums = self.scratch(runs * parts * columns)
         args = (dqkv, f32(scale), optional(cos), optional(sin), i32(prefix), sums)
@@ -198,7 +201,7 @@ class AttentionKernels(Launcher):
     def _over_rows(self, kernel: str, *arrays: Array) -> None:
         width, rows = arrays[0].shape[-1], prod(arrays[0].shape[:-1])
         for array in arrays:
-            require_contiguous(**{kernel: array[None]})
+            require_contiguous(**{kernel: array})
         if width > 32 * SOFTMAX_ITEMS[-1]:
             raise ValueError(f"{kernel}: rows of {width} given, valid are up to {32 * SOFTMAX_ITEMS[-1]}")
         items = next(items for items in SOFTMAX_ITEMS if width <= 32 * items)

@@ -25,24 +25,33 @@ class Launch(Protocol):
     ) -> None:
         """`kernel` is a name expression such as "bias_gelu<bf16, 8>"; `vit.backend.cuda_sources` knows its file.
 
-        `grid` and `block` have three entries, `shared_bytes` is dynamic shared memory (above 48 KiB the function's
-        limit has to be raised first), `args` are arrays (their address is passed) and NumPy scalars of the exact C
-        type (passed by value; `NULL` for a null pointer). These are what `cupy.RawKernel` takes.
+        `grid` and `block` have three entries, `shared_bytes` is dynamic shared memory (the function's limit has to
+        be raised first where it and the kernel's own are more than 48 KiB), `args` are arrays (their address is
+        passed) and NumPy scalars of the exact C type (passed by value; `NULL` for a null pointer). These are what
+        `cupy.RawKernel` takes.
         """
 
 
 class Launcher:
     """What every group of kernels shares: the way to launch, scratch memory, and how work is cut."""
 
-    def __init__(self, launch: Launch, scratch: Callable[[int], Array], multiprocessors: int = 132) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        scratch: Callable[[int], Array],
+        multiprocessors: int = 132,
+        shared_bytes: int = 227 << 10,
+    ) -> None:
         """
         Args:
             launch: Starts a kernel.
             scratch: Given a number of float32 elements, returns device memory of at least so many, 16-byte aligned,
                 that lasts until the next call on the same stream. In a captured graph it must be memory that is kept.
             multiprocessors: Of the device; decides into how many parts sums are cut, and so their rounding.
+            shared_bytes: Shared memory that a block of the device may have where it asks.
         """
-        self.launch, self.scratch, self.multiprocessors = launch, scratch, multiprocessors
+        self.launch, self.scratch = launch, scratch
+        self.multiprocessors, self.shared_bytes = multiprocessors, shared_bytes
 
     def over_elements(self, kernel: str, packs: int, runs: int, args: Sequence[Any]) -> None:
         """One thread for each of `packs` packs of each run. Raises ValueError for more than 32 bits count."""
@@ -85,12 +94,22 @@ def address(array: Array) -> int:
 
 
 def require_contiguous(**arrays: Array | None) -> None:
-    """Raises ValueError for an array that is not C-contiguous within each run (any stride between runs)."""
+    """Raises ValueError for an array that is not C-contiguous."""
+    _require_contiguous(0, arrays)
+
+
+def require_contiguous_runs(**arrays: Array | None) -> None:
+    """Raises ValueError for an array that is not C-contiguous within each run: any stride between runs."""
+    _require_contiguous(1, arrays)
+
+
+def _require_contiguous(first_axis: int, arrays: dict[str, Array | None]) -> None:
     for name, array in arrays.items():
         if array is None:
             continue
         expected = array.dtype.itemsize
-        for length, stride in zip(array.shape[:0:-1], array.strides[:0:-1], strict=True):
+        axes = zip(array.shape[first_axis:], array.strides[first_axis:], strict=True)
+        for length, stride in reversed([*axes]):
             if length != 1 and stride != expected:
                 raise ValueError(f"{name}: strides {array.strides} given for shape {array.shape}, valid is contiguous")
             expected *= length

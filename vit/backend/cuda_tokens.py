@@ -20,6 +20,7 @@ from vit.backend.cuda_launch import (
     i32,
     optional,
     require_contiguous,
+    require_contiguous_runs,
     require_shape,
     require_type,
     run_stride,
@@ -63,7 +64,8 @@ class TokenKernels(Launcher):
         self._add_rows(x, table, batch * tokens, width, tokens)
 
     def _add_rows(self, x: Array, table: Array, rows: int, columns: int, period: int) -> None:
-        require_contiguous(x=x, table=table)
+        require_contiguous(x=x)
+        require_contiguous_runs(table=table)
         require_type("float", table=table)
         v = vector(columns, x, table)
         kernel = expression("add_rows", type_name(x), v)
@@ -80,7 +82,8 @@ class TokenKernels(Launcher):
         self._sum_rows(dy, out, dy.shape[1], dy.shape[2] * dy.shape[3])
 
     def _sum_rows(self, dy: Array, out: Array, rows: int, columns: int) -> None:
-        require_contiguous(dy=dy, out=out)
+        require_contiguous(dy=dy)
+        require_contiguous_runs(out=out)
         require_type("float", out=out)
         runs, v = len(dy), vector(columns, dy)
         parts = self.parts(rows, columns, runs)
@@ -146,7 +149,7 @@ class TokenKernels(Launcher):
         count = prod(out.shape)
         for array in arrays:
             require_shape(out.shape, **{kernel: array})
-            require_contiguous(**{kernel: array[None]})
+            require_contiguous(**{kernel: array})
         v = vector(count, *(array[None] for array in arrays))
         self.over_elements(expression(kernel, *types, v), count // v, 1, (*arrays, *values, np.int64(count)))
 
@@ -175,8 +178,8 @@ class TokenKernels(Launcher):
         require_type(type_name(x), stream=stream)
         require_type(type_name(out), branch=branch)
         require_type("float", branch_bias=branch_bias, weight=weight, bias=bias, mean=mean, rstd=rstd)
-        require_contiguous(x=x, branch=branch, branch_bias=branch_bias, weight=weight, bias=bias)
-        require_contiguous(stream=stream, out=out, mean=mean, rstd=rstd)
+        require_contiguous(x=x, branch=branch, stream=stream, out=out, mean=mean, rstd=rstd)
+        require_contiguous_runs(branch_bias=branch_bias, weight=weight, bias=bias)
         v = vector(width, x, branch, branch_bias, weight, bias, stream, out)
         lanes, packs = _row_shape(width, v)
         rows = batch * tokens
@@ -213,8 +216,8 @@ class TokenKernels(Launcher):
         require_type(type_name(dout), dbranch=dbranch)
         require_type("float", weight=weight, dweight=dweight, dbias=dbias, dbranch_bias=dbranch_bias)
         require_type("float", mean=mean, rstd=rstd)
-        require_contiguous(dout=dout, dstream=dstream, stream=stream, weight=weight, mean=mean, rstd=rstd)
-        require_contiguous(dweight=dweight, dbias=dbias, dbranch_bias=dbranch_bias, dbranch=dbranch)
+        require_contiguous(dout=dout, dstream=dstream, stream=stream, mean=mean, rstd=rstd, dbranch=dbranch)
+        require_contiguous_runs(weight=weight, dweight=dweight, dbias=dbias, dbranch_bias=dbranch_bias)
         v = vector(width, dout, dstream, stream, weight, dbranch)
         lanes, packs = _row_shape(width, v)
         rows = batch * tokens
@@ -235,7 +238,8 @@ class TokenKernels(Launcher):
         require_shape((runs, width), bias=bias)
         require_type(type_name(x), out=out)
         require_type("float", bias=bias)
-        require_contiguous(x=x, bias=bias, out=out)
+        require_contiguous(x=x, out=out)
+        require_contiguous_runs(bias=bias)
         v, rows = vector(width, x, bias, out), batch * tokens
         kernel = expression("bias_gelu", type_name(x), v, derivative)
         args = (x, bias, run_stride(bias), out, u32(rows), i32(width))
@@ -248,7 +252,8 @@ class TokenKernels(Launcher):
         require_shape((runs, width), dbias=dbias)
         require_type(type_name(dy), derivative=derivative)
         require_type("float", dbias=dbias)
-        require_contiguous(dy=dy, derivative=derivative, dbias=dbias)
+        require_contiguous(dy=dy, derivative=derivative)
+        require_contiguous_runs(dbias=dbias)
         v, rows = vector(width, dy, derivative), batch * tokens
         parts = self.parts(rows, width, runs)
         sums = self.scratch(runs * parts * width)
@@ -280,7 +285,8 @@ class TokenKernels(Launcher):
         require_shape((runs, width), bias=bias)
         require_shape((runs,), seeds=seeds)
         require_type(type_name(x), out=out)
-        require_contiguous(x=x, bias=bias, out=out, seeds=seeds[None], step=step[None])
+        require_contiguous(x=x, out=out, seeds=seeds, step=step)
+        require_contiguous_runs(bias=bias)
         v = vector(width, x, bias, out)
         kernel = expression("dropout", type_name(x), v)
         draws = [(u32(round(p * 2**32)), f32(1 / (1 - p))) for p in (rate, path_rate)]

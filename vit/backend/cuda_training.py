@@ -17,6 +17,7 @@ from vit.backend.cuda_launch import (
     i32,
     optional,
     require_contiguous,
+    require_contiguous_runs,
     require_shape,
     require_type,
     run_stride,
@@ -26,11 +27,19 @@ from vit.backend.cuda_launch import (
 from vit.backend.ops import Array
 
 IMAGE_BYTES = 92 << 10
-"""An image of up to so many bytes can be changed by more than crops and flips: it lies in shared memory."""
+"""An image of up to so many bytes can be changed by more than crops and flips: it lies in shared memory, of which
+every chip of compute capability 8.0 and up has so much."""
+TABLE_BYTES = 5136
+"""Shared memory that the kernel of such changes has besides."""
 
 
 class TrainingKernels(Launcher):
     """One step's beginning and end."""
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the largest image that this device changes by more than crops and flips; older chips hold less."""
+        return min(IMAGE_BYTES, self.shared_bytes - TABLE_BYTES)
 
     def load_batch(
         self,
@@ -69,7 +78,7 @@ class TrainingKernels(Launcher):
             patches: (R, B, N, c p p) in the type of activations, overwritten; as `Ops.patchify` orders them.
             targets: float32 (R, B, C), overwritten.
             trivial_augment, erase, mixup, cutmix: As fields of a run, see ablations/augmentation.py; images of up to 4
-                channels and `IMAGE_BYTES`. A batch is mixed with itself moved on by a random number of places.
+                channels and `image_bytes`. A batch is mixed with itself moved on by a random number of places.
         """
         count, height, width, channels = images.shape
         runs, batch, classes = targets.shape
@@ -83,8 +92,9 @@ class TrainingKernels(Launcher):
         if len(order) != runs or order.shape[1] < steps_per_epoch * batch:
             raise ValueError(f"order: shape {order.shape} given, valid is ({runs}, {steps_per_epoch * batch} or more)")
         require_type("float", mean=mean, std=std, smoothing=smoothing, targets=targets)
-        require_contiguous(images=images[None], order=order, mean=mean[None], std=std[None])
-        require_contiguous(patches=patches, targets=targets[None], seeds=seeds[None], smoothing=smoothing[None])
+        require_contiguous(images=images, labels=labels, step=step, mean=mean, std=std)
+        require_contiguous(patches=patches, targets=targets, seeds=seeds, smoothing=smoothing)
+        require_contiguous_runs(order=order)
         v = vector(size, patches)
         selected = (order, run_stride(order), step, i32(steps_per_epoch))
         kind, grid = type_name(patches), (-(-size // (v * BLOCK)), batch, runs)
@@ -95,9 +105,10 @@ class TrainingKernels(Launcher):
             plain = (images, labels, *selected, mean, std, seeds, *made, *moves)
             self.launch(expression("load_batch", kind, v), grid, (BLOCK, 1, 1), 0, plain)
             return
-        if channels > 4 or size > IMAGE_BYTES:
+        if channels > 4 or size > self.image_bytes:
             raise ValueError(
-                f"images: {height} x {width} x {channels} given, valid are up to 4 channels and {IMAGE_BYTES} bytes"
+                f"images: {height} x {width} x {channels} given, valid are up to 4 channels and "
+                f"{self.image_bytes} bytes"
             )
         changed = self.scratch(runs * batch * size)
         args = (images, *selected, mean, std, seeds, changed, *lengths, *moves, i32(trivial_augment), f32(erase))
@@ -118,15 +129,13 @@ class TrainingKernels(Launcher):
         require_shape((runs, batch), losses=losses)
         require_shape((runs, 2), totals=totals)
         require_type("float", targets=targets, losses=losses, totals=totals)
-        for name, array in (("logits", logits), ("targets", targets), ("losses", losses), ("dlogits", dlogits)):
-            require_contiguous(**{name: array[None]})
+        require_contiguous(logits=logits, targets=targets, losses=losses, dlogits=dlogits, totals=totals)
         rows = runs * batch
         hits = self.scratch(rows)
         args = (logits, targets, f32(scale), losses, dlogits, hits, np.int64(rows), i32(classes))
         kernel = expression("cross_entropy", type_name(logits), type_name(dlogits))
         self.launch(kernel, (-(-rows // (BLOCK // 32)), 1, 1), (BLOCK, 1, 1), 0, args)
         if totals is not None:
-            require_contiguous(totals=totals[None])
             self.launch("add_totals", (runs, 1, 1), (BLOCK, 1, 1), 0, (losses, hits, totals, i32(batch)))
 
     def adamw(
@@ -166,8 +175,9 @@ class TrainingKernels(Launcher):
         require_type("float", rate=rate, decay=decay, average=average)
         require_type("bf16", copy=copy)
         arrays = (parameters, gradient, first, second, copy, average)
-        require_contiguous(parameters=parameters, gradient=gradient, first=first, second=second)
-        require_contiguous(copy=copy, average=average, rate=rate[None])
+        require_contiguous_runs(parameters=parameters, gradient=gradient, first=first, second=second)
+        require_contiguous_runs(copy=copy, average=average)
+        require_contiguous(rate=rate, decay=decay, step=step)
         if str(step.dtype) != "int32" or len(rate) != runs:
             raise ValueError(f"adamw: step {step.dtype} and rates {rate.shape} given, valid are int32 and ({runs}, s)")
         if size % 4 or decayed % 4 or not all(array is None or aligned(array) for array in arrays):
@@ -188,7 +198,8 @@ class TrainingKernels(Launcher):
         """The norm of each run's gradient: float32 (R, P) to (R,)."""
         require_shape((len(gradient),), out=out)
         require_type("float", gradient=gradient, out=out)
-        require_contiguous(gradient=gradient)
+        require_contiguous_runs(gradient=gradient)
+        require_contiguous(out=out)
         if gradient.shape[1] % 4 or not aligned(gradient):
             raise ValueError(
                 "gradient: valid are rows of a multiple of 64 elements that begin at multiples of 16 bytes"
