@@ -74,7 +74,8 @@ class Nvrtc:
         try:
             for kernel in kernels:
                 self._call("AddNameExpression", program, kernel.encode())
-            options = [*cuda_sources.OPTIONS, f"--gpu-architecture={architecture}", "--ptxas-options=-v"]
+            chosen = (*cuda_sources.OPTIONS, *cuda_sources.CUPY_OPTIONS)
+            options = [*chosen, f"--gpu-architecture={architecture}", "--ptxas-options=-v"]
             encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
             failed = self._library.nvrtcCompileProgram(program, len(options), encoded)
             log = self._text(program, "ProgramLog").decode()

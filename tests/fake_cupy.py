@@ -17,6 +17,15 @@ class CUDARuntimeError(RuntimeError):
     pass
 
 
+UNASKED = 48 << 10
+"""Shared memory that a block may have without asking."""
+OWN_SHARED = {f"attention_tensor_backward<{width}>": 96 * width for width in (16, 32, 48, 64)}
+OWN_SHARED |= {f"attention_float_backward<{chunks}>": 512 + 512 * chunks for chunks in (1, 2, 3, 4)}
+OWN_SHARED |= {"augment": 5136}
+"""Bytes of static shared memory of the kernels that have dynamic shared memory, too; what is not here has none. That
+these are the compiler's numbers is tested where there is a compiler."""
+
+
 class Graph:
     def __init__(self, calls: Sequence[Callable[[], object]]) -> None:
         self.calls, self.uploaded, self.launches = calls, False, 0
@@ -35,6 +44,7 @@ class Stream:
 
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
         self.ptr, self.capturing, self.used = 1 + len(Stream.made), False, False
+        self.started = self.done = 0
         self.calls: list[Callable[[], object]] = []
         Stream.made.append(self)
 
@@ -54,21 +64,48 @@ class Stream:
         return Graph(self.calls)
 
     def start(self, call: Callable[[], object]) -> None:
+        self.started += 1
         if self.capturing:
             self.calls.append(call)
         else:
             call()
 
 
+class Event:
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
+        self.block, self.recorded = block, (None, 0)
+
+    def record(self, stream: Stream) -> None:
+        assert not stream.capturing, "it would become a part of the graph"
+        self.recorded = (stream, stream.started)
+
+    def synchronize(self) -> None:
+        stream, at = self.recorded
+        assert stream is not None
+        stream.done = max(stream.done, at)
+
+
 class Function:
-    def __init__(self, shim: Shim, kernel: str) -> None:
-        self.shim, self.kernel = shim, kernel
-        self.max_dynamic_shared_size_bytes = 48 << 10
+    def __init__(self, shim: Shim, kernel: str, block_shared: int) -> None:
+        self.shim, self.kernel, self.block_shared = shim, kernel, block_shared
+        self.shared_size_bytes = OWN_SHARED.get(kernel, 0)
+        self._asked: int | None = None
+
+    @property
+    def max_dynamic_shared_size_bytes(self) -> int:
+        return UNASKED - self.shared_size_bytes if self._asked is None else self._asked
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, size: int) -> None:
+        if size + self.shared_size_bytes > self.block_shared:
+            raise CUDARuntimeError("CUDA_ERROR_INVALID_VALUE: invalid argument")
+        self._asked = size
 
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int, stream: Stream
     ) -> None:
-        assert shared_mem <= self.max_dynamic_shared_size_bytes, "as the driver refuses"
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise CUDARuntimeError("CUDA_ERROR_INVALID_VALUE: invalid argument")
         assert all(isinstance(part, tuple) for part in (grid, block, args)), "as Cython refuses"
         stream.start(partial(self.shim, self.kernel, grid, block, shared_mem, list(args)))
 
@@ -104,14 +141,15 @@ class Gemm:
 class FakeCupy(ModuleType):
     """`cupy`: NumPy's functions, and what of CUDA there is to see."""
 
-    def __init__(self, shim: Shim, capability: str = "90") -> None:
+    def __init__(self, shim: Shim, capability: str = "90", block_shared: int = 227 << 10) -> None:
         super().__init__("cupy")
         self.compiled: list[tuple[str, ...]] = []
+        self.functions: dict[str, Function] = {}
 
         class Device:
             id = 0
             compute_capability = capability
-            attributes = {"MultiProcessorCount": 5}  # noqa: RUF012
+            attributes = {"MultiProcessorCount": 5, "MaxSharedMemoryPerBlockOptin": block_shared}  # noqa: RUF012
 
             def __init__(self, number: int = 0) -> None:
                 assert number == 0
@@ -129,18 +167,27 @@ class FakeCupy(ModuleType):
 
             def get_function(module, name: str) -> Function:
                 assert name in module.names
-                return Function(shim, name)
+                return self.functions.setdefault(name, Function(shim, name, block_shared))
 
         self.RawModule = RawModule
         self.cuda = ModuleType("cupy.cuda")
         runtime = SimpleNamespace(
-            CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1, driverGetVersion=lambda: 13000
+            CUDARuntimeError=CUDARuntimeError,
+            getDeviceCount=lambda: 1,
+            driverGetVersion=lambda: 13000,
+            runtimeGetVersion=lambda: 13000,
         )
-        self.cuda.__dict__.update(Device=Device, Stream=Stream, runtime=runtime)
+        nvrtc = SimpleNamespace(getVersion=lambda: (13, 0))
+        self.cuda.__dict__.update(Device=Device, Stream=Stream, Event=Event, runtime=runtime, nvrtc=nvrtc)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
 
     def asnumpy(self, a: Any, stream: Stream | None = None) -> np.ndarray:
         assert stream is None or not stream.capturing, "nothing is read during a capture"
+        if stream is not None:
+            stream.used = (
+                stream.used and a.flags.c_contiguous
+            )  # else `with stream` copies, and then pops the current one
+            stream.done = stream.started
         return np.array(a)

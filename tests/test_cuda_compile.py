@@ -3,15 +3,19 @@
 import re
 
 import pytest
+from fake_cupy import OWN_SHARED
 
 from benchmarks import cubins
 from benchmarks.nvrtc import REMEDY, Cubin, Nvrtc, compile_all, library
 from vit.backend import cuda_sources
+from vit.backend.cuda_training import TABLE_BYTES
 
 pytestmark = pytest.mark.skipif(library() is None, reason=f"NVRTC is not installed: {REMEDY}")
 
 
 ARCHITECTURES = ("sm_80", "sm_90")
+OLD = "sm_75"
+"""A chip that multiplies no bf16: it has the kernels of float32."""
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +46,23 @@ def test_compiles_without_a_warning_or_a_spill(
         assert 0 < kernel.registers <= 255
         assert kernel.shared <= 48 << 10
         assert kernel.spilled == 0, kernel
+
+
+def test_the_kernels_of_float32_compile_for_older_chips(nvrtc: Nvrtc) -> None:
+    names = [name for name in cubins.used() if "bf16" not in name and "tensor" not in name]
+    assert "adamw" in names
+    for cubin in compile_all(nvrtc, names, [OLD]):
+        assert cubin.warnings == ""
+        assert [kernel.kernel for kernel in cubin.kernels if kernel.spilled] == []
+
+
+def test_own_shared_memory_is_what_the_rest_believes(nvrtc: Nvrtc) -> None:
+    assert OWN_SHARED["augment"] == TABLE_BYTES
+    none = [f"attention_tensor<{width}>" for width in (16, 32, 48, 64)]
+    none += [f"attention_float<{chunks}>" for chunks in (1, 2, 3, 4)]
+    wanted = OWN_SHARED | dict.fromkeys(none, 0)
+    cubins_made = compile_all(nvrtc, wanted, ["sm_90"])
+    assert {kernel.kernel: kernel.shared for cubin in cubins_made for kernel in cubin.kernels} == wanted
 
 
 def test_warnings_and_errors_are_seen(nvrtc: Nvrtc, monkeypatch: pytest.MonkeyPatch) -> None:

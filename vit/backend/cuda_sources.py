@@ -7,6 +7,8 @@ from pathlib import Path
 DIRECTORY = Path(__file__).parent / "kernels"
 OPTIONS = ("--std=c++17",)
 """NVRTC's, besides `--gpu-architecture=sm_NN`. The sources include no header of CUDA's or of the system's."""
+CUPY_OPTIONS = ("-ftz=true", "--device-as-default-execution-space")
+"""What CuPy adds to them."""
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 _KERNEL = re.compile(r"\b__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(")

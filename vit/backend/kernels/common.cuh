@@ -17,7 +17,7 @@ __device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float(stati
 
 // Two floats rounded to nearest even: `low` in the lower half of the word.
 __device__ __forceinline__ uint32 pack_bf16(float low, float high) {
-#ifdef __CUDA_ARCH__
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     uint32 word;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
     return word;
