@@ -5,17 +5,18 @@ marked `gpu`; the tests on a CPU run them through the same kernels and engine on
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from benchmarks.shapes import POSITIONS
+from tests import draws as reference
 from tests.operations import CASES, KEPT, Case, Maker, cases_of
 from vit import ViT, ViTConfig, get_ops, one_hot
 from vit.backend import Array, Ops
 from vit.backend.cuda_ops import CudaOps
 from vit.engine import Engine
-from vit.graph_engine import GraphEngine, Training
+from vit.graph_engine import GraphEngine, Recipe, Training
 
 LIMITS = {"float32": 2e-5, "tf32": 2e-3, "bf16": 1.6e-2}
 """Largest error of an operation over the largest magnitude: some roundings of float32, TF32 (11 bits), bf16 (8)."""
@@ -23,6 +24,18 @@ GRADIENT_LIMITS = {"float32": 1e-4, "tf32": 2e-2, "bf16": 8e-2}
 LOSS_LIMITS = {"float32": 1e-4, "tf32": 2e-3, "bf16": 2e-2}
 OWN_WAY = ("sum_of_squares", "adamw")
 """Operations that a graph does in a launch of its own; the losses of ten steps check those."""
+ATTENTIONS = ((2, 17, 2, 16), (1, 65, 3, 32), (2, 5, 1, 64), (1, 65, 1, 64), (1, 144, 1, 32), (1, 160, 1, 64))
+ATTENTIONS += ((1, 256, 1, 64),)
+"""Images, tokens, heads, head width: tokens that fill no tile, and shared memory around what a block has unasked."""
+RECIPES = {
+    "crop, flip": Recipe(2, True),
+    "erase": Recipe(2, True, erase=0.5),
+    "trivial augment": Recipe(2, True, trivial_augment=True),
+    "mixup": Recipe(mixup=0.8),
+    "cutmix": Recipe(cutmix=1.0),
+}
+LEVELS_OFF = 5e-3
+"""The largest share of pixels that TrivialAugment may give another level than the host, as rounding falls."""
 
 ROUNDED = {
     "matmul": ("a", "b"),
@@ -73,7 +86,8 @@ def _operations(ops: CudaOps, runs: int) -> Iterator[Check]:
         if method not in OWN_WAY:
             yield Check(make.__name__, max(_errors(ops, method, make, runs)), LIMITS[ops.precision])
     for position in ("none", "rope"):
-        yield Check(f"attention, {position}", _attention(ops, position), 2 * LIMITS[ops.precision])
+        worst = max(attention_error(ops, position, 2, *size) for size in ATTENTIONS)
+        yield Check(f"attention, {position}", worst, 2 * LIMITS[ops.precision])
 
 
 def _errors(ops: CudaOps, method: str, make: Maker, runs: int) -> Iterator[float]:
@@ -110,30 +124,81 @@ def from_device(ops: CudaOps, array: Array) -> np.ndarray:
     return host.astype(np.float64)
 
 
-def _attention(ops: CudaOps, position: str) -> float:
-    """The largest error of the fused attention and its gradients, tokens that fill no tile, with a class token."""
-    rng, reference, worst = np.random.default_rng(11), Ops(np, "float64"), 0.0
-    for batch, tokens, heads, width in ((2, 17, 2, 16), (1, 65, 3, 32), (2, 5, 1, 64)):
-        angles = rng.normal(size=(tokens - 1, width // 2))
-        cos, sin = (np.cos(angles), np.sin(angles)) if position == "rope" else (None, None)
-        shape = (2, batch, tokens, 3, heads, width)
-        qkv, dout = rng.normal(size=shape), rng.normal(size=(*shape[:3], heads * width))
-        bias = on_device(ops, rng.normal(size=(2, 3 * heads * width)), narrow=False)
-        held, dheld = (on_device(ops, x, ops.rounds_operands) for x in (qkv, dout))
-        tables = [None if t is None else on_device(ops, t, narrow=False) for t in (cos, sin)]
-        out, dqkv = ops.empty_operand(dout.shape), ops.empty_operand(shape)
-        logsumexp, dbias = ops.empty((2, batch, heads, tokens)), ops.empty((2, 3 * heads * width))
-        scale = width**-0.5
-        ops.attention(held, bias, scale, *tables, 1, out=out, logsumexp=logsumexp)
-        ops.attention_backward(dheld, held, bias, scale, *tables, 1, out, logsumexp, dqkv=dqkv, dbias=dbias)
-        exact = [None if x is None else from_device(ops, x) for x in (held, bias, *tables, dheld)]
-        wanted = [np.empty(x.shape) for x in (out, logsumexp, dqkv, dbias)]
-        reference.attention(exact[0], exact[1], scale, exact[2], exact[3], 1, out=wanted[0], logsumexp=wanted[1])
-        forward = (exact[0], exact[1], scale, exact[2], exact[3], 1, wanted[0], wanted[1])
-        reference.attention_backward(exact[4], *forward, dqkv=wanted[2], dbias=wanted[3])
-        for ours, theirs in zip((out, logsumexp, dqkv, dbias), wanted, strict=True):
-            worst = max(worst, float(np.abs(from_device(ops, ours) - theirs).max() / np.abs(theirs).max()))
-    return worst
+def attention_error(ops: CudaOps, position: str, runs: int, batch: int, tokens: int, heads: int, width: int) -> float:
+    """The largest error of the fused attention and its gradients, with a class token."""
+    rng, exactly = np.random.default_rng(11), Ops(np, "float64")
+    angles = rng.normal(size=(tokens - 1, width // 2))
+    cos, sin = (np.cos(angles), np.sin(angles)) if position == "rope" else (None, None)
+    shape = (runs, batch, tokens, 3, heads, width)
+    qkv, dout = rng.normal(size=shape), rng.normal(size=(*shape[:3], heads * width))
+    bias = on_device(ops, rng.normal(size=(runs, 3 * heads * width)), narrow=False)
+    held, dheld = (on_device(ops, x, ops.rounds_operands) for x in (qkv, dout))
+    tables = [None if t is None else on_device(ops, t, narrow=False) for t in (cos, sin)]
+    out, dqkv = ops.empty_operand(dout.shape), ops.empty_operand(shape)
+    logsumexp, dbias = ops.empty((runs, batch, heads, tokens)), ops.empty(bias.shape)
+    scale = width**-0.5
+    ops.attention(held, bias, scale, *tables, 1, out=out, logsumexp=logsumexp)
+    ops.attention_backward(dheld, held, bias, scale, *tables, 1, out, logsumexp, dqkv=dqkv, dbias=dbias)
+    exact = [None if x is None else from_device(ops, x) for x in (held, bias, *tables, dheld)]
+    wanted = [np.empty(x.shape) for x in (out, logsumexp, dqkv, dbias)]
+    exactly.attention(exact[0], exact[1], scale, exact[2], exact[3], 1, out=wanted[0], logsumexp=wanted[1])
+    forward = (exact[0], exact[1], scale, exact[2], exact[3], 1, wanted[0], wanted[1])
+    exactly.attention_backward(exact[4], *forward, dqkv=wanted[2], dbias=wanted[3])
+    made = zip((out, logsumexp, dqkv, dbias), wanted, strict=True)
+    return max(distance(from_device(ops, ours), theirs) for ours, theirs in made)
+
+
+def draws(ops: CudaOps) -> Iterator[Check]:
+    """Batches and dropout, whose random draws the host makes as well."""
+    yield from _prepared(ops, lambda: _draws(ops))
+
+
+def _draws(ops: CudaOps) -> Iterator[Check]:
+    limit = LIMITS[ops.precision]
+    for bias in (True, False):
+        yield Check(f"dropout, {'with' if bias else 'no'} bias", _dropout_error(ops, bias), limit)
+    for name, recipe in RECIPES.items():
+        error = loading_error(ops, recipe)
+        yield Check(f"load_batch, {name}", error, LEVELS_OFF if recipe.trivial_augment else limit)
+    yield Check("load_batch, large pictures", loading_error(ops, Recipe(4, True, erase=1.0), 128, 128, 2), limit)
+
+
+def _dropout_error(ops: CudaOps, bias: bool) -> float:
+    rng = np.random.default_rng(23)
+    x = on_device(ops, rng.normal(size=(2, 3, 5, 48)), ops.rounds_operands)
+    added = on_device(ops, rng.normal(size=(2, 48)), narrow=False) if bias else None
+    drawn = {"rate": 0.3, "path_rate": 0.2, "site": 9}
+    state = {"seeds": np.array([3, 2**33 + 1]), "step": np.array([4], dtype=np.int32)}
+    out = ops.empty_operand(x.shape)
+    ops.dropout(x, added, **drawn, **{name: ops.xp.asarray(value) for name, value in state.items()}, out=out)
+    exact = (from_device(ops, x), None if added is None else from_device(ops, added))
+    return distance(from_device(ops, out), reference.dropped(*exact, **drawn, **state))  # type: ignore[arg-type]
+
+
+def loading_error(ops: CudaOps, recipe: Recipe, size: int = 12, patch: int = 4, batch: int = 6) -> float:
+    """The largest error of patches and targets; with TrivialAugment, whose levels are rounded, the share of patches'
+    elements that are more than half a level off, where targets are right."""
+    rng, runs, classes = np.random.default_rng(size), 2, 7
+    images = rng.integers(0, 256, size=(3 * batch, size, size, 3), dtype=np.uint8)
+    images[::3] = 90 + images[::3] // 4  # levels that do not span all
+    data = (images, rng.integers(0, classes, len(images)).astype(np.int32))
+    state = (np.stack([rng.permutation(len(images)) for _ in range(runs)]).astype(np.int32), np.array([4], np.int32))
+    named = {"mean": rng.uniform(0.3, 0.6, (runs, 3)), "std": rng.uniform(0.1, 0.3, (runs, 3))}
+    named = {name: value.astype(np.float32) for name, value in named.items()}
+    named |= {"seeds": np.array([5, 2**35 + 1]), "smoothing": np.array([0.1, 0.0], np.float32)}
+    plain = {"steps_per_epoch": 3, "patch": patch, **asdict(recipe)}
+    shape = (runs, batch, (size // patch) ** 2, 3 * patch**2)
+    patches = ops.empty(shape) if recipe.trivial_augment else ops.empty_operand(shape)
+    targets = ops.empty((runs, batch, classes))
+    held = [ops.xp.asarray(array) for array in (*data, *state)]
+    held_named = {name: ops.xp.asarray(value) for name, value in named.items()}
+    ops.kernels.load_batch(*held, **plain, **held_named, patches=patches, targets=targets)
+    wanted = reference.loaded(*data, *state, batch, classes, **plain, **named)
+    errors = [distance(from_device(ops, got), exact) for got, exact in zip((patches, targets), wanted, strict=True)]
+    if recipe.trivial_augment and errors[1] <= LIMITS["float32"]:
+        off = np.abs(from_device(ops, patches) - wanted[0]) * 255 * float(named["std"].min())
+        return float((off > 0.5).mean()) if np.isfinite(off).all() else float("nan")
+    return float(np.max(errors))  # NaN where one is
 
 
 def small(position: str, **changes: object) -> ViTConfig:
@@ -212,7 +277,7 @@ def training(ops: CudaOps, positions: Sequence[str] = POSITIONS, steps: int = 10
         yield Check(f"ten losses, {position}", distance(np.stack(ours), np.stack(theirs)), LOSS_LIMITS[ops.precision])
 
 
-CHECKS: tuple[Callable[[CudaOps], Iterator[Check]], ...] = (operations, gradients, stacks, training)
+CHECKS: tuple[Callable[[CudaOps], Iterator[Check]], ...] = (operations, draws, gradients, stacks, training)
 
 
 def distance(actual: np.ndarray, expected: np.ndarray) -> float:

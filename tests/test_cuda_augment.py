@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 from cuda_cases import Devices, assert_close, in_type
 from cuda_shim import compiler, device
+from draws import Mixing, augmented
 from philox import AUGMENT, MIX, philox
 from scipy.stats import kstest
 
-from ablations import augmentation
-from ablations.augmentation import normalise
-from ablations.trivial_augment import OPERATIONS
 from vit.backend import Ops
 from vit.backend.cuda_kernels import CudaKernels
 
@@ -59,43 +57,10 @@ class Strong:
 
     def unmixed(self, step: int = 3) -> np.ndarray:
         """Images (2, B, h, w, c) after TrivialAugment and erasing, where those are on, from the kernels' draws."""
-        made, size = [], self.size
-        for run, seed in enumerate(int(s) for s in self.seeds):
-            words = philox(seed, np.arange(self.batch), step, np.arange(3)[:, None], AUGMENT).astype(np.uint64)
-            moved = np.stack([self._moved(*pair) for pair in zip(self.images[self.order[run]], words[0], strict=True)])
-            if self.other.get("trivial_augment"):
-                moved = changed(moved, words)
-            normal = normalise(moved, self.mean[run], self.std[run])
-            unit = (words >> 8) / 2.0**24
-            rows, columns = augmentation._rectangle(
-                augmentation.ERASED_AREA[0] + unit[2, :, 0] * (1 / 3 - 0.02), unit[2, :, 1], size, size
-            )
-            tops, lefts = unit[2, :, 2] * (size - rows + 1), unit[2, :, 3] * (size - columns + 1)
-            for i in np.flatnonzero(unit[1, :, 2] < self.other.get("erase", 0)):
-                top, left = int(tops[i]), int(lefts[i])
-                normal[i, top : top + rows[i], left : left + columns[i]] = 0
-            made.append(normal)
-        return np.stack(made)
-
-    def _moved(self, image: np.ndarray, words: np.ndarray) -> np.ndarray:
-        padding = self.other.get("crop_padding", 2)
-        padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-        top, left = (int(word * (2 * padding + 1) >> 32) for word in words[:2])
-        image = padded[top : top + self.size, left : left + self.size]
-        return image[:, ::-1] if words[2] >> 31 else image
-
-
-def changed(images: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """TrivialAugment of a batch by the draws `words` (3, B, 4)."""
-    names = [name for name in OPERATIONS if name != "colour" or images.shape[-1] == 3]
-    chosen = words[0, :, 3] * len(names) >> 32
-    strengths = ((words[1, :, 0] >> 8) / 2.0**24).astype(np.float32)
-    signs = np.where(words[1, :, 1] >> 31, 1, -1).astype(np.float32)
-    out = np.empty_like(images)
-    for i, image in enumerate(images):
-        operation = OPERATIONS[names[int(chosen[i])]]
-        out[i] = operation(image[None], strengths[i : i + 1], signs[i : i + 1], np)[0]
-    return out
+        changes = {name: value for name, value in self.other.items() if name not in ("mixup", "cutmix")}
+        changes = {"crop_padding": 2, "flip": True, **changes}
+        runs = zip(self.order, self.seeds, self.mean, self.std, strict=True)
+        return np.stack([augmented(self.images[o], int(s), step, mean, std, **changes) for o, s, mean, std in runs])
 
 
 def cut(images: np.ndarray) -> np.ndarray:
@@ -215,6 +180,18 @@ class TestMixing:
         moved = moved[~np.isnan(moved)]
         assert kstest(moved, "beta", args=(alpha, alpha)).pvalue > 0.01
         assert np.abs(np.bincount(shifts, minlength=5) - 60).max() < 5 * np.sqrt(300 * 0.2 * 0.8)
+
+    def test_shares_and_rectangles_are_those_of_the_paper_by_the_same_draws(self, devices: Devices) -> None:
+        for other in ({"mixup": 0.8}, {"mixup": 3.0}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}):
+            strong = Strong(batch=7, size=6, other=other)
+            rates = {"mixup": 0.0, "cutmix": 0.0, **other}
+            for step in range(5):
+                patches, targets = strong.run(devices.forwards, step)
+                images = strong.unmixed(step)
+                for run, seed in enumerate(strong.seeds):
+                    mixing = Mixing.drawn(int(seed), step, **rates, batch=7, size=6)
+                    assert_close(patches[run], cut(mixing.images(images[run])[None])[0], "patches", 1e-5)
+                    assert_close(targets[run], mixing.targets(np.eye(7)[strong.order[run]]), "targets", 1e-5)
 
     def test_with_both_each_batch_has_one_of_them(self) -> None:
         words = philox(5, 0, np.arange(1000), 0, MIX)[:, 0]

@@ -35,11 +35,12 @@ def ops(request: pytest.FixtureRequest, shim: Shim) -> CudaOps:
 @pytest.mark.parametrize(
     "part",
     [
+        gpu_checks.draws,
         lambda ops: gpu_checks.gradients(ops, ("none", "learned", "sinusoidal", "rope")),
         lambda ops: gpu_checks.stacks(ops, runs=3, steps=3),
         gpu_checks.training,
     ],
-    ids=["whole gradients", "three runs and three times one", "ten losses"],
+    ids=["draws", "whole gradients", "three runs and three times one", "ten losses"],
 )
 def test_checks_of_a_device(ops: CudaOps, part: Callable[[CudaOps], list[Check]]) -> None:
     checks = list(part(ops))

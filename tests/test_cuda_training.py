@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from cuda_cases import EPSILON, Devices, assert_close, in_type, narrow, widen
 from cuda_shim import compiler, device
-from philox import AUGMENT, DROP_ELEMENTS, DROP_PATHS, philox
+from draws import dropped, loaded
+from philox import AUGMENT, philox
 
-from ablations.augmentation import normalise
 from vit.backend import Ops
 from vit.backend.cuda_kernels import CudaKernels
-from vit.model import one_hot
 from vit.optim import Training
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="g++ is not installed: CUDA kernels cannot run on the CPU")
@@ -26,7 +25,7 @@ def devices(pytestconfig: pytest.Config) -> Devices:
             for patch, classes in ((2, 5), (3, 7)):
                 Batch(kind, patch, classes).run(kernels)
             for width in (48, 33):
-                dropped(kernels, kind, width, 0.3, 0.2)
+                with_dropout(kernels, kind, width, 0.3, 0.2)
         for logits, dlogits in (("float32", "float32"), ("float32", "bf16"), ("bf16", "bf16")):
             Loss(7, logits, dlogits).run(kernels)
         Optimiser().run(kernels)
@@ -75,22 +74,9 @@ class Batch:
         return patches, targets
 
     def expected(self, step: int = 6) -> tuple[np.ndarray, np.ndarray]:
-        patches, targets = [], []
-        padding, size = self.other["crop_padding"], 6
-        for run in range(3):
-            chosen = self.order[run, step % 4 * 5 : step % 4 * 5 + 5]
-            words = philox(int(self.seeds[run]), np.arange(5), step, 0, AUGMENT)
-            moved = []
-            for image, (down, right, mirror, _) in zip(self.images[chosen], words.astype(np.uint64), strict=True):
-                padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-                top, left = (int(word * (2 * padding + 1) >> 32) for word in (down, right))
-                image = padded[top : top + size, left : left + size]
-                moved.append(image[:, ::-1] if self.other["flip"] and mirror >> 31 else image)
-            normal = normalise(np.stack(moved), self.mean[run], self.std[run])
-            shape = (1, 5, (size // self.patch) ** 2, 3 * self.patch**2)
-            patches.append(Ops(np, "float64").patchify(normal[None].astype(float), self.patch, np.empty(shape))[0])
-            targets.append(one_hot(self.labels[chosen], self.classes, float(self.smoothing[run])))
-        return np.stack(patches), np.stack(targets)
+        named = {name: getattr(self, name) for name in ("mean", "std", "seeds", "smoothing")}
+        arrays = (self.images, self.labels, self.order, np.array([step]))
+        return loaded(*arrays, 5, self.classes, patch=self.patch, **named, **self.other)
 
 
 class TestBatches:
@@ -127,33 +113,19 @@ class TestBatches:
             assert np.abs(counts - len(words) * share).max() < 5 * np.sqrt(len(words) * share * (1 - share))
 
 
-def dropped(
+def with_dropout(
     kernels: CudaKernels, kind: str, width: int, rate: float, path_rate: float, bias: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """What dropout makes, and what it should make, of (2, 3, 5, width) at step 4, site 9."""
     rng = np.random.default_rng(width)
     x = widen(in_type(rng.normal(size=(2, 3, 5, width)), kind))
-    added = rng.normal(size=(2, width)).astype(np.float32) * bias
-    seeds = [3, 2**33 + 1]
-    keep = np.empty(x.shape)
-    for run, seed in enumerate(seeds):
-        words = philox(seed, np.arange(-(-x[0].size // 4)), 9, 4, DROP_ELEMENTS).ravel()[: x[0].size]
-        path = philox(seed, np.arange(3), 9, 4, DROP_PATHS)[:, 0]
-        keep[run] = np.where(words.reshape(x[0].shape) < rate * 2**32, 0, 1 / (1 - rate)) if rate else 1
-        if path_rate:
-            keep[run] *= np.where(path < path_rate * 2**32, 0, 1 / (1 - path_rate))[:, None, None]
+    added = rng.normal(size=(2, width)).astype(np.float32) if bias else None
+    rates = {"rate": rate, "path_rate": path_rate, "site": 9}
+    state = {"seeds": np.array([3, 2**33 + 1], dtype=np.int64), "step": np.array([4], dtype=np.int32)}
     out = device(in_type(np.full(x.shape, np.nan), kind))
-    kernels.dropout(
-        device(in_type(x, kind)),
-        device(added) if bias else None,
-        rate=rate,
-        path_rate=path_rate,
-        seeds=device(np.array(seeds, dtype=np.int64)),
-        step=device(np.array([4], dtype=np.int32)),
-        site=9,
-        out=out,
-    )
-    return out, (x + added[:, None, None]) * keep
+    held = {name: device(value) for name, value in state.items()}
+    kernels.dropout(device(in_type(x, kind)), None if added is None else device(added), **rates, **held, out=out)
+    return out, dropped(x, added, **rates, **state)
 
 
 class TestDropout:
@@ -165,7 +137,7 @@ class TestDropout:
         self, devices: Devices, kind: str, width: int, rate: float, path_rate: float, bias: bool
     ) -> None:
         for kernels in devices:
-            out, expected = dropped(kernels, kind, width, rate, path_rate, bias)
+            out, expected = with_dropout(kernels, kind, width, rate, path_rate, bias)
             assert_close(out, expected, "out")
             assert (widen(out) == 0).any()
 
