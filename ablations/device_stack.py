@@ -9,20 +9,21 @@ import numpy as np
 from ablations.config import RunConfig
 from ablations.data import Dataset
 from ablations.stack import EVALUATED, Stack, finite
-from vit.backend.cuda_training import IMAGE_BYTES
+from vit.backend.cuda_ops import Mark
 from vit.graph_engine import GraphEngine, Recipe, Training
 
 CHANNELS = 4
 """Of a picture that kernels can change by more than crops and flips."""
 STEPS_AT_ONCE = 16
-"""Steps started between two looks at the clock and at whether the run shall end."""
+"""Steps started between two looks at the clock and at whether the run shall end. Before so many more are started, the
+device has done all but the last so many: what is seen then is at most twice as many steps old."""
 
 
-def recipe_on_device(config: RunConfig, dataset: Dataset) -> Recipe | None:
+def recipe_on_device(config: RunConfig, dataset: Dataset, image_bytes: int) -> Recipe | None:
     """What kernels do to the batches of such runs. None where the host makes them and brings them over: of pictures too
-    large to be changed on the chip by more than crops and flips."""
+    large (more than `image_bytes`) to be changed on the chip by more than crops and flips."""
     changes = {name: getattr(config, name) for name in ("trivial_augment", "erase", "mixup", "cutmix")}
-    too_large = dataset.image_size**2 * dataset.channels > IMAGE_BYTES or dataset.channels > CHANNELS
+    too_large = dataset.image_size**2 * dataset.channels > image_bytes or dataset.channels > CHANNELS
     return None if any(changes.values()) and too_large else Recipe(config.crop_padding, config.flip, **changes)
 
 
@@ -40,9 +41,14 @@ class DeviceStack(Stack):
         sums = [[sum(member.losses) * self.batch_size, 0.0] for member in self.members]
         self._start_epoch(epoch)
         self.engine.totals = np.array(sums)
+        before: Mark | None = None
         for step in range(first, self.steps, STEPS_AT_ONCE):
             done = min(step + STEPS_AT_ONCE, self.steps)
             self.engine.train(self._training_set, recipe, done - step, self.steps)
+            mark = self.engine.mark()
+            if before:
+                before.wait()
+            before = mark
             if any(member.keeper.due() for _, member in self.live):
                 self._note(epoch, done)
                 self.keep()
@@ -81,7 +87,7 @@ class DeviceStack(Stack):
         engine = GraphEngine(self.model, training, self.batch_size, ema=self.config.ema)
         self.engine = engine
         self._training_set = self._resident(self.dataset.train_images, self.dataset.train_labels)
-        self._recipe = recipe_on_device(self.config, self.dataset)
+        self._recipe = recipe_on_device(self.config, self.dataset, engine.ops.kernels.image_bytes)
         return engine, engine.optimizer.average
 
     def _resident(self, images: np.ndarray, labels: np.ndarray) -> Any:

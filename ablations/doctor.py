@@ -10,6 +10,10 @@ from ablations.hardware import devices, driver, extras, gpu_problem
 from ablations.memory import available, readable
 
 
+LEAST_BF16 = 8
+"""The first compute capability, before the dot, whose tensor cores multiply bf16 and TF32."""
+
+
 @dataclass
 class Examination:
     """Lines to print, required packages that are missing, and the command that installs them."""
@@ -59,12 +63,19 @@ def gpu_lines() -> list[str]:
     packages = ", ".join(f"{name} {number}" for name, number in cupy.items()) or "not installed"
     problem = gpu_problem()
     if problem is None:
-        lines.append(f"cupy      {packages}, ready: runs train on the GPU")
+        lines.append(f"cupy      {packages}, ready: runs train on the GPU{_in_float32_alone()}")
     elif version is None and not cupy:
         lines.append("cupy      not installed (not needed without a GPU)")
     else:
         lines.append(f"cupy      {packages}; the GPU is not used, as {problem}")
     return lines
+
+
+def _in_float32_alone() -> str:
+    """What to add where no GPU has tensor cores for bf16."""
+    majors = [device.capability.partition(".")[0] for device in devices()]
+    old = bool(majors) and all(major.isdecimal() and int(major) < LEAST_BF16 for major in majors)
+    return f" in float32 alone, as bf16 and tf32 take compute capability {LEAST_BF16}.0" if old else ""
 
 
 def required_packages() -> dict[str, str]:

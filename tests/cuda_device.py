@@ -11,12 +11,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from draws import dropped, loaded
 from fake_cublas import bf16, library, widened
 
 from vit.backend.cublas import WORKSPACE_BYTES, Cublas
 from vit.backend.cuda_ops import CudaOps
 from vit.backend.ops import Ops
-from vit.model import one_hot
 
 
 class Recorder:
@@ -26,6 +26,8 @@ class Recorder:
         self.recorded: list[Callable[[], Any]] | None = None
         self.captures = 0
         self.replays = 0
+        self.seen = 0
+        """Replays that the host knows to be done."""
 
     def __call__(self, call: Callable[[], Any]) -> Any:
         if self.recorded is None:
@@ -53,9 +55,22 @@ class Replay:
             call()
 
 
+class Mark:
+    """A place in the order of replays."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder, self.at = recorder, recorder.replays
+
+    def wait(self) -> None:
+        self.recorder.seen = max(self.recorder.seen, self.at)
+
+
 class CpuDevice:
     name = "cuda on a cpu"
     xp: ModuleType = np
+    shared_bytes = 99 << 10
+    """As the smallest of chips with bf16."""
+    compiling = 0.0
 
     def __init__(self, launch: Callable[..., None] | None = None, multiprocessors: int = 3) -> None:
         self.recorder, self._launch, self.multiprocessors = Recorder(), launch, multiprocessors
@@ -74,7 +89,11 @@ class CpuDevice:
     def capture(self, work: Callable[[], Any]) -> Replay:
         return self.recorder.capture(work)
 
+    def mark(self) -> Mark:
+        return Mark(self.recorder)
+
     def to_numpy(self, array: np.ndarray) -> np.ndarray:
+        self.mark().wait()
         return np.array(array)
 
 
@@ -103,6 +122,7 @@ class ReferenceKernels:
 
     def __init__(self, recorder: Recorder, owner: CudaOps) -> None:
         self.recorder, self.owner, self.ops = recorder, owner, Ops(np, "float64")
+        self.image_bytes = owner.kernels.image_bytes
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         own = globals().get(f"_{name}")
@@ -204,66 +224,11 @@ def _adamw(
         average[...] = d * average + (1 - d) * parameters
 
 
-def _load_batch(
-    ops: Ops,
-    images: np.ndarray,
-    labels: np.ndarray,
-    order: np.ndarray,
-    step: np.ndarray,
-    *,
-    steps_per_epoch: int,
-    patch: int,
-    mean: np.ndarray,
-    std: np.ndarray,
-    smoothing: np.ndarray,
-    crop_padding: int,
-    flip: bool,
-    seeds: np.ndarray,
-    patches: np.ndarray,
-    targets: np.ndarray,
-    trivial_augment: bool = False,
-    erase: float = 0.0,
-    mixup: float = 0.0,
-    cutmix: float = 0.0,
-) -> None:
-    assert not trivial_augment, "not here: tests/test_cuda_kernels.py has it"
-    batch = patches.shape[1]
-    start = int(step[0]) % steps_per_epoch * batch
-    chosen = order[:, start : start + batch]
-    normal = (images[chosen] / 255.0 - mean[:, None, None, None]) / std[:, None, None, None]
-    for run, seed in enumerate(seeds):
-        for b in range(batch):
-            rng = np.random.default_rng((int(seed), int(step[0]), b))
-            if flip and rng.random() < 0.5:
-                normal[run, b] = normal[run, b, :, ::-1]
-            if crop_padding:
-                normal[run, b] = np.roll(normal[run, b], rng.integers(-crop_padding, crop_padding + 1, 2), axis=(0, 1))
-            if rng.random() < erase:
-                normal[run, b, : 1 + int(rng.integers(images.shape[1]))] = 0
-    wanted = np.stack([one_hot(labels[own], targets.shape[-1], s) for own, s in zip(chosen, smoothing, strict=True)])
-    for run, seed in enumerate(seeds):
-        rng = np.random.default_rng((int(seed), int(step[0])))
-        share = rng.beta(mixup or cutmix, mixup or cutmix) if mixup or cutmix else 1.0
-        normal[run], wanted[run] = (share * x + (1 - share) * np.roll(x, 1, axis=0) for x in (normal[run], wanted[run]))
-    _by_ops(ops.patchify, normal, patch, patches)
-    _store(targets, wanted)
+def _load_batch(ops: Ops, *arrays: np.ndarray, patches: np.ndarray, targets: np.ndarray, **named: Any) -> None:
+    made = loaded(*arrays, patches.shape[1], targets.shape[-1], **named)
+    for out, values in zip((patches, targets), made, strict=True):
+        _store(out, values)
 
 
-def _dropout(
-    ops: Ops,
-    x: np.ndarray,
-    bias: np.ndarray | None,
-    *,
-    rate: float,
-    path_rate: float,
-    seeds: np.ndarray,
-    step: np.ndarray,
-    site: int,
-    out: np.ndarray,
-) -> None:
-    for run, seed in enumerate(seeds):
-        rng = np.random.default_rng((int(seed), int(step[0]), site))
-        keep = (rng.random(x.shape[1:]) >= rate) / (1 - rate)
-        keep *= (rng.random((x.shape[1], 1, 1)) >= path_rate) / (1 - path_rate)
-        added = widened(x[run]) + (0 if bias is None else bias[run])
-        _store(out[run], added * keep)
+def _dropout(ops: Ops, x: np.ndarray, bias: np.ndarray | None, *, out: np.ndarray, **named: Any) -> None:
+    _store(out, dropped(widened(x), bias, **named))

@@ -16,14 +16,15 @@ from ablations.trainer import train
 from benchmarks import gpu_checks
 from vit import ViT, get_ops
 from vit import backend as backend_module
-from vit.graph_engine import GraphEngine, Training
+from vit.graph_engine import GraphEngine, Recipe, Training
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="g++ is not installed: CUDA kernels cannot run on the CPU")
 
 
 @pytest.fixture
 def cupy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
-    fake = FakeCupy(Shim(Path(request.config.cache.mkdir("cuda_shim"))), getattr(request, "param", "90"))
+    chip = {"capability": "90"} | getattr(request, "param", {})
+    fake = FakeCupy(Shim(Path(request.config.cache.mkdir("cuda_shim"))), **chip)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.delitem(sys.modules, "vit.backend.cupy_ops", raising=False)
     monkeypatch.delattr(backend_module, "cupy_ops", raising=False)
@@ -32,6 +33,7 @@ def cupy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     from vit.backend import cupy_ops
 
     monkeypatch.setattr(cupy_ops, "_cublas_library", Library)
+    monkeypatch.setitem(cupy_ops._PARTS, "CUDA headers", lambda: "/include")
     yield fake
     for name in ("vit.backend.cupy_ops",):
         sys.modules.pop(name, None)
@@ -67,6 +69,60 @@ def test_a_step_is_one_launch_of_one_graph(cupy: FakeCupy) -> None:
     assert len(names) == len(set(names)), "no kernel is compiled twice"
 
 
+def erasing_error(ops: Any, size: int) -> float:
+    return gpu_checks.loading_error(ops, Recipe(4, True, erase=1.0), size, size, batch=1)
+
+
+class TestSharedMemory:
+    """48 KiB of a block are for what a kernel has itself and what it is given; for more it must ask."""
+
+    @pytest.mark.parametrize(
+        ("tokens", "head_width"),
+        [(64, 64), (65, 64), (80, 64), (144, 32), (160, 64), (256, 64), (256, 16)],
+    )
+    def test_attention_is_right_at_every_size(self, cupy: FakeCupy, tokens: int, head_width: int) -> None:
+        ops: Any = get_ops("cupy")
+        assert gpu_checks.attention_error(ops, "rope", 1, 1, tokens, 1, head_width) <= 2 * gpu_checks.LIMITS["bf16"]
+
+    @pytest.mark.parametrize("size", [121, 122, 128, 177])
+    def test_pictures_are_changed_at_every_size(self, cupy: FakeCupy, size: int) -> None:
+        ops: Any = get_ops("cupy", precision="float32")
+        assert erasing_error(ops, size) <= gpu_checks.LIMITS["float32"]
+
+    @pytest.mark.parametrize("cupy", [{"capability": "75", "block_shared": 64 << 10}], indirect=True)
+    def test_a_chip_with_less_takes_smaller_pictures(self, cupy: FakeCupy) -> None:
+        ops: Any = get_ops("cupy")
+        assert ops.kernels.image_bytes == (64 << 10) - 5136
+        assert erasing_error(ops, 141) <= gpu_checks.LIMITS["float32"]
+        with pytest.raises(ValueError, match="142 x 142 x 3 given, valid are up to 4 channels and 60400 bytes"):
+            erasing_error(ops, 142)
+
+    @pytest.mark.parametrize("cupy", [{"block_shared": 64 << 10}], indirect=True)
+    def test_a_kernel_that_no_block_can_hold_is_told(self, cupy: FakeCupy) -> None:
+        with pytest.raises(RuntimeError, match=r"attention_tensor<64> takes 92160 bytes .* this GPU has 65536"):
+            gpu_checks.attention_error(get_ops("cupy"), "none", 1, 1, 256, 1, 64)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("cupy")
+def test_reading_a_view_leaves_the_stream_current() -> None:
+    ops: Any = get_ops("cupy")
+    x = ops.asarray(np.arange(12.0).reshape(3, 4))
+    assert np.array_equal(ops.to_numpy(x[:, 1]), [1, 5, 9])
+    (stream,) = Stream.made
+    assert stream.used
+
+
+@pytest.mark.usefixtures("cupy")
+def test_a_mark_is_behind_what_was_started() -> None:
+    ops: Any = get_ops("cupy")
+    ops.fill(ops.empty((4,)), 1.0)
+    mark = ops.device.mark()
+    ops.fill(ops.empty((4,)), 1.0)
+    mark.wait()
+    (stream,) = Stream.made
+    assert (stream.done, stream.started) == (1, 2)
+
+
 @pytest.mark.usefixtures("cupy")
 def test_a_failed_capture_ends() -> None:
     ops: Any = get_ops("cupy")
@@ -92,11 +148,31 @@ class TestChoices:
         assert get_ops("cupy").precision == "bf16"  # type: ignore[attr-defined]
         assert backend_module.cupy_precisions() == ("bf16", "tf32", "float32")
 
-    @pytest.mark.parametrize("cupy", ["75"], indirect=True)
+    @pytest.mark.parametrize("cupy", [{"capability": "75"}], indirect=True)
     def test_float32_on_an_older_chip(self) -> None:
         assert get_ops("cupy").precision == "float32"  # type: ignore[attr-defined]
         with pytest.raises(ValueError, match="precision: 'bf16' given, valid on this GPU are float32"):
             get_ops("cupy", precision="bf16")
+
+    @pytest.mark.parametrize(
+        ("broken", "said"),
+        [(["cuBLAS"], "no cuBLAS"), (["NVRTC", "CUDA headers"], "no NVRTC, no CUDA headers")],
+    )
+    def test_a_cupy_without_cudas_libraries_is_no_backend(
+        self, broken: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As `pip install cupy-cuda13x` leaves it: there is a GPU, and nothing to compile or multiply with."""
+        from vit.backend import cupy_ops
+
+        def fail() -> None:
+            raise RuntimeError("Failure finding the library")
+
+        for name in broken:
+            monkeypatch.setitem(cupy_ops._PARTS, name, fail)
+        problem = f"CuPy finds {said}: pip install 'vitab[cuda13]'"
+        assert backend_module.cupy_problem() == problem
+        with pytest.raises(RuntimeError, match="backend: 'cupy' given, but CuPy finds no"):
+            get_ops("cupy")
 
     def test_float64_is_refused(self) -> None:
         with pytest.raises(ValueError, match="dtype: 'float64' given, the cupy backend has 'float32'"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_device import cuda_ops
+from cuda_device import CpuDevice, cuda_ops
 
 from ablations import device_stack, stack
 from ablations.config import RunConfig
@@ -16,7 +16,8 @@ from ablations.snapshot import Keeper
 from ablations.stack import Member
 from ablations.trainer import RunRecord, calibrate, train, train_together
 from vit import get_ops
-from vit.graph_engine import Recipe
+from vit.backend.cuda_training import TABLE_BYTES
+from vit.graph_engine import GraphEngine, Recipe
 
 CONFIG = RunConfig(depth=1, width=32, heads=2, patch=4, epochs=3, warmup_epochs=1.0, batch_size=48, per_class=40)
 
@@ -59,11 +60,11 @@ def test_batches_that_the_host_makes_are_the_cpus(monkeypatch: pytest.MonkeyPatc
     """MixUp and erasing of large pictures."""
     changes = {"mixup": 0.4, "erase": 0.5}
     config = RunConfig(**{**CONFIG.__dict__, **changes})
-    recipe = device_stack.recipe_on_device(config, dataset())
+    recipe = device_stack.recipe_on_device(config, dataset(), 64)
     assert recipe == Recipe(mixup=0.4, erase=0.5)
-    monkeypatch.setattr(device_stack, "IMAGE_BYTES", 63)
-    assert device_stack.recipe_on_device(config, dataset()) is None
-    assert device_stack.recipe_on_device(CONFIG, dataset()) == Recipe()
+    assert device_stack.recipe_on_device(config, dataset(), 63) is None
+    assert device_stack.recipe_on_device(CONFIG, dataset(), 63) == Recipe()
+    monkeypatch.setattr(CpuDevice, "shared_bytes", TABLE_BYTES + 63)
     cpu, device = run("numpy", **changes), run("cupy", **changes)
     np.testing.assert_allclose([m.train_loss for m in device.metrics], [m.train_loss for m in cpu.metrics], rtol=1e-4)
 
@@ -148,6 +149,22 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, changes: di
     assert [m.train_loss for m in resumed.metrics] == [m.train_loss for m in whole.metrics]
     for name, value in whole.state.items():
         assert np.array_equal(resumed.state[name], value), name
+
+
+def test_the_host_is_few_steps_ahead_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a snapshot, Ctrl-C and a sign of life come when they are due, and not when an epoch is over."""
+    ahead: list[int] = []
+    start = GraphEngine.train
+
+    def train(engine: GraphEngine, *arguments: Any) -> None:
+        start(engine, *arguments)
+        recorder = engine.ops.device.recorder  # type: ignore[attr-defined]
+        ahead.append(recorder.replays - recorder.seen)
+
+    monkeypatch.setattr(GraphEngine, "train", train)
+    run("cupy", batch_size=8)
+    assert len(ahead) > 50
+    assert max(ahead) == 2 * device_stack.STEPS_AT_ONCE
 
 
 def test_calibration_times_steps_that_change_nothing() -> None:

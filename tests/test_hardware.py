@@ -29,8 +29,18 @@ class runtime:
     def driverGetVersion(): return {driver}
     @staticmethod
     def getDeviceCount(): {count}
+    @staticmethod
+    def runtimeGetVersion(): return 13000
+class nvrtc:
+    @staticmethod
+    def getVersion(): return (13, 0)
 class cuda:
-    runtime = runtime
+    runtime, nvrtc = runtime, nvrtc
+"""
+PATHFINDER = """
+class Found: abs_path = "libc.so.6"
+def load_nvidia_dynamic_lib(name): return Found
+def find_nvidia_header_directory(name): return {headers!r}
 """
 NO_DRIVER = {"driver": 0, "count": "raise CUDARuntimeError('cudaErrorInsufficientDriver')"}
 NO_GPU = {"driver": 12080, "count": "raise CUDARuntimeError('cudaErrorNoDevice: no CUDA-capable device is detected')"}
@@ -62,10 +72,12 @@ def forget():
     environment.gpus.cache_clear()
 
 
-def vitab(folder, *arguments, cupy=None):
+def vitab(folder, *arguments, cupy=None, headers="/include"):
     """The real program, with a stand-in for CuPy where one is given."""
     if cupy is not None:
-        (folder / "modules").mkdir(exist_ok=True)
+        (folder / "modules" / "cuda").mkdir(parents=True, exist_ok=True)
+        (folder / "modules" / "cuda" / "__init__.py").touch()
+        (folder / "modules" / "cuda" / "pathfinder.py").write_text(PATHFINDER.format(headers=headers))
         text = cupy if isinstance(cupy, str) else CUPY.format(**cupy)
         (folder / "modules" / "cupy.py").write_text(text)
     path = os.pathsep.join([str(folder / "modules"), str(ROOT)])
@@ -202,6 +214,12 @@ def test_doctor_in_plain_words(tmp_path, machine):
     ]
     assert lines[-1].startswith("cupy      ")
     assert lines[-1].endswith(", ready: runs train on the GPU")
+    bare = vitab(tmp_path, "doctor", cupy=READY, headers=None).stdout
+    assert "the GPU is not used, as CuPy finds no CUDA headers: pip install 'vitab[cuda13]'" in bare
+    machine("GPU-dd44, NVIDIA Tesla T4, 15360, 15000, 7.5\n")
+    turing = vitab(tmp_path, "doctor", cupy=READY).stdout
+    alone = "ready: runs train on the GPU in float32 alone, as bf16 and tf32 take compute capability 8.0\n"
+    assert turing.endswith(alone)
     machine(driver="470.82")
     old = vitab(tmp_path, "doctor", cupy=READY).stdout
     assert "driver    470.82, which serves no CUDA that CuPy here can use" in old

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vit.backend import Array
-from vit.backend.cuda_ops import CudaOps, Graph
+from vit.backend.cuda_ops import CudaOps, Graph, Mark
 from vit.errors import ConfigError
 from vit.model import Network, ViT
 from vit.optim import Training
@@ -167,7 +167,7 @@ class GraphEngine:
         self.model.check_images(images)
 
         def load(part: slice) -> None:
-            self.evaluated.load(self.ops.asarray(images[:, part]))
+            self.evaluated.load(self.ops.xp.ascontiguousarray(self.ops.asarray(images[:, part])))
 
         return self._evaluate(images.shape[1], load)
 
@@ -236,6 +236,10 @@ class GraphEngine:
         for _ in range(count):
             self._run(("train", id(data), recipe, steps), work, data)
         self.optimizer.count(count)
+
+    def mark(self) -> Mark:
+        """The place behind all steps that were started, to wait for: the device may be far behind."""
+        return self.ops.device.mark()
 
     @property
     def totals(self) -> np.ndarray:

@@ -23,6 +23,13 @@ class Replayable(Protocol):
         """Starts all of it and returns at once."""
 
 
+class Mark(Protocol):
+    """A place in the order of what was started."""
+
+    def wait(self) -> None:
+        """Returns when the device has done all before it."""
+
+
 class Products(Protocol):
     """Matrix products, batched over the axes before the last two."""
 
@@ -35,6 +42,10 @@ class Device(Protocol):
     name: str
     xp: ModuleType
     multiprocessors: int
+    shared_bytes: int
+    """Shared memory that a block may have where it asks."""
+    compiling: float
+    """Seconds that compiling kernels has taken."""
 
     @property
     def launch(self) -> Launch: ...
@@ -46,6 +57,9 @@ class Device(Protocol):
 
     def capture(self, work: Callable[[], Any]) -> Replayable:
         """Records what `work` starts, without running it."""
+
+    def mark(self) -> Mark:
+        """The place behind all that was started so far."""
 
     def to_numpy(self, array: Array) -> Array:
         """A copy in the host's memory, of the array as it is when all work that was started is done."""
@@ -82,7 +96,7 @@ class CudaOps(Ops):
         self._captured: list[Array] | None = None
         self._products_only = False
         self._noted: set[str] | None = None
-        self.kernels = CudaKernels(self._launch, self._float_scratch, device.multiprocessors)
+        self.kernels = CudaKernels(self._launch, self._float_scratch, device.multiprocessors, device.shared_bytes)
 
     # Launching and capturing
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -15,9 +16,7 @@ from vit.backend.cuda_ops import CudaOps, Replayable
 from vit.backend.cuda_sources import OPTIONS, file_of, text
 
 SHARED_BYTES = 48 << 10
-"""Dynamic shared memory that a kernel may have without asking."""
-
-
+"""Shared memory, its own and dynamic, that a block may have without asking."""
 COMPILERS = 8
 """Sources that are compiled side by side."""
 TENSOR_CORES = 80
@@ -49,10 +48,14 @@ class CupyDevice:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.multiprocessors = int(cupy.cuda.Device(number).attributes["MultiProcessorCount"])
+        attributes = cupy.cuda.Device(number).attributes
+        self.multiprocessors = int(attributes["MultiProcessorCount"])
+        self.shared_bytes = int(attributes["MaxSharedMemoryPerBlockOptin"])
+        self.compiling = 0.0
         self.stream = cupy.cuda.Stream()
         self.stream.use()  # and never `with self.stream`, whose end would make the null stream current
         self._functions: dict[str, Any] = {}
+        self._dynamic: dict[str, int] = {}
         self._products: dict[str, CupyProducts] = {}
 
     def launch(
@@ -60,18 +63,35 @@ class CupyDevice:
     ) -> None:
         if kernel not in self._functions:
             self.load({kernel})
+        if shared_bytes > self._dynamic.get(kernel, 0):
+            self._allow(kernel, shared_bytes)
         function = self._functions[kernel]
-        if shared_bytes > SHARED_BYTES and function.max_dynamic_shared_size_bytes < shared_bytes:
-            function.max_dynamic_shared_size_bytes = shared_bytes
         function(tuple(grid), tuple(block), tuple(args), shared_mem=shared_bytes, stream=self.stream)
 
+    def _allow(self, kernel: str, dynamic: int) -> None:
+        """Asks for dynamic shared memory where it and the kernel's own are more than a block has unasked.
+
+        Raises RuntimeError where this chip has less.
+        """
+        function = self._functions[kernel]
+        total = dynamic + function.shared_size_bytes
+        if total > self.shared_bytes:
+            raise RuntimeError(
+                f"{kernel} takes {total} bytes of shared memory, and a block of this GPU has {self.shared_bytes}"
+            )
+        if total > SHARED_BYTES:
+            function.max_dynamic_shared_size_bytes = dynamic
+        self._dynamic[kernel] = dynamic
+
     def load(self, kernels: set[str]) -> None:
+        begun = time.perf_counter()
         by_file: dict[str, list[str]] = {}
         for kernel in sorted(kernels - self._functions.keys()):
             by_file.setdefault(file_of(kernel), []).append(kernel)
         with ThreadPoolExecutor(COMPILERS) as threads:
             for functions in threads.map(self._compile, by_file.items()):
                 self._functions |= functions
+        self.compiling += time.perf_counter() - begun
 
     def _compile(self, source: tuple[str, list[str]]) -> dict[str, Any]:
         """Functions of one file for the chip's own architecture, from CuPy's cache on disk where they are there."""
@@ -96,8 +116,12 @@ class CupyDevice:
         graph.upload(self.stream)
         return _OnStream(graph, self.stream)
 
+    def mark(self) -> "CupyMark":
+        return CupyMark(self.stream)
+
     def to_numpy(self, array: Any) -> Any:
-        return cupy.asnumpy(array, stream=self.stream)
+        # a copy of what is not contiguous would be made by CuPy in a `with stream`: see `__init__`
+        return cupy.asnumpy(cupy.ascontiguousarray(array), stream=self.stream)
 
 
 class CupyProducts(Cublas):
@@ -106,6 +130,17 @@ class CupyProducts(Cublas):
     def __init__(self, library: ctypes.CDLL, stream: Any, precision: str) -> None:
         self.workspace = cupy.empty(WORKSPACE_BYTES, dtype="uint8")
         super().__init__(library, stream.ptr, address(self.workspace), WORKSPACE_BYTES, precision)
+
+
+class CupyMark:
+    """A place in a stream, which sleeps until the device is there."""
+
+    def __init__(self, stream: Any) -> None:
+        self._event = cupy.cuda.Event(block=True, disable_timing=True)
+        self._event.record(stream)
+
+    def wait(self) -> None:
+        self._event.synchronize()
 
 
 class _OnStream:
@@ -149,6 +184,37 @@ def device_problem() -> str | None:
     try:
         if not runtime.driverGetVersion():
             return "there is no NVIDIA driver"
-        return None if runtime.getDeviceCount() else "the NVIDIA driver finds no GPU"
+        if not runtime.getDeviceCount():
+            return "the NVIDIA driver finds no GPU"
     except runtime.CUDARuntimeError as error:
         return f"CUDA finds no usable GPU ({error})"
+    missing = [name for name, look in _PARTS.items() if not _works(look)]
+    if not missing:
+        return None
+    extra = f"cuda{runtime.runtimeGetVersion() // 1000}"
+    return f"CuPy finds no {', no '.join(missing)}: pip install 'vitab[{extra}]'"
+
+
+def _headers() -> str:
+    """The headers of the CUDA runtime, which the kernels of CuPy's own include."""
+    from cuda.pathfinder import find_nvidia_header_directory
+
+    if found := find_nvidia_header_directory("cudart"):
+        return str(found)
+    raise RuntimeError("no headers")
+
+
+_PARTS: dict[str, Callable[[], object]] = {
+    "cuBLAS": lambda: _cublas_library(),
+    "NVRTC": lambda: cupy.cuda.nvrtc.getVersion(),
+    "CUDA headers": _headers,
+}
+"""What a CuPy from its wheel alone does not bring along, and how each is looked for."""
+
+
+def _works(look: Callable[[], object]) -> bool:
+    try:
+        look()
+    except (ImportError, OSError, RuntimeError):
+        return False
+    return True
