@@ -9,7 +9,6 @@ from ablations.environment import CUDA_PACKAGES, available_cores, blas, cpu_mode
 from ablations.hardware import devices, driver, extras, gpu_problem
 from ablations.memory import available, readable
 
-
 LEAST_BF16 = 8
 """The first compute capability, before the dot, whose tensor cores multiply bf16 and TF32."""
 

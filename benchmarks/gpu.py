@@ -1,24 +1,33 @@
 """GPU training: first whether it is right, then how fast, side by side with PyTorch: `python -m benchmarks.gpu`.
 
-Correctness: every operation against float64, whole gradients, R = 8 against 8 x R = 1, ten losses against the CPU.
-Speed: images a second of R = 1, 4, 16, 64 runs trained as one, as shares of the chip's own measured peaks; PyTorch with
-bf16 autocast, eager and compiled (max-autotune), in turn with R = 1; and R PyTorch processes at once. Each part has a
-share of the time and leaves out what no longer fits, and the result says so.
+Correctness: every operation and draw against the host, whole gradients, R = 8 against 8 x R = 1, ten losses against
+the CPU. Speed: images a second of R = 1, 4, 16, 64 runs trained as one, as shares of the chip's own measured peaks;
+PyTorch with bf16 autocast, eager and compiled (max-autotune, three models at a time while vitab is checked), in turn
+with R = 1; and R PyTorch processes at once. Each part ends when its share of the time does and names what it left out;
+what hangs is cut off.
 """
 
 import argparse
 import json
+import multiprocessing
+import os
 import platform
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks import gpu_checks, gpu_speed
-from benchmarks.gpu_speed import Peaks, RunsAsOne, Way, time_ways
+from benchmarks.gpu_result import Record, Result, table
+from benchmarks.gpu_speed import RunsAsOne, Way, time_ways
+from benchmarks.peers import Compilations, Crowd, Make, Peer, torch_stepper
 from benchmarks.shapes import GPU_SHAPES, POSITIONS
 from vit import get_ops
 from vit.backend import cupy_precisions, cupy_problem
@@ -27,38 +36,19 @@ from vit.backend.cuda_ops import CudaOps
 RUNS = (1, 4, 16, 64)
 PROCESSES = (4, 16)
 """R at which separate PyTorch processes are measured; at 64 the host would not hold them."""
-PROCESS_SHAPES = ("micro", "small")
+PROCESS_WIDTHS = 128
+"""The largest width of shapes for which they are: where one process leaves the chip idle."""
 PROCESS_SECONDS = 4.0
-SHARES = {"checks": 0.12, "vitab": 0.26, "torch": 0.48, "processes": 0.14}
-"""Of the time, for each part; what one leaves is the next one's."""
-COMPILING = 45.0
-"""Seconds that torch.compile is thought to take before one was seen to."""
+ENDS = {"checks": 0.2, "compile": 0.4, "alone": 0.64, "stacks": 0.88, "processes": 1.0}
+"""When each part ends, as a share of the time; what one leaves is the next one's."""
+GRACE = 15.0
+"""Seconds after the time is over at which everything is stopped, whatever it is at."""
+STARTING = 60.0
+"""Seconds that processes may take to import PyTorch and make their first models."""
+SECONDS = 430.0
+"""For everything."""
 RESULT = Path(__file__).parent / "results" / "gpu.json"
-
-
-@dataclass(frozen=True)
-class Record:
-    """One row. Shares are of the measured peaks; None: not measured."""
-
-    shape: str
-    position: str
-    runs: int
-    ms: float | None
-    images_per_s: float | None
-    product_peak_share: float | None
-    """Operations of the matrix products of a step over what the large product would do in its time."""
-    copy_peak_share: float | None
-    """Bytes of the arrays that its kernels and products are given, each once, over what the large copy would move."""
-    products_share: float | None
-    """Time of the step's products alone over that of the step."""
-    growth: float | None
-    """Images a second over those of R = 1."""
-    torch_eager_images_per_s: float | None = None
-    torch_compile_images_per_s: float | None = None
-    ratio: float | None = None
-    """Images a second over those of the faster PyTorch, measured in turn; at R = 1."""
-    processes_images_per_s: float | None = None
-    """Of so many separate PyTorch processes."""
+T = TypeVar("T")
 
 
 @dataclass
@@ -72,147 +62,251 @@ class Budget:
 
     def __post_init__(self) -> None:
         self.begun = self.end = self.clock()
+        self.name = ""
 
     def part(self, name: str) -> None:
         """Begins a part: it ends when its share of the time, and of all before it, is over."""
-        self.name = name
-        names = list(SHARES)
-        self.end = self.begun + self.seconds * sum(SHARES[n] for n in names[: names.index(name) + 1])
+        self.name, self.end = name, self.begun + self.seconds * ENDS[name]
+
+    def spare(self, seconds: float) -> None:
+        """Moves the end of this part: so many seconds were not its own. The whole has no later end."""
+        self.end = min(self.end + seconds, self.begun + self.seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds of this part."""
+        return max(0.0, self.end - self.clock())
 
     def allows(self, what: str, needed: float = 0.0) -> bool:
         """Whether there is time for more of this part, `needed` seconds of it; notes what there is not."""
-        if self.clock() + needed < self.end:
+        if self.left > needed:
             return True
-        self.notes.append(f"{self.name}: no time for {what}")
+        self.note(f"no time for {what}")
         return False
 
-
-@dataclass
-class Result:
-    """Everything that was found, as it is written to JSON."""
-
-    machine: dict[str, object]
-    precision: str
-    peaks: Peaks | None = None
-    checks: list[dict[str, object]] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def correct(self) -> bool:
-        return all(check["passed"] for check in self.checks)
+    def note(self, what: str) -> None:
+        self.notes.append(f"{self.name}: {what}")
 
 
-def check(make_ops: Callable[[str], CudaOps], precisions: Sequence[str], budget: Budget) -> Iterator[dict[str, object]]:
-    """Every check in every precision, the fastest first."""
-    for precision in precisions:
-        ops = make_ops(precision)
-        for part in gpu_checks.CHECKS:
-            if budget.allows(f"{part.__name__} in {precision}"):
-                for each in part(ops):
-                    yield {"precision": precision, **asdict(each), "passed": each.passed}
+class Benchmark:
+    """All parts, in an order in which what was claimed is measured first; `save` is called after each step."""
 
+    def __init__(
+        self,
+        make_ops: Callable[[str], CudaOps],
+        precisions: Sequence[str],
+        budget: Budget,
+        save: Callable[[Result], None],
+        *,
+        shapes: Sequence[str],
+        positions: Sequence[str],
+        make: Make | None,
+    ) -> None:
+        """`make` makes PyTorch's models; None leaves them out."""
+        self.make_ops, self.precisions, self.budget, self.save, self.make = make_ops, precisions, budget, save, make
+        self.ops = make_ops(precisions[0])
+        parts = [part.__name__ for part in gpu_checks.CHECKS]
+        expected = [(precision, part) for precision in precisions for part in parts]
+        self.result = Result(machine(self.ops), precisions[0], expected, left_out=budget.notes)
+        large_first = sorted(shapes, key=lambda name: -GPU_SHAPES[name].width * GPU_SHAPES[name].depth)
+        self.pairs = [(shape, position) for position in reversed(positions) for shape in large_first]
+        self.records: dict[tuple[str, str, int], Record] = {}
+        self.peers = ExitStack()
+        """Closing it ends every process that was started."""
+        self.compilations = Compilations(self.pairs, make) if make else None
+        self.eager: Peer | None = None
 
-def measure_runs(ops: CudaOps, shape: str, position: str, peaks: Peaks, budget: Budget) -> Iterator[Record]:
-    """R runs as one, R rising, as far as time and memory go."""
-    first: float | None = None
-    for runs in RUNS:
-        if not budget.allows(f"{shape}, {position}, R={runs}"):
+    def run(self) -> Result:
+        with self.peers:
+            if self.compilations:
+                self.peers.callback(self.compilations.close)
+            self.check()
+            self.prepare()
+            self.result.peaks = self.attempt("the chip's peaks", lambda: gpu_speed.measure_peaks(self.ops))
+            self.alone()
+            self.stacks()
+            self.processes()
+        self.keep()
+        return self.result
+
+    # The parts
+
+    def check(self) -> None:
+        """Every check in every precision, the fastest first and whatever time it takes; compiling counts for none."""
+        self.budget.part("checks")
+        host = multiprocessing.get_context("spawn").Process(target=gpu_checks.compile_host_side, daemon=True)
+        host.start()
+        self.peers.callback(host.kill)
+        for precision in self.precisions:
+            ops = self.attempt(f"a device in {precision}", lambda precision=precision: self.make_ops(precision))
+            if ops is None:
+                continue
+            for part in gpu_checks.CHECKS:
+                what = f"{part.__name__} in {precision}"
+                self.look()
+                if precision != self.precisions[0] and not self.budget.allows(what):
+                    continue
+                if part in gpu_checks.ON_HOST_TOO:
+                    host.join(STARTING)
+                begun = ops.device.compiling
+                found = self.attempt(what, lambda part=part, ops=ops: [*part(ops)])
+                self.budget.spare(ops.device.compiling - begun)
+                for each in [gpu_checks.Check("it broke off", float("nan"), 0.0)] if found is None else found:
+                    error = each.error if isfinite(each.error) else None
+                    about = {"precision": precision, "part": part.__name__, **asdict(each)}
+                    self.result.checks.append(about | {"error": error, "passed": each.passed})
+                self.keep()
+
+    def prepare(self) -> None:
+        """What takes time once: kernels and graphs of every shape, beside the compilation of PyTorch's models."""
+        self.budget.part("compile")
+        if self.make:
+            self.eager = eager = self._peer()
+            eager.make(*self.pairs[0])  # which also imports PyTorch
+        for shape, position in self.pairs:
+            self.look()
+            if self.budget.left:
+                self.attempt(f"kernels of {shape}, {position}", lambda s=shape, p=position: self._warm(s, p))
+        if self.make:
+            self.attempt("torch eager", lambda: eager.answer(min(STARTING, self.budget.left)))
+        if self.compilations:
+            while not self.compilations.over and self.budget.left:
+                self.look()
+                time.sleep(0.05)
+            self.compilations.stop()
+            for (shape, position), why in self.compilations.failed.items():
+                self.budget.note(f"{why}, {shape}, {position}")
+
+    def alone(self) -> None:
+        """R = 1, in turn with PyTorch."""
+        self.budget.part("alone")
+        for shape, position in self.pairs:
+            self.records[shape, position, 1] = Record(shape, position, 1)
+            if self.budget.allows(f"{shape}, {position}, R=1"):
+                self._alone(shape, position)
+            self.keep()
+        for peers in filter(None, (self.eager, self.compilations)):  # what follows has the chip's memory to itself
+            peers.close()
+
+    def stacks(self) -> None:
+        """R runs as one, R rising, as far as time and memory go."""
+        self.budget.part("stacks")
+        for position in dict.fromkeys(position for _, position in self.pairs):
+            for runs in RUNS[1:]:
+                for shape in (shape for shape, own in reversed(self.pairs) if own == position):  # the small ones first
+                    name = f"{shape}, {position}, R={runs}"
+                    if not self.budget.allows(name):
+                        continue
+                    measure = lambda s=shape, p=position, r=runs: self._measure(s, p, r)  # noqa: E731
+                    record = self.attempt(name, measure)
+                    self.records[shape, position, runs] = record or Record(shape, position, runs)
+                    self.keep()
+
+    def processes(self) -> None:
+        """R PyTorch processes at once."""
+        self.budget.part("processes")
+        pairs = [(shape, position) for shape, position in self.pairs if GPU_SHAPES[shape].width <= PROCESS_WIDTHS]
+        if not self.make or not pairs or not self.budget.allows("processes", STARTING / 2):
             return
-        empty = Record(shape, position, runs, *[None] * 6)
+        crowd = Crowd(max(PROCESSES), self.make)
+        self.peers.callback(crowd.close)
+        for shape, position in pairs:
+            name = f"processes, {shape}, {position}"
+            if not self.budget.allows(name, len(PROCESSES) * PROCESS_SECONDS + 5):
+                break
+            within = min(STARTING, self.budget.left - len(PROCESSES) * PROCESS_SECONDS)
+            if self.attempt(name, lambda s=shape, p=position, w=within: crowd.make(s, p, w) or True) is None:
+                break  # the others wait for what this one has failed to say
+            for runs in PROCESSES:
+                speed = self.attempt(name, lambda r=runs: crowd.images_per_s(r, PROCESS_SECONDS))
+                if speed is None:
+                    return
+                record = self.records.get((shape, position, runs), Record(shape, position, runs))
+                self.records[shape, position, runs] = replace(record, processes_images_per_s=speed)
+                self.keep()
+
+    # What they are made from
+
+    def attempt(self, what: str, work: Callable[[], T]) -> T | None:
+        """What `work` returns; None, and a note, where it fails: what comes after it may do."""
         try:
-            together = RunsAsOne(GPU_SHAPES[shape], position, runs, ops)
-            ways = [together.way(), together.products(GPU_SHAPES[shape].batch)]
-            times = time_ways(ways)
-        except MemoryError:
-            budget.notes.append(f"vitab: no memory for {shape}, {position}, R={runs}")
-            gpu_speed.release(ops)
-            yield empty
-            continue
-        seconds = times["vitab"].seconds
-        speed = together.images / seconds
-        first = first or speed
-        yield replace(
-            empty,
-            ms=seconds * 1e3,
-            images_per_s=speed,
-            product_peak_share=together.flops / seconds / 1e12 / peaks.tflops,
-            copy_peak_share=together.bytes / seconds / 1e9 / peaks.copy_gb_s,
-            products_share=times["products"].seconds / seconds,
-            growth=speed / first,
-        )
+            return work()
+        except Exception as error:
+            lines = f"{type(error).__name__}: {error}".splitlines()
+            reason = "no memory" if isinstance(error, MemoryError) else lines[0][:200]
+        # not in the except clause, where the error still holds the arrays of what failed
+        self.budget.note(f"{what}: {reason}")
+        with suppress(Exception):  # of a chip that has failed for good
+            gpu_speed.release(self.ops)
+        return None
+
+    def look(self) -> None:
+        if self.compilations:
+            self.compilations.look()
+
+    def keep(self) -> None:
+        shapes, positions = [*GPU_SHAPES], [*POSITIONS]
+        order = sorted(self.records, key=lambda key: (shapes.index(key[0]), positions.index(key[1]), key[2]))
+        self.result.records = [self.records[key] for key in order]
+        self.result.seconds = self.budget.clock() - self.budget.begun
+        self.result.compiling_s = self.ops.device.compiling
+        self.save(self.result)
+
+    def _peer(self) -> Peer:
+        assert self.make
+        peer = Peer(self.make)
+        self.peers.callback(peer.close)
+        return peer
+
+    def _warm(self, shape: str, position: str) -> None:
+        together = RunsAsOne(GPU_SHAPES[shape], position, 1, self.ops)
+        together.way().start(1)
         together.close()
 
+    def _alone(self, shape: str, position: str) -> None:
+        name, others = f"{shape}, {position}, R=1", []
+        compiled, images = (self.compilations.ready if self.compilations else {}).get((shape, position), (None, 0))
+        if compiled:
+            others.append(compiled.way(images))
+        if eager := self.eager:
+            made = self.attempt(f"torch eager, {name}", lambda: (eager.make(shape, position), eager.answer())[1])
+            others += [eager.way(made)] if made else []
+        record = self.attempt(name, lambda: self._measure(shape, position, 1, others))
+        if record is None and others:
+            record = self.attempt(f"{name} without PyTorch", lambda: self._measure(shape, position, 1))
+        if compiled:
+            compiled.close()
+        if eager and eager.owed:  # it may still say what nobody waits for
+            eager.close()
+            self.eager = self._peer()
+        if record:
+            self.records[shape, position, 1] = record
 
-def beside_torch(ops: CudaOps, record: Record, budget: Budget, *, compiled: bool, needed: float) -> Record:
-    """The record of R = 1 with PyTorch's speeds, measured in turn with vitab's, where there are the seconds needed."""
-    from benchmarks import torch_gpu
-
-    shape = GPU_SHAPES[record.shape]
-    name = f"torch {'compile' if compiled else 'eager'}"
-    if not budget.allows(f"{name}, {record.shape}, {record.position}", needed):
-        return record
-    together = RunsAsOne(shape, record.position, 1, ops)
-    peer: Way = torch_gpu.TorchGpuStepper(shape, record.position, compiled=compiled).way()
-    times = time_ways([together.way(), peer])
-    together.close()
-    torch_gpu.release()
-    ratio = times[name].seconds / times["vitab"].seconds
-    ratio = min(ratio, record.ratio) if record.ratio is not None else ratio
-    speed = peer.images / times[name].seconds
-    if compiled:
-        return replace(record, torch_compile_images_per_s=speed, ratio=ratio)
-    return replace(record, torch_eager_images_per_s=speed, ratio=ratio)
-
-
-def beside_processes(record: Record, budget: Budget) -> Record:
-    """The record with the speed of as many PyTorch processes as it has runs."""
-    from benchmarks import torch_gpu
-
-    if not budget.allows(f"{record.runs} processes, {record.shape}, {record.position}"):
-        return record
-    try:
-        speed = torch_gpu.side_by_side(record.shape, record.position, record.runs, PROCESS_SECONDS)
-    except RuntimeError as error:
-        budget.notes.append(f"processes: {error} ({record.shape}, {record.position})")
-        return record
-    return replace(record, processes_images_per_s=speed)
-
-
-def table(result: Result) -> str:
-    """For people."""
-    failed = [check for check in result.checks if not check["passed"]]
-    lines = [f"{len(result.checks) - len(failed)} of {len(result.checks)} checks passed"]
-    lines += [
-        f"  FAILED {check['precision']}: {check['name']}: error {check['error']:.2g}, limit {check['limit']:.2g}"
-        for check in failed
-    ]
-    if result.peaks:
-        lines.append(
-            f"peaks of this chip: {result.peaks.tflops:,.0f} TFLOP/s in a {result.precision} product, "
-            f"{result.peaks.copy_gb_s:,.0f} GB/s in a copy"
+    def _measure(self, shape: str, position: str, runs: int, others: Sequence[Way] = ()) -> Record:
+        """R runs as one, and the others, in turn."""
+        together = RunsAsOne(GPU_SHAPES[shape], position, runs, self.ops)
+        times = time_ways([together.way(), together.products(GPU_SHAPES[shape].batch), *others])
+        seconds = times["vitab"].seconds
+        speed = together.images / seconds
+        peers = {way.name: way.images / times[way.name].seconds for way in others}
+        first, peaks = self.records.get((shape, position, 1)), self.result.peaks
+        one = speed if runs == 1 else first.images_per_s if first else None
+        record = Record(
+            shape,
+            position,
+            runs,
+            ms=seconds * 1e3,
+            images_per_s=speed,
+            product_peak_share=together.flops / seconds / 1e12 / peaks.tflops if peaks else None,
+            copy_peak_share=together.bytes / seconds / 1e9 / peaks.copy_gb_s if peaks else None,
+            products_share=times["products"].seconds / seconds,
+            growth=speed / one if one else None,
+            torch_eager_images_per_s=peers.get("torch eager"),
+            torch_compile_images_per_s=peers.get("torch compile"),
+            ratio=speed / max(peers.values()) if peers else None,
         )
-    lines += [
-        "FLOP/s and GB/s: shares of those peaks; products: the time of a step's products alone over the step's",
-        f"{'shape':<11}{'position':<9}{'R':>4}{'ms':>9}{'images/s':>12}{'FLOP/s':>8}{'GB/s':>7}{'products':>9}{'growth':>8}"
-        f"{'eager':>11}{'compile':>11}{'ratio':>7}{'R processes':>13}",
-    ]
-    for r in result.records:
-        lines.append(
-            f"{r.shape:<11}{r.position:<9}{r.runs:>4}{_cell(r.ms, 9, '.3f')}{_cell(r.images_per_s, 12, ',.0f')}"
-            f"{_cell(r.product_peak_share, 8, '.1%')}{_cell(r.copy_peak_share, 7, '.0%')}"
-            f"{_cell(r.products_share, 9, '.0%')}{_cell(r.growth, 8, '.2f')}"
-            f"{_cell(r.torch_eager_images_per_s, 11, ',.0f')}{_cell(r.torch_compile_images_per_s, 11, ',.0f')}"
-            f"{_cell(r.ratio, 7, '.2f')}{_cell(r.processes_images_per_s, 13, ',.0f')}"
-        )
-    lines += ["", *result.left_out] if result.left_out else []
-    lines.append(f"in {result.seconds:.0f} s")
-    return "\n".join(lines)
-
-
-def _cell(value: float | None, width: int, form: str) -> str:
-    return f"{'-':>{width}}" if value is None else f"{value:>{width}{form}}"
+        together.close()
+        return record
 
 
 def machine(ops: CudaOps) -> dict[str, object]:
@@ -229,54 +323,21 @@ def machine(ops: CudaOps) -> dict[str, object]:
     return about | {"python": platform.python_version(), "system": platform.platform()} | packages
 
 
-def benchmark(
-    make_ops: Callable[[str], CudaOps],
-    precisions: Sequence[str],
-    budget: Budget,
-    save: Callable[[Result], None],
-    *,
-    shapes: Sequence[str],
-    positions: Sequence[str],
-    with_torch: bool,
-) -> Result:
-    """All parts in their order; `save` is called after each step of it."""
-    ops = make_ops(precisions[0])
-    result = Result(machine(ops), precisions[0], left_out=budget.notes)
+def stop_after(seconds: float, benchmark: Benchmark, leave: Callable[[int], object] = os._exit) -> threading.Timer:
+    """Ends this process then, wherever it hangs, with what was found so far."""
 
-    def keep() -> None:
-        result.seconds = budget.clock() - budget.begun
-        save(result)
+    def stop() -> None:
+        benchmark.budget.note("stopped, as the time was over")
+        for last in (benchmark.keep, lambda: print(table(benchmark.result), flush=True), benchmark.peers.close):
+            doing = threading.Thread(target=last, daemon=True)  # none of which may fail or hang the others
+            doing.start()
+            doing.join(GRACE / 3)
+        leave(1)
 
-    budget.part("checks")
-    for found in check(make_ops, precisions, budget):
-        result.checks.append(found)
-    result.peaks = gpu_speed.measure_peaks(ops)
-    keep()
-    budget.part("vitab")
-    for shape in shapes:
-        for position in positions:
-            for record in measure_runs(ops, shape, position, result.peaks, budget):
-                result.records.append(record)
-                keep()
-    if with_torch:
-        budget.part("torch")
-        alone = [i for i, record in enumerate(result.records) if record.runs == 1 and record.ms is not None]
-        alone.sort(key=lambda i: result.records[i].position != positions[-1])  # every shape once, first
-        for compiled in (False, True):
-            needed = COMPILING if compiled else 0.0
-            for i in alone:
-                begun = budget.clock()
-                result.records[i] = beside_torch(ops, result.records[i], budget, compiled=compiled, needed=needed)
-                keep()
-                if compiled and result.records[i].torch_compile_images_per_s is not None:
-                    needed = budget.clock() - begun
-        budget.part("processes")
-        for i, record in enumerate(result.records):
-            if record.shape in PROCESS_SHAPES and record.position == positions[-1] and record.runs in PROCESSES:
-                result.records[i] = beside_processes(record, budget)
-                keep()
-    keep()
-    return result
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _names(valid: Sequence[str]) -> Callable[[str], list[str]]:
@@ -294,9 +355,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n")[0])
     parser.add_argument("--shapes", type=_names(list(GPU_SHAPES)), default=list(GPU_SHAPES), metavar="a,b")
     parser.add_argument("--positions", type=_names(POSITIONS), default=list(POSITIONS), metavar="a,b")
-    parser.add_argument("--seconds", type=float, default=450.0, help="for everything (default: 450)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for everything (default: {SECONDS:.0f})")
     parser.add_argument("--json", type=Path, default=RESULT, metavar="FILE", help=f"default: {RESULT.name} in results/")
     options = parser.parse_args(arguments)
+    budget = Budget(options.seconds)
     if problem := cupy_problem():
         print(f"benchmarks.gpu needs a GPU: {problem}", file=sys.stderr)
         return 2
@@ -306,17 +368,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def save(result: Result) -> None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(asdict(result), indent=2) + "\n")
+        unfinished = options.json.with_suffix(".new")
+        unfinished.write_text(json.dumps(result.as_json(), indent=2) + "\n")
+        unfinished.replace(options.json)
 
-    result = benchmark(
+    benchmark = Benchmark(
         lambda precision: get_ops("cupy", precision=precision),  # type: ignore[arg-type, return-value]
         cupy_precisions(),
-        Budget(options.seconds),
+        budget,
         save,
         shapes=options.shapes,
         positions=options.positions,
-        with_torch=with_torch,
+        make=torch_stepper if with_torch else None,
     )
+    timer = stop_after(options.seconds + GRACE - (budget.clock() - budget.begun), benchmark)
+    result = benchmark.run()
+    timer.cancel()
     print(table(result))
     return 0 if result.correct else 1
 

@@ -277,7 +277,20 @@ def training(ops: CudaOps, positions: Sequence[str] = POSITIONS, steps: int = 10
         yield Check(f"ten losses, {position}", distance(np.stack(ours), np.stack(theirs)), LOSS_LIMITS[ops.precision])
 
 
+def compile_host_side() -> None:
+    """What the checks compute on the host, once, so that its kernels lie compiled on disk when they are needed."""
+    config = small("rope")
+    images, labels = images_and_labels(config, 1, 6)
+    ViT(config, get_ops("numpy", "float64"), seeds=[3]).loss_and_gradients(images, labels)
+    cpu = Engine(ViT(config, get_ops("numpy"), seeds=[3]), Training(), 6, threads=1)
+    for _ in range(3):
+        cpu.step(images, one_hot(labels, config.classes, 0.1).astype(np.float32), 3e-3)
+    cpu.close()
+
+
 CHECKS: tuple[Callable[[CudaOps], Iterator[Check]], ...] = (operations, draws, gradients, stacks, training)
+ON_HOST_TOO = (gradients, training)
+"""Those that train on the host, too."""
 
 
 def distance(actual: np.ndarray, expected: np.ndarray) -> float:

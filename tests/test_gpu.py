@@ -34,6 +34,7 @@ def ops(request: pytest.FixtureRequest) -> Any:
 ALL = ("none", "learned", "sinusoidal", "rope")
 PARTS: dict[str, Callable[[Any], Iterator[Check]]] = {
     "operations": gpu_checks.operations,
+    "draws": gpu_checks.draws,
     "gradients": partial(gpu_checks.gradients, positions=ALL),
     "stacks": gpu_checks.stacks,
     "training": partial(gpu_checks.training, positions=ALL),
