@@ -2,7 +2,7 @@
 
 Correctness: every operation and draw against the host, whole gradients, R = 8 against 8 x R = 1, ten losses against
 the CPU. Speed: images a second of R = 1, 4, 16, 64 runs trained as one, as shares of the chip's own measured peaks;
-PyTorch with bf16 autocast, eager and compiled (max-autotune, three models at a time while vitab is checked), in turn
+PyTorch with bf16 autocast, eager and compiled (max-autotune, some models at a time while vitab is checked), in turn
 with R = 1; and R PyTorch processes at once. Each part ends when its share of the time does and names what it left out;
 what hangs is cut off.
 """
@@ -39,7 +39,7 @@ PROCESSES = (4, 16)
 PROCESS_WIDTHS = 128
 """The largest width of shapes for which they are: where one process leaves the chip idle."""
 PROCESS_SECONDS = 4.0
-ENDS = {"checks": 0.2, "compile": 0.4, "alone": 0.64, "stacks": 0.88, "processes": 1.0}
+ENDS = {"checks": 0.2, "compile": 0.43, "alone": 0.66, "stacks": 0.89, "processes": 1.0}
 """When each part ends, as a share of the time; what one leaves is the next one's."""
 GRACE = 15.0
 """Seconds after the time is over at which everything is stopped, whatever it is at."""
@@ -113,7 +113,8 @@ class Benchmark:
         self.records: dict[tuple[str, str, int], Record] = {}
         self.peers = ExitStack()
         """Closing it ends every process that was started."""
-        self.compilations = Compilations(self.pairs, make) if make else None
+        at_once = max(2, min(5, (os.cpu_count() or 1) // 4))
+        self.compilations = Compilations(self.pairs, make, at_once) if make else None
         self.eager: Peer | None = None
 
     def run(self) -> Result:
@@ -161,13 +162,12 @@ class Benchmark:
         """What takes time once: kernels and graphs of every shape, beside the compilation of PyTorch's models."""
         self.budget.part("compile")
         if self.make:
-            self.eager = eager = self._peer()
-            eager.make(*self.pairs[0])  # which also imports PyTorch
+            self.attempt("torch eager", self._start_eager)
         for shape, position in self.pairs:
             self.look()
             if self.budget.left:
                 self.attempt(f"kernels of {shape}, {position}", lambda s=shape, p=position: self._warm(s, p))
-        if self.make:
+        if eager := self.eager:
             self.attempt("torch eager", lambda: eager.answer(min(STARTING, self.budget.left)))
         if self.compilations:
             while not self.compilations.over and self.budget.left:
@@ -208,7 +208,9 @@ class Benchmark:
         pairs = [(shape, position) for shape, position in self.pairs if GPU_SHAPES[shape].width <= PROCESS_WIDTHS]
         if not self.make or not pairs or not self.budget.allows("processes", STARTING / 2):
             return
-        crowd = Crowd(max(PROCESSES), self.make)
+        crowd = self.attempt("processes", lambda: self.make and Crowd(max(PROCESSES), self.make))
+        if not crowd:
+            return
         self.peers.callback(crowd.close)
         for shape, position in pairs:
             name = f"processes, {shape}, {position}"
@@ -242,7 +244,7 @@ class Benchmark:
 
     def look(self) -> None:
         if self.compilations:
-            self.compilations.look()
+            self.attempt("torch compile", self.compilations.look)
 
     def keep(self) -> None:
         shapes, positions = [*GPU_SHAPES], [*POSITIONS]
@@ -252,11 +254,12 @@ class Benchmark:
         self.result.compiling_s = self.ops.device.compiling
         self.save(self.result)
 
-    def _peer(self) -> Peer:
+    def _start_eager(self) -> None:
+        """A process for PyTorch's eager models, which imports it and makes the first."""
         assert self.make
-        peer = Peer(self.make)
-        self.peers.callback(peer.close)
-        return peer
+        self.eager = Peer(self.make)
+        self.peers.callback(self.eager.close)
+        self.eager.make(*self.pairs[0])
 
     def _warm(self, shape: str, position: str) -> None:
         together = RunsAsOne(GPU_SHAPES[shape], position, 1, self.ops)
@@ -278,7 +281,7 @@ class Benchmark:
             compiled.close()
         if eager and eager.owed:  # it may still say what nobody waits for
             eager.close()
-            self.eager = self._peer()
+            self.attempt("torch eager", self._start_eager)
         if record:
             self.records[shape, position, 1] = record
 

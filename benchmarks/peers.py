@@ -102,9 +102,10 @@ class Peer:
 
     def close(self) -> None:
         """Ends it, and all that it has started, at once."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid or 0, signal.SIGKILL)  # a session of its own, once it runs
-        self._process.kill()
+        if self._process.is_alive():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid or 0, signal.SIGKILL)  # a session of its own, once it runs
+            self._process.kill()
         self._process.join(ENDING)
         self._connection.close()
 
@@ -214,7 +215,8 @@ class Crowd:
         """Of the first `count` of them together, training for so long. Raises PeerError."""
         for peer in self._peers[:count]:
             peer.time(seconds)
-        return float(sum(peer.answer(seconds + PATIENCE) for peer in self._peers[:count]))
+        end = time.monotonic() + seconds + PATIENCE
+        return float(sum(peer.answer(end - time.monotonic()) for peer in self._peers[:count]))
 
     def close(self) -> None:
         for peer in self._peers:

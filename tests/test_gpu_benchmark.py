@@ -120,7 +120,7 @@ class TestBudget:
         assert not budget.allows("a long one", needed=2)
         budget.notes.clear()
         budget.part("compile")
-        clock.now += 20.5
+        clock.now += 23.5
         assert budget.allows("what the checks left")
         clock.now += 1
         assert not budget.allows("another")
