@@ -1,4 +1,4 @@
-"""A module that answers as CuPy 14 does where `vit.backend.cupy_ops` asks, on NumPy arrays and the shim's kernels.
+"""A module that answers as CuPy 14 does where `vit.backend.cupy_ops` asks, on arrays apart and the shim's kernels.
 
 What is started on a stream that captures is recorded and not run, cuBLAS's calls included. Signatures are CuPy's.
 """
@@ -11,6 +11,7 @@ from typing import Any
 import fake_cublas
 import numpy as np
 from cuda_shim import Shim
+from device_array import DeviceArray, on_device, unwrapped
 
 
 class CUDARuntimeError(RuntimeError):
@@ -107,7 +108,7 @@ class Function:
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise CUDARuntimeError("CUDA_ERROR_INVALID_VALUE: invalid argument")
         assert all(isinstance(part, tuple) for part in (grid, block, args)), "as Cython refuses"
-        stream.start(partial(self.shim, self.kernel, grid, block, shared_mem, list(args)))
+        stream.start(partial(self.shim, self.kernel, grid, block, shared_mem, unwrapped(list(args))))
 
 
 class Library:
@@ -145,6 +146,7 @@ class FakeCupy(ModuleType):
         super().__init__("cupy")
         self.compiled: list[tuple[str, ...]] = []
         self.functions: dict[str, Function] = {}
+        self.ndarray = DeviceArray
 
         class Device:
             id = 0
@@ -181,13 +183,15 @@ class FakeCupy(ModuleType):
         self.cuda.__dict__.update(Device=Device, Stream=Stream, Event=Event, runtime=runtime, nvrtc=nvrtc)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
+        value = getattr(np, name)
+        return on_device(value, host=name in ("asarray", "array")) if callable(value) else value
 
-    def asnumpy(self, a: Any, stream: Stream | None = None) -> np.ndarray:
+    def asnumpy(self, a: DeviceArray | np.ndarray, stream: Stream | None = None) -> np.ndarray:
+        if isinstance(a, np.ndarray):
+            return a
         assert stream is None or not stream.capturing, "nothing is read during a capture"
         if stream is not None:
-            stream.used = (
-                stream.used and a.flags.c_contiguous
-            )  # else `with stream` copies, and then pops the current one
+            # of what is not contiguous CuPy makes a copy in a `with stream`, whose end makes another stream current
+            stream.used = stream.used and a.flags.c_contiguous
             stream.done = stream.started
-        return np.array(a)
+        return np.array(a.held)

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 
 from vit import ViT, ViTConfig, get_ops
+from vit.backend import Array, Ops
+from vit.parameters import Parameter, Views, truncated_normal
+from vit.positions import Position
 
 POSITIONS = ("none", "learned", "sinusoidal", "rope")
 POOLS = ("mean", "cls")
@@ -66,3 +69,28 @@ def without_key_bias(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """`state` without what softmax cannot see: there the gradient is rounding, which Adam makes as large as any."""
     parts = {name: np.split(value, 3) for name, value in state.items() if name.endswith("qkv.bias")}
     return {**state, **{name: np.concatenate([query, value]) for name, (query, _, value) in parts.items()}}
+
+
+class Slope(Position):
+    """A learned slope of each head times the distance of two patches along the row of patches."""
+
+    def __init__(self, config: ViTConfig, ops: Ops, parameters: Views, gradients: Views) -> None:
+        super().__init__(config, ops, parameters, gradients)
+        at = np.arange(config.patches, dtype=np.float64)
+        self.distance = ops.asarray(np.abs(at[:, None] - at))
+        self.slope, self.dslope = parameters["slope"], gradients["slope"]
+
+    @classmethod
+    def declare(cls, config: ViTConfig) -> list[Parameter]:
+        return [Parameter("slope", (config.heads,), truncated_normal(0.1))]
+
+    def start_backward(self) -> None:
+        self.dslope[...] = 0
+
+    def add_to_scores(self, scores: Array) -> None:
+        prefix = self.config.prefix
+        scores[..., prefix:, prefix:] -= self.slope[:, None, :, None, None] * self.distance
+
+    def add_to_scores_backward(self, dscores: Array) -> None:
+        prefix = self.config.prefix
+        self.dslope -= (dscores[..., prefix:, prefix:] * self.distance).sum(axis=(1, 3, 4))

@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 from cuda_device import cuda_ops
 from cuda_shim import Shim, compiler
+from small import Slope
 
 from benchmarks import gpu_checks
 from benchmarks.gpu_checks import Check, from_device, images_and_labels, small
-from vit import ViT, ViTConfig, one_hot
-from vit.backend import Array, Ops
+from vit import ViT, one_hot
 from vit.backend.cuda_ops import CudaOps
 from vit.graph_engine import GraphEngine, Recipe, Training
-from vit.parameters import Parameter, Views, truncated_normal
-from vit.positions import POSITIONS, Position
+from vit.positions import POSITIONS
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="g++ is not installed: CUDA kernels cannot run on the CPU")
 
@@ -91,31 +90,6 @@ def test_attention_by_products_is_the_fused_one(ops: CudaOps, monkeypatch: pytes
     fused_gradients, others = map(gpu_checks.without_key_bias, gradients)
     for name, value in others.items():
         assert gpu_checks.distance(fused_gradients[name], value) < 2 * limit, name
-
-
-class Slope(Position):
-    """A learned slope of each head times the distance of two patches along the row of patches."""
-
-    def __init__(self, config: ViTConfig, ops: Ops, parameters: Views, gradients: Views) -> None:
-        super().__init__(config, ops, parameters, gradients)
-        at = np.arange(config.patches, dtype=np.float64)
-        self.distance = ops.asarray(np.abs(at[:, None] - at))
-        self.slope, self.dslope = parameters["slope"], gradients["slope"]
-
-    @classmethod
-    def declare(cls, config: ViTConfig) -> list[Parameter]:
-        return [Parameter("slope", (config.heads,), truncated_normal(0.1))]
-
-    def start_backward(self) -> None:
-        self.dslope[...] = 0
-
-    def add_to_scores(self, scores: Array) -> None:
-        prefix = self.config.prefix
-        scores[..., prefix:, prefix:] -= self.slope[:, None, :, None, None] * self.distance
-
-    def add_to_scores_backward(self, dscores: Array) -> None:
-        prefix = self.config.prefix
-        self.dslope -= (dscores[..., prefix:, prefix:] * self.distance).sum(axis=(1, 3, 4))
 
 
 def test_an_encoding_of_array_expressions_trains_uncaptured(shim: Shim, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,17 @@ import numpy as np
 import pytest
 from cuda_shim import Shim, compiler
 from fake_cupy import FakeCupy, Library, Stream
+from small import Slope
 
 from ablations.config import RunConfig
 from ablations.data import load_for
+from ablations.snapshot import Keeper
 from ablations.trainer import train
 from benchmarks import gpu_checks
 from vit import ViT, get_ops
 from vit import backend as backend_module
 from vit.graph_engine import GraphEngine, Recipe, Training
+from vit.positions import POSITIONS
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="g++ is not installed: CUDA kernels cannot run on the CPU")
 
@@ -132,14 +136,67 @@ def test_a_failed_capture_ends() -> None:
     assert not stream.capturing
 
 
+CONFIG = RunConfig(depth=1, width=32, heads=2, patch=4, epochs=2, warmup_epochs=1.0, per_class=10, batch_size=32)
+
+
 @pytest.mark.usefixtures("cupy")
 def test_a_run_of_the_trainer() -> None:
-    config = RunConfig(depth=1, width=32, heads=2, patch=4, epochs=2, warmup_epochs=1.0, per_class=10, batch_size=32)
-    data = load_for(config)
-    cpu, gpu = train(config, data), train(config, data, backend="cupy")
+    data = load_for(CONFIG)
+    cpu, gpu = train(CONFIG, data), train(CONFIG, data, backend="cupy")
     for ours, theirs in zip(gpu.metrics, cpu.metrics, strict=True):
         np.testing.assert_allclose(ours.train_loss, theirs.train_loss, rtol=1e-4)
     np.testing.assert_allclose(gpu.test_loss, cpu.test_loss, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("cupy")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16", "ema": 0.9, "dropout": 0.1, "drop_path": 0.1, "pool": "cls", "position": "learned"},
+        {"trivial_augment": True, "erase": 0.3, "mixup": 0.2, "cutmix": 1.0, "crop_padding": 1, "flip": True},
+        {"position": "slope"},
+        {"heads": 4, "position": "sinusoidal", "precision": "bf16"},  # of width 8, which no kernel has
+    ],
+    ids=["everything in bf16", "augmented", "an own encoding", "attention by products"],
+)
+def test_nothing_takes_an_array_of_the_device_for_one_of_the_host(
+    tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CuPy refuses to mix them. A run that ends early and goes on, through the trainer."""
+    monkeypatch.setitem(POSITIONS, "slope", Slope)
+    config = replace(CONFIG, **changes)
+    data = load_for(config)
+    whole = train(config, data, backend="cupy")
+    asked = iter([False, True] + [True] * 9)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, data, backend="cupy", keeper=Keeper(tmp_path / "r", {"run": "it"}, stop=lambda: next(asked)))
+    resumed = train(config, data, backend="cupy", keeper=Keeper(tmp_path / "r", {"run": "it"}))
+    for name, value in whole.state.items():
+        assert type(value) is np.ndarray
+        assert np.array_equal(resumed.state[name], value), name
+
+
+@pytest.mark.usefixtures("cupy")
+def test_models_load_and_tell_their_weights_and_gradients() -> None:
+    ops: Any = get_ops("cupy", precision="float32")
+    assert [check for check in gpu_checks.gradients(ops, tuple(POSITIONS)) if not check.passed] == []
+    model = ViT(gpu_checks.small("learned"), ops, seeds=[1, 2])
+    images, _ = gpu_checks.images_and_labels(model.config, 2, 5)
+    larger = ViT(gpu_checks.small("learned", image_size=24), ops, seeds=[3])
+    model.load_state_dict(larger.state_dict(), 1)  # another grid of patches
+    exact = ViT(model.config, get_ops("numpy", "float64"), seeds=[1, 2])
+    for run in range(2):
+        exact.load_state_dict(model.state_dict(run), run)
+    logits = ops.to_numpy(GraphEngine(model, Training(), 3).logits(ops.asarray(images)))
+    np.testing.assert_allclose(logits, exact.forward(images.astype(float)), atol=1e-5)
+
+
+def test_arrays_of_the_fake_are_as_strict_as_cupys(cupy: FakeCupy) -> None:
+    x = cupy.asarray(np.ones(3))
+    for mix in (lambda: np.asarray(x), lambda: x + np.ones(3), lambda: np.exp(x, out=np.ones(3))):
+        with pytest.raises(TypeError, match=r"Implicit conversion|Unsupported type"):
+            mix()
+    assert np.array_equal(cupy.asnumpy(2 * x[:2] + np.exp(x[:2] * 0)), [3, 3])
 
 
 @pytest.mark.usefixtures("cupy")

@@ -120,8 +120,9 @@ class CupyDevice:
         return CupyMark(self.stream)
 
     def to_numpy(self, array: Any) -> Any:
-        # a copy of what is not contiguous would be made by CuPy in a `with stream`: see `__init__`
-        return cupy.asnumpy(cupy.ascontiguousarray(array), stream=self.stream)
+        if isinstance(array, cupy.ndarray):
+            array = cupy.ascontiguousarray(array)  # as CuPy would, but in a `with stream`: see `__init__`
+        return cupy.asnumpy(array, stream=self.stream)
 
 
 class CupyProducts(Cublas):
