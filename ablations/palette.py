@@ -90,3 +90,13 @@ def points_text(value: float, decimals: int = 1) -> str:
     """A signed number of percentage points, with a real minus sign."""
     text = f"{value:+.{decimals}f}".replace("-", "−")
     return text if float(f"{value:.{decimals}f}") else f"{0:.{decimals}f}"
+
+
+def interval_text(low: float, high: float) -> str:
+    """The ends of an interval of points: so near to zero that one decimal hides their side, with as many as show it."""
+    return f"{_end_text(low)} to {_end_text(high)}"
+
+
+def _end_text(value: float) -> str:
+    decimals = next((n for n in range(1, 5) if float(f"{value:.{n}f}")), 1)
+    return points_text(value, decimals)

@@ -13,7 +13,7 @@ import pandas as pd
 from ablations.analysis import Analysis
 from ablations.claims import claims_table, contrast_row, more_seeds, p_text
 from ablations.outcomes import Outcomes, level_text, varying_axes
-from ablations.palette import points_text
+from ablations.palette import interval_text, points_text
 from ablations.ranks import Ranks
 from ablations.rounds import Look
 from ablations.stats import Contrast, Interaction, arm_means
@@ -320,4 +320,4 @@ def _number(value: float, form: str) -> str:
 
 
 def _interval(c: Contrast) -> str:
-    return f"{_points(c.low)} to {_points(c.high)}" if np.isfinite(c.low) else "–"
+    return interval_text(c.low, c.high) if np.isfinite(c.low) else "–"

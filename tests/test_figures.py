@@ -14,7 +14,7 @@ from ablations import encoding_pictures, figures
 from ablations.analysis import Analysis
 from ablations.gallery import pictures
 from ablations.outcomes import arrange
-from ablations.palette import POSITION_COLOURS, points_text, position_colours
+from ablations.palette import POSITION_COLOURS, interval_text, points_text, position_colours
 from vit.positions.rope import rotary_angles
 
 COLOUR_VISION = {  # Machado et al. 2009, full severity, linear RGB
@@ -51,6 +51,13 @@ def test_colours_are_fixed_for_built_in_positions_and_stable_for_others():
 
 def test_points_text():
     assert [points_text(x) for x in (1.26, -0.34, 0.04, -0.04)] == ["+1.3", "−0.3", "0.0", "0.0"]
+
+
+def test_an_end_of_an_interval_shows_on_which_side_of_zero_it_is():
+    assert interval_text(-2.51, -0.043) == "−2.5 to −0.04"
+    assert interval_text(0.0049, 1.0) == "+0.005 to +1.0"
+    assert interval_text(-0.00004, 0.0) == "0.0 to 0.0"
+    assert interval_text(-0.05, 0.06) == "−0.1 to +0.1"
 
 
 def test_every_run_is_a_dot():

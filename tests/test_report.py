@@ -237,6 +237,72 @@ def test_an_interaction_is_found_and_its_absence_is_not_claimed():
     )
 
 
+def _study(leads, seeds=3, axes=("patch", (2, 4))) -> list:
+    """The claims on rope against none, with these leads in points by (level of the other axis, seed)."""
+
+    def measure(config):
+        return 0.6 + (leads(getattr(config, axes[0]), config.seed) / 100 if config.position == "rope" else 0)
+
+    results = synthetic_results.make({"position": ("none", "rope"), axes[0]: axes[1]}, range(seeds), measure=measure)
+    return claims(Analysis(arrange(results)))
+
+
+def test_a_lead_that_changes_is_a_lead_on_average_and_depends_on_what_changes_it():
+    contrast, change, _ = _study(lambda patch, seed: (20 if patch == 2 else 0.1) + 0.2 * seed, seeds=8)
+    assert re.fullmatch(
+        r"\*\*rope\*\* is better than \*\*none\*\* by 10.7 points on average over these settings \(95 % .*\)\. "
+        r"The difference depends on patch\.",
+        contrast.sentence,
+    )
+    assert "depends on patch: it is +20.7 points at patch 2 and +0.8 at patch 4" in change.sentence
+    in_short = claims(Analysis(arrange(synthetic_results.make(seeds=range(8)))))[0].sentence
+    assert in_short.startswith(
+        "In short, on average over these settings: **learned**, **sinusoidal** and **rope** are "
+    )
+    assert " These differences depend on patch. " in in_short
+    alone = _study(lambda patch, seed: 20 + 0.2 * seed, seeds=8, axes=("patch", (2,)))[0]
+    assert "average" not in alone.sentence
+    assert "depends" not in alone.sentence
+
+
+def test_an_average_that_hides_a_change_is_not_left_undecided_without_a_word():
+    contrast = _study(lambda patch, seed: (5 if patch == 2 else -4.8) + 0.02 * seed, seeds=8)[0]
+    assert contrast.verdict == Verdict.UNDECIDED
+    assert "16 pairs, ahead in 8). The difference depends on patch. The interval leaves out zero, but p, " in (
+        contrast.sentence
+    )
+
+
+def test_an_interval_without_zero_beside_a_p_that_does_not_pass_is_explained_by_the_settings():
+    contrast = _study(lambda patch, seed: (4 if patch == 2 else 0.3) + (0.4 * seed - 0.7) * 1.5, seeds=3)[0]
+    assert contrast.contrast.low > 0
+    assert contrast.contrast.p > 0.05
+    assert "but p, unlike the interval, counts differences between settings as chance. To decide" in contrast.sentence
+
+
+def test_an_interval_with_zero_beside_a_p_that_passes_is_explained():
+    contrast = _study(lambda patch, seed: 10.0 if seed == 0 else 0.1 + 0.1 * seed)[0]
+    assert contrast.contrast.p_adjusted <= 0.05
+    assert contrast.contrast.low < 0
+    assert contrast.sentence.endswith(
+        ". The interval includes zero, as it is cautious with few seeds; a verdict goes by p alone."
+    )
+
+
+def test_the_highest_of_many_means_is_said_to_be_luck_in_part():
+    best = claims(Analysis(arrange(synthetic_results.make())))[-1]
+    assert best.sentence.endswith("; the highest of 16 means is in part luck.")
+    one = claims(Analysis(arrange(synthetic_results.make({"position": ("none",)}))))[-1]
+    assert "luck" not in one.sentence
+
+
+@pytest.mark.parametrize(("more", "words"), [(1, "1 more seed a setting is"), (9, "9 more seeds a setting are")])
+def test_it_is_the_study_that_needs_more_seeds(more, words):
+    contrast = _claim(3, 3).contrast
+    claim = ContrastClaim(replace(contrast, seeds_needed=contrast.seeds + more))
+    assert f". To decide this, about {words} needed, if difference and spread stay as they are." in claim.sentence
+
+
 def test_p_text():
     assert [p_text(p) for p in (0.0312, 0.00049, np.nan, 1.0)] == ["0.031", "< 0.001", "–", "1.000"]
 
