@@ -53,7 +53,7 @@ def train_in_rounds(
         say(console, standing(analysis))
         grown = next_round(plan, grid, analysis, plan_of)
         if grown is None:
-            found = saved(plan)
+            found = saved(plan, analysis.outcomes.axis)
             elsewhere = "" if store.root == Path("runs") else f" --runs {shlex.quote(str(store.root))}"
             say(
                 console,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from numbers import Real
 from typing import TYPE_CHECKING
@@ -128,7 +129,7 @@ def _data(runs: pd.DataFrame, varying: set[str]) -> str:
 
 def _number(value: object) -> bool:
     """Whether a value is a known number, be it Python's or NumPy's."""
-    return isinstance(value, Real) and not pd.isna(value)  # type: ignore[arg-type]
+    return isinstance(value, Real) and not math.isnan(value)
 
 
 def _augmentation(value: Callable[[str], str], given: Callable[[str], bool]) -> str:

@@ -150,8 +150,34 @@ def test_missing_and_failed_runs_are_named(tmp_path):
     text = (write_report(results, tmp_path) / "README.md").read_text(encoding="utf-8")
     assert "46 of 48 runs finished" in text
     assert "| rope | 2 | 4 | 2 | failed | NonFiniteLoss: loss is nan \\| epoch 3 |" in text
+    assert "> **Failed runs.** 1 of 48 runs failed: 1 of rope. A run that failed is not counted against its arm" in text
+    assert "the arm is worse than its numbers" in text.split("## Missing runs")[1]
     assert "- depth 4, patch 4, seed 2: no rope" in text
     assert "10 pairs" in text
+
+
+def test_runs_that_are_only_not_finished_are_no_failures(tmp_path):
+    results = replace(synthetic_results.make(missing=lambda c: c.seed == 2), failed={})
+    text = (write_report(results, tmp_path) / "README.md").read_text(encoding="utf-8")
+    assert "32 of 48 runs finished" in text
+    assert "failed" not in text
+
+
+def test_it_says_for_what_the_level_holds_and_where_the_data_came_from(folder, text):
+    assert "limits chance findings to 5 % within one family of comparisons: the arms against none, all pairs, " in text
+    assert "p counts differences between settings as chance and the interval does not" in text
+    assert "can include zero while p passes" in text
+    assert f"| fingerprint of the data (SHA-256) | {'f' * 64} | 48 |" in text
+    environments = pd.read_csv(folder / "tables" / "environments.csv").set_index("what")
+    assert environments.loc["data_sha256", "value"] == "f" * 64
+
+
+def test_a_study_that_grew_says_what_it_saved_and_what_stopping_early_does(tmp_path):
+    text = (grown_study(tmp_path) / "README.md").read_text(encoding="utf-8")
+    head, rounds = text.split("## Findings")[0], text.split("## Rounds")[1]
+    assert "It took 66 of the 96 runs of a study fixed at that many seeds: 30 saved (31 %)." in head
+    assert "Of at most 12 seeds a setting it took none 12, learned 5, sinusoidal 12 and rope 4: 15 of 48 saved." in head
+    assert "An estimate that stopped an arm early is a little too large" in rounds
 
 
 def test_other_files_survive_and_old_ones_of_the_report_go(tmp_path):
