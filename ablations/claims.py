@@ -14,7 +14,7 @@ import pandas as pd
 from ablations.analysis import Analysis
 from ablations.looks import EVERY_ROUND
 from ablations.outcomes import Outcomes, name_level
-from ablations.palette import interval_text, points_text
+from ablations.palette import interval_text, mean_interval, points_text
 from ablations.picture import listed
 from ablations.power import MARGIN, MOST_SEEDS
 from ablations.stats import ALPHA, Contrast, Interaction
@@ -182,7 +182,8 @@ class BestCellClaim:
 
     @property
     def sentence(self) -> str:
-        interval = f"; 95 % interval {self.low:.1f} to {self.high:.1f}" if np.isfinite(self.low) else ""
+        found = mean_interval(self.low, self.high)
+        interval = f"; 95 % interval {found}" if " to " in found else f", {found}" if found else ""
         return (
             f"The highest mean test accuracy is {self.mean:.1f} %, by **{self.name}** "
             f"({_count(self.n, 'run')}{interval})"

@@ -79,7 +79,7 @@ def _accuracy(outcomes: Outcomes) -> Picture:
         "accuracy",
         f"Accuracy by {_axis_word(outcomes.axis)}",
         f"Dot plot of test accuracy, one panel a setting, with a row for {listed(names)}; runs in a row: {n}.",
-        "Each dot is one run (one seed) on the test set, the bar and the number beside it are the mean of the row, "
+        "Each marker is one run (one seed) on the test set, the bar and the number beside it are the mean of the row, "
         "in percent.",
         figure,
     )
@@ -107,7 +107,7 @@ def _contrasts(analysis: Analysis) -> Picture | None:
         f"Paired differences in accuracy from {base}: "
         + "; ".join(f"{c.subject} {points_text(c.mean)} points" for c, _ in pairs)
         + ".",
-        f"Large dot: mean difference from {base} in percentage points, also written at the right"
+        f"Large marker: mean difference from {base} in percentage points, also written at the right"
         + ("; thick line: its 95 % interval" if interval else "")
         + "; small dots: the pairs it is made of, each two runs alike in all but the arm.",
         figure,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from numbers import Real
 from typing import TYPE_CHECKING
@@ -41,7 +42,7 @@ def method(results: Results) -> list[str]:
     products = value("precision") if "precision" in runs else "float32"
     return [
         _varied(results),
-        _data(runs, varying),
+        f"**Data.** The images are {images(results)}.",
         f"**Seeds.** The seed of a run cuts {share} of the training part off for validation, sets the initial "
         "weights, and orders and augments the images. Runs with the same seed that differ in position only share all "
         "of these, which is what makes them a pair. The test set is used once, after the last epoch.",
@@ -99,16 +100,18 @@ def _raw(runs: pd.DataFrame, name: str) -> object:
     return runs[name].iloc[0] if name in runs else None
 
 
-def _data(runs: pd.DataFrame, varying: set[str]) -> str:
+def images(results: Results) -> str:
     """The images, and which of them; what is an axis is said to vary, with no value of one run."""
     from ablations.data import DATASETS
 
+    runs, varying = results.runs, set(varying_axes(results))
     names = list(dict.fromkeys(runs["data"]))
     parts = []
     for name in names:
         info = DATASETS.get(name)
-        parts.append(f"{name} ({info.description})" if info else str(name))
-    text = f"**Data.** The images are {' or '.join(parts)}"
+        described = re.sub(r" \(--.*?\)", "", info.description) if info else ""  # without hints at options
+        parts.append(f"{name} ({described})" if described else str(name))
+    text = " or ".join(parts)
     known = {name: None if name in varying else _raw(runs, name) for name in CHOICES}
     if known["labels"] == "coarse":
         text += ", with its coarse labels"
@@ -124,7 +127,7 @@ def _data(runs: pd.DataFrame, varying: set[str]) -> str:
     if _number(share) and share != 1:
         text += f", {share:.0%} of the training part".replace("%", " %")
     changing = [words for name, words in CHOICES.items() if name in varying]
-    return text + (f"; {' and '.join(changing)} varies." if changing else ".")
+    return text + (f"; {' and '.join(changing)} varies" if changing else "")
 
 
 def _number(value: object) -> bool:

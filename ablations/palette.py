@@ -129,6 +129,13 @@ def interval_text(low: float, high: float) -> str:
     return f"{_end_text(low)} to {_end_text(high)}"
 
 
+def mean_interval(low: float, high: float) -> str:
+    """The interval of a mean in percent; of runs that are all alike there is none: they say nothing of their spread."""
+    if not np.isfinite(low):
+        return ""
+    return "all alike" if high - low < 1e-9 else f"{low:.1f} to {high:.1f}"
+
+
 def _end_text(value: float) -> str:
     decimals = next((n for n in range(1, 5) if float(f"{value:.{n}f}")), 1)
     return points_text(value, decimals)

@@ -19,7 +19,7 @@ from ablations.facts import facts, facts_frame, failed
 from ablations.gallery import pictures
 from ablations.html import page
 from ablations.latex import latex
-from ablations.method import method
+from ablations.method import images, method
 from ablations.mixture import mixtures
 from ablations.outcomes import Outcomes, level_text, varying_axes
 from ablations.picture import Picture
@@ -186,6 +186,7 @@ def render(
         procedure=procedure(plan, analysis) if analysis.growth else "",
         rounds=tabulated["rounds"].get("", ""),
         incomplete=_incomplete(results, outcomes),
+        images=images(results),
         method=method(results),
         cost=tabulated["cost"][""],
         totals=_totals(study),
@@ -231,8 +232,8 @@ def _failed(results: Results, axis: str) -> str:
     """How many runs failed, by arm; empty when none has."""
     counts = failed(results, axis)
     total = sum(counts.values())
-    by_arm = ", ".join(f"{n} of {arm}" for arm, n in counts.items())
-    return f"{total} of {len(results.plan.keys)} runs failed: {by_arm}." if total else ""
+    by_arm = ", ".join(f"{arm} {n}" for arm, n in counts.items())
+    return f"{total} of {len(results.plan.keys)} runs failed ({by_arm})." if total else ""
 
 
 def _missing(results: Results) -> str:

@@ -14,7 +14,7 @@ from ablations.claims import ContrastClaim, Verdict, claims, p_text
 from ablations.design import Design
 from ablations.errors import UsageError
 from ablations.outcomes import arrange
-from ablations.report import write_report
+from ablations.report import compose, write_report
 from ablations.stats import baseline_contrasts
 from ablations.tables import markdown
 
@@ -150,9 +150,12 @@ def test_missing_and_failed_runs_are_named(tmp_path):
     text = (write_report(results, tmp_path) / "README.md").read_text(encoding="utf-8")
     assert "46 of 48 runs finished" in text
     assert "| rope | 2 | 4 | 2 | failed | NonFiniteLoss: loss is nan \\| epoch 3 |" in text
-    assert "> **Failed runs.** 1 of 48 runs failed: 1 of rope. A run that failed is not counted against its arm" in text
+    assert "> **Failed runs.** 1 of 48 runs failed (rope 1). A run that failed is not counted against its arm" in text
     assert "the arm is worse than its numbers" in text.split("## Missing runs")[1]
     assert "- depth 4, patch 4, seed 2: no rope" in text
+    rows = re.findall(r"^\| ([24]) \| ([24]) \| .*\)([^)|]*) \| (\d) \|$", text, re.M)
+    assert rows == [("2", "2", "", "3"), ("2", "4", ", n = 2", "3"), ("4", "2", "", "3"), ("4", "4", ", n = 2", "3")]
+    assert "and the number of runs n, with a mean where it has fewer. The highest" in text
     assert "10 pairs" in text
 
 
@@ -327,6 +330,22 @@ def test_it_is_the_study_that_needs_more_seeds(more, words):
     contrast = _claim(3, 3).contrast
     claim = ContrastClaim(replace(contrast, seeds_needed=contrast.seeds + more))
     assert f". To decide this, about {words} needed, if difference and spread stay as they are." in claim.sentence
+
+
+def test_runs_that_are_all_alike_have_no_interval_of_width_zero(tmp_path):
+    results = synthetic_results.make({"position": ("none", "rope")}, measure=lambda config: 0.98)
+    text = (write_report(results, tmp_path) / "README.md").read_text(encoding="utf-8")
+    assert "is 98.0 %, by **none** (3 runs, all alike); the highest of 2" in text
+    assert "| none | **98.0** (all alike) | 3 |" in text
+    assert "98.0 to 98.0" not in text
+
+
+def test_the_head_of_a_report_says_on_what_images_it_rests(tmp_path):
+    base = synthetic_results.RunConfig(data="cifar100", classes=20)
+    results = synthetic_results.make({"position": ("none", "rope"), "patch": (4, 8)}, base=base)
+    head = compose(results).text.split("## Findings")[0]
+    said = "Trained on cifar100 (50,000 + 10,000 photographs in 100 classes), the first 20 of 100 classes only."
+    assert head.endswith(f" 3 seeds. {said}\n\n")
 
 
 def test_p_text():
