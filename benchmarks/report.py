@@ -117,7 +117,7 @@ def measure(runs: int) -> list[Record]:
         found, checked = timed("check", runs, lambda: differences(results, out))
     if found:
         raise SystemExit("\n".join(found))
-    both = Record("both", runs, read.seconds + written.seconds, read.cpu_s + written.cpu_s, LIMIT)
+    both = Record("both", runs, read.seconds + written.seconds, round(read.cpu_s + written.cpu_s, 3), LIMIT)
     return [read, written, both, checked]
 
 
