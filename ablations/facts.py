@@ -40,8 +40,6 @@ def facts(results: Results, analysis: Analysis) -> dict[str, Any]:
         "level_of_intervals": LEVEL,
         "power": POWER,
         "equivalence_margin": MARGIN,
-        "most_pairs": max((c.n for c in analysis.contrasts), default=0),
-        "smallest_p": min((c.p_smallest for c in analysis.contrasts if c.n), default=1.0),
         "training_teraflops": float(runs["flops"].sum()) / 1e12,
         "run_seconds": seconds,
         "run_minutes": seconds / 60,

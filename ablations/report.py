@@ -22,10 +22,10 @@ from ablations.latex import latex
 from ablations.method import images, method
 from ablations.mixture import mixtures
 from ablations.outcomes import Outcomes, level_text, varying_axes
-from ablations.picture import Picture
+from ablations.picture import Picture, listed
 from ablations.publish import published
 from ablations.rounds_text import lead, procedure
-from ablations.stats import arm_means
+from ablations.stats import Contrast, arm_means
 
 if TYPE_CHECKING:
     from ablations.store import Results
@@ -167,7 +167,7 @@ def render(
         arm_axis=tables.word(outcomes.axis),
         cell_axes=[tables.word(axis) for axis in outcomes.cell_axes],
         baseline=study["baseline"],
-        smallest=f"{study['smallest_p']:.2g}",
+        smallest=_smallest(analysis.contrasts),
         accuracy=tabulated["accuracy"][""],
         arms=tabulated["arms"].get("", ""),
         contrasts=tabulated["contrasts"].get("", ""),
@@ -199,6 +199,13 @@ def render(
         fetched=set(results.runs["data"]) != {"digits"},
     )
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
+
+
+def _smallest(contrasts: Sequence[Contrast]) -> str:
+    """The least p that the contrasts can reach with the pairs they have, as a sentence; none without pairs."""
+    least = sorted({(c.n, c.p_smallest) for c in contrasts if c.n})
+    parts = [f"{p:.2g} with {n:,} pair{'s' * (n != 1)}" for n, p in least]
+    return f" The smallest possible p is {listed(parts)}." if parts else ""
 
 
 def _several(outcomes: Outcomes) -> bool:

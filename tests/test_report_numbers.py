@@ -17,6 +17,7 @@ TABLES = {
     "Paired contrasts": ("contrasts", "study", "missing"),
     "Ranks over settings": ("ranks",),
     "Figures": ("accuracy", "study"),
+    "How to read this": ("contrasts", "study"),
 }
 """Where the numbers of a section stand, where that is not study.csv."""
 NUMBER = r"(?<![\w.])\d[\d,]*(?:\.\d+)?"
@@ -92,7 +93,7 @@ def test_every_number_of_the_prose_is_in_a_table(kind, request):
     [
         ("fixed", r"Friedman's test over \d+ settings: p = ([\d.]+\d)"),
         ("fixed", r"Mean ranks closer than ([\d.]+)"),
-        ("fixed", r"the smallest possible p is ([\d.]+\d)"),
+        ("fixed", r"The smallest possible p is ([\d.]+\d)"),
         ("fixed", r"The finished runs took ([\d.]+) TFLOPs"),
         ("fixed", r"training and ([\d.]+) (?:seconds|minutes)"),
         ("fixed", r"It takes (\d+) epochs"),
