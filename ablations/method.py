@@ -38,7 +38,7 @@ def method(results: Results) -> list[str]:
         """Whether an optional setting is on in any run."""
         return name in varying or bool(_raw(runs, name))
 
-    share = "a share" if "validation" in varying else value("validation", ".0%").replace("%", " %")
+    share = "a share" if "validation" in varying else _percent(runs["validation"].iloc[0])
     products = value("precision") if "precision" in runs else "float32"
     return [
         _varied(results),
@@ -125,9 +125,14 @@ def images(results: Results) -> str:
     if _number(per_class):
         text += f", {per_class:g} training images of each class"
     if _number(share) and share != 1:
-        text += f", {share:.0%} of the training part".replace("%", " %")
+        text += f", {_percent(share)} of the training part"
     changing = [words for name, words in CHOICES.items() if name in varying]
     return text + (f"; {' and '.join(changing)} varies" if changing else "")
+
+
+def _percent(share: object) -> str:
+    """A share between 0 and 1 in percent, with no more digits than it has."""
+    return f"{100 * float(str(share)):.6g} %"
 
 
 def _number(value: object) -> bool:

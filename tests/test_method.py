@@ -56,6 +56,12 @@ def test_training_that_varies_has_no_value_of_one_run():
     assert split.startswith("**Seeds.** The seed of a run cuts a share of the training part off")
 
 
+def test_a_share_has_all_its_digits():
+    said = sentences(data_fraction=0.025, validation=0.125)
+    assert said["Data"].endswith(", 2.5 % of the training part.")
+    assert "cuts 12.5 % of the training part off" in said["Seeds"]
+
+
 def test_names_keep_their_capitals():
     assert sentences(mixup=0.8, cutmix=1.0, flip=True)["Augmentation"] == (
         "**Augmentation.** Horizontal flips, MixUp with alpha 0.8, CutMix with alpha 1.0."
