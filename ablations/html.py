@@ -36,6 +36,7 @@ thead th { border-bottom: 2px solid var(--line); white-space: normal; vertical-a
 pre { overflow-x: auto; padding: .8em 1em; background: var(--band); border-radius: 6px }
 code { font: .875em ui-monospace, monospace; overflow-wrap: anywhere }
 summary { cursor: pointer }
+blockquote { margin: 1em 0; padding: .1em 1em; border-left: .25em solid var(--line) }
 @media (max-width: 40rem) { body { padding: 1rem .8rem 3rem } h1 { font-size: 1.4rem }
   th, td { padding: .3em .5em } ul { padding-left: 1.2rem } img { padding: 2px } }
 """
