@@ -14,7 +14,7 @@ import pandas as pd
 from ablations.analysis import Analysis
 from ablations.looks import EVERY_ROUND
 from ablations.outcomes import Outcomes, name_level
-from ablations.palette import points_text
+from ablations.palette import interval_text, mean_interval, points_text
 from ablations.picture import listed
 from ablations.power import MARGIN, MOST_SEEDS
 from ablations.stats import ALPHA, Contrast, Interaction
@@ -26,6 +26,8 @@ class ContrastClaim:
     """How one arm compares with another."""
 
     contrast: Contrast
+    depends_on: tuple[str, ...] = ()
+    """Axes along which the difference was found to change."""
 
     @property
     def verdict(self) -> Verdict:
@@ -35,21 +37,24 @@ class ContrastClaim:
     def sentence(self) -> str:
         c = self.contrast
         a, b = f"**{c.subject}**", f"**{c.reference}**"
+        average = " on average over these settings" if c.cells > 1 else ""
+        depends = _depends("The difference depends on", self.depends_on)
         match self.verdict:
-            case Verdict.BETTER:
-                return f"{a} is better than {b} by {abs(c.mean):.1f} points ({_evidence(c)})."
-            case Verdict.WORSE:
-                return f"{a} is worse than {b} by {abs(c.mean):.1f} points ({_evidence(c)})."
+            case Verdict.BETTER | Verdict.WORSE:
+                return (
+                    f"{a} is {self.verdict} than {b} by {abs(c.mean):.1f} points{average} ({_evidence(c)})."
+                    f"{_zero_inside(c)}{depends}"
+                )
             case Verdict.EQUIVALENT:
                 test = f"equivalence p = {p_text(c.p_equivalence)}".replace("= <", "<")
                 return (
-                    f"{a} and {b} are equivalent within {MARGIN:g} points: the difference is "
-                    f"{points_text(c.mean)} ({_interval(c)}{test}; {_count(c.n, 'pair')})."
+                    f"{a} and {b} are equivalent within {MARGIN:g} points{average}: the difference is "
+                    f"{points_text(c.mean)} ({_interval(c)}{test}; {_count(c.n, 'pair')}).{depends}"
                 )
             case Verdict.UNDECIDED:
                 return (
-                    f"{a} against {b} is undecided: the difference is {points_text(c.mean)} points ({_evidence(c)}). "
-                    f"{_disagreement(c)}{_needs(c)}"
+                    f"{a} against {b} is undecided: the difference is {points_text(c.mean)} points ({_evidence(c)})."
+                    f"{depends} {_disagreement(c)}{_needs(c)}"
                 )
             case Verdict.NO_PAIRS:
                 return f"{a} cannot be compared with {b}: there is no pair of finished runs."
@@ -66,6 +71,8 @@ class SummaryClaim:
     contrasts: tuple[Contrast, ...]
     leader: str
     pairs: tuple[Contrast, ...]
+    depends_on: tuple[str, ...] = ()
+    """Axes along which some of these differences were found to change."""
 
     verdict = "summary"
 
@@ -86,7 +93,9 @@ class SummaryClaim:
             for kind, text in words.items()
             if kind in groups
         ]
-        return f"In short: {'; '.join(parts)}.{self._best()}"
+        average = ", on average over these settings" if any(c.cells > 1 for c in self.contrasts) else ""
+        depends = _depends("These differences depend on", self.depends_on)
+        return f"In short{average}: {'; '.join(parts)}.{depends}{self._best()}"
 
     def _best(self) -> str:
         """Whether one arm is shown to be the best of all."""
@@ -116,7 +125,7 @@ class InteractionClaim:
         return (
             f"The difference of **{c.subject}** from **{c.reference}** depends on {i.axis.replace('_', ' ')}: it is "
             f"{points_text(i.from_lead)} points at {there} and {points_text(i.lead)} at {here}, a change of "
-            f"{points_text(c.mean)} ({_evidence(c, wins=False)})."
+            f"{points_text(c.mean)} ({_evidence(c, wins=False)}).{_zero_inside(c)}"
         )
 
 
@@ -165,16 +174,20 @@ class BestCellClaim:
     low: float
     high: float
     n: int
+    means: int
+    """Of which this is the highest."""
     runs: tuple[str, ...]
 
     verdict = "description"
 
     @property
     def sentence(self) -> str:
-        interval = f"; 95 % interval {self.low:.1f} to {self.high:.1f}" if np.isfinite(self.low) else ""
+        found = mean_interval(self.low, self.high)
+        interval = f"; 95 % interval {found}" if " to " in found else f", {found}" if found else ""
         return (
             f"The highest mean test accuracy is {self.mean:.1f} %, by **{self.name}** "
-            f"({_count(self.n, 'run')}{interval})."
+            f"({_count(self.n, 'run')}{interval})"
+            + (f"; the highest of {self.means} means is in part luck." if self.means > 1 else ".")
         )
 
 
@@ -190,14 +203,18 @@ def claims(analysis: Analysis) -> list[Claim]:
     outcomes = analysis.outcomes
     base, leader = outcomes.arm_name(outcomes.baseline), _leader(outcomes)
     pairs = [c for c in analysis.pairs if base not in (c.subject, c.reference) and leader in (c.subject, c.reference)]
+    changes = {axis: [i for i in tested if _changes(i)] for axis, tested in analysis.interactions.items()}
     found: list[Claim] = []
     if len(analysis.contrasts) > 1:
-        found.append(SummaryClaim(base, tuple(analysis.contrasts), leader, tuple(pairs)))
-    found += [ContrastClaim(contrast) for contrast in [*analysis.contrasts, *pairs]]
+        depends_on = tuple(axis for axis, decided in changes.items() if decided)
+        found.append(SummaryClaim(base, tuple(analysis.contrasts), leader, tuple(pairs), depends_on))
+    for contrast in analysis.contrasts:
+        axes = [axis for axis, decided in changes.items() for i in decided if i.change.subject == contrast.subject]
+        found.append(ContrastClaim(contrast, tuple(dict.fromkeys(axes))))
+    found += [ContrastClaim(contrast) for contrast in pairs]
     for axis, tested in analysis.interactions.items():
-        decided = [i for i in tested if verdict(i.change) in (Verdict.BETTER, Verdict.WORSE)]
-        found += [InteractionClaim(i) for i in decided]
-        if not decided:
+        found += [InteractionClaim(i) for i in changes[axis]]
+        if not changes[axis]:
             found.append(NoInteractionClaim(axis, outcomes.axis, tuple(tested)))
     found.append(_best_cell(analysis))
     return found
@@ -210,7 +227,7 @@ def claims_table(found: Sequence[Claim]) -> pd.DataFrame:
         row: dict[str, object] = {"kind": type(claim).__name__.removesuffix("Claim"), "verdict": str(claim.verdict)}
         if isinstance(claim, BestCellClaim):
             row |= {"subject": claim.name, "estimate": claim.mean, "low": claim.low, "high": claim.high}
-            row |= {"n": claim.n, "runs": " ".join(key[:16] for key in claim.runs)}
+            row |= {"n": claim.n, "tested": claim.means, "runs": " ".join(key[:16] for key in claim.runs)}
         elif isinstance(claim, SummaryClaim):
             row |= {"runs": " ".join(sorted({key[:16] for c in (*claim.contrasts, *claim.pairs) for key in c.runs}))}
         else:
@@ -280,7 +297,7 @@ def p_phrase(p: float) -> str:
 def _interval(c: Contrast) -> str:
     if not np.isfinite(c.low):
         return ""
-    return f"95 % interval {points_text(c.low)} to {points_text(c.high)}; "
+    return f"95 % interval {interval_text(c.low, c.high)}; "
 
 
 def _evidence(c: Contrast, *, wins: bool = True) -> str:
@@ -296,10 +313,26 @@ def _disagreement(c: Contrast) -> str:
         return "The interval leaves out zero: alone it would pass, but not as one of so many comparisons. "
     if c.cells > 1:
         return (
-            "The interval leaves out zero, but it takes the settings as given; p also asks whether the lead is the "
-            "same in all. "
+            "The interval leaves out zero, but p, unlike the interval, counts differences between settings as chance. "
         )
-    return ""
+    return "The interval leaves out zero, but a verdict goes by p alone. "
+
+
+def _zero_inside(c: Contrast) -> str:
+    """Why an interval with zero may stand beside a decision."""
+    if not c.low <= 0 <= c.high:
+        return ""
+    return " The interval includes zero, as it is cautious with few seeds; a verdict goes by p alone."
+
+
+def _depends(what: str, axes: Sequence[str]) -> str:
+    """That a difference is no one number, where it was found to change along an axis."""
+    return f" {what} {listed([axis.replace('_', ' ') for axis in axes])}." if axes else ""
+
+
+def _changes(interaction: Interaction) -> bool:
+    """Whether a difference was found to change."""
+    return verdict(interaction.change) in (Verdict.BETTER, Verdict.WORSE)
 
 
 def _needs(c: Contrast) -> str:
@@ -319,7 +352,10 @@ def _needs(c: Contrast) -> str:
     more = more_seeds(c)
     if more is None:
         return f"{floor}To find a difference this small, each setting would need over {MOST_SEEDS:,} seeds."
-    return f"{floor}It needs about {_count(more, 'more seed')} a setting, if difference and spread stay as they are."
+    return (
+        f"{floor}To decide this, about {_count(more, 'more seed')} a setting {'is' if more == 1 else 'are'} needed, if "
+        "difference and spread stay as they are."
+    )
 
 
 def _leader(outcomes: Outcomes) -> str:
@@ -337,7 +373,8 @@ def _best_cell(analysis: Analysis) -> BestCellClaim:
     name = ", ".join(filter(None, (outcomes.arm_name(arm), outcomes.cell_name(cell))))
     keys = tuple(sorted(str(key) for key in outcomes.keys[arm, cell] if key))
     row = table.iloc[best]
-    return BestCellClaim(name, float(row["mean"]), float(row["low"]), float(row["high"]), int(row["n"]), keys)
+    numbers = float(row["mean"]), float(row["low"]), float(row["high"])
+    return BestCellClaim(name, *numbers, n=int(row["n"]), means=int((table["n"] > 0).sum()), runs=keys)
 
 
 def _count(n: int, noun: str) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from ablations.analysis import analyse
 from ablations.cli_base import FAILED
-from ablations.display import magnitude, say
+from ablations.display import machine_hours, magnitude, say
 from ablations.growing import Planner, next_round
 from ablations.progress import duration
 from ablations.rounds_text import saved, standing
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ablations.config import Grid
+    from ablations.crew import Crew
     from ablations.study import Arm
 
 
@@ -53,7 +54,7 @@ def train_in_rounds(
         say(console, standing(analysis))
         grown = next_round(plan, grid, analysis, plan_of)
         if grown is None:
-            found = saved(plan)
+            found = saved(plan, analysis.outcomes.axis)
             elsewhere = "" if store.root == Path("runs") else f" --runs {shlex.quote(str(store.root))}"
             say(
                 console,
@@ -66,7 +67,7 @@ def train_in_rounds(
         raise typer.Exit(FAILED)
 
 
-def foresee_rounds(console: "Console", plan: StudyPlan, arms: "Sequence[Arm]", *, workers: int) -> None:
+def foresee_rounds(console: "Console", plan: StudyPlan, arms: "Sequence[Arm]", crew: "Crew") -> None:
     """What `--dry-run` says of the rounds: when it looks, and what it takes at most."""
     assert plan.design is not None
     looks = plan.design.looks
@@ -75,6 +76,6 @@ def foresee_rounds(console: "Console", plan: StudyPlan, arms: "Sequence[Arm]", *
     flops = sum(arm.flops for arm in arms) * plan.design.maximum
     line = f"at most {runs} runs: {magnitude(flops)} training FLOPs"
     if all(arm.seconds is not None for arm in arms):
-        seconds = sum(arm.seconds or 0.0 for arm in arms) * plan.design.maximum / workers
-        line += f", about {duration(seconds)}"
+        seconds = sum(arm.seconds or 0.0 for arm in arms) * plan.design.maximum
+        line += f", about {duration(seconds / crew.workers)}, {machine_hours(seconds, crew)}"
     say(console, line)

@@ -241,11 +241,11 @@ class _Campaign:
             crew.need_of(arm.config, self.data_dir, runs=1, workers=sharing.workers, backend=self.backend)
             for arm in arms
         ]
-        display.show_plan(self.console, plan, arms, needs, workers=sharing.workers)
+        display.show_plan(self.console, plan, arms, needs, sharing)
         if plan.design:
             from ablations.cli_rounds import foresee_rounds
 
-            foresee_rounds(self.console, plan, arms, workers=sharing.workers)
+            foresee_rounds(self.console, plan, arms, sharing)
             lines = foresight_in_rounds(grid, plan.design)
         elif len(grid.levels) > 1:
             display.say(self.console, f"smallest two-sided p it can give, after Holm: {study.least_p(grid):.2g}")

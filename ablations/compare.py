@@ -17,7 +17,7 @@ from ablations.looks import ONCE, Tests
 from ablations.mixture import mixtures, refuse_mixed
 from ablations.models import ModelComparison, compare_models
 from ablations.outcomes import Outcomes, level_text, varying_axes
-from ablations.palette import points_text
+from ablations.palette import interval_text, points_text
 from ablations.stats import ALPHA, baseline_contrasts, holm
 from ablations.store import load_results
 
@@ -183,7 +183,7 @@ def _models_text(outcomes: Outcomes, models: dict[tuple[int, int], ModelComparis
             f"{m.first:.1f}",
             f"{m.second:.1f}",
             points_text(m.difference),
-            f"{points_text(m.low)} to {points_text(m.high)}",
+            interval_text(m.low, m.high),
             m.only_first,
             m.only_second,
             p_text(m.p),

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from ablations.attempts import at_work
 from ablations.config import Grid
+from ablations.crew import Crew
 from ablations.memory import Need, readable
 from ablations.progress import duration
 from ablations.store import Store, StudyPlan
@@ -26,8 +27,8 @@ def table(*columns: str, right: Iterable[str] = ()) -> Table:
     return empty
 
 
-def show_plan(console: Console, plan: StudyPlan, arms: Sequence[Arm], needs: Sequence[Need], *, workers: int) -> None:
-    """What `vitab run --dry-run` says: each arm, the totals and the time."""
+def show_plan(console: Console, plan: StudyPlan, arms: Sequence[Arm], needs: Sequence[Need], crew: Crew) -> None:
+    """What `vitab run --dry-run` says: each arm, the totals, the time, and what of the machine that takes."""
     numbers = ("runs", "done", "parameters", "FLOPs/run", "memory", "time/run")
     axes = shown_axes(plan)
     rows = table(*(axis.replace("_", " ") for axis in axes), *numbers, right=numbers)
@@ -46,11 +47,21 @@ def show_plan(console: Console, plan: StudyPlan, arms: Sequence[Arm], needs: Seq
     flops = sum(arm.to_do * arm.flops for arm in arms)
     say(console, f"\n{len(plan.keys)} runs, {to_do} to do: {magnitude(flops)} training FLOPs")
     if to_do:
-        seconds = sum(arm.to_do * (arm.seconds or 0.0) for arm in arms) / workers
+        seconds = sum(arm.to_do * (arm.seconds or 0.0) for arm in arms)
+        workers = f"{crew.workers} worker{'s' * (crew.workers > 1)}"
         say(
             console,
-            f"about {duration(seconds)} with {workers} worker{'s' * (workers > 1)}, from a few steps timed here",
+            f"about {duration(seconds / crew.workers)} with {workers}, {machine_hours(seconds, crew)}, from a few "
+            "steps timed here",
         )
+
+
+def machine_hours(seconds: float, crew: Crew) -> str:
+    """What runs that take so many seconds of one worker cost: core-hours, or GPU-hours where they are on GPUs."""
+    taken = min(crew.workers, len(crew.devices)) / crew.workers if crew.devices else crew.threads
+    hours = seconds * taken / 3600
+    number = "under 0.01" if hours < 0.01 else f"{hours:,.2f}" if hours < 10 else f"{hours:,.0f}"
+    return f"{number} {'GPU' if crew.devices else 'core'}-hours"
 
 
 def show_grids(console: Console, grids: Mapping[str, Grid]) -> None:

@@ -143,6 +143,7 @@ def encodings(results: Results) -> Picture | None:
         + "; ".join(words).capitalize()
         + ".",
         figure,
+        {"encodings_patches_a_side": grid} | {f"encodings_tables_{name}": len(found) for name, found in tables.items()},
     )
 
 

@@ -11,21 +11,21 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ablations.outcomes import FloatArray
-from ablations.palette import FAINT, INK, percent_ticks, points_text
+from ablations.palette import FAINT, INK, Mark, percent_ticks, points_text
 from ablations.ranks import Ranks
 from ablations.stats import Contrast
 
 
 def accuracy_by_arm(
-    ax: Axes, accuracy: FloatArray, names: Sequence[str], colours: Mapping[str, str], *, means: bool = True
+    ax: Axes, accuracy: FloatArray, names: Sequence[str], marks: Mapping[str, Mark], *, means: bool = True
 ) -> Axes:
     """Every run of one cell as a dot, the mean of each arm as a bar. `accuracy` is (A, S) in percent, NaN allowed."""
     seeds = accuracy.shape[1]
     offsets = np.linspace(-0.2, 0.2, seeds) if seeds > 1 else np.zeros(1)
     for row, (name, values) in enumerate(zip(names, accuracy, strict=True)):
-        colour = colours[name]
+        colour, marker = marks[name].colour, marks[name].marker
         ax.axhline(row, color="#EEEEEE", lw=0.8, zorder=0)
-        ax.scatter(values, row + offsets, s=26, color=colour, edgecolor="white", lw=0.6, zorder=3)
+        ax.scatter(values, row + offsets, s=26, marker=marker, color=colour, edgecolor="white", lw=0.6, zorder=3)
         known = values[np.isfinite(values)]
         if known.size:
             mean = known.mean()
@@ -44,7 +44,7 @@ def accuracy_by_arm(
 
 
 def contrast_forest(
-    ax: Axes, contrasts: Sequence[Contrast], differences: Sequence[FloatArray], colours: Mapping[str, str]
+    ax: Axes, contrasts: Sequence[Contrast], differences: Sequence[FloatArray], marks: Mapping[str, Mark]
 ) -> Axes:
     """Paired differences: every block as a faint dot, mean and interval in full colour, zero as a line.
 
@@ -52,7 +52,7 @@ def contrast_forest(
     """
     ax.axvline(0, color=INK, lw=1, zorder=1)
     for row, (contrast, blocks) in enumerate(zip(contrasts, differences, strict=True)):
-        colour = colours[contrast.subject]
+        colour, marker = marks[contrast.subject].colour, marks[contrast.subject].marker
         values = np.sort(blocks[np.isfinite(blocks)])
         spread = np.zeros(values.size)
         spread[1::2], spread[2::2] = 0.09, -0.09
@@ -61,7 +61,7 @@ def contrast_forest(
             ax.plot(
                 [contrast.low, contrast.high], [row - 0.12] * 2, color=colour, lw=3, solid_capstyle="round", zorder=3
             )
-        ax.plot(contrast.mean, row - 0.12, "o", ms=8, color=colour, mec="white", mew=1, zorder=4)
+        ax.plot(contrast.mean, row - 0.12, marker, ms=8, color=colour, mec="white", mew=1, zorder=4)
         ax.text(
             1.02, row - 0.02, points_text(contrast.mean), transform=ax.get_yaxis_transform(), va="center", ha="left"
         )
@@ -75,13 +75,13 @@ def contrast_forest(
     return ax
 
 
-def critical_difference(ax: Axes, ranks: Ranks, colours: Mapping[str, str]) -> Axes:
+def critical_difference(ax: Axes, ranks: Ranks, marks: Mapping[str, Mark]) -> Axes:
     """Mean ranks, a row an arm with the best on top; a grey bar joins arms that are not told apart."""
     order = sorted(range(len(ranks.arms)), key=lambda i: ranks.mean_ranks[i])
     for row, arm in enumerate(order):
         name, rank = ranks.arms[arm], ranks.mean_ranks[arm]
         ax.plot([1, rank], [row, row], color=FAINT, lw=1, zorder=1)
-        ax.plot(rank, row, "o", ms=9, color=colours[name], mec="white", mew=1, zorder=3)
+        ax.plot(rank, row, marks[name].marker, ms=9, color=marks[name].colour, mec="white", mew=1, zorder=3)
         ax.text(1.02, row, f"{rank:.2f}", transform=ax.get_yaxis_transform(), va="center", ha="left", fontsize=10)
     names = [ranks.arms[arm] for arm in order]
     for place, group in enumerate(ranks.groups):
@@ -124,7 +124,7 @@ def accuracy_heatmap(
 
 
 def learning_curves(
-    ax: Axes, epochs: pd.DataFrame, axis: str, names: Mapping[str, str], colours: Mapping[str, str]
+    ax: Axes, epochs: pd.DataFrame, axis: str, names: Mapping[str, str], marks: Mapping[str, Mark]
 ) -> Axes:
     """Validation accuracy after each epoch: mean over the runs of an arm, band from the lowest to the highest.
 
@@ -136,11 +136,16 @@ def learning_curves(
         .agg(["mean", "min", "max"])
     )
     present = set(curves.index.get_level_values(0))
-    for level, name in names.items():
+    for i, (level, name) in enumerate(names.items()):
         if level in present:
-            curve = curves.xs(level)
-            ax.fill_between(curve.index, curve["min"], curve["max"], color=colours[name], alpha=0.22, lw=0)
-            ax.plot(curve.index, curve["mean"], color=colours[name], lw=1.8, label=name)
+            curve, mark = curves.xs(level), marks[name]
+            every = max(1, len(curve) // 6)
+            some = slice(i * every // len(names), None, every)  # of each arm at epochs of its own
+            ax.fill_between(curve.index, curve["min"], curve["max"], color=mark.colour, alpha=0.22, lw=0)
+            ax.plot(curve.index, curve["mean"], color=mark.colour, lw=1.8, label=name)
+            ax.plot(
+                curve.index[some], curve["mean"].iloc[some], mark.marker, color=mark.colour, ms=5, mec="white", mew=0.6
+            )
     percent_ticks(ax.yaxis)
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     ax.margins(x=0.02)
@@ -148,25 +153,15 @@ def learning_curves(
     return ax
 
 
-def accuracy_against_cost(ax: Axes, points: pd.DataFrame, colours: Mapping[str, str]) -> Axes:
-    """Accuracy over training cost, a marker for each arm and cell with a line from its lowest to its highest run.
+def accuracy_against_cost(ax: Axes, points: pd.DataFrame, marks: Mapping[str, Mark]) -> Axes:
+    """Accuracy of arms by setting, a mark for each with a line from its lowest to its highest run.
 
-    `points` has the columns arm, cost, mean, low, high (percent), marker and size.
+    `points` has the columns arm, x, mean, low and high (percent).
     """
     for point in points.to_dict("records"):
-        colour, cost = colours[point["arm"]], point["cost"]
-        ax.plot([cost] * 2, [point["low"], point["high"]], color=colour, lw=1.2, alpha=0.7, zorder=2)
-        ax.scatter(
-            point["cost"],
-            point["mean"],
-            s=point["size"],
-            marker=point["marker"],
-            color=colour,
-            edgecolor="white",
-            lw=0.8,
-            zorder=3,
-        )
-    ax.set_xscale("log")
+        mark = marks[point["arm"]]
+        ax.plot([point["x"]] * 2, [point["low"], point["high"]], color=mark.colour, lw=1.4, alpha=0.7, zorder=2)
+        ax.plot(point["x"], point["mean"], mark.marker, ms=7, color=mark.colour, mec="white", mew=0.8, zorder=3)
     percent_ticks(ax.yaxis)
     ax.grid(axis="y")
     return ax

@@ -24,17 +24,21 @@ li { margin: .35em 0 }
 img { display: block; width: auto; max-width: 100%; height: auto; max-height: 44rem; background: #fff;
   border-radius: 6px; padding: 6px }
 em { color: var(--soft) }
-.table { overflow-x: auto; margin: 1em 0 }
+.table { overflow-x: auto; margin: 1em 0; background-repeat: no-repeat;
+  background-attachment: local, local, scroll, scroll;
+  background-position: left, right, left, right; background-size: 2rem 100%, 2rem 100%, .8rem 100%, .8rem 100%;
+  background-image: linear-gradient(90deg, var(--page) 60%, transparent), linear-gradient(270deg, var(--page) 60%,
+  transparent), linear-gradient(90deg, var(--line), transparent), linear-gradient(270deg, var(--line), transparent) }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { padding: .35em .7em; border-bottom: 1px solid var(--line); white-space: nowrap }
+th, td { padding: .35em .55em; border-bottom: 1px solid var(--line); white-space: nowrap }
 td[style*="left"]:last-child { white-space: normal; min-width: 12rem }
-thead th { border-bottom: 2px solid var(--line); background: var(--band); white-space: normal; vertical-align: bottom }
+thead th { border-bottom: 2px solid var(--line); white-space: normal; vertical-align: bottom }
 pre { overflow-x: auto; padding: .8em 1em; background: var(--band); border-radius: 6px }
 code { font: .875em ui-monospace, monospace; overflow-wrap: anywhere }
 summary { cursor: pointer }
+blockquote { margin: 1em 0; padding: .1em 1em; border-left: .25em solid var(--line) }
 @media (max-width: 40rem) { body { padding: 1rem .8rem 3rem } h1 { font-size: 1.4rem }
-  th, td { padding: .3em .5em } ul { padding-left: 1.2rem }
-  p:has(> img) { overflow-x: auto } p > img { width: 34rem; max-width: none } }
+  th, td { padding: .3em .5em } ul { padding-left: 1.2rem } img { padding: 2px } }
 """
 _ICON = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'/%3E"
 _KINDS = {"png": "image/png", "csv": "text/csv", "tex": "text/x-tex"}
@@ -49,6 +53,7 @@ def page(markdown: str, files: Mapping[str, bytes]) -> str:
     unlinked = re.sub(r"\[(!\[[^\]]*\]\([^)]*\))\]\([^)]*\.svg\)", r"\1", markdown)
     body = str(MarkdownIt("commonmark", {"html": True}).enable("table").render(unlinked))
     body = body.replace("<table>", '<div class="table" tabindex="0"><table>').replace("</table>", "</table></div>")
+    body = re.sub(r"(?<=\d) (?=%)|(?<=\bp [=<]) (?=\d)|(?<=\bp) (?=[=<] ?\d)|(?<=&lt;) (?=\d)", "\u00a0", body)
     body = re.sub(r"<h([23])>(.*?)</h\1>", lambda m: f'<h{m[1]} id="{_anchor(m[2])}">{m[2]}</h{m[1]}>', body)
     for path, content in files.items():
         inside = f"data:{_KINDS[path.rpartition('.')[2]]};base64,{base64.b64encode(content).decode()}"

@@ -41,7 +41,7 @@ def _cells(line: str) -> list[str]:
     """The cells of a line of a markdown table, with what `tables.escape` escaped put back."""
     inside = line.strip().removeprefix("|").removesuffix("|")
     cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inside)]
-    return [cell.replace("&lt;", "<").replace("&amp;", "&") for cell in cells]
+    return [cell.replace("&lt;", "<").replace("&amp;", "&").replace("\u00a0", " ") for cell in cells]
 
 
 def _row(cells: list[str]) -> str:

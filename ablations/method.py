@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -12,6 +16,13 @@ if TYPE_CHECKING:
     from ablations.store import Results
 
 VARIES = "(varies)"
+CHOICES = {
+    "labels": "whether labels are fine or coarse",
+    "classes": "how many of the classes are used",
+    "per_class": "how many training images there are of each class",
+    "data_fraction": "the share of the training part that is used",
+}
+"""Fields that choose among the images of a data set."""
 
 
 def method(results: Results) -> list[str]:
@@ -27,10 +38,11 @@ def method(results: Results) -> list[str]:
         """Whether an optional setting is on in any run."""
         return name in varying or bool(_raw(runs, name))
 
-    share = value("validation", ".0%").replace("%", " %")
+    share = "a share" if "validation" in varying else _percent(runs["validation"].iloc[0])
+    products = value("precision") if "precision" in runs else "float32"
     return [
         _varied(results),
-        _data(runs, value),
+        f"**Data.** The images are {images(results)}.",
         f"**Seeds.** The seed of a run cuts {share} of the training part off for validation, sets the initial "
         "weights, and orders and augments the images. Runs with the same seed that differ in position only share all "
         "of these, which is what makes them a pair. The test set is used once, after the last epoch.",
@@ -43,6 +55,7 @@ def method(results: Results) -> list[str]:
         + (f", dropout {value('dropout', 'g')}" if given("dropout") else "")
         + (f", drop-path {value('drop_path', 'g')}" if given("drop_path") else "")
         + (f", averaged weights with decay {value('ema', 'g')}" if given("ema") else "")
+        + (f", matrix products in {products}" if products != "float32" else "")
         + ".",
         _augmentation(value, given),
     ]
@@ -75,6 +88,7 @@ def _model(runs: pd.DataFrame, varying: set[str]) -> str:
         "width": "width {}",
         "heads": "{} heads",
         "mlp_ratio": "hidden layer {:g} times the width",
+        "init_std": "initial weights with a standard deviation of {:g}",
     }
     pools = {"mean": "mean over the patches before a linear head", "cls": "class token before a linear head"}
     parts = [form.format(runs[name].iloc[0]) for name, form in forms.items() if name not in varying]
@@ -86,34 +100,47 @@ def _raw(runs: pd.DataFrame, name: str) -> object:
     return runs[name].iloc[0] if name in runs else None
 
 
-def _data(runs: pd.DataFrame, value: object) -> str:
+def images(results: Results) -> str:
+    """The images, and which of them; what is an axis is said to vary, with no value of one run."""
     from ablations.data import DATASETS
 
+    runs, varying = results.runs, set(varying_axes(results))
     names = list(dict.fromkeys(runs["data"]))
     parts = []
     for name in names:
         info = DATASETS.get(name)
-        parts.append(f"{name} ({info.description})" if info else str(name))
-    text = f"**Data.** The images are {' and '.join(parts)}"
-    if _raw(runs, "labels") == "coarse":
+        described = re.sub(r" \(--.*?\)", "", info.description) if info else ""  # without hints at options
+        parts.append(f"{name} ({described})" if described else str(name))
+    text = " or ".join(parts)
+    known = {name: None if name in varying else _raw(runs, name) for name in CHOICES}
+    if known["labels"] == "coarse":
         text += ", with its coarse labels"
-    classes, per_class, share = _raw(runs, "classes"), _raw(runs, "per_class"), _raw(runs, "data_fraction")
+    classes, per_class, share = known["classes"], known["per_class"], known["data_fraction"]
     if isinstance(classes, list | tuple):
         text += f", classes {', '.join(map(str, classes))} only"
     elif _number(classes):
-        text += f", the first {classes:g} classes only"
+        info = DATASETS.get(str(names[0]))
+        whole = f" of {info.classes}" if info and info.classes and len(names) == 1 and known["labels"] == "fine" else ""
+        text += f", the first {classes:g}{whole} classes only"
     if _number(per_class):
         text += f", {per_class:g} training images of each class"
     if _number(share) and share != 1:
-        text += f", {share:.0%} of the training part".replace("%", " %")
-    return text + "."
+        text += f", {_percent(share)} of the training part"
+    changing = [words for name, words in CHOICES.items() if name in varying]
+    return text + (f"; {' and '.join(changing)} varies" if changing else "")
+
+
+def _percent(share: object) -> str:
+    """A share between 0 and 1 in percent, with no more digits than it has."""
+    return f"{100 * float(str(share)):.6g} %"
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not pd.isna(value)
+    """Whether a value is a known number, be it Python's or NumPy's."""
+    return isinstance(value, Real) and not math.isnan(value)
 
 
-def _augmentation(value: object, given: object) -> str:
+def _augmentation(value: Callable[[str], str], given: Callable[[str], bool]) -> str:
     kinds = {
         "crop_padding": "random crops after padding by {} pixels",
         "flip": "horizontal flips",
@@ -122,9 +149,10 @@ def _augmentation(value: object, given: object) -> str:
         "cutmix": "CutMix with alpha {}",
         "trivial_augment": "TrivialAugment",
     }
-    used = [text.format(value(name)) for name, text in kinds.items() if given(name)]  # type: ignore[operator]
-    return (
-        f"**Augmentation.** {', '.join(used).capitalize()}."
-        if used
-        else "**Augmentation.** The images are used as they are."
-    )
+    used = [
+        text.format(value(name)) + (f" {VARIES}" if "{}" not in text and value(name) == VARIES else "")
+        for name, text in kinds.items()
+        if given(name)
+    ]
+    text = ", ".join(used) or "the images are used as they are"
+    return f"**Augmentation.** {text[0].upper()}{text[1:]}."

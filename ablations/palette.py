@@ -1,23 +1,51 @@
-"""One look for every figure: a colour and a marker per arm, and a style that leaves matplotlib's state alone."""
+"""One look for every figure: a colour and a marker for each arm, and a style that leaves matplotlib's state alone."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from matplotlib.colors import to_hex
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-POSITION_COLOURS = {"none": "#949494", "learned": "#F0A500", "sinusoidal": "#2A6FB5", "rope": "#C8412B"}
-"""At least 30 apart in CIELAB for normal vision, protanopia, deuteranopia and tritanopia."""
 
-OTHER_COLOURS = ("#009E73", "#7B3294", "#56B4E9", "#5B3A1E", "#E78AC3", "#1B1B1B")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*")
+@dataclass(frozen=True)
+class Mark:
+    """How an arm is told apart, in colour and without."""
+
+    colour: str
+    marker: str
+
+    def key(self, label: str, line: float = 0) -> Line2D:
+        """An entry of a legend, with a line of this width through the marker."""
+        return Line2D([], [], color=self.colour, marker=self.marker, ms=7, lw=line, label=label)
+
+
+POSITION_MARKS = {
+    "none": Mark("#949494", "o"),
+    "learned": Mark("#F0A500", "s"),
+    "sinusoidal": Mark("#2A6FB5", "^"),
+    "rope": Mark("#C8412B", "D"),
+}
+OTHER_MARKS = (
+    Mark("#000000", "v"),
+    Mark("#56B4E9", "P"),
+    Mark("#332288", "X"),
+    Mark("#DDCC77", "<"),
+    Mark("#882255", ">"),
+    Mark("#960FF0", "p"),
+)
+"""Colours of Okabe & Ito and of Tol. With those above all are at least 24 apart in CIELAB for normal vision and without
+one of the three kinds of cones, the built-in ones at least 30."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 
 INK = "#222222"
 FAINT = "#D9D9D9"
@@ -61,23 +89,27 @@ def style() -> Iterator[None]:
         yield
 
 
-def position_colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each position: fixed for the built-in ones, else decided by the name alone while that is free."""
-    colours = {name: POSITION_COLOURS[name] for name in names if name in POSITION_COLOURS}
-    for name in sorted(set(names) - set(colours)):
+def position_marks(names: Sequence[str]) -> dict[str, Mark]:
+    """A mark for each position: fixed for the built-in ones, else decided by the name alone while that is free."""
+    marks = {name: POSITION_MARKS[name] for name in names if name in POSITION_MARKS}
+    for name in sorted(set(names) - set(marks)):
         start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-        order = [OTHER_COLOURS[(start + i) % len(OTHER_COLOURS)] for i in range(len(OTHER_COLOURS))]
-        free = [colour for colour in order if colour not in colours.values()]
-        colours[name] = (free or order)[0]
-    return {name: colours[name] for name in names}
+        order = [OTHER_MARKS[(start + i) % len(OTHER_MARKS)] for i in range(len(OTHER_MARKS))]
+        free = [mark for mark in order if mark not in marks.values()]
+        marks[name] = (free or order)[0]
+    return {name: marks[name] for name in names}
 
 
-def arm_colours(axis: str, names: Sequence[str]) -> dict[str, str]:
-    """Colours of the arms: by name for positions, else dark to light in the order of the levels."""
+def arm_marks(axis: str, names: Sequence[str]) -> dict[str, Mark]:
+    """Marks of the arms: by name for positions, else dark to light in the order of the levels."""
     if axis == "position":
-        return position_colours(names)
+        return position_marks(names)
     colour_map = sns.color_palette("viridis", as_cmap=True)
-    return {name: to_hex(colour_map(x)) for name, x in zip(names, np.linspace(0.05, 0.8, len(names)), strict=True)}
+    shades = np.linspace(0.05, 0.8, len(names))
+    return {
+        name: Mark(to_hex(colour_map(x)), MARKERS[i % len(MARKERS)])
+        for i, (name, x) in enumerate(zip(names, shades, strict=True))
+    }
 
 
 def percent_ticks(axis: mpl.axis.Axis, most: int = 5) -> None:
@@ -90,3 +122,20 @@ def points_text(value: float, decimals: int = 1) -> str:
     """A signed number of percentage points, with a real minus sign."""
     text = f"{value:+.{decimals}f}".replace("-", "−")
     return text if float(f"{value:.{decimals}f}") else f"{0:.{decimals}f}"
+
+
+def interval_text(low: float, high: float) -> str:
+    """The ends of an interval of points: so near to zero that one decimal hides their side, with as many as show it."""
+    return f"{_end_text(low)} to {_end_text(high)}"
+
+
+def mean_interval(low: float, high: float) -> str:
+    """The interval of a mean in percent; of runs that are all alike there is none: they say nothing of their spread."""
+    if not np.isfinite(low):
+        return ""
+    return "all alike" if high - low < 1e-9 else f"{low:.1f} to {high:.1f}"
+
+
+def _end_text(value: float) -> str:
+    decimals = next((n for n in range(1, 5) if float(f"{value:.{n}f}")), 1)
+    return points_text(value, decimals)

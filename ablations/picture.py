@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ class Picture:
     alt: str
     caption: str
     figure: Figure
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """Numbers of its words that stand in no table, by name."""
 
     def save(self, folder: Path) -> None:
         """Write NAME.png and NAME.svg, the same bytes for the same picture."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -15,24 +15,29 @@ from ablations import tables
 from ablations.analysis import Analysis, analyse
 from ablations.claims import ContrastClaim, claims, claims_table, p_phrase
 from ablations.errors import UsageError
+from ablations.facts import facts, facts_frame, failed
 from ablations.gallery import pictures
-from ablations.growth import asked
 from ablations.html import page
 from ablations.latex import latex
-from ablations.method import method
+from ablations.method import images, method
 from ablations.mixture import mixtures
 from ablations.outcomes import Outcomes, level_text, varying_axes
-from ablations.picture import Picture
-from ablations.power import MARGIN, smallest_p
+from ablations.picture import Picture, listed
 from ablations.publish import published
 from ablations.rounds_text import lead, procedure
-from ablations.stats import ALPHA, arm_means
+from ablations.stats import Contrast, arm_means
 
 if TYPE_CHECKING:
     from ablations.store import Results
 
 OWNED = ("README.md", "report.html", "figures", "tables")
 FORMATS = ("markdown", "html")
+DIGESTS = {
+    "data_sha256": "fingerprint of the data (SHA-256)",
+    "vit_sha256": "code of the model (SHA-256)",
+    "training_sha256": "code of the training (SHA-256)",
+}
+"""What the checksums in the environment of a run are of."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,12 @@ def compose(results: Results) -> Report:
         raise UsageError(f"study {results.plan.study!r} has no finished run to report; run it first")
     analysis = analyse(results)
     drawn = pictures(results, analysis)
-    made = {f"{name}.csv": csv_text(frame) for name, frame in frames(results, analysis).items()}
+    study = facts(results, analysis) | {name: value for picture in drawn for name, value in picture.facts.items()}
+    made = {f"{name}.csv": csv_text(frame, exact=name == "runs") for name, frame in frames(results, analysis).items()}
+    made["study.csv"] = csv_text(facts_frame(study))
     shown = shown_tables(results, analysis)
     made |= {f"{name}.tex": latex(*found.values()) for name, found in shown.items() if found}
-    return Report(render(results, analysis, drawn, shown), made, drawn)
+    return Report(render(results, analysis, drawn, shown, study), made, drawn)
 
 
 def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, str]]:
@@ -103,9 +110,9 @@ def pngs(folder: Path) -> dict[str, bytes]:
     return {f"figures/{path.name}": path.read_bytes() for path in sorted((folder / "figures").glob("*.png"))}
 
 
-def csv_text(frame: pd.DataFrame) -> str:
-    """A table as the CSV file of a report: six digits, LF."""
-    return str(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+def csv_text(frame: pd.DataFrame, *, exact: bool = False) -> str:
+    """A table as the CSV file of a report: LF, six digits, or as many as give the same number when read again."""
+    return str(frame.to_csv(index=False, float_format=None if exact else "%.6g", lineterminator="\n"))
 
 
 def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
@@ -130,9 +137,13 @@ def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
 
 
 def render(
-    results: Results, analysis: Analysis, drawn: Sequence[Picture], tabulated: Mapping[str, Mapping[str, str]]
+    results: Results,
+    analysis: Analysis,
+    drawn: Sequence[Picture],
+    tabulated: Mapping[str, Mapping[str, str]],
+    study: Mapping[str, Any],
 ) -> str:
-    """README.md as text, from the figures and the `shown_tables` it is to show."""
+    """README.md as text, from the figures, the `shown_tables` and the facts of the study it is to show."""
     plan, outcomes, found = results.plan, analysis.outcomes, claims(analysis)
     shown = {picture.name: picture for picture in drawn}
     environment = Environment(
@@ -145,26 +156,18 @@ def render(
     )
     environment.filters |= {"escape_cell": tables.escape}
     axes = varying_axes(results)
-    blocks = len(outcomes.cells) * len(outcomes.seeds)
-    planned = len(plan.keys)
     text = environment.get_template("report.md.j2").render(
         plan=plan,
         question=tables.escape(plan.question),
-        finished=len(results.runs),
-        planned=planned,
+        study=study,
         axes={tables.word(axis): ", ".join(map(level_text, levels)) for axis, levels in axes.items()},
-        seeds=len(outcomes.seeds),
-        fewest=min(asked(plan, outcomes.axis).values()),
         findings=[claim.sentence for claim in found],
         single=len(outcomes.seeds) == 1,
         tested=any(isinstance(claim, ContrastClaim) for claim in found),
         arm_axis=tables.word(outcomes.axis),
         cell_axes=[tables.word(axis) for axis in outcomes.cell_axes],
-        baseline=outcomes.arm_name(outcomes.baseline),
-        blocks=blocks,
-        smallest=f"{smallest_p(blocks):.2g}",
-        alpha=ALPHA,
-        margin=f"{MARGIN:g}",
+        baseline=study["baseline"],
+        smallest=_smallest(analysis.contrasts),
         accuracy=tabulated["accuracy"][""],
         arms=tabulated["arms"].get("", ""),
         contrasts=tabulated["contrasts"].get("", ""),
@@ -183,18 +186,26 @@ def render(
         procedure=procedure(plan, analysis) if analysis.growth else "",
         rounds=tabulated["rounds"].get("", ""),
         incomplete=_incomplete(results, outcomes),
+        images=images(results),
         method=method(results),
         cost=tabulated["cost"][""],
-        totals=_totals(results),
+        totals=_totals(study),
+        failed=_failed(results, outcomes.axis),
         missing=_missing(results),
         environments=_environments(results),
-        fingerprint=getattr(plan, "fingerprint", None),
         runs=_runs(results),
         mixed=mixtures(results),
         command=plan.command,
         fetched=set(results.runs["data"]) != {"digits"},
     )
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
+
+
+def _smallest(contrasts: Sequence[Contrast]) -> str:
+    """The least p that the contrasts can reach with the pairs they have, as a sentence; none without pairs."""
+    least = sorted({(c.n, c.p_smallest) for c in contrasts if c.n})
+    parts = [f"{p:.2g} with {n:,} pair{'s' * (n != 1)}" for n, p in least]
+    return f" The smallest possible p is {listed(parts)}." if parts else ""
 
 
 def _several(outcomes: Outcomes) -> bool:
@@ -215,13 +226,21 @@ def _incomplete(results: Results, outcomes: Outcomes) -> list[str]:
     return lines
 
 
-def _totals(results: Results) -> str:
-    seconds, flops = float(results.runs["seconds"].sum()), float(results.runs["flops"].sum())
+def _totals(study: Mapping[str, Any]) -> str:
+    seconds = study["run_seconds"]
     if seconds >= 7200:
-        time = f"{seconds / 3600:,.1f} hours"
+        time = f"{study['run_hours']:,.1f} hours"
     else:
-        time = f"{seconds / 60:,.1f} minutes" if seconds >= 120 else f"{seconds:,.0f} seconds"
-    return f"{flops / 1e12:,.2f} TFLOPs of training and {time} of run time"
+        time = f"{study['run_minutes']:,.1f} minutes" if seconds >= 120 else f"{seconds:,.0f} seconds"
+    return f"{study['training_teraflops']:,.2f} TFLOPs of training and {time} of run time"
+
+
+def _failed(results: Results, axis: str) -> str:
+    """How many runs failed, by arm; empty when none has."""
+    counts = failed(results, axis)
+    total = sum(counts.values())
+    by_arm = ", ".join(f"{arm} {n}" for arm, n in counts.items())
+    return f"{total} of {len(results.plan.keys)} runs failed ({by_arm})." if total else ""
 
 
 def _missing(results: Results) -> str:
@@ -235,7 +254,10 @@ def _missing(results: Results) -> str:
 
 def _environments(results: Results) -> str:
     frame = tables.environments_frame(results)
-    rows = [(tables.word(row["what"]), row["value"], row["runs"]) for row in frame.to_dict("records")]
+    rows = [
+        (DIGESTS.get(row["what"], tables.word(row["what"])), row["value"], row["runs"])
+        for row in frame.to_dict("records")
+    ]
     return tables.markdown(["what", "value", "runs"], rows, left=2) if rows else ""
 
 

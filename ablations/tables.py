@@ -13,7 +13,7 @@ import pandas as pd
 from ablations.analysis import Analysis
 from ablations.claims import claims_table, contrast_row, more_seeds, p_text
 from ablations.outcomes import Outcomes, level_text, varying_axes
-from ablations.palette import points_text
+from ablations.palette import interval_text, mean_interval, points_text
 from ablations.ranks import Ranks
 from ablations.rounds import Look
 from ablations.stats import Contrast, Interaction, arm_means
@@ -52,9 +52,9 @@ def escape(text: object) -> str:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
-    """A GitHub table; the first `left` columns are set left, the others right."""
+    """A GitHub table; the first `left` columns are set left, the others right. `< 0.001` does not break."""
     marks = [":--" if i < left else "--:" for i in range(len(header))]
-    lines = [header, marks, *([escape(cell) for cell in row] for row in rows)]
+    lines = [header, marks, *([escape(cell).replace("< 0", "<\u00a00") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
@@ -63,21 +63,22 @@ def word(axis: str) -> str:
 
 
 def accuracy_markdown(analysis: Analysis) -> str:
-    """Mean, 95 % interval and n: settings down, arms across; the highest mean of a row in bold."""
+    """Mean, 95 % interval and n, in a cell where it is less than in its row: settings down, arms across; the highest
+    mean of a row in bold."""
     outcomes, table = analysis.outcomes, analysis.cell_means
     arms, cells = len(outcomes.arms), len(outcomes.cells)
     n = table["n"].to_numpy().reshape(arms, cells)
     means = table["mean"].to_numpy().reshape(arms, cells)
-    same = n.min() == n.max()
     texts = np.empty((arms, cells), dtype=object)
     for i, row in enumerate(table.to_dict("records")):
         arm, cell = divmod(i, cells)
         text = "no run" if row["n"] == 0 else f"{row['mean']:.1f}"
         if row["n"] and arms > 1 and row["mean"] == np.nanmax(means[:, cell]):
             text = f"**{text}**"
-        if np.isfinite(row["low"]):
-            text += f" ({row['low']:.1f} to {row['high']:.1f})"
-        texts[arm, cell] = text if same or not row["n"] else f"{text}, n = {row['n']}"
+        if interval := mean_interval(row["low"], row["high"]):
+            text += f" ({interval})"
+        fewer = outcomes.cell_axes and 0 < row["n"] < n[:, cell].max()
+        texts[arm, cell] = f"{text}, n = {row['n']}" if fewer else text
     names = [outcomes.arm_name(arm) for arm in range(arms)]
     if not outcomes.cell_axes:
         return markdown(
@@ -85,11 +86,8 @@ def accuracy_markdown(analysis: Analysis) -> str:
             [(level_text(level), texts[i, 0], n[i, 0]) for i, level in enumerate(outcomes.arms)],
         )
     return markdown(
-        [*map(word, outcomes.cell_axes), *names, *(["n"] if same else [])],
-        [
-            (*map(level_text, levels), *texts[:, cell], *([n[0, cell]] if same else []))
-            for cell, levels in enumerate(outcomes.cells)
-        ],
+        [*map(word, outcomes.cell_axes), *names, "n"],
+        [(*map(level_text, levels), *texts[:, cell], n[:, cell].max()) for cell, levels in enumerate(outcomes.cells)],
         left=len(outcomes.cell_axes),
     )
 
@@ -111,11 +109,12 @@ def contrasts_frame(contrasts: Sequence[Contrast]) -> pd.DataFrame:
 def contrasts_markdown(contrasts: Sequence[Contrast]) -> str:
     p = "sequential p" if any(c.sequential for c in contrasts) else "p"
     return markdown(
-        ["arm", "against", "difference", "95 % interval", p, "Holm p", "d_z", "P(better)", "pairs", "verdict"],
+        ["arm", "against", "verdict", "difference", "95 % interval", p, "Holm p", "d_z", "P(better)", "pairs"],
         [
             (
                 c.subject,
                 c.reference,
+                _verdict(c),
                 _points(c.mean),
                 _interval(c),
                 p_text(c.p),
@@ -123,11 +122,10 @@ def contrasts_markdown(contrasts: Sequence[Contrast]) -> str:
                 _number(c.effect_size, ".2f"),
                 _number(c.probability_of_improvement, ".2f"),
                 c.n,
-                _verdict(c),
             )
             for c in contrasts
         ],
-        left=2,
+        left=3,
     )
 
 
@@ -320,4 +318,4 @@ def _number(value: float, form: str) -> str:
 
 
 def _interval(c: Contrast) -> str:
-    return f"{_points(c.low)} to {_points(c.high)}" if np.isfinite(c.low) else "–"
+    return interval_text(c.low, c.high) if np.isfinite(c.low) else "–"

@@ -27,7 +27,6 @@ class Plan:
     keys: list[str]
     configs: list[RunConfig]
     command: str
-    fingerprint: str = "f" * 64
     design: Design | None = None
 
     @property
@@ -142,6 +141,7 @@ def make(
             "packages": {"numpy": "2.4.0", "scipy": "1.17.0"},
             "cpu": "Example CPU",
             "threads": 2,
+            "data_sha256": "f" * 64,
         }
     failed = {keys[configs.index(config)]: "NonFiniteLoss: loss is nan | epoch 3" for config in lost[:1]}
     return FakeResults(plan, pd.DataFrame(rows), pd.DataFrame(epochs), lost, failed, environments)

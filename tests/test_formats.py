@@ -90,6 +90,13 @@ def test_a_report_without_html_removes_an_old_one(tmp_path):
     assert not (write_report(results, tmp_path) / "report.html").exists()
 
 
+def test_a_number_stays_with_its_sign(folder):
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "95\u00a0% interval" in text
+    assert re.search(r"Holm p\u00a0=\u00a00\.\d", text)
+    assert not re.search(r"\d %|p [=&]|&lt; \d", text)
+
+
 def test_a_question_cannot_bring_its_own_tags():
     text = page("# Is a &lt;script>alert(1)&lt;/script> safe?\n", {})
     assert "<script" not in text

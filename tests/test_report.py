@@ -14,7 +14,7 @@ from ablations.claims import ContrastClaim, Verdict, claims, p_text
 from ablations.design import Design
 from ablations.errors import UsageError
 from ablations.outcomes import arrange
-from ablations.report import write_report
+from ablations.report import compose, write_report
 from ablations.stats import baseline_contrasts
 from ablations.tables import markdown
 
@@ -150,8 +150,37 @@ def test_missing_and_failed_runs_are_named(tmp_path):
     text = (write_report(results, tmp_path) / "README.md").read_text(encoding="utf-8")
     assert "46 of 48 runs finished" in text
     assert "| rope | 2 | 4 | 2 | failed | NonFiniteLoss: loss is nan \\| epoch 3 |" in text
+    assert "> **Failed runs.** 1 of 48 runs failed (rope 1). A run that failed is not counted against its arm" in text
+    assert "the arm is worse than its numbers" in text.split("## Missing runs")[1]
     assert "- depth 4, patch 4, seed 2: no rope" in text
+    rows = re.findall(r"^\| ([24]) \| ([24]) \| .*\)([^)|]*) \| (\d) \|$", text, re.M)
+    assert rows == [("2", "2", "", "3"), ("2", "4", ", n = 2", "3"), ("4", "2", "", "3"), ("4", "4", ", n = 2", "3")]
+    assert "and the number of runs n, with a mean where it has fewer. The highest" in text
     assert "10 pairs" in text
+
+
+def test_runs_that_are_only_not_finished_are_no_failures(tmp_path):
+    results = replace(synthetic_results.make(missing=lambda c: c.seed == 2), failed={})
+    text = (write_report(results, tmp_path) / "README.md").read_text(encoding="utf-8")
+    assert "32 of 48 runs finished" in text
+    assert "failed" not in text
+
+
+def test_it_says_for_what_the_level_holds_and_where_the_data_came_from(folder, text):
+    assert "limits chance findings to 5 % within one family of comparisons: the arms against none, all pairs, " in text
+    assert "p counts differences between settings as chance and the interval does not" in text
+    assert "can include zero while p passes" in text
+    assert f"| fingerprint of the data (SHA-256) | {'f' * 64} | 48 |" in text
+    environments = pd.read_csv(folder / "tables" / "environments.csv").set_index("what")
+    assert environments.loc["data_sha256", "value"] == "f" * 64
+
+
+def test_a_study_that_grew_says_what_it_saved_and_what_stopping_early_does(tmp_path):
+    text = (grown_study(tmp_path) / "README.md").read_text(encoding="utf-8")
+    head, rounds = text.split("## Findings")[0], text.split("## Rounds")[1]
+    assert "It took 66 of the 96 runs of a study fixed at that many seeds: 30 saved (31 %)." in head
+    assert "Of at most 12 seeds a setting it took none 12, learned 5, sinusoidal 12 and rope 4: 15 of 48 saved." in head
+    assert "An estimate that stopped an arm early is a little too large" in rounds
 
 
 def test_other_files_survive_and_old_ones_of_the_report_go(tmp_path):
@@ -235,6 +264,88 @@ def test_an_interaction_is_found_and_its_absence_is_not_claimed():
     assert any(
         s.startswith("Whether the differences between positions depend on depth is undecided") for s in sentences
     )
+
+
+def _study(leads, seeds=3, axes=("patch", (2, 4))) -> list:
+    """The claims on rope against none, with these leads in points by (level of the other axis, seed)."""
+
+    def measure(config):
+        return 0.6 + (leads(getattr(config, axes[0]), config.seed) / 100 if config.position == "rope" else 0)
+
+    results = synthetic_results.make({"position": ("none", "rope"), axes[0]: axes[1]}, range(seeds), measure=measure)
+    return claims(Analysis(arrange(results)))
+
+
+def test_a_lead_that_changes_is_a_lead_on_average_and_depends_on_what_changes_it():
+    contrast, change, _ = _study(lambda patch, seed: (20 if patch == 2 else 0.1) + 0.2 * seed, seeds=8)
+    assert re.fullmatch(
+        r"\*\*rope\*\* is better than \*\*none\*\* by 10.7 points on average over these settings \(95 % .*\)\. "
+        r"The difference depends on patch\.",
+        contrast.sentence,
+    )
+    assert "depends on patch: it is +20.7 points at patch 2 and +0.8 at patch 4" in change.sentence
+    in_short = claims(Analysis(arrange(synthetic_results.make(seeds=range(8)))))[0].sentence
+    assert in_short.startswith(
+        "In short, on average over these settings: **learned**, **sinusoidal** and **rope** are "
+    )
+    assert " These differences depend on patch. " in in_short
+    alone = _study(lambda patch, seed: 20 + 0.2 * seed, seeds=8, axes=("patch", (2,)))[0]
+    assert "average" not in alone.sentence
+    assert "depends" not in alone.sentence
+
+
+def test_an_average_that_hides_a_change_is_not_left_undecided_without_a_word():
+    contrast = _study(lambda patch, seed: (5 if patch == 2 else -4.8) + 0.02 * seed, seeds=8)[0]
+    assert contrast.verdict == Verdict.UNDECIDED
+    assert "16 pairs, ahead in 8). The difference depends on patch. The interval leaves out zero, but p, " in (
+        contrast.sentence
+    )
+
+
+def test_an_interval_without_zero_beside_a_p_that_does_not_pass_is_explained_by_the_settings():
+    contrast = _study(lambda patch, seed: (4 if patch == 2 else 0.3) + (0.4 * seed - 0.7) * 1.5, seeds=3)[0]
+    assert contrast.contrast.low > 0
+    assert contrast.contrast.p > 0.05
+    assert "but p, unlike the interval, counts differences between settings as chance. To decide" in contrast.sentence
+
+
+def test_an_interval_with_zero_beside_a_p_that_passes_is_explained():
+    contrast = _study(lambda patch, seed: 10.0 if seed == 0 else 0.1 + 0.1 * seed)[0]
+    assert contrast.contrast.p_adjusted <= 0.05
+    assert contrast.contrast.low < 0
+    assert contrast.sentence.endswith(
+        ". The interval includes zero, as it is cautious with few seeds; a verdict goes by p alone."
+    )
+
+
+def test_the_highest_of_many_means_is_said_to_be_luck_in_part():
+    best = claims(Analysis(arrange(synthetic_results.make())))[-1]
+    assert best.sentence.endswith("; the highest of 16 means is in part luck.")
+    one = claims(Analysis(arrange(synthetic_results.make({"position": ("none",)}))))[-1]
+    assert "luck" not in one.sentence
+
+
+@pytest.mark.parametrize(("more", "words"), [(1, "1 more seed a setting is"), (9, "9 more seeds a setting are")])
+def test_it_is_the_study_that_needs_more_seeds(more, words):
+    contrast = _claim(3, 3).contrast
+    claim = ContrastClaim(replace(contrast, seeds_needed=contrast.seeds + more))
+    assert f". To decide this, about {words} needed, if difference and spread stay as they are." in claim.sentence
+
+
+def test_runs_that_are_all_alike_have_no_interval_of_width_zero(tmp_path):
+    results = synthetic_results.make({"position": ("none", "rope")}, measure=lambda config: 0.98)
+    text = (write_report(results, tmp_path) / "README.md").read_text(encoding="utf-8")
+    assert "is 98.0 %, by **none** (3 runs, all alike); the highest of 2" in text
+    assert "| none | **98.0** (all alike) | 3 |" in text
+    assert "98.0 to 98.0" not in text
+
+
+def test_the_head_of_a_report_says_on_what_images_it_rests(tmp_path):
+    base = synthetic_results.RunConfig(data="cifar100", classes=20)
+    results = synthetic_results.make({"position": ("none", "rope"), "patch": (4, 8)}, base=base)
+    head = compose(results).text.split("## Findings")[0]
+    said = "Trained on cifar100 (50,000 + 10,000 photographs in 100 classes), the first 20 of 100 classes only."
+    assert head.endswith(f" 3 seeds. {said}\n\n")
 
 
 def test_p_text():

@@ -1,0 +1,167 @@
+"""How long a report over many runs takes: `python -m benchmarks.report [--runs N] [--json FILE]`.
+
+A store of made-up runs (4 positions, 5 depths, 4 patch sizes and as many seeds as that takes, 30 epochs each) is read,
+analysed, drawn and written as README.md, figures, tables and report.html, and checked against its runs.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ablations import grids, study
+from ablations.config import RunConfig, vit_config
+from ablations.environment import describe
+from ablations.report import write_report
+from ablations.report_check import differences
+from ablations.store import Store, load_results
+from ablations.trainer import EpochMetrics, RunRecord
+from ablations.workers import dataset_for
+from benchmarks.cpu import environment
+from vit import ViT, cost, get_ops
+
+RUNS = 2_000
+LIMIT = 30.0
+"""Seconds that reading the runs and writing the report may take together."""
+AXES: dict[str, tuple[Any, ...]] = {
+    "position": ("none", "learned", "sinusoidal", "rope"),
+    "depth": (1, 2, 3, 4, 5),
+    "patch": (1, 2, 4, 8),
+}
+ARMS = 80
+GAIN = {"none": 0.0, "learned": 8.0, "sinusoidal": 7.5, "rope": 7.0}
+
+
+@dataclass(frozen=True)
+class Record:
+    """Seconds of one part of making a report, by the clock and of this process alone."""
+
+    what: str
+    runs: int
+    seconds: float
+    cpu_s: float
+    limit_s: float | None = None
+
+    @property
+    def good(self) -> bool:
+        return self.limit_s is None or self.seconds < self.limit_s
+
+
+def fill(store: Store, runs: int) -> str:
+    """Plan a study of this many runs and write each as if it had been trained; the name of the study."""
+    base = replace(grids.GRIDS["rope"].base, width=8, heads=1)
+    grid = grids.override(replace(grids.GRIDS["rope"], base=base), axes=AXES, seeds=runs // ARMS)
+    plan = study.make_plan(grid, study="many", command="vitab run --grid rope")
+    store.write_study(plan)
+    dataset = dataset_for(base, None)
+    about = describe(backend="numpy", threads=1) | {"stack": 1, "data_sha256": dataset.fingerprint}
+    states: dict[RunConfig, dict[str, np.ndarray]] = {}
+    for key, config in plan.runs.items():
+        shape = replace(config, seed=0)
+        model = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
+        if shape not in states:
+            states[shape] = ViT(model, ops=get_ops("numpy"), seeds=[0]).state_dict(run=0)
+        store.write(key, made_up(config, states[shape], cost.forward_flops(model), dataset.test_labels), about, model)
+    return plan.study
+
+
+def made_up(config: RunConfig, state: dict[str, np.ndarray], flops: int, labels: np.ndarray) -> RunRecord:
+    """A record with an effect of every axis, and noise."""
+    rng = np.random.default_rng([config.seed, config.depth, config.patch, len(config.position)])
+    right = rng.random(labels.size) < (80 + GAIN[config.position] + config.depth - config.patch / 2) / 100
+    predicted = np.where(right, labels, (labels + 1) % 10).astype(np.int64)
+    share = float(right.mean())
+    curve = share * (1 - np.exp(-np.arange(1, config.epochs + 1) / 5)) + rng.normal(0, 0.01, config.epochs)
+    metrics = [
+        EpochMetrics(
+            epoch=i + 1,
+            learning_rate=2e-3,
+            train_loss=float(2.3 - 2 * value),
+            validation_loss=float(2.3 - 1.9 * value),
+            validation_accuracy=float(value),
+            seconds=0.1,
+            images_per_s=1e4,
+        )
+        for i, value in enumerate(curve)
+    ]
+    probabilities = np.full((labels.size, 10), 0.1, dtype=np.float32)
+    return RunRecord(
+        config=config,
+        metrics=metrics,
+        predictions={"labels": labels.astype(np.int64), "predicted": predicted, "probabilities": probabilities},
+        test_accuracy=share,
+        test_loss=0.5,
+        validation_accuracy=float(curve[-1]),
+        state=state,
+        parameters=sum(array.size for array in state.values()),
+        flops=flops,
+        train_seconds=3.0 + float(rng.random()),
+        seconds=4.0,
+    )
+
+
+def measure(runs: int) -> list[Record]:
+    """Seconds of reading the runs, writing the report, and checking it."""
+    with tempfile.TemporaryDirectory() as folder:
+        store, out = Store(Path(folder) / "runs"), Path(folder) / "reports"
+        name = fill(store, runs)
+        results, read = timed("read", runs, lambda: load_results(store, name))
+        _, written = timed("write", runs, lambda: write_report(results, out, "html"))
+        found, checked = timed("check", runs, lambda: differences(results, out))
+    if found:
+        raise SystemExit("\n".join(found))
+    both = Record("both", runs, read.seconds + written.seconds, round(read.cpu_s + written.cpu_s, 3), LIMIT)
+    return [read, written, both, checked]
+
+
+def timed(what: str, runs: int, work: Callable[[], Any]) -> tuple[Any, Record]:
+    clock, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    return result, Record(what, runs, round(time.perf_counter() - clock, 3), round(time.process_time() - cpu, 3))
+
+
+WORDS = {
+    "read": "reading the runs, checksums verified",
+    "write": "report: statistics, figures, tables, HTML",
+    "both": "vitab report: both",
+    "check": "vitab report --check, without reading",
+}
+
+
+def table(records: Sequence[Record]) -> str:
+    """For people: one line a record."""
+    lines = [f"{'':<46}{'runs':>8}{'seconds':>10}{'of CPU':>9}{'limit s':>9}"]
+    for r in records:
+        limit = "" if r.limit_s is None else f"{r.limit_s:.0f}"
+        lines.append(
+            f"{WORDS[r.what]:<46}{r.runs:>8,}{r.seconds:>10.2f}{r.cpu_s:>9.2f}{limit:>9}{'' if r.good else '  MISSED'}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--runs", type=int, default=RUNS, help=f"runs of the study, in steps of {ARMS} (default: {RUNS})"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the records to FILE")
+    options = parser.parse_args(arguments)
+    records = measure(max(options.runs // ARMS, 2) * ARMS)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        about = options.json.with_name(f"{options.json.stem}.machine.json")
+        about.write_text(json.dumps(environment(), indent=2) + "\n")
+        options.json.write_text(json.dumps([asdict(record) for record in records], indent=2) + "\n")
+    print(table(records))
+    return 0 if all(record.good for record in records) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
