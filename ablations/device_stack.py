@@ -43,7 +43,7 @@ class DeviceStack(Stack):
         for step in range(first, self.steps, STEPS_AT_ONCE):
             done = min(step + STEPS_AT_ONCE, self.steps)
             self.engine.train(self._training_set, recipe, done - step, self.steps)
-            if any(member.keeper.due() for _, member in self.live):
+            if self.is_due(done, epoch):
                 self._note(epoch, done)
                 self.keep()
             if not self.live:
@@ -117,6 +117,7 @@ class DeviceStack(Stack):
         size = max(1, EVALUATED // self.batch_size) * self.batch_size
         with self._evaluated_weights():
             for start in range(0, order.shape[1], size):
+                self.show_life()
                 logits = self.engine.evaluate(data, order[:, start : start + size])
                 parts.append(ops.to_numpy(ops.softmax(logits)))
         return np.concatenate(parts, axis=1)

@@ -65,6 +65,8 @@ class Member:
         self.steps_before = int(notes.get("optimizer_step", 0))
         self.epoch_before = float(notes.get("epoch_seconds", 0.0))  # on that epoch, by earlier attempts
         self.seconds_before = float(notes.get("seconds", 0.0))  # on the run
+        places: list[dict[str, Any]] = notes.get("places", [])
+        self.places = places + [self.keeper.place] * (self.keeper.place not in places)
 
     @property
     def pace(self) -> tuple[int, ...]:
@@ -153,8 +155,7 @@ class Stack:
                 for r, member in self.live:
                     with self.own(member):
                         member.losses.append(finite("training", losses[r], epoch))
-                due = [member.keeper.due() for _, member in self.live]
-                if any(due):
+                if self.is_due(step + 1, epoch):
                     self.keep()
                 if not self.live:
                     break
@@ -195,6 +196,7 @@ class Stack:
         parts = []
         with self._evaluated_weights():
             for start in range(0, len(images[0]), size):
+                self.show_life()
                 part = [
                     m.feed.normalise(own[start : start + size]) for m, own in zip(self.members, images, strict=True)
                 ]
@@ -210,6 +212,22 @@ class Stack:
         """A run's share of the time so far, with that of earlier attempts."""
         return member.seconds_before + (time.perf_counter() - self.started) * self.share
 
+    def is_due(self, done: int, epoch: int) -> bool:
+        """Whether to `keep`, after `done` steps of an epoch (from 1), before the next step, or before the evaluation
+        at the end of the epoch."""
+        ahead = 1.0
+        if done == self.steps:  # to evaluate an image takes less time than to train on it
+            images = len(self.members[0].feed.validation_images)
+            images += len(self.dataset.test_images) if epoch == self.config.epochs else 0
+            ahead += images / self.batch_size
+        due = [member.keeper.due(ahead) for _, member in self.live]  # all are asked: that is their sign of life
+        return any(due)
+
+    def show_life(self) -> None:
+        """Where the runs get on and cannot end."""
+        for _, member in self.live:
+            member.keeper.alive()
+
     def keep(self) -> None:
         """Have each run's keeper write down where it is, between two steps; those that are asked to stop end."""
         on_epoch = (time.perf_counter() - self.begun) * self.share
@@ -221,6 +239,7 @@ class Stack:
                 "losses": member.losses,
                 "epoch_seconds": member.epoch_before + on_epoch,
                 "seconds": self.seconds(member),
+                "places": member.places,
             }
             try:
                 member.keeper.save(Snapshot(notes, {name: value[r] for name, value in arrays.items()}))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,8 @@ class RunRecord:
     seconds: float
     stack: int = 1
     """Runs that were trained as one model when it ended, itself included."""
+    places: Sequence[dict[str, Any]] = ()
+    """Where it was trained, one after another, as its keeper knows them."""
 
 
 def train(
@@ -152,6 +155,7 @@ def _record(stack: Stack, run: int, probabilities: np.ndarray, labels: np.ndarra
         train_seconds=sum(metrics.seconds for metrics in member.metrics),
         seconds=stack.seconds(member),
         stack=len(stack.members),
+        places=member.places,
     )
 
 
