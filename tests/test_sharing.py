@@ -231,7 +231,7 @@ def carry_out(task, attempt, store, job=workers.train_and_store):
 
 def test_a_run_whose_attempts_fall_silent_fails_in_the_end(store):
     _, (task,) = plan_and_tasks(store, 1)
-    folder, log = store.folder(task.key), Log()
+    log = Log()
     waiting = Waiting([task], Setting(store.root, expiry=0.0), log)
     for number in (1, 2, 3, 4):
         while waiting.next() is None:
