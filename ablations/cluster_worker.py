@@ -195,7 +195,7 @@ def _too_little_memory(bytes_of_run: int) -> int | None:
 def train_there(task: Task, setting: Setting, watch: Watch) -> Finished:
     """Train one run, once this machine's data are found to be those of the client."""
     try:
-        fingerprint = dataset_for(task.config, setting.data_dir).fingerprint
+        fingerprint = dataset_for(task.config, setting.data_dir, watch).fingerprint
     except VitabError as error:
         raise UnfitError(str(error)) from error
     if run_key(task.config, fingerprint) != task.key:

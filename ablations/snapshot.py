@@ -74,7 +74,7 @@ class Keeper:
         *,
         interval: float = INTERVAL,
         stop: Callable[[], bool] = lambda: False,
-        alive: Callable[[], None] = lambda: None,
+        alive: Callable[[], object] = lambda: None,
         held: Callable[[], bool] = lambda: True,
         say: Callable[[str], None] = lambda line: None,
         place: dict[str, Any] | None = None,

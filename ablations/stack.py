@@ -218,7 +218,7 @@ class Stack:
         ahead = 1.0
         if done == self.steps:  # to evaluate an image takes less time than to train on it
             images = len(self.members[0].feed.validation_images)
-            images += len(self.dataset.test_images) if epoch == self.config.epochs else 0
+            images += len(self.dataset.test_labels) if epoch == self.config.epochs else 0
             ahead += images / self.batch_size
         due = [member.keeper.due(ahead) for _, member in self.live]  # all are asked: that is their sign of life
         return any(due)

@@ -99,7 +99,8 @@ def train_and_store_together(
     from ablations.stack import Member
     from ablations.trainer import train_together
 
-    store, dataset = Store(setting.runs), dataset_for(next(iter(watches)).config, setting.data_dir)
+    together = Watch(lambda metrics: None, alive=lambda: [watch.alive() for watch in watches.values()])
+    store, dataset = Store(setting.runs), dataset_for(next(iter(watches)).config, setting.data_dir, together)
     tasks: dict[Member, Task] = {}
     for task, watch in watches.items():
         try:

@@ -13,6 +13,7 @@ from ablations.attempts import BEAT, EXPIRY, PATIENCE, Attempt
 from ablations.config import RunConfig, vit_config
 from ablations.errors import StorageError, TakenOverError, UnfitError, VitabError
 from ablations.files import or_say
+from ablations.signs import told_to
 from ablations.snapshot import INTERVAL, Keeper
 from ablations.store import Store
 
@@ -102,7 +103,7 @@ class Watch:
     """Asked after every step: whether to keep a snapshot and end."""
     held: Callable[[], bool] = lambda: True
     """Asked before anything is written: whether no other process has taken the run over."""
-    alive: Callable[[], None] = lambda: None
+    alive: Callable[[], object] = lambda: None
     """Called where a run gets on and cannot stop."""
     say: Callable[[str], None] = lambda line: None
     """Takes a line for people."""
@@ -115,7 +116,7 @@ def train_and_store(task: Task, setting: Setting, watch: Watch) -> Finished:
     """Train one run, from its snapshot if it has one, and write it to the store."""
     from ablations.trainer import train
 
-    dataset, keeper = dataset_for(task.config, setting.data_dir), keeper_of(task, setting, watch)
+    dataset, keeper = dataset_for(task.config, setting.data_dir, watch), keeper_of(task, setting, watch)
     record = train(
         task.config, dataset, backend=setting.backend, threads=setting.threads, on_epoch=watch.epoch, keeper=keeper
     )
@@ -154,9 +155,10 @@ def write(
     return Finished(float(record.test_accuracy), float(record.validation_accuracy), float(record.seconds))
 
 
-def dataset_for(config: RunConfig, data_dir: Path | None) -> "Dataset":
-    """The data of a run; the last few data sets stay in memory."""
-    return _read(config.data, config.labels, config.classes, config.per_class, data_dir)
+def dataset_for(config: RunConfig, data_dir: Path | None, watch: Watch | None = None) -> "Dataset":
+    """The data of a run, which gives signs of life while they are read; the last few data sets stay in memory."""
+    with told_to(watch.alive if watch else lambda: None):
+        return _read(config.data, config.labels, config.classes, config.per_class, data_dir)
 
 
 @lru_cache(maxsize=4)
@@ -208,7 +210,7 @@ class Carried:
     ) -> None:
         self.task, self.attempt, self.setting, self.tell, self.asked = task, attempt, setting, epoch, stop
         self.beat = attempt.beating(setting.beat, setting.patience)
-        self.watch = Watch(self.epoch, self.stop, attempt.held, self.alive, say)
+        self.watch = Watch(self.epoch, self.stop, attempt.held, self.stop, say)
         self.news = News(attempt, task.config.epochs, setting.beat)
 
     def __enter__(self) -> "Carried":
@@ -222,9 +224,6 @@ class Carried:
         """Whether the run is to end; that this is asked is a sign of life."""
         self.beat.sign()
         return self.asked() or self.beat.lost
-
-    def alive(self) -> None:
-        self.stop()
 
     def epoch(self, metrics: "EpochMetrics") -> None:
         """Tell of an epoch, here and now and then in the attempt's file."""

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fake_trainer
 import pytest
+from PIL import Image
 from test_study import Log
 
-from ablations import children, grids, study, workers
+from ablations import children, environment, grids, study, verification, workers
 from ablations.attempts import Attempts, last_attempt
 from ablations.errors import StorageError, TakenOverError
 from ablations.store import FILES, Store
@@ -94,6 +96,20 @@ def test_a_run_of_another_process_is_left_to_it_and_reported(store, monkeypatch)
         ("elsewhere", "none, seed 0"),
         ("failed", "none, seed 1", "no luck (in another process)"),
     ]
+
+
+def test_signs_of_life_are_given_while_pictures_are_read(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (4, 4)).save(tmp_path / name / f"{number}.png")
+    signs = []
+    watch = workers.Watch(lambda metrics: None, alive=lambda: signs.append(1))
+    config = replace(NONE.base, data="folder", per_class=None)
+    workers.dataset_for(config, tmp_path, watch)
+    assert len(signs) == 6
+    workers.dataset_for(config, tmp_path, watch)
+    assert len(signs) == 6
 
 
 def test_a_run_that_was_taken_over_is_not_written(store):
@@ -227,6 +243,25 @@ def test_whoever_was_asleep_while_writing_does_not_change_what_the_next_owner_ha
 
 def carry_out(task, attempt, store, job=workers.train_and_store):
     return workers.carry_out(task, attempt, Setting(store.root), job, epoch=lambda metrics: None, stop=lambda: False)
+
+
+def test_a_run_of_two_places_is_reproduced_by_its_accuracy_and_not_by_its_bits(store, monkeypatch):
+    _, (task,) = plan_and_tasks(store, 1)
+    here, there = environment.place("numpy"), {"cpu": "another"}
+    setting = Setting(store.root)
+    store.folder(task.key).mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "place", lambda backend: there)
+        with pytest.raises(KeyboardInterrupt):
+            workers.train_and_store(task, setting, workers.Watch(lambda metrics: None, lambda: True))
+    workers.train_and_store(task, setting, workers.Watch(lambda metrics: None))
+    assert store.environment(task.key)["places"] == [there, here]
+    again = verification.reproduce(store, task.key, data_dir=None, backend="numpy", threads=1)
+    assert (again.same_place, again.good) == (False, True)
+    (store.folder(task.key) / "DONE.json").unlink()
+    workers.train_and_store(task, setting, workers.Watch(lambda metrics: None))
+    assert "places" not in store.environment(task.key)
+    assert verification.reproduce(store, task.key, data_dir=None, backend="numpy", threads=1).same_place
 
 
 def test_a_run_whose_attempts_fall_silent_fails_in_the_end(store):
