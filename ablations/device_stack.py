@@ -43,7 +43,7 @@ class DeviceStack(Stack):
         for step in range(first, self.steps, STEPS_AT_ONCE):
             done = min(step + STEPS_AT_ONCE, self.steps)
             self.engine.train(self._training_set, recipe, done - step, self.steps)
-            if self.is_due(done, epoch):
+            if self.is_due(self.images_after(done)):
                 self._note(epoch, done)
                 self.keep()
             if not self.live:

@@ -155,7 +155,7 @@ class Stack:
                 for r, member in self.live:
                     with self.own(member):
                         member.losses.append(finite("training", losses[r], epoch))
-                if self.is_due(step + 1, epoch):
+                if self.is_due(self.images_after(step + 1)):
                     self.keep()
                 if not self.live:
                     break
@@ -212,16 +212,20 @@ class Stack:
         """A run's share of the time so far, with that of earlier attempts."""
         return member.seconds_before + (time.perf_counter() - self.started) * self.share
 
-    def is_due(self, done: int, epoch: int) -> bool:
-        """Whether to `keep`, after `done` steps of an epoch (from 1), before the next step, or before the evaluation
-        at the end of the epoch."""
-        ahead = 1.0
-        if done == self.steps:  # to evaluate an image takes less time than to train on it
-            images = len(self.members[0].feed.validation_images)
-            images += len(self.dataset.test_labels) if epoch == self.config.epochs else 0
-            ahead += images / self.batch_size
-        due = [member.keeper.due(ahead) for _, member in self.live]  # all are asked: that is their sign of life
-        return any(due)
+    def images_after(self, done: int) -> int:
+        """Images of each run that are evaluated after so many steps of an epoch, before another step."""
+        return len(self.members[0].feed.validation_images) if done == self.steps else 0
+
+    def is_due(self, images: int = 0) -> bool:
+        """Whether to `keep` where the runs are, before another step and the evaluation of so many images of each."""
+        # to evaluate an image takes less time than to train on it
+        due = [member.keeper.due(1 + images / self.batch_size) for _, member in self.live]
+        return any(due)  # of all that were asked, for that is their sign of life
+
+    def keep_before_test(self) -> None:
+        """After the last epoch, so that a test on many images does not cost it."""
+        if self.is_due(len(self.dataset.test_images)):
+            self.keep()
 
     def show_life(self) -> None:
         """Where the runs get on and cannot end."""

@@ -123,6 +123,7 @@ def _train_stack(
         stack = _make_stack(members, dataset, backend, threads, on_end)
         while stack.live and (done := len(stack.live[0][1].metrics)) < stack.config.epochs:
             stack.epoch(done + 1)
+        stack.keep_before_test()
         probabilities = stack.test_probabilities() if stack.live else np.empty(0)
         for r, member in stack.live:
             with stack.own(member):

@@ -84,11 +84,21 @@ def test_a_run_asks_with_the_time_of_its_evaluation_at_the_end_of_an_epoch(monke
     asked = []
     monkeypatch.setattr(Keeper, "due", lambda keeper, steps=1.0: asked.append(steps) is not None)
     train(BASE, FEW, threads=1)
+    *asked, before_test = asked
     epochs = [asked[start : start + STEPS] for start in range(0, len(asked), STEPS)]
     assert len(epochs) == BASE.epochs
     assert all(steps == 1 for epoch in epochs for steps in epoch[:-1])
-    tested = len(FEW.test_labels)
-    assert [epoch[-1] for epoch in epochs] == [1 + 40 / 32, 1 + 40 / 32, 1 + (40 + tested) / 32]
+    assert [epoch[-1] for epoch in epochs] == [1 + 40 / 32] * 3
+    assert before_test == 1 + len(FEW.test_labels) / 32
+
+
+def test_a_run_that_is_stopped_before_its_test_goes_on_with_it(tmp_path):
+    path, steps = tmp_path / "resume.bin", []
+    with pytest.raises(KeyboardInterrupt):
+        train(BASE, FEW, threads=1, keeper=Keeper(path, WHO, stop=stopping_after(3 * STEPS + 1)))
+    resumed = train(BASE, FEW, threads=1, keeper=Keeper(path, WHO), on_epoch=steps.append)
+    assert steps == []
+    assert same_bits(resumed, train(BASE, FEW, threads=1))
 
 
 def test_signs_of_life_are_given_while_a_run_evaluates(monkeypatch):
