@@ -224,7 +224,7 @@ class Stack:
 
     def keep_before_test(self) -> None:
         """After the last epoch, so that a test on many images does not cost it."""
-        if self.is_due(len(self.dataset.test_images)):
+        if self.is_due(len(self.dataset.test_labels)):
             self.keep()
 
     def show_life(self) -> None:
