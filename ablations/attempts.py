@@ -5,17 +5,21 @@
     runs/<run>/attempt-0001.json    created by one process that thereby has the run, and written by no other
 
 A process takes a run by creating the file of the next attempt, which only one can; the highest number has the run.
-It touches the file every few seconds. Another may take the run over, as the next attempt, when the last one
+It touches the file every few seconds for as long as the run gets on. Another may take the run over, as the next
+attempt, when the last one
 
 - has said that it is over, or
 - was made by a process of this machine that no longer exists, or
 - has not been touched for `EXPIRY` seconds by the clock of the one that watches: clocks are never compared, so that
   one set back or wrong does no harm.
 
-A process that was only asleep finds a higher number when it wakes, and leaves the run alone.
+A process that was only asleep finds a higher number when it wakes, and leaves the run alone. A file that is not what
+was written says nothing: its attempt counts as alive until it expires.
 """
 
 import contextlib
+import errno
+import hashlib
 import os
 import platform
 import threading
@@ -25,12 +29,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ablations.files import or_say, read_json, to_json, write_file
+from ablations.files import exists, or_say, read_json, sync_folder, to_json, write_file
 
 BEAT = 5.0
 """Seconds between two signs of life."""
 EXPIRY = 120.0
 """Seconds without one after which a run is taken over. Network file systems may show a file a minute late."""
+PATIENCE = 600.0
+"""Seconds without a step after which a run counts as hung. A test on many images is one such silence."""
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""How a file system says that it makes no links."""
 
 
 @dataclass(frozen=True)
@@ -39,40 +47,52 @@ class Attempt:
 
     folder: Path
     number: int
+    expired: int = 0
+    """Attempts in a row before this one that fell silent before they had come to the end of an epoch."""
 
     @property
     def path(self) -> Path:
         return self.folder / f"attempt-{self.number:04}.json"
 
     def held(self) -> bool:
-        """Whether the run is still this attempt's: no other has taken it over."""
+        """Whether the run is still this attempt's: no other has taken it over. To be asked by its owner only."""
+        try:
+            os.utime(self.path)  # a file server is asked anew, whatever this machine remembers of the folder
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESTALE):
+                return False
         return last_attempt(self.folder) == self.number
 
     def note(self, **facts: Any) -> None:
         """Add to what the file says; a disk that does not take it costs only the news."""
-        content = read_json(self.path)
+        content = read_attempt(self.path) or {"attempt": self.number}
         with contextlib.suppress(OSError):
-            if isinstance(content, dict):
-                write_file(self.path, to_json(content | facts))
+            if self.path.exists():
+                write_file(self.path, _sealed(self.path, content | facts))
 
     def release(self) -> None:
         """Say that this attempt is over, whatever became of the run."""
         if self.held():
             self.note(over=True)
 
-    def beating(self, every: float = BEAT) -> "Beat":
-        """Signs of life from a thread of its own for as long as the context lasts."""
-        return Beat(self, every)
+    def beating(self, every: float = BEAT, patience: float = float("inf")) -> "Beat":
+        """Signs of life from a thread of its own within the context, while a `sign` is younger than `patience`."""
+        return Beat(self, every, patience)
 
 
 class Beat(threading.Thread):
     """Touches the file of an attempt every few seconds, until it is over or finds that another has the run."""
 
-    def __init__(self, attempt: Attempt, every: float) -> None:
+    def __init__(self, attempt: Attempt, every: float, patience: float) -> None:
         super().__init__(daemon=True)
-        self.attempt, self.every = attempt, every
+        self.attempt, self.every, self.patience = attempt, every, patience
         self.over = threading.Event()
         self.lost = False
+        self.sign()
+
+    def sign(self) -> None:
+        """The run gets on: a thread that only lives is no sign of that."""
+        self.signed = time.monotonic()
 
     def __enter__(self) -> "Beat":
         self.start()
@@ -84,11 +104,12 @@ class Beat(threading.Thread):
 
     def run(self) -> None:
         while not self.over.wait(self.every):
-            self.lost = self.lost or not self.attempt.held()
+            if time.monotonic() - self.signed < self.patience:
+                self.lost = not self.attempt.held()  # which touches the file
+            else:
+                self.lost = last_attempt(self.attempt.folder) != self.attempt.number
             if self.lost:
                 return
-            with contextlib.suppress(OSError):
-                os.utime(self.attempt.path)
 
 
 class Attempts:
@@ -116,9 +137,12 @@ class Attempts:
             last = last_attempt(folder)  # looked up once: what is created must follow the very one that is over
             if not self._follows(folder, last):
                 return None
-            attempt = Attempt(folder, last + 1)
-            if not _create(attempt.path, to_json(_owner(attempt.number, pid or os.getpid()))):
+            attempt = Attempt(folder, last + 1, _expired(Attempt(folder, last).path))
+            owner = _owner(attempt, pid or os.getpid())
+            if not _create(attempt.path, _sealed(attempt.path, owner)):
                 return None
+            if not last:
+                sync_folder(folder.parent)
         if not attempt.held():  # numbers passed this one by while it was being made
             attempt.path.unlink(missing_ok=True)
             return None
@@ -131,8 +155,8 @@ class Attempts:
         return attempt
 
     def _over(self, path: Path) -> bool:
-        content = read_json(path)
-        if isinstance(content, dict) and (content.get("over") is True or is_dead(content)):
+        content = read_attempt(path)
+        if content is not None and (content.get("over") is True or is_dead(content)):
             return True
         try:
             stat = path.stat()
@@ -158,20 +182,47 @@ def last_attempt(folder: Path) -> int:
 
 
 def at_work(folder: Path) -> dict[str, Any] | None:
-    """What the last attempt at a run says of itself while it is not over, as far as can be told at a glance."""
+    """What the last attempt at a run says of itself while it is not over, as far as can be told at a glance.
+
+    With `silent`, the seconds since its last sign of life, by the clock of whoever asks: for people only.
+    """
     number = last_attempt(folder)
-    content = read_json(Attempt(folder, number).path) if number else None
-    if not isinstance(content, dict) or content.get("over") is True or is_dead(content):
+    path = Attempt(folder, number).path
+    content = read_attempt(path) if number else None
+    if content is None or content.get("over") is True or is_dead(content):
+        return None
+    try:
+        return content | {"silent": time.time() - path.stat().st_mtime}
+    except OSError:
+        return None
+
+
+def read_attempt(path: Path) -> dict[str, Any] | None:
+    """What the file of an attempt says; None when it is not what was written, or is of another run."""
+    content = read_json(path)
+    if not isinstance(content, dict) or content.pop("sha256", None) != _checksum(path, content):
         return None
     return content
 
 
+def _sealed(path: Path, content: dict[str, Any]) -> bytes:
+    return to_json(content | {"sha256": _checksum(path, content)})
+
+
+def _checksum(path: Path, content: dict[str, Any]) -> str:
+    """Of what the file of an attempt says, and of its place."""
+    return hashlib.sha256(f"{path.parent.name}/{path.name}\n".encode() + to_json(content)).hexdigest()
+
+
 def is_dead(owner: dict[str, Any]) -> bool:
     """Whether the owner of an attempt is a process of this machine that no longer exists."""
-    here = machine()
-    if here is None or owner.get("machine") != here or not isinstance(owner.get("pid"), int):
+    here, pid = machine(), owner.get("pid")
+    if here is None or owner.get("machine") != here or not isinstance(pid, int) or pid < 1:
         return False
-    return born(owner["pid"]) != owner.get("born")
+    if owner.get("born") is None:
+        return True  # it had ended before its attempt was written down
+    found = born(pid)
+    return found != owner["born"] if found is not None else not exists(pid) or _has_ended(pid)
 
 
 @cache
@@ -185,12 +236,23 @@ def machine() -> str | None:
 
 
 def born(pid: int) -> str | None:
-    """When a process of this machine began, in ticks since the boot; None when it has ended."""
+    """When a process of this machine began, in ticks since the boot; None when it has ended or is not shown."""
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in "ZX" else fields[19]
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a number is still taken by a process that has ended, which nobody has asked about yet."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] in "ZX"
+
+
+def _stat(pid: int) -> list[str] | None:
+    """What /proc says of a process; None when there is none, or users do not see those of others."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else fields[19]
 
 
 def process(pid: int) -> dict[str, Any]:
@@ -198,24 +260,47 @@ def process(pid: int) -> dict[str, Any]:
     return {"host": platform.node(), "pid": pid, "born": born(pid), "machine": machine()}
 
 
-def _owner(number: int, pid: int) -> dict[str, Any]:
-    return {"attempt": number} | process(pid) | {"begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "over": False}
+def _owner(attempt: Attempt, pid: int) -> dict[str, Any]:
+    begun = {"begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "expired": attempt.expired, "over": False}
+    return {"attempt": attempt.number} | process(pid) | begun
+
+
+def _expired(last: Path) -> int:
+    """Attempts in a row up to the last one that fell silent before the end of an epoch, and were not seen to die."""
+    content = read_attempt(last)
+    if content is None or content.get("over") is True or is_dead(content) or "epoch" in content:
+        return 0
+    return int(content.get("expired", 0)) + 1
 
 
 def _create(path: Path, content: bytes) -> bool:
-    """Create a file with its content at once; False when it exists."""
+    """Create a file with its content at once; False when it exists. Raises OSError, and leaves nothing."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
     try:
         temporary.write_bytes(content)
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without links: there the file is empty for a moment, which counts as alive
         try:
-            with path.open("xb") as file:
-                file.write(content)
+            os.link(temporary, path)
         except FileExistsError:
-            return False
+            return temporary.stat().st_nlink == 2  # the answer of a file server was lost, and it was asked twice
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return _create_open(path, content)
     finally:
         temporary.unlink(missing_ok=True)
+    return True
+
+
+def _create_open(path: Path, content: bytes) -> bool:
+    """The same without links: the file is empty for a moment, which counts as alive."""
+    try:
+        with path.open("xb") as file:
+            try:
+                file.write(content)
+                file.flush()
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
+    except FileExistsError:
+        return False
     return True

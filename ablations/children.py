@@ -7,18 +7,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ablations.attempts import Attempt
-from ablations.errors import StorageError
+from ablations.errors import StorageError, UnfitError
 from ablations.hardware import least_busy
 from ablations.stacks import carry_out_together
-from ablations.store import Store
 from ablations.waiting import PAUSE, Waiting
-from ablations.workers import Job, Listener, Setting, Task, tell, train_and_store
+from ablations.workers import CutShort, Job, Listener, Setting, Task, train_and_store
 
 SIGN_OF_LIFE = 2.0
 """Seconds between two messages of a child that it is alive."""
@@ -69,8 +67,8 @@ class _Crew:
         self.waiting, self.setting, self.listener, self.workers, self.job = waiting, setting, listener, workers, job
         self.idle = idle
         self.children: list[Child] = []
-        self.killed: set[str] = set()  # keys of the runs whose child was killed once
         self.stopping = False
+        self.listened = time.monotonic()
 
     @property
     def busy(self) -> "list[Child]":
@@ -102,7 +100,10 @@ class _Crew:
     def hire(self) -> "Child":
         """An idle child that is alive, or a new one."""
         while self.idle:
-            child = self.idle.pop()
+            try:
+                child = self.idle.pop()
+            except IndexError:  # another thread took the last
+                break
             if child.process.is_alive():
                 return child
             child.bury()
@@ -119,47 +120,44 @@ class _Crew:
                 self.lose(child, child.bury())
             else:
                 self.hear(child, kind, content)
+        before, self.listened = self.listened, time.monotonic()
         for child in self.busy:
-            if time.monotonic() - child.heard > self.setting.patience:
+            if self.listened - before > self.setting.patience / 2:
+                child.heard = self.listened  # this process was halted, and its children with it, perhaps
+            if self.listened - child.heard > self.setting.patience:
                 child.bury(kill=True)
                 self.lose(child, f"its process gave no sign of life for {self.setting.patience:g} s and was ended")
 
     def hear(self, child: "Child", kind: str, content: Any) -> None:
         """One message of a child at work."""
         child.heard = time.monotonic()
-        if kind == "storage":
-            raise StorageError(content)
+        if kind == "unable":
+            raise content
         if kind == "epoch":
             self.listener.epoch(*content)
+        elif kind == "note":
+            self.listener.note(*content)
         elif kind == "interrupted":
             for task in list(child.held):
                 child.end(task)
                 self.waiting.put_back(task)
         elif kind == "outcome":
             task, outcome = content
-            child.end(task)
-            if outcome is None:
-                self.waiting.put_back(task)
-            else:
-                tell(self.listener, task, outcome)
+            self.waiting.ended(task, child.held.pop(task), outcome)
+            child.spent = child.spent or isinstance(outcome, CutShort)
+            if child.spent and not child.held:
+                self.children.remove(child)
+                child.dismiss()
 
     def lose(self, child: "Child", reason: str) -> None:
         """A child is gone: try its runs once more if that was not their own doing."""
         self.children.remove(child)
         for task, attempt in list(child.held.items()):
-            lost = not attempt.held()
-            if lost or self.stopping or (child.was_killed and task.key not in self.killed):
+            if self.stopping or not attempt.held():
                 child.end(task)
-                if lost or self.stopping:
-                    self.waiting.put_back(task)
-                else:
-                    self.waiting.put_back(replace(task, stack=1))  # one that kills its process takes no other again
-                    self.killed.add(task.key)
-                    self.listener.again(task, reason)
-                continue
-            Store(self.setting.runs).fail(task.key, task.config, reason, attempt=attempt.number)
-            child.end(task)
-            self.listener.failed(task, reason)
+                self.waiting.put_back(task)
+            else:
+                self.waiting.cut_short(task, child.held.pop(task), CutShort(reason, ""), again=child.was_killed)
 
     def ask_to_stop(self) -> None:
         """Have every child write its snapshot and end."""
@@ -191,6 +189,7 @@ class Child:
         context = multiprocessing.get_context("spawn")
         self.device = device
         self.held: dict[Task, Attempt] = {}
+        self.spent = False  # for want of memory or by a lost GPU: it gets no other run
         self.heard = time.monotonic()
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, setting, job, device), name=self.NAME, daemon=True)
@@ -285,9 +284,10 @@ def _serve(connection: Connection, setting: Setting, job: Job, device: str | Non
                 epoch=lambda task, metrics: parent.tell("epoch", (task, metrics)),
                 end=lambda task, outcome: parent.tell("outcome", (task, outcome)),
                 stop=parent.stop,
+                say=lambda task, line: parent.tell("note", (task, line)),
             )
-        except StorageError as error:
-            parent.tell("storage", str(error))
+        except (StorageError, UnfitError) as error:
+            parent.tell("unable", error)
         except KeyboardInterrupt:
             for _, attempt in message:
                 attempt.release()  # no one else does where the parent is gone and this machine is not the next to look

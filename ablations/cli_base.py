@@ -36,7 +36,6 @@ class Commands(TyperGroup):
         except OSError as error:
             if error.filename is not None or error.errno not in OUTPUT_FAILS:
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to say cannot be said
             stop(f"the output could not be written: {error.strerror}; runs that are finished are kept", FAILED)
         except Exception as error:
             if not hasattr(error, "format_message"):
@@ -50,6 +49,10 @@ class Commands(TyperGroup):
 def stop(message: str, code: int) -> NoReturn:
     """End the program with one line on stderr."""
     typer.echo(f"error: {' '.join(message.split())}", err=True)
+    try:
+        sys.stdout.flush()
+    except OSError:  # what is left to say cannot be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 

@@ -258,7 +258,7 @@ class _Campaign:
             display.say(self.console, line)
 
 
-LOCAL = ("--runs", "--data-dir", "--workers", "--stack", "--backend", "--dask")
+LOCAL = ("--runs", "--data-dir", "--workers", "--stack", "--backend", "--dask", "--checkpoint")
 """Options that say where and how, on one machine, and change no result."""
 FLAGS = ("-q", "--quiet", "--insecure")
 """The same without a value."""

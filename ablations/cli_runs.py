@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 WATCH_EVERY = 2.0
 """Seconds between two looks of `vitab status --watch`."""
+WATCH_NOBODY = 30.0
+"""Seconds without a run at work after which it ends."""
 
 
 def train(
@@ -46,7 +48,9 @@ def train(
 
     store.check_writable()
     left_out = len(plan.keys) - len(tasks)
-    skipped = sum(map(store.done, plan.keys)) if left_out else 0
+    done = [key for key in plan.keys if store.done(key)] if left_out else []
+    store.tidy(done)
+    skipped = len(done)
     kept = f", {skipped} finished before and kept" if skipped else ""
     display.say(console, f"study {plan.study}: {study.count(len(plan.keys), 'run')}, {len(tasks)} to do{kept}")
     if store.plan_differs(plan):
@@ -102,7 +106,7 @@ def train_on_cluster(
     address, insecure = access
     with connect(address, insecure=insecure) as client:
         store.check_writable()
-        cluster = Cluster(client, store.root, say=lambda line: display.say(console, line))
+        cluster = Cluster(client, store.root, say=lambda line: display.say(console, line), insecure=insecure)
         with cluster.watched():
             setting = replace(setting, backend=cluster.choose_backend(setting.backend))
             display.say(console, cluster.describe())
@@ -113,30 +117,34 @@ def status(
     study: Study = None,
     runs: Runs = Path("runs"),
     verify: Annotated[bool, typer.Option("--verify", help="Also read every file and compare checksums.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds until all is over.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again every two seconds until all is over, or nobody is at work.")
+    ] = False,
 ) -> None:
     """Say which runs are done, running (where, how far), failed (why) and still to do."""
     from ablations import display
     from ablations.store import Store
 
     store = Store(runs)
-    names = store.studies() if study is None else [study]
-    if not names:
+    if study is not None:
+        store.read_study(study)
+    elif not store.studies():
         typer.echo(store.describe_studies())
         return
-    plans = [store.read_study(name) for name in names]
     if watch:
         from rich.live import Live
 
+        worked = time.monotonic()
         with contextlib.suppress(KeyboardInterrupt), Live(console=make_console(), auto_refresh=False) as live:
             while True:
-                view, to_come = display.view_studies(store, plans)
+                view, to_do, running = display.view_studies(store, study)
                 live.update(view, refresh=True)
-                if not to_come:
+                worked = time.monotonic() if running else worked
+                if not (to_do or running) or time.monotonic() - worked >= WATCH_NOBODY:
                     break
                 time.sleep(WATCH_EVERY)
         return
-    if not display.show_studies(make_console(), store, plans, verify=verify):
+    if not display.show_studies(make_console(), store, study, verify=verify):
         raise typer.Exit(FAILED)
 
 

@@ -53,7 +53,7 @@ def connect(address: str, *, insecure: bool) -> "Iterator[Client]":
             client.close(timeout=2)
 
 
-def check_address(address: str, *, insecure: bool) -> None:
+def check_address(address: str, *, insecure: bool, what: str = "--dask") -> None:
     """UsageError for what is no address, and for one of another machine that is not encrypted."""
     scheme, found, rest = address.partition("://")
     scheme, rest = (scheme, rest) if found else ("tcp", address)
@@ -64,7 +64,7 @@ def check_address(address: str, *, insecure: bool) -> None:
         raise UsageError(f"--dask must be an address such as tcp://127.0.0.1:8786 or tls://host:8786, got {address!r}")
     if scheme not in ENCRYPTED and not insecure and not is_here(host.strip("[]")):
         raise UsageError(
-            f"--dask {address} is on another machine, and anybody between could read and change what is sent: "
+            f"{what} {address} is on another machine, and anybody between could read and change what is sent: "
             "use tls:// (set up in Dask's own configuration), or add --insecure on a network that you trust"
         )
 
@@ -90,8 +90,8 @@ class Cluster:
     `say` takes a line about them for people.
     """
 
-    def __init__(self, client: "Client", runs: Path, say: Callable[[str], None]) -> None:
-        self.client, self.runs, self.say = client, runs.absolute(), say
+    def __init__(self, client: "Client", runs: Path, say: Callable[[str], None], *, insecure: bool = False) -> None:
+        self.client, self.runs, self.say, self.insecure = client, runs.absolute(), say, insecure
         self.code = code_digest()
         self.workers: dict[str, dict[str, Any]] = {}  # what those say of themselves that may take runs
         self._known: set[str] = set()  # addresses of workers that were greeted
@@ -138,24 +138,37 @@ class Cluster:
                 path.unlink()
 
     def look(self) -> None:
-        """Greet workers that are new, and forget those that are gone. VitabError when the scheduler is gone."""
+        """Greet workers that are new, and forget those that are gone.
+
+        VitabError when the scheduler is gone, UsageError when a worker may not be spoken to.
+        """
         self._looked = time.monotonic()
-        try:
+        with self.reached():
             threads: dict[str, int] = dict(self.client.nthreads())
-        except UNREACHED as error:
-            raise self.gone() from error
-        answers = self._greet([address for address in threads if address not in self._known])
+        news = [address for address in threads if address not in self._known]
+        for address in news:
+            check_address(address, insecure=self.insecure, what="the Dask worker")
+        answers = self._greet(news)
         self._known = (self._known & set(threads)) | set(answers)
         self._told = {address: place for address, place in self._told.items() if address in threads}
         self.workers = {address: worker for address, worker in self.workers.items() if address in threads}
         for address, answer in answers.items():
             if (reason := self._unfit(answer)) is not None:
-                self._say_once(f"no run is given to the Dask worker {_name(address, answer)}: {reason}")
+                self.say_once(f"no run is given to the Dask worker {_name(address, answer)}: {reason}")
                 continue
             self.workers[address] = answer | {"threads": threads[address]}
             if differing := _differing(answer["packages"]):
-                self._say_once(f"note: the Dask worker on {answer['host']} has {differing}")
+                self.say_once(f"note: the Dask worker on {answer['host']} has {differing}")
         self._admit()
+
+    def drop(self, address: str, reason: str) -> None:
+        """Give a worker no more runs, which cannot do those of this client. VitabError when no other is there."""
+        worker = self.workers.pop(address, None)
+        self._told.pop(address, None)
+        if worker is not None:
+            self.say_once(f"no run is given any more to the Dask worker {_name(address, worker)}: {reason}")
+        if not self.workers:
+            raise VitabError(f"none of the Dask workers can take runs: {reason}")
 
     def meet_again(self, address: str) -> None:
         """A worker knows nothing of this client, perhaps because another process has its address now."""
@@ -177,6 +190,14 @@ class Cluster:
             f"{len(self.workers)} Dask worker{'s' * (len(self.workers) != 1)} with {places} "
             f"thread{'s' * (places != 1)}, {seeing} of them {'see' if seeing != 1 else 'sees'} {self.runs}"
         )
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Within this context a scheduler that does not answer ends the study with one line."""
+        try:
+            yield
+        except UNREACHED as error:
+            raise self.gone() from error
 
     def gone(self) -> VitabError:
         """What to raise when the scheduler does not answer."""
@@ -223,7 +244,8 @@ class Cluster:
             answers = self.client.run(admit, self.folder, places, workers=news, on_error="return") if news else {}
             self._told |= {address: places[address] for address, answer in answers.items() if answer is True}
 
-    def _say_once(self, line: str) -> None:
+    def say_once(self, line: str) -> None:
+        """A line for people, the first time."""
         if line not in self._said:
             self._said.add(line)
             self.say(line)

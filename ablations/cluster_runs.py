@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from ablations.attempts import Attempt
 from ablations.cluster import UNREACHED, Cluster
-from ablations.errors import StorageError, VitabError
+from ablations.errors import StorageError, TakenOverError, VitabError
+from ablations.memory import need, readable
+from ablations.stacks import shape
 from ablations.store import Store
 from ablations.waiting import PAUSE, Waiting
-from ablations.workers import Finished, Listener, Setting, Task
+from ablations.workers import Finished, Listener, News, Setting, Task, dataset_for
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -38,8 +40,8 @@ def on_cluster(
     """Carry out the runs on a cluster.
 
     A run whose child or worker is killed is tried again, one that fails by itself is not. Raises KeyboardInterrupt,
-    when the runs at work are written down, after `stop` has said so; StorageError when a worker cannot write, and
-    VitabError when the scheduler is gone.
+    when the runs at work are written down, after `stop` has said so; StorageError when a worker cannot write to the
+    folder of runs, and VitabError when the scheduler is gone, or no worker is left that can do the runs.
     """
     orders = _Orders(Waiting(tasks, setting, listener), setting, listener, cluster)
     try:
@@ -64,6 +66,7 @@ class Order:
     worker: str | None = None  # that has begun it
     attempt: Attempt | None = None  # held by this process for a worker that does not see the folder
     beating: ExitStack = field(default_factory=ExitStack)
+    news: News | None = None  # of the same
 
 
 class _Orders:
@@ -80,10 +83,13 @@ class _Orders:
         self.taken_back: list[str] = []  # tasks that a worker may have begun in the very moment
         self.told = -float("inf")
         self.asked: dict[str, int] = {}  # how often, by the beginning of the task's key
-        self.client.subscribe_topic("vitab", self.news.put)
+        self.memory: dict[tuple[Any, ...], int] = {}  # bytes that runs take, by their shape
+        with cluster.reached():
+            self.client.subscribe_topic("vitab", self.news.put)
         self.entry = _entry()
         self.beginning = f"vitab-{hashlib.sha256(cluster.folder.encode()).hexdigest()[:8]}-"
-        self.take_stock()
+        with cluster.reached():
+            self.take_stock()
 
     def take_stock(self) -> None:
         """Look at the results that earlier clients did not come back for: those in the store are let go."""
@@ -112,12 +118,13 @@ class _Orders:
             if not self.open:
                 self.waiting.say_waiting()
             return
-        futures = self.client.map(
-            self.entry,
-            [order for _, order in orders.values()],
-            key=list(orders),
-            resources={"GPU": 1} if self.setting.backend == "cupy" else None,
-        )
+        with self.cluster.reached():
+            futures = self.client.map(
+                self.entry,
+                [order for _, order in orders.values()],
+                key=list(orders),
+                resources={"GPU": 1} if self.setting.backend == "cupy" else None,
+            )
         for future in futures:
             self.open[future.key] = Order(orders[future.key][0], future)
             future.add_done_callback(self.news.put)
@@ -137,7 +144,16 @@ class _Orders:
         }
         digest = hashlib.sha256(json.dumps(order, sort_keys=True).encode()).hexdigest()
         beginning = f"{self.beginning}{task.key[:16]}-{digest[:16]}"
-        return order | {"task": f"{beginning}-{self.asked.setdefault(beginning, 1)}"}
+        task_key = f"{beginning}-{self.asked.setdefault(beginning, 1)}"
+        return order | {"task": task_key, "memory": self.bytes_of(task)}
+
+    def bytes_of(self, task: Task) -> int:
+        """About how much memory a worker's child takes for the run."""
+        like = shape(task.config)
+        if like not in self.memory:
+            dataset = dataset_for(task.config, self.setting.data_dir)
+            self.memory[like] = need(task.config, dataset, backend=self.setting.backend).process
+        return self.memory[like]
 
     # -- hearing --
 
@@ -159,6 +175,12 @@ class _Orders:
         if message["kind"] == "stranger":
             self.cluster.meet_again(message["worker"])
             return
+        if message["kind"] == "full":
+            self.cluster.say_once(
+                f"the Dask worker {message['worker']} on {message['host']} has too little memory just now "
+                f"({readable(message['available'])}) for a run that takes {readable(message['memory'])}: the run waits"
+            )
+            return
         order = self.open.get(message["task"])
         if order is None or not (message["shared"] or self.claim(order)):
             return
@@ -169,9 +191,17 @@ class _Orders:
             if order.worker is not None:
                 self.listener.again(order.task, f"the Dask worker {order.worker} is gone")
             order.worker = message["worker"]
+            if order.attempt is not None:
+                where = f"the Dask worker {order.worker} on {message['host']}"
+                order.news = News(order.attempt, order.task.config.epochs, self.setting.beat, where=where)
             self.listener.started(order.task)
         if message["kind"] == "epoch":
-            self.listener.epoch(order.task, EpochMetrics(**message["metrics"]))
+            metrics = EpochMetrics(**message["metrics"])
+            if order.news is not None:
+                order.news.epoch(metrics.epoch)
+            self.listener.epoch(order.task, metrics)
+        elif message["kind"] == "note":
+            self.listener.note(order.task, message["line"])
 
     def over(self, order: Order) -> None:
         """A task has ended, in one way or another."""
@@ -186,7 +216,8 @@ class _Orders:
             else:
                 self.ended(order, outcome)
         elif status == "error":
-            raised = order.future.exception()
+            with self.cluster.reached():
+                raised = order.future.exception(timeout=TRANSFER)
             if type(raised).__name__ == "KilledWorker":
                 self.cut_short(order, "the Dask workers that were at it were killed, perhaps for want of memory")
             else:
@@ -203,16 +234,24 @@ class _Orders:
             raise StorageError(outcome["reason"])
         if kind == "stopped":
             self.put_back(order)
+        elif kind == "unfit":
+            self.put_back(order)
+            self.cluster.drop(outcome["worker"], outcome["reason"])
+            return
         elif apart and not self.claim(order):
             return
         elif kind == "failed":
             self.failed(order, outcome["reason"], outcome.get("details"))
         else:
             if apart:
+                assert order.attempt is not None
                 try:
-                    self.store.receive(order.task.key, outcome["files"], outcome["sha256"])
+                    self.store.receive(order.task.key, outcome["files"], outcome["sha256"], order.attempt.held)
                 except StorageError:
                     raise
+                except TakenOverError:
+                    self.put_back(order)
+                    return
                 except VitabError as error:
                     self.cut_short(order, str(error))
                     return
@@ -256,10 +295,8 @@ class _Orders:
             return False
         order.beating.enter_context(order.attempt.beating(self.setting.beat))
         if not order.future.done():
-            try:
+            with self.cluster.reached():
                 self.client.publish_dataset(order.future, name=order.future.key, override=True)
-            except UNREACHED as error:
-                raise self.cluster.gone() from error
         return True
 
     def put_back(self, order: Order) -> None:
@@ -286,7 +323,8 @@ class _Orders:
         if not self.stopping:
             self.stopping = True
             unbegun = [order for order in self.open.values() if order.worker is None]
-            self.client.cancel([order.future for order in unbegun])
+            with self.cluster.reached():
+                self.client.cancel([order.future for order in unbegun])
             for order in unbegun:
                 self.taken_back.append(order.future.key)
                 self.put_back(order)

@@ -18,10 +18,11 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablations import memory
 from ablations.children import Child, in_processes
 from ablations.config import RunConfig, run_key
 from ablations.environment import CUDA_PACKAGES, PACKAGES, available_cores, gpus, has_cupy, versions
-from ablations.errors import StorageError, VitabError
+from ablations.errors import StorageError, UnfitError, VitabError
 from ablations.files import read_json
 from ablations.store import Store
 from ablations.workers import Finished, Job, Setting, Task, Watch, dataset_for, train_and_store
@@ -39,6 +40,8 @@ IDLE = 60.0
 """Seconds after which children without work are ended."""
 PATIENCE = 5.0
 """Seconds to wait for a client's word that this worker may take its runs."""
+OTHERS_FIRST = 1.0
+"""Seconds before a run goes back that cannot be done here: others are not as quick to be free."""
 
 
 @dataclass
@@ -54,6 +57,7 @@ class _State:
     """What this process knows of clients, and its children without work."""
 
     admitted: dict[str, tuple[bool, int]] = field(default_factory=dict)  # by folder: is it seen here, threads a run
+    unfit: set[str] = field(default_factory=set)  # folders whose runs cannot be done here
     at_work: dict[str, Request] = field(default_factory=dict)  # by key of the Dask task
     idle: dict[tuple[Setting, Job], list[Child]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -91,6 +95,7 @@ def sees(runs: Path, probe: str, token: str) -> bool:
 def admit(folder: str, places: dict[str, tuple[bool, int]], dask_worker: "Worker") -> bool:
     """Let this worker take runs of a folder; `places` has for each worker whether it sees it, and threads a run."""
     _state.admitted[folder] = places[dask_worker.address]
+    _state.unfit.discard(folder)
     return True
 
 
@@ -124,6 +129,9 @@ def carry_out(order: dict[str, Any], job: Job | None = None) -> dict[str, Any]:
     place = _wait_for(order["folder"])
     if place is None:
         raise Reschedule
+    if order["folder"] in _state.unfit:
+        time.sleep(OTHERS_FIRST)
+        raise Reschedule
     shared, threads = place
     runs = Path(order["runs"]) if shared else spool()
     data_dir = None if order["data_dir"] is None else Path(order["data_dir"])
@@ -131,7 +139,17 @@ def carry_out(order: dict[str, Any], job: Job | None = None) -> dict[str, Any]:
     config, key, store = RunConfig.from_mapping(order["config"]), order["key"], Store(runs)
     task = Task(key, config, key[:16], failed_before=store.failed_attempt(key))
     teller = _Teller(worker, order["task"], shared)
+    if (free := _too_little_memory(order["memory"])) is not None:
+        teller.tell("full", memory=order["memory"], available=free)
+        time.sleep(OTHERS_FIRST)
+        raise Reschedule
+    if not shared and store.done(key) and store.verify(key):
+        forget(key)
     request = _state.at_work.setdefault(order["task"], Request())
+
+    def unfit(error: VitabError) -> dict[str, Any]:
+        _state.unfit.add(order["folder"])
+        return teller.about("unfit", reason=f"{error} (on {platform.node()})")
 
     def stop() -> bool:
         if request.now:
@@ -147,25 +165,41 @@ def carry_out(order: dict[str, Any], job: Job | None = None) -> dict[str, Any]:
     except KeyboardInterrupt:
         return teller.about("stopped")
     except StorageError as error:
-        return teller.about("storage", reason=f"{error} (on {platform.node()})")
+        return teller.about("storage", reason=f"{error} (on {platform.node()})") if shared else unfit(error)
+    except UnfitError as error:
+        return unfit(error)
     finally:
         _state.at_work.pop(order["task"], None)
         _dismiss_later()
     if "reason" in teller.outcome and not shared:
         teller.outcome["details"] = (read_json(store.folder(key) / "failure.json") or {}).get("details", "")
     elif not shared:
-        teller.outcome["files"], teller.outcome["sha256"] = store.contents(key)
+        try:
+            teller.outcome["files"], teller.outcome["sha256"] = store.contents(key)
+        except VitabError as error:
+            return unfit(error)
     return teller.outcome
+
+
+def _too_little_memory(bytes_of_run: int) -> int | None:
+    """The memory there is, when that is too little for a run even without the children that wait for work."""
+    for last in (False, True):
+        free = memory.available()
+        if free is None or bytes_of_run <= memory.USABLE * free:
+            return None
+        if not last:
+            dismiss()
+    return free
 
 
 def train_there(task: Task, setting: Setting, watch: Watch) -> Finished:
     """Train one run, once this machine's data are found to be those of the client."""
     try:
-        fingerprint = dataset_for(task.config, setting.data_dir).fingerprint
+        fingerprint = dataset_for(task.config, setting.data_dir, watch).fingerprint
     except VitabError as error:
-        raise VitabError(f"{error} (on {platform.node()})") from error
+        raise UnfitError(str(error)) from error
     if run_key(task.config, fingerprint) != task.key:
-        raise VitabError(f"the data {task.config.data} on {platform.node()} are others than those of the study")
+        raise UnfitError(f"the data {task.config.data} are others than those of the study")
     return train_and_store(task, setting, watch)
 
 
@@ -206,6 +240,9 @@ class _Teller:
         self.outcome = self.about("failed", reason=reason)
 
     def waiting(self, runs: int) -> None: ...
+
+    def note(self, task: Task, line: str) -> None:
+        self.tell("note", line=f"{line} (on {platform.node()})")
 
 
 def _wait_for(folder: str) -> tuple[bool, int] | None:

@@ -49,7 +49,7 @@ class DeviceStack(Stack):
             if before:
                 before.wait()
             before = mark
-            if any(member.keeper.due() for _, member in self.live):
+            if self.is_due(self.images_after(done)):
                 self._note(epoch, done)
                 self.keep()
             if not self.live:
@@ -123,6 +123,7 @@ class DeviceStack(Stack):
         size = max(1, EVALUATED // self.batch_size) * self.batch_size
         with self._evaluated_weights():
             for start in range(0, order.shape[1], size):
+                self.show_life()
                 logits = self.engine.evaluate(data, order[:, start : start + size])
                 parts.append(ops.to_numpy(ops.softmax(logits)))
         return np.concatenate(parts, axis=1)

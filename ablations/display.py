@@ -7,9 +7,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ablations.attempts import at_work
+from ablations.attempts import BEAT, EXPIRY, at_work
 from ablations.config import Grid
 from ablations.crew import Crew
+from ablations.errors import UsageError
 from ablations.memory import Need, readable
 from ablations.progress import duration
 from ablations.store import Store, StudyPlan
@@ -92,12 +93,12 @@ def show_datasets(console: Console, listed: Sequence["Listed"]) -> None:
         say(console, f"{found.info.name:<14} {found.info.source}")
 
 
-def view_studies(store: Store, plans: Sequence[StudyPlan]) -> tuple[RenderableType, bool]:
-    """What `vitab status` shows of studies, and whether there are runs that are neither done nor failed."""
+def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType, int, int]:
+    """What `vitab status` shows of a study or all of them as they are now, and how many runs are to do and at work."""
     numbers = ("runs", "done", "failed", "to do", "running")
     rows = table("study", *numbers, "question", right=numbers)
-    lines = []
-    to_come = False
+    plans, lines = read_studies(store, study)
+    to_do = at_work_now = 0
     for plan in plans:
         axes = shown_axes(plan)
         counts = dict.fromkeys(("done", "failed", "to do", "running"), 0)
@@ -106,7 +107,7 @@ def view_studies(store: Store, plans: Sequence[StudyPlan]) -> tuple[RenderableTy
             if store.done(key):
                 counts["done"] += 1
             elif (owner := at_work(store.folder(key))) is not None:
-                counts["running"] += 1
+                counts["running" if owner["silent"] < EXPIRY else "to do"] += 1
                 lines.append(f"{name} {running(owner)}")
             elif (reason := store.failure(key)) is not None:
                 counts["failed"] += 1
@@ -114,13 +115,27 @@ def view_studies(store: Store, plans: Sequence[StudyPlan]) -> tuple[RenderableTy
             else:
                 counts["to do"] += 1
         rows.add_row(plan.study, str(len(plan.keys)), *map(str, counts.values()), plan.question)
-        to_come = to_come or counts["to do"] + counts["running"] > 0
-    return Group(rows, *(Text(line) for line in lines)), to_come
+        to_do, at_work_now = to_do + counts["to do"], at_work_now + counts["running"]
+    return Group(rows, *(Text(line) for line in lines)), to_do, at_work_now
+
+
+def read_studies(store: Store, study: str | None = None) -> tuple[list[StudyPlan], list[str]]:
+    """The plan of a study or of all, and a line about each that cannot be read."""
+    plans, lines = [], []
+    for name in store.studies() if study is None else [study]:
+        try:
+            plans.append(store.read_study(name))
+        except UsageError as error:
+            lines.append(str(error))
+    return plans, lines
 
 
 def running(owner: Mapping[str, Any]) -> str:
     """Where a run is trained and how far it is, from what its attempt says."""
-    where = f"is running on {owner.get('host')} (process {owner.get('pid')}, since {owner.get('begun')})"
+    place = owner.get("where") or f"{owner.get('host')} (process {owner.get('pid')}, since {owner.get('begun')})"
+    where = f"is running on {place}"
+    if owner["silent"] > 4 * BEAT:
+        where += f", last sign of life {duration(owner['silent'])} ago"
     number = owner.get("attempt")
     again = f", attempt {number}" if number != 1 else ""
     if "epoch" not in owner:
@@ -129,11 +144,11 @@ def running(owner: Mapping[str, Any]) -> str:
     return f"{where}{again}: epoch {owner['epoch']}/{owner['epochs']}, {left} left"
 
 
-def show_studies(console: Console, store: Store, plans: Sequence[StudyPlan], *, verify: bool = False) -> bool:
+def show_studies(console: Console, store: Store, study: str | None = None, *, verify: bool = False) -> bool:
     """What `vitab status` says; whether all finished runs are sound, which it only looks at to `verify`."""
-    console.print(view_studies(store, plans)[0], soft_wrap=True)
+    console.print(view_studies(store, study)[0], soft_wrap=True)
     sound = True
-    for plan in plans if verify else ():
+    for plan in read_studies(store, study)[0] if verify else ():
         for key, config in plan.runs.items():
             if store.done(key) and (damaged := store.verify(key)):
                 sound = False

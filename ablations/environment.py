@@ -33,6 +33,17 @@ def describe(*, backend: str, threads: int) -> dict[str, Any]:
     }
 
 
+WHERE = ("vit_sha256", "training_sha256", "python", "packages", "platform", "cpu", "backend", "gpus")
+"""What of an environment decides the bits of a run."""
+
+
+@cache
+def place(backend: str) -> dict[str, Any]:
+    """What decides the bits of a run that is trained here."""
+    here = describe(backend=backend, threads=1)
+    return {name: here[name] for name in WHERE}
+
+
 @cache
 def git_state() -> dict[str, Any] | None:
     """Commit and whether files differ from it, when this code runs from its own git checkout; else None."""

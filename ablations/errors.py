@@ -11,3 +11,11 @@ class UsageError(VitabError):
 
 class StorageError(VitabError):
     """Something could not be written: not the fault of its run, and no other run can be written either."""
+
+
+class UnfitError(VitabError):
+    """This machine cannot do a run that others may be able to do: its data are missing here, or are others."""
+
+
+class TakenOverError(Exception):
+    """Another process has the run; what this one has found is not written."""

@@ -1,10 +1,11 @@
 """Files that are whole or absent: temporary sibling, sync, rename."""
 
+import errno
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 from ablations.errors import StorageError
 
 
-def write_file(path: Path, content: bytes) -> str:
+def write_file(path: Path, content: bytes, check: Callable[[], None] = lambda: None) -> str:
     """Write all of a file or leave what was there.
 
-    Returns the SHA-256 of the file. The file has reached the disk when this returns. Raises OSError.
+    Returns the SHA-256 of the file. The file has reached the disk when this returns. Raises OSError, and what `check`
+    raises, which is called at the last moment: a disk may have been slow until then.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -28,11 +30,12 @@ def write_file(path: Path, content: bytes) -> str:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        check()
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -67,10 +70,33 @@ def or_say(what: str) -> Iterator[None]:
         raise StorageError(f"{what}: {error.strerror or error}") from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder reach the disk, where the file system can do that. Raises OSError."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
         finally:
             os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes of this machine that are gone, or this one, were writing to a folder. Raises OSError."""
+    for path in folder.glob(".*.tmp"):
+        pid = path.name.split(".")[-3]
+        if not pid.isdecimal() or int(pid) == os.getpid() or not exists(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def exists(pid: int) -> bool:
+    """Whether there is a process of this number here, of whatever user."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

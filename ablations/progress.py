@@ -87,6 +87,10 @@ class Progress:
         """Only runs that other processes are at are left."""
         self.line(f"waiting for {runs} run{'s' * (runs != 1)} that other processes are at; Ctrl-C leaves them to those")
 
+    def note(self, task: Task, line: str) -> None:
+        """Something about a run that goes on."""
+        self.line(f"{task.label}: {line}")
+
     def line(self, text: str) -> None:
         """One line of text, as it is."""
         self._last_line = time.monotonic()

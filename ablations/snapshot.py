@@ -8,7 +8,6 @@ Random streams are addressed by counters (`vit.random`), so no generator's state
 of other code, of another backend or with a bit flipped is as good as none: the run starts from its seed.
 """
 
-import contextlib
 import hashlib
 import json
 import time
@@ -22,7 +21,9 @@ import numpy as np
 from ablations.files import write_file
 
 INTERVAL = 60.0
-"""Seconds between two snapshots of a run, and so the most work that a killed process loses."""
+"""Seconds of work that a killed process loses at most."""
+EARLY = 0.9
+"""Of it, between two snapshots: what is left is for writing one."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,21 @@ def from_bytes(content: bytes, identity: dict[str, str]) -> Snapshot | None:
     digest, _, body = content.partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != digest:
         return None
-    header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
-    written = json.loads(header["__metadata__"]["vitab"])
-    return Snapshot(written["notes"], load(body)) if written["identity"] == identity else None
+    try:
+        header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
+        written = json.loads(header["__metadata__"]["vitab"])
+        return Snapshot(written["notes"], load(body)) if written["identity"] == identity else None
+    except (ValueError, KeyError, TypeError):  # whole, and of another version
+        return None
 
 
 class Keeper:
-    """Keeps the snapshot of one run in `path`, one each `interval` seconds, and one when `stop` asks the run to end.
+    """Keeps the snapshot of one run in `path`, so often that no `interval` of work can be lost, and one when `stop`
+    asks the run to end.
 
-    A disk that does not take a snapshot costs the resume and not the run.
+    A disk that does not take a snapshot costs the resume and not the run, and `say` is told of it. Nothing is written
+    when the run is no longer `held`. `alive` is called where a run gets on and cannot stop, `place` is where it is
+    trained, as in environment.json.
     """
 
     def __init__(
@@ -67,9 +74,15 @@ class Keeper:
         *,
         interval: float = INTERVAL,
         stop: Callable[[], bool] = lambda: False,
+        alive: Callable[[], object] = lambda: None,
+        held: Callable[[], bool] = lambda: True,
+        say: Callable[[str], None] = lambda line: None,
+        place: dict[str, Any] | None = None,
     ) -> None:
         self.path, self.identity, self.interval, self.stop = path, identity or {}, interval, stop
-        self._last = time.monotonic()
+        self.alive, self.held, self.say, self.place = alive, held, say, place or {}
+        self._kept = self._asked = time.monotonic()
+        self._refused = False
 
     def load(self) -> Snapshot | None:
         """What an earlier attempt at this run has left; None when there is nothing to be trusted."""
@@ -80,15 +93,25 @@ class Keeper:
         except OSError:
             return None
 
-    def due(self) -> bool:
-        """Whether it is time for a snapshot; asked after every step."""
-        return self.stop() or time.monotonic() - self._last >= self.interval
+    def due(self, steps: float = 1.0) -> bool:
+        """Whether it is time for a snapshot: asked after every step, with what comes before it is asked again, in the
+        time of so many steps."""
+        now = time.monotonic()
+        step, self._asked = now - self._asked, now
+        return self.stop() or now - self._kept + steps * step >= EARLY * self.interval
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a snapshot. Raises KeyboardInterrupt, after that, when the run was asked to end."""
-        if self.path is not None:
-            with contextlib.suppress(OSError):
+        self._kept = time.monotonic()
+        stopping = self.stop()
+        if self.path is not None and self.held():
+            try:
                 write_file(self.path, to_bytes(snapshot, self.identity))
-        self._last = time.monotonic()
-        if self.stop():
+                self._refused = False
+            except OSError as error:
+                if stopping or not self._refused:
+                    self.say(f"no checkpoint could be written: {error.strerror or error}")
+                self._refused = True
+        self._asked = time.monotonic()
+        if stopping or self.stop():
             raise KeyboardInterrupt

@@ -65,6 +65,8 @@ class Member:
         self.steps_before = int(notes.get("optimizer_step", 0))
         self.epoch_before = float(notes.get("epoch_seconds", 0.0))  # on that epoch, by earlier attempts
         self.seconds_before = float(notes.get("seconds", 0.0))  # on the run
+        places: list[dict[str, Any]] = notes.get("places", [])
+        self.places = places + [self.keeper.place] * (self.keeper.place not in places)
 
     @property
     def pace(self) -> tuple[int, ...]:
@@ -153,8 +155,7 @@ class Stack:
                 for r, member in self.live:
                     with self.own(member):
                         member.losses.append(finite("training", losses[r], epoch))
-                due = [member.keeper.due() for _, member in self.live]
-                if any(due):
+                if self.is_due(self.images_after(step + 1)):
                     self.keep()
                 if not self.live:
                     break
@@ -195,6 +196,7 @@ class Stack:
         parts = []
         with self._evaluated_weights():
             for start in range(0, len(images[0]), size):
+                self.show_life()
                 part = [
                     m.feed.normalise(own[start : start + size]) for m, own in zip(self.members, images, strict=True)
                 ]
@@ -210,6 +212,26 @@ class Stack:
         """A run's share of the time so far, with that of earlier attempts."""
         return member.seconds_before + (time.perf_counter() - self.started) * self.share
 
+    def images_after(self, done: int) -> int:
+        """Images of each run that are evaluated after so many steps of an epoch, before another step."""
+        return len(self.members[0].feed.validation_images) if done == self.steps else 0
+
+    def is_due(self, images: int = 0) -> bool:
+        """Whether to `keep` where the runs are, before another step and the evaluation of so many images of each."""
+        # to evaluate an image takes less time than to train on it
+        due = [member.keeper.due(1 + images / self.batch_size) for _, member in self.live]
+        return any(due)  # of all that were asked, for that is their sign of life
+
+    def keep_before_test(self) -> None:
+        """After the last epoch, so that a test on many images does not cost it."""
+        if self.is_due(len(self.dataset.test_labels)):
+            self.keep()
+
+    def show_life(self) -> None:
+        """Where the runs get on and cannot end."""
+        for _, member in self.live:
+            member.keeper.alive()
+
     def keep(self) -> None:
         """Have each run's keeper write down where it is, between two steps; those that are asked to stop end."""
         on_epoch = (time.perf_counter() - self.begun) * self.share
@@ -221,6 +243,7 @@ class Stack:
                 "losses": member.losses,
                 "epoch_seconds": member.epoch_before + on_epoch,
                 "seconds": self.seconds(member),
+                "places": member.places,
             }
             try:
                 member.keeper.save(Snapshot(notes, {name: value[r] for name, value in arrays.items()}))

@@ -8,9 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from ablations.attempts import Attempt
 from ablations.config import FIELDS, RunConfig
-from ablations.errors import StorageError
+from ablations.errors import StorageError, UnfitError
+from ablations.files import or_say
 from ablations.store import Store
-from ablations.workers import Carried, Finished, Job, Setting, Task, Watch, carry_out, dataset_for, keeper_of, write
+from ablations.workers import (
+    Carried,
+    Finished,
+    Job,
+    Outcome,
+    Setting,
+    Task,
+    Watch,
+    carry_out,
+    dataset_for,
+    keeper_of,
+    write,
+)
 
 if TYPE_CHECKING:
     from ablations.stack import Member
@@ -35,39 +48,42 @@ def carry_out_together(
     job: Job,
     *,
     epoch: "Callable[[Task, Any], None]",
-    end: Callable[[Task, Finished | str | None], None],
+    end: Callable[[Task, Outcome], None],
     stop: Callable[[], bool],
+    say: Callable[[Task, str], None] = lambda task, line: None,
 ) -> None:
     """Carry out runs of one shape as one model, or a single one by `job`.
 
-    `end` is told of each when it is over: its result, the reason of its failure, or None when another process has
-    taken it over. Raises as `carry_out` does; runs that were not told of are not over.
+    `end` is told of each when it is over, and how. Raises as `carry_out` does; runs that were not told of are not over.
     """
     if len(held) == 1:
         ((task, attempt),) = held
-        end(task, carry_out(task, attempt, setting, job, epoch=partial(epoch, task), stop=stop))
+        outcome = carry_out(task, attempt, setting, job, epoch=partial(epoch, task), stop=stop, say=partial(say, task))
+        end(task, outcome)
         return
     stopped: list[KeyboardInterrupt] = []
     with ExitStack() as contexts:
         left: dict[Task, tuple[Carried, ExitStack]] = {}
         for task, attempt in held:
             context = contexts.enter_context(ExitStack())
-            left[task] = context.enter_context(Carried(task, attempt, setting, partial(epoch, task), stop)), context
+            carried = Carried(task, attempt, setting, partial(epoch, task), stop, partial(say, task))
+            left[task] = context.enter_context(carried), context
 
         def on_end(task: Task, result: Finished | BaseException) -> None:
             carried, context = left.pop(task)
-            outcome: Finished | str | None
+            outcome: Outcome
             try:
                 outcome = carried.explain(result) if isinstance(result, BaseException) else result
             except KeyboardInterrupt as asked:
                 stopped.append(asked)
                 return
             context.close()
-            end(task, outcome)
+            with or_say("the output could not be written"):  # which is no other run's error
+                end(task, outcome)
 
         try:
             train_and_store_together({task: carried.watch for task, (carried, _) in left.items()}, setting, on_end)
-        except (StorageError, KeyboardInterrupt):
+        except (StorageError, UnfitError, KeyboardInterrupt):
             raise
         except Exception as error:  # of what they share
             for task in list(left):
@@ -83,7 +99,8 @@ def train_and_store_together(
     from ablations.stack import Member
     from ablations.trainer import train_together
 
-    store, dataset = Store(setting.runs), dataset_for(next(iter(watches)).config, setting.data_dir)
+    together = Watch(lambda metrics: None, alive=lambda: [watch.alive() for watch in watches.values()])
+    store, dataset = Store(setting.runs), dataset_for(next(iter(watches)).config, setting.data_dir, together)
     tasks: dict[Member, Task] = {}
     for task, watch in watches.items():
         try:
@@ -92,15 +109,18 @@ def train_and_store_together(
             on_end(task, error)
 
     def told(member: "Member", outcome: "RunRecord | BaseException") -> None:
-        task, result = tasks[member], outcome
-        if not isinstance(result, BaseException):
-            try:
-                on_end(task, write(store, task, result, dataset, setting, watches[task]))
-                return
-            except StorageError:
-                raise
-            except Exception as error:
-                result = error
+        task = tasks[member]
+        result: Finished | BaseException
+        try:
+            result = (
+                outcome
+                if isinstance(outcome, BaseException)
+                else write(store, task, outcome, dataset, setting, watches[task])
+            )
+        except StorageError:
+            raise
+        except Exception as error:
+            result = error
         on_end(task, result)
 
     if tasks:

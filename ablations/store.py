@@ -13,13 +13,14 @@ key; whatever else a killed process leaves in its folder is overwritten by the n
 time writes a run; any number may read.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
-import os
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,8 @@ import numpy as np
 
 from ablations.config import FIELDS, RunConfig
 from ablations.design import Design
-from ablations.errors import UsageError, VitabError
-from ablations.files import or_say, read_json, sha256, to_json, write_file
+from ablations.errors import TakenOverError, UsageError, VitabError
+from ablations.files import or_say, read_json, remove_leftovers, sha256, to_json, write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +65,11 @@ RESULT = (
     "seconds",
 )
 EPOCH_KEYS = ("position", "depth", "patch", "seed")
+STALE = 3600.0
+"""Seconds after which a plan that was being written is left over, by the clock of the file system."""
+
+Held = Callable[[], bool]
+"""Whether a run is still this process's to write: no other has taken it over."""
 
 
 @dataclass(frozen=True)
@@ -128,11 +134,22 @@ class Store:
         """Make the folder; UsageError when nothing can be written in it."""
         try:
             (self.root / "studies").mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".probe.{os.getpid()}"
+            probe = self.root / f".probe.{secrets.token_hex(8)}"
             probe.touch()
-            probe.unlink()
+            now = probe.stat().st_mtime
+            probe.unlink(missing_ok=True)
+            for path in (self.root / "studies").glob(".*.tmp"):
+                if now - path.stat().st_mtime > STALE:
+                    path.unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(f"--runs {self.root} cannot be written: {error.strerror or error}") from error
+
+    def tidy(self, keys: Iterable[str]) -> None:
+        """Remove what finished runs need no longer, where a process was killed before it had."""
+        with contextlib.suppress(OSError):
+            for key in keys:
+                (self.folder(key) / "failure.json").unlink(missing_ok=True)
+                self.snapshot(key).unlink(missing_ok=True)
 
     # -- runs --
 
@@ -140,8 +157,11 @@ class Store:
         """Whether the run is finished."""
         return self._manifest(key) is not None
 
-    def write(self, key: str, record: "RunRecord", environment: dict[str, Any], model: "ViTConfig") -> None:
-        """Write a finished run, DONE.json last; VitabError when the disk does not take it."""
+    def write(
+        self, key: str, record: "RunRecord", environment: dict[str, Any], model: "ViTConfig", held: Held = lambda: True
+    ) -> None:
+        """Write a finished run, DONE.json last; StorageError when the disk does not take it, TakenOverError when it is
+        no longer `held`."""
         from vit import checkpoint
 
         config = record.config.canonical()
@@ -155,22 +175,24 @@ class Store:
             "checkpoint.safetensors": checkpoint.to_bytes(record.state, model, metadata),
             "result.json": to_json(result),
         }
-        self._put(key, contents)
+        self._put(key, contents, held)
 
     def contents(self, key: str) -> tuple[dict[str, bytes], dict[str, str]]:
         """The files of a finished run but DONE.json, and their checksums; VitabError when one is damaged."""
         sums = self._manifest(key) or {}
         return {name: self._checked(key, name) for name in sums}, sums
 
-    def receive(self, key: str, contents: dict[str, bytes], sums: dict[str, str]) -> None:
-        """Write a run that was finished in another store; VitabError, and nothing written, when it has been damaged."""
+    def receive(self, key: str, contents: dict[str, bytes], sums: dict[str, str], held: Held = lambda: True) -> None:
+        """As `write`, a run that was finished in another store; VitabError, and nothing written, when it is damaged."""
         for name in FILES:
             if hashlib.sha256(contents.get(name, b"")).hexdigest() != sums.get(name):
                 raise VitabError(f"{name} of run {key[:16]} is not what was sent")
-        self._put(key, {name: contents[name] for name in FILES})
+        self._put(key, {name: contents[name] for name in FILES}, held)
 
     def fail(self, key: str, config: RunConfig, error: str, details: str = "", attempt: int = 0) -> None:
         """Write down why an attempt at a run failed: one line, and the traceback if there is one."""
+        if self.done(key):
+            return
         folder = self._fresh(key)
         reason: dict[str, Any] = {"key": key, "config": config.canonical(), "error": error, "details": details}
         reason["attempt"] = attempt
@@ -274,14 +296,27 @@ class Store:
 
     # -- inside --
 
-    def _put(self, key: str, contents: dict[str, bytes]) -> None:
-        """Write all files of a run, DONE.json last."""
+    def _put(self, key: str, contents: dict[str, bytes], held: Held) -> None:
+        """Write all files of a run that is not finished yet, DONE.json last.
+
+        A process that fell asleep on the way must not change what the next owner of the run has written: `held` is
+        asked at the last moment of every file.
+        """
+
+        def check() -> None:
+            if not held() or self.done(key):
+                raise TakenOverError
+
+        check()
         folder = self._fresh(key)
         with or_say(f"run {key[:16]} could not be written to {self.root}"):
-            sums = {name: write_file(folder / name, content) for name, content in contents.items()}
-            write_file(folder / "DONE.json", to_json({"key": key, "format": 1, "sha256": sums}))
-            (folder / "failure.json").unlink(missing_ok=True)
-            self.snapshot(key).unlink(missing_ok=True)
+            try:
+                sums = {name: write_file(folder / name, content, check) for name, content in contents.items()}
+                write_file(folder / "DONE.json", to_json({"key": key, "sha256": sums}), check)
+            except OSError:
+                check()  # the next owner may have removed what this one was writing
+                raise
+        self.tidy([key])
 
     def _manifest(self, key: str) -> dict[str, str] | None:
         """The checksums of a finished run by file name."""
@@ -305,8 +340,8 @@ class Store:
         folder = self.folder(key)
         with or_say(f"the folder of run {key[:16]} could not be made in {self.root}"):
             folder.mkdir(parents=True, exist_ok=True)
-            for leftover in (folder / "DONE.json", *folder.glob(".*.tmp")):
-                leftover.unlink(missing_ok=True)
+            (folder / "DONE.json").unlink(missing_ok=True)
+            remove_leftovers(folder)
         return folder
 
 

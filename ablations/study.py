@@ -258,7 +258,7 @@ class _Notes:
         self.listener = listener
         self.outcome = outcome
         self.started = listener.started
-        self.again, self.waiting = listener.again, listener.waiting
+        self.again, self.waiting, self.note = listener.again, listener.waiting, listener.note
         self.epoch: Callable[[Task, EpochMetrics], None] = listener.epoch
 
     def finished(self, task: Task, result: Finished) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,8 @@ class RunRecord:
     seconds: float
     stack: int = 1
     """Runs that were trained as one model when it ended, itself included."""
+    places: Sequence[dict[str, Any]] = ()
+    """Where it was trained, one after another, as its keeper knows them."""
 
 
 def train(
@@ -120,6 +123,7 @@ def _train_stack(
         stack = _make_stack(members, dataset, backend, threads, on_end)
         while stack.live and (done := len(stack.live[0][1].metrics)) < stack.config.epochs:
             stack.epoch(done + 1)
+        stack.keep_before_test()
         probabilities = stack.test_probabilities() if stack.live else np.empty(0)
         for r, member in stack.live:
             with stack.own(member):
@@ -152,6 +156,7 @@ def _record(stack: Stack, run: int, probabilities: np.ndarray, labels: np.ndarra
         train_seconds=sum(metrics.seconds for metrics in member.metrics),
         seconds=stack.seconds(member),
         stack=len(stack.members),
+        places=member.places,
     )
 
 

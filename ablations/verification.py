@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 from ablations.config import RunConfig, run_key
+from ablations.environment import WHERE
 from ablations.errors import UsageError, VitabError
 from ablations.files import read_json
 from ablations.store import FILES, Store
 from ablations.workers import dataset_for
-
-WHERE = ("vit_sha256", "training_sha256", "python", "packages", "platform", "cpu", "backend", "gpus")
-"""What of an environment decides the bits of a run."""
 
 
 def finished_keys(store: Store) -> tuple[list[str], list[Path]]:
@@ -76,7 +74,7 @@ class Reproduction:
     """A finished run beside itself, trained once more."""
 
     same_place: bool
-    """Whether code, packages and processor are those of the finished run, so that its bits are due."""
+    """Whether code, packages and processor are those of the finished run, all the way, so that its bits are due."""
     same_bits: bool
     accuracy: float
     accuracy_before: float
@@ -118,7 +116,7 @@ def reproduce(store: Store, key: str, *, data_dir: Path | None, backend: str, th
 
 
 def _where(environment: dict[str, Any]) -> dict[str, Any]:
-    where = {name: environment.get(name) for name in WHERE}
+    where = {name: environment.get(name) for name in WHERE} | {"places": environment.get("places", [])}
     # On a GPU the products of a stack may sum in another order than those of a run alone; on a CPU they do not
     return where | {"stack": environment.get("stack", 1) if where["backend"] == "cupy" else 1}
 

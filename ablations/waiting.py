@@ -2,27 +2,31 @@
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ablations.attempts import Attempt, Attempts
 from ablations.errors import VitabError
 from ablations.stacks import but_seed, shape
 from ablations.store import Store
-from ablations.workers import Finished, Listener, Setting, Task
+from ablations.workers import CutShort, Finished, Listener, Outcome, Setting, Task
 
 PAUSE = 0.25
 """Seconds between two looks at runs that other processes are at."""
 LOOKS = 64
 """Runs of others that one look goes through."""
+SILENT = 3
+"""Attempts in a row that may fall silent, by hanging or with their machine, before a run counts as failed."""
 
 
 class Waiting:
-    """Hands out runs that are free, in order, and tells of those that other processes have ended."""
+    """Hands out runs that are free, in order, and tells of those that have ended, here or elsewhere."""
 
     def __init__(self, tasks: Iterable[Task], setting: Setting, listener: Listener) -> None:
         self._tasks = deque(tasks)
         self._store, self._listener = Store(setting.runs), listener
         self._attempts = Attempts(setting.expiry)
         self._told = 0
+        self._cut_short: set[str] = set()  # keys of the runs that were cut short once
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -47,6 +51,12 @@ class Waiting:
             self._tasks.append(task)
         elif self._ended_elsewhere(task):  # between the look and the claim
             attempt.release()
+            return None
+        elif attempt.expired >= SILENT:
+            reason = f"{attempt.expired} attempts in a row gave no sign of life, and none came to the end of an epoch"
+            self._store.fail(task.key, task.config, reason, attempt=attempt.number)
+            attempt.release()
+            self._listener.failed(task, reason)
             return None
         return attempt
 
@@ -85,6 +95,31 @@ class Waiting:
         if self._tasks and len(self._tasks) != self._told:
             self._told = len(self._tasks)
             self._listener.waiting(self._told)
+
+    def ended(self, task: Task, attempt: Attempt, outcome: Outcome) -> None:
+        """Let go of a run of this process, and tell how it ended."""
+        if isinstance(outcome, CutShort):
+            self.cut_short(task, attempt, outcome)
+            return
+        attempt.release()
+        if outcome is None:
+            self.put_back(task)
+        elif isinstance(outcome, str):
+            self._listener.failed(task, outcome)
+        else:
+            self._listener.finished(task, outcome)
+
+    def cut_short(self, task: Task, attempt: Attempt, cut: CutShort, *, again: bool = True) -> None:
+        """Let go of a run that something else has ended, to try it once more if `again`, and not for ever."""
+        if task.key in self._cut_short or not again:
+            self._store.fail(task.key, task.config, cut.reason, cut.details, attempt.number)
+            attempt.release()
+            self._listener.failed(task, cut.reason)
+            return
+        attempt.release()
+        self._cut_short.add(task.key)
+        self.put_back(replace(task, stack=1))  # one that takes its process along takes no other again
+        self._listener.again(task, cut.reason)
 
     def put_back(self, task: Task) -> None:
         """The run was not ended; it is looked at again after the others."""

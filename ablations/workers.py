@@ -9,9 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ablations.attempts import BEAT, EXPIRY, Attempt
+from ablations.attempts import BEAT, EXPIRY, PATIENCE, Attempt
 from ablations.config import RunConfig, vit_config
-from ablations.errors import StorageError, VitabError
+from ablations.errors import StorageError, TakenOverError, UnfitError, VitabError
+from ablations.files import or_say
+from ablations.signs import told_to
 from ablations.snapshot import INTERVAL, Keeper
 from ablations.store import Store
 
@@ -45,8 +47,7 @@ class Setting:
     snapshot_every: float = INTERVAL
     beat: float = BEAT
     expiry: float = EXPIRY
-    patience: float = 600.0
-    """Seconds without a step after which a child counts as hung. A test on many images is one such silence."""
+    patience: float = PATIENCE
     devices: tuple[str, ...] = ()
     """GPUs for children to share, one each while there are enough; each a value of CUDA_VISIBLE_DEVICES."""
 
@@ -58,6 +59,19 @@ class Finished:
     test_accuracy: float
     validation_accuracy: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class CutShort:
+    """A run was ended by no fault of its own: memory, a device or a disk failed it. Its snapshot is kept."""
+
+    reason: str
+    details: str
+
+
+Outcome = Finished | CutShort | str | None
+"""How a run ended: its result; what has cut it short; the reason why it failed, which is in the store; or None when
+another process has it."""
 
 
 class Listener(Protocol):
@@ -77,6 +91,8 @@ class Listener(Protocol):
 
     def waiting(self, runs: int) -> None: ...
 
+    def note(self, task: Task, line: str) -> None: ...
+
 
 @dataclass(frozen=True)
 class Watch:
@@ -86,11 +102,11 @@ class Watch:
     stop: Callable[[], bool] = lambda: False
     """Asked after every step: whether to keep a snapshot and end."""
     held: Callable[[], bool] = lambda: True
-    """Asked before results are written: whether no other process has taken the run over."""
-
-
-class TakenOverError(Exception):
-    """Another process has the run; what this one has found is not written."""
+    """Asked before anything is written: whether no other process has taken the run over."""
+    alive: Callable[[], object] = lambda: None
+    """Called where a run gets on and cannot stop."""
+    say: Callable[[str], None] = lambda line: None
+    """Takes a line for people."""
 
 
 Job = Callable[[Task, Setting, Watch], Finished]
@@ -100,7 +116,7 @@ def train_and_store(task: Task, setting: Setting, watch: Watch) -> Finished:
     """Train one run, from its snapshot if it has one, and write it to the store."""
     from ablations.trainer import train
 
-    dataset, keeper = dataset_for(task.config, setting.data_dir), keeper_of(task, setting, watch)
+    dataset, keeper = dataset_for(task.config, setting.data_dir, watch), keeper_of(task, setting, watch)
     record = train(
         task.config, dataset, backend=setting.backend, threads=setting.threads, on_epoch=watch.epoch, keeper=keeper
     )
@@ -109,10 +125,19 @@ def train_and_store(task: Task, setting: Setting, watch: Watch) -> Finished:
 
 def keeper_of(task: Task, setting: Setting, watch: Watch) -> Keeper:
     """Keeps the snapshots of a run in the store."""
-    from ablations.environment import code_digest
+    from ablations.environment import code_digest, place
 
     identity = {"key": task.key, "code": code_digest(), "backend": setting.backend}
-    return Keeper(Store(setting.runs).snapshot(task.key), identity, interval=setting.snapshot_every, stop=watch.stop)
+    return Keeper(
+        Store(setting.runs).snapshot(task.key),
+        identity,
+        interval=setting.snapshot_every,
+        stop=watch.stop,
+        alive=watch.alive,
+        held=watch.held,
+        say=watch.say,
+        place=place(setting.backend),
+    )
 
 
 def write(
@@ -123,16 +148,17 @@ def write(
 
     environment = describe(backend=setting.backend, threads=setting.threads)
     environment |= {"stack": record.stack, "data_sha256": dataset.fingerprint}
+    if len(record.places) > 1:
+        environment["places"] = list(record.places)
     model = vit_config(task.config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
-    if not watch.held():
-        raise TakenOverError
-    store.write(task.key, record, environment, model)
+    store.write(task.key, record, environment, model, watch.held)
     return Finished(float(record.test_accuracy), float(record.validation_accuracy), float(record.seconds))
 
 
-def dataset_for(config: RunConfig, data_dir: Path | None) -> "Dataset":
-    """The data of a run; the last few data sets stay in memory."""
-    return _read(config.data, config.labels, config.classes, config.per_class, data_dir)
+def dataset_for(config: RunConfig, data_dir: Path | None, watch: Watch | None = None) -> "Dataset":
+    """The data of a run, which gives signs of life while they are read; the last few data sets stay in memory."""
+    with told_to(watch.alive if watch else lambda: None):
+        return _read(config.data, config.labels, config.classes, config.per_class, data_dir)
 
 
 @lru_cache(maxsize=4)
@@ -156,14 +182,14 @@ def carry_out(
     *,
     epoch: "Callable[[EpochMetrics], None]",
     stop: Callable[[], bool],
-) -> Finished | str | None:
+    say: Callable[[str], None] = lambda line: None,
+) -> Outcome:
     """Carry out a run that this process holds.
 
-    Returns its result; or the reason why it failed, which is also in the store; or None when another process has
-    taken the run over. Raises StorageError when the store cannot be written, for then no other run can be either,
-    and KeyboardInterrupt when asked to stop.
+    Raises StorageError when the store cannot be written, for then no other run can be either, UnfitError when this
+    machine cannot do it, and KeyboardInterrupt when asked to stop.
     """
-    with Carried(task, attempt, setting, epoch, stop) as carried:
+    with Carried(task, attempt, setting, epoch, stop, say) as carried:
         try:
             return job(task, setting, carried.watch)
         except (Exception, KeyboardInterrupt) as error:
@@ -180,12 +206,12 @@ class Carried:
         setting: Setting,
         epoch: "Callable[[EpochMetrics], None]",
         stop: Callable[[], bool],
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.task, self.attempt, self.setting, self.tell = task, attempt, setting, epoch
-        self.beat = attempt.beating(setting.beat)
-        self.watch = Watch(self.epoch, lambda: stop() or self.beat.lost, attempt.held)
-        self.begun = self.noted = time.monotonic()
-        self.epochs_before: int | None = None
+        self.task, self.attempt, self.setting, self.tell, self.asked = task, attempt, setting, epoch, stop
+        self.beat = attempt.beating(setting.beat, setting.patience)
+        self.watch = Watch(self.epoch, self.stop, attempt.held, self.stop, say)
+        self.news = News(attempt, task.config.epochs, setting.beat)
 
     def __enter__(self) -> "Carried":
         self.beat.__enter__()
@@ -194,23 +220,24 @@ class Carried:
     def __exit__(self, *error: object) -> None:
         self.beat.__exit__(*error)
 
+    def stop(self) -> bool:
+        """Whether the run is to end; that this is asked is a sign of life."""
+        self.beat.sign()
+        return self.asked() or self.beat.lost
+
     def epoch(self, metrics: "EpochMetrics") -> None:
         """Tell of an epoch, here and now and then in the attempt's file."""
-        if self.epochs_before is None:
-            self.epochs_before = metrics.epoch - 1
-        now, epochs = time.monotonic(), self.task.config.epochs
-        if now - self.noted >= self.setting.beat:
-            left = (now - self.begun) * (epochs - metrics.epoch) / (metrics.epoch - self.epochs_before)
-            self.attempt.note(epoch=metrics.epoch, epochs=epochs, seconds_left=round(left))
-            self.noted = now
-        self.tell(metrics)
+        self.beat.sign()
+        self.news.epoch(metrics.epoch)
+        with or_say("the output could not be written"):  # which is not the run's own error
+            self.tell(metrics)
 
-    def explain(self, error: BaseException) -> str | None:
-        """The reason of a failure, once it is in the store; None when another process has taken the run over.
+    def explain(self, error: BaseException) -> CutShort | str | None:
+        """What becomes of a run by an error. Its own failure is written to the store.
 
-        Raises the error itself when it is not the run's own: a store that cannot be written, a wish to stop.
+        Raises the error itself when other runs cannot go on here either, and when it is a wish to stop.
         """
-        if isinstance(error, StorageError | TakenOverError | KeyboardInterrupt):
+        if isinstance(error, StorageError | UnfitError | TakenOverError | KeyboardInterrupt):
             if isinstance(error, TakenOverError) or self.beat.lost:
                 return None
             raise error
@@ -220,9 +247,37 @@ class Carried:
         line = str(error).strip().partition("\n")[0]
         reason = line if isinstance(error, VitabError) else f"{type(error).__name__}: {line}".rstrip(": ")
         details = "".join(traceback.format_exception(error))
+        if not is_own(error):
+            return CutShort(reason, details)
         store.fail(task.key, task.config, reason, details, self.attempt.number)
         store.snapshot(task.key).unlink(missing_ok=True)  # it leads to the same failure
         return reason
+
+
+class News:
+    """Writes down in an attempt's file, now and then, how far its run is."""
+
+    def __init__(self, attempt: Attempt, epochs: int, every: float, **facts: str) -> None:
+        self.attempt, self.epochs, self.every, self.facts = attempt, epochs, every, facts
+        self.begun = self.noted = time.monotonic()
+        self.before: int | None = None  # epochs of earlier attempts
+
+    def epoch(self, epoch: int) -> None:
+        """An epoch (from 1) is over."""
+        if self.before is None:
+            self.before = epoch - 1
+        now = time.monotonic()
+        if now - self.noted >= self.every:
+            left = (now - self.begun) * (self.epochs - epoch) / (epoch - self.before)
+            self.attempt.note(epoch=epoch, epochs=self.epochs, seconds_left=round(left), **self.facts)
+            self.noted = now
+
+
+def is_own(error: BaseException) -> bool:
+    """Whether a run that ends with this error would do so again: not if memory, a disk or a GPU has failed it."""
+    modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    of_gpu = modules & {"cupy", "cupy_backends", "cuda"} or type(error).__name__ == "CublasError"
+    return not (of_gpu or isinstance(error, MemoryError | OSError))
 
 
 def in_this_process(
@@ -239,12 +294,9 @@ def in_this_process(
     waiting = Waiting(tasks, setting, listener)
     held: dict[Task, Attempt] = {}
 
-    def end(task: Task, outcome: Finished | str | None) -> None:
-        held.pop(task).release()
-        if outcome is None:
-            waiting.put_back(task)
-        else:
-            tell(listener, task, outcome)
+    def end(task: Task, outcome: Outcome) -> None:
+        attempt = held.pop(task)
+        waiting.ended(task, attempt, outcome)
 
     try:
         while True:
@@ -258,15 +310,9 @@ def in_this_process(
                 continue
             for task in held:
                 listener.started(task)
-            carry_out_together(list(held.items()), setting, job, epoch=listener.epoch, end=end, stop=stop)
+            carry_out_together(
+                list(held.items()), setting, job, epoch=listener.epoch, end=end, stop=stop, say=listener.note
+            )
     finally:
         for attempt in held.values():
             attempt.release()
-
-
-def tell(listener: Listener, task: Task, outcome: Finished | str) -> None:
-    """Pass on how a run ended."""
-    if isinstance(outcome, str):
-        listener.failed(task, outcome)
-    else:
-        listener.finished(task, outcome)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ablations.data import Dataset
-from ablations.errors import VitabError
+from ablations.errors import UnfitError, VitabError
 from ablations.snapshot import Keeper
 from ablations.trainer import EpochMetrics, RunRecord
 from ablations.workers import Finished, Setting, Task, Watch
@@ -77,6 +77,27 @@ def job_that_dies_once(task: Task, setting: Setting, watch: Watch) -> Finished:
         os.kill(os.getpid(), signal.SIGKILL)
     if task.config.seed == 1:
         time.sleep(600)
+    return Finished(0.5, 0.4, 0.1)
+
+
+def job_that_runs_out_of_memory_once(task: Task, setting: Setting, watch: Watch) -> Finished:
+    """Seed 0 does, the first time; every run writes down its process."""
+    mark = setting.runs / f"pid.{task.config.seed}"
+    again = mark.exists()
+    mark.with_name(f"{mark.name}.again" if again else mark.name).write_text(str(os.getpid()))
+    if task.config.seed == 0 and not again:
+        raise MemoryError
+    return Finished(0.5, 0.4, 0.1)
+
+
+def job_that_does_not_fit(task: Task, setting: Setting, watch: Watch) -> Finished:
+    """As on a machine without the data."""
+    raise UnfitError("cifar10 is not here")
+
+
+def job_that_is_silent(task: Task, setting: Setting, watch: Watch) -> Finished:
+    """For longer than a test's patience, until a moment after its parent was halted."""
+    time.sleep(6)
     return Finished(0.5, 0.4, 0.1)
 
 

@@ -1,6 +1,5 @@
 """A run belongs to one process at a time: exclusive, given up, taken over, and never by comparing clocks."""
 
-import json
 import multiprocessing
 import os
 import subprocess
@@ -21,8 +20,7 @@ def folder(tmp_path):
 
 def elsewhere(attempt):
     """Let the attempt be of a process on another machine."""
-    content = json.loads(attempt.path.read_text()) | {"machine": "another"}
-    attempt.path.write_text(json.dumps(content))
+    attempt.note(machine="another")
 
 
 def test_one_has_the_run_until_it_is_over(folder):
@@ -55,9 +53,100 @@ def test_the_run_of_a_dead_process_is_free_at_once(folder):
 
 def test_a_number_used_again_by_another_process_is_not_the_owner(folder):
     attempt = Attempts().take(folder)
-    content = json.loads(attempt.path.read_text())
-    attempt.path.write_text(json.dumps(content | {"born": "1"}))
+    attempt.note(born="1")
     assert Attempts().free(folder)
+
+
+def test_a_process_that_is_not_shown_is_dead_only_when_there_is_none_of_its_number(folder, monkeypatch):
+    """As with hidepid, where /proc has nothing of other users' processes."""
+    Attempts().take(folder)
+    monkeypatch.setattr(attempts, "_stat", lambda pid: None)
+    for error, dead in ((PermissionError(), False), (None, False), (ProcessLookupError(), True)):
+
+        def kill(pid, number, error=error):
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr("ablations.files.os.kill", kill)
+        assert Attempts().free(folder) is dead
+
+
+def test_the_run_of_a_process_that_had_ended_before_it_was_written_down_is_free(folder):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    Attempts().take(folder, child.pid)
+    assert Attempts().free(folder)
+
+
+def test_a_bit_flipped_in_an_attempt_gives_nobody_the_run(folder):
+    """A flip in the birth of a living owner would make it look like another process, which is dead."""
+    attempt = Attempts().take(folder)
+    good = attempt.path.read_bytes()
+    for position in range(len(good)):
+        bad = bytearray(good)
+        bad[position] ^= 1
+        attempt.path.write_bytes(bad)
+        assert not Attempts().free(folder), bad
+    other = Attempts().take(folder.parent / "other")
+    other.release()
+    attempt.path.write_bytes(other.path.read_bytes())
+    assert not Attempts().free(folder), "the file of another run"
+    attempt.release()
+    assert Attempts().free(folder), "its owner writes it anew"
+
+
+def test_a_run_that_does_not_get_on_gives_no_sign_of_life(folder):
+    attempt = Attempts().take(folder)
+    os.utime(attempt.path, (1, 1))
+    with attempt.beating(every=0.01, patience=0.0) as beat:
+        time.sleep(0.1)
+        assert attempt.path.stat().st_mtime == 1
+        beat.patience = 1000.0
+        beat.sign()
+        deadline = time.monotonic() + 10
+        while attempt.path.stat().st_mtime == 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert attempt.path.stat().st_mtime > 1
+
+
+def test_attempts_that_fall_silent_are_counted_until_one_comes_to_the_end_of_an_epoch(folder):
+    counts, watcher = [], Attempts(expiry=0.0)
+    for number in range(1, 6):
+        if number > 1:
+            assert not watcher.free(folder)
+        attempt = watcher.take(folder)
+        counts.append(attempt.expired)
+        elsewhere(attempt)
+        if number == 3:
+            attempt.note(epoch=1)
+    assert counts == [0, 1, 2, 0, 1]
+    attempt.release()
+    assert watcher.take(folder).expired == 0
+
+
+@pytest.mark.parametrize("where", ["write_bytes", "link"])
+def test_a_full_disk_leaves_no_attempt(folder, monkeypatch, where):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((attempts.os, "link") if where == "link" else (attempts.Path, "write_bytes")), full)
+        with pytest.raises(StorageError, match="No space left"):
+            Attempts().take(folder)
+    assert list(folder.iterdir()) == []
+    assert Attempts().take(folder).number == 1
+
+
+def test_a_link_that_was_made_though_the_answer_was_lost(folder, monkeypatch):
+    """As a file server that is asked twice says: it exists."""
+    real = os.link
+
+    def twice(*paths):
+        real(*paths)
+        real(*paths)
+
+    monkeypatch.setattr(attempts.os, "link", twice)
+    assert Attempts().take(folder).number == 1
 
 
 def test_a_silent_owner_elsewhere_expires_by_the_watchers_clock(folder, monkeypatch):
@@ -80,7 +169,7 @@ def test_a_silent_owner_elsewhere_expires_by_the_watchers_clock(folder, monkeypa
 
 def test_a_damaged_attempt_counts_as_alive_until_it_expires(folder):
     attempt = Attempts().take(folder)
-    for content in (b"", b"{", b"[]", b'{"over": 1}', b"\xff"):
+    for content in (b"", b"{", b"[]", b'{"over": true}', b"\xff"):
         attempt.path.write_bytes(content)
         watcher = Attempts(expiry=0.05)
         assert watcher.take(folder) is None

@@ -446,7 +446,7 @@ def test_status_says_where_a_run_is_and_watches_until_all_is_over(monkeypatch):
     assert shown.splitlines()[1].split()[:6] == ["smoke", "4", "3", "0", "0", "1"]
     assert f"smoke: none, seed 0 is running on {os.uname().nodename} (process {os.getpid()}, since 2" in shown
     assert "attempt 2: epoch 3/8, 1 min 15 s left" in shown
-    assert display.view_studies(store, [plan])[1]
+    assert display.view_studies(store, "smoke")[1:] == (0, 1)
 
     def another_fails_it(_):
         store.fail(plan.keys[0], plan.configs[0], "no luck")
@@ -456,6 +456,51 @@ def test_status_says_where_a_run_is_and_watches_until_all_is_over(monkeypatch):
     result = vitab("status", "--watch")
     assert result.exit_code == 0
     assert "none, seed 0 failed: no luck" in result.stdout
+
+
+def test_status_says_since_when_a_run_is_silent_and_ends_watching_when_nobody_is_at_work(monkeypatch):
+    from ablations.attempts import Attempts
+
+    vitab(*SMOKE)
+    store = Store(Path("runs"))
+    plan = store.read_study("smoke")
+    (store.folder(plan.keys[0]) / "DONE.json").unlink()
+    attempt = Attempts().take(store.folder(plan.keys[0]))
+    attempt.note(machine="another")
+    for silent, counts in ((60, ["0", "1"]), (3600, ["1", "0"])):
+        os.utime(attempt.path, (time.time() - silent,) * 2)
+        shown = vitab("status").stdout
+        assert shown.splitlines()[1].split()[4:6] == counts
+        assert f", last sign of life {'1 min 00 s' if silent == 60 else '1 h 00 min'} ago" in shown
+    monkeypatch.setattr("ablations.cli_runs.WATCH_EVERY", 0.0)
+    monkeypatch.setattr("ablations.cli_runs.WATCH_NOBODY", 0.1)
+    assert vitab("status", "--watch").exit_code == 0
+
+
+def test_a_damaged_plan_hides_no_other_study():
+    vitab(*SMOKE)
+    vitab(*SMOKE, "--study", "other")
+    Path("runs/studies/other.json").write_text("{")
+    shown = vitab("status")
+    assert shown.exit_code == 0
+    assert shown.stdout.splitlines()[1].split()[:3] == ["smoke", "4", "4"]
+    assert "the plan runs/studies/other.json is damaged" in shown.stdout
+    result = vitab("status", "other")
+    assert (result.exit_code, "other.json is damaged" in result.stderr) == (2, True)
+
+
+def test_what_a_killed_process_left_beside_finished_runs_is_removed():
+    vitab(*SMOKE)
+    store = Store(Path("runs"))
+    key = store.read_study("smoke").keys[0]
+    store.snapshot(key).write_bytes(b"half a run")
+    old, new = (store.root / "studies" / f".smoke.json.1.{name}.tmp" for name in ("old", "new"))
+    old.touch()
+    new.touch()
+    os.utime(old, (1, 1))
+    assert vitab(*SMOKE).exit_code == 0
+    assert not store.snapshot(key).exists()
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_verify_reads_every_file(here):

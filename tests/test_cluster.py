@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import signal
 import threading
 import time
@@ -13,7 +14,7 @@ from test_study import Log
 from typer.testing import CliRunner
 
 from ablations import cluster, cluster_runs, cluster_worker, grids, study
-from ablations.attempts import Attempts, last_attempt
+from ablations.attempts import Attempts, at_work, last_attempt
 from ablations.cli import app
 from ablations.cli_run import rerun_command
 from ablations.cluster import Cluster, check_address, connect, is_here
@@ -263,7 +264,7 @@ def test_a_killed_child_is_replaced_and_its_run_tried_again(local, place, monkey
     _, tasks = plan_and_tasks(store, 1)
     (Path("cache") / "vitab" / "cluster").mkdir(parents=True)
     monkeypatch.setattr(Store, "contents", lambda self, key: ({}, {}))
-    monkeypatch.setattr(Store, "receive", lambda self, key, files, sums: None)
+    monkeypatch.setattr(Store, "receive", lambda self, key, files, sums, held: None)
     carry_out(local, store, tasks, log)
     reason = "its process was ended by SIGKILL, perhaps for want of memory"
     assert [event[:2] for event in log.events] == [
@@ -291,6 +292,109 @@ def test_files_that_do_not_arrive_as_they_were_sent_are_asked_for_once_more(loca
     assert ("again", task.label, f"metrics.csv of run {task.key[:16]} is not what was sent") in log.events
     assert log.events[-1] == ("finished", task.label)
     assert store.verify(task.key) == []
+
+
+def test_a_worker_that_cannot_do_the_runs_fails_none_and_is_left_out(local, place, monkeypatch):
+    monkeypatch.setattr(cluster_worker, "train_there", fake_trainer.job_that_does_not_fit)
+    store, log = Store(Path("runs")), Log()
+    _, tasks = plan_and_tasks(store, 2)
+    with pytest.raises(VitabError, match=r"none of the Dask workers can take runs: cifar10 is not here \(on "):
+        carry_out(local, store, tasks, log)
+    assert [event for event in log.events if event[0] not in ("started", "epoch")] == []
+    assert [store.failed_attempt(task.key) for task in tasks] == [0, 0]
+    deadline = time.monotonic() + 10
+    while cluster_worker._state.at_work and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert all(Attempts().free(store.folder(task.key)) for task in tasks)
+    monkeypatch.setattr(cluster_worker, "train_there", fake_trainer.job)
+    if place == "shared":  # mended meanwhile: a client that comes anew tries it anew
+        carry_out(local, store, tasks[:1], log)
+        assert log.events[-1] == ("finished", tasks[0].label)
+
+
+def test_others_take_the_runs_of_a_worker_that_is_left_out(local):
+    lines = []
+    with connect(local.scheduler_address, insecure=False) as client:
+        found = Cluster(client, Path(), lines.append)
+        found.workers = {"a": {"host": "one"}, "b": {"host": "two"}}
+        found.drop("a", "cifar10 is not here")
+        found.drop("a", "cifar10 is not here")
+        assert list(found.workers) == ["b"]
+        assert lines == ["no run is given any more to the Dask worker a on one: cifar10 is not here"]
+
+
+def test_a_full_disk_of_a_worker_that_does_not_see_the_folder_is_that_workers_trouble(local, monkeypatch):
+    def full(self, folder, pid=None):
+        if folder.is_relative_to(cluster_worker.spool()):
+            raise StorageError("a file could not be written: No space left on device")
+        return take(self, folder, pid)
+
+    take = Attempts.take
+    monkeypatch.setattr(cluster_worker, "sees", lambda *_: False)
+    monkeypatch.setattr("ablations.attempts.Attempts.take", full)
+    store = Store(Path("runs"))
+    _, tasks = plan_and_tasks(store, 1)
+    with pytest.raises(VitabError, match=r"none of the Dask workers can take runs: .*No space left on device \(on "):
+        carry_out(local, store, tasks, Log())
+
+
+def test_a_damaged_run_that_a_worker_has_kept_is_trained_again(local, monkeypatch):
+    monkeypatch.setattr(cluster_worker, "sees", lambda *_: False)
+    store, kept = Store(Path("runs")), Store(cluster_worker.spool())
+    _, (task,) = plan_and_tasks(store, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster_worker, "forget", lambda key: None)
+        carry_out(local, store, [task], Log())
+    (kept.folder(task.key) / "metrics.csv").write_text("epoch\n")
+    shutil.rmtree(store.folder(task.key))
+    log = Log()
+    carry_out(local, store, [task], log)
+    assert log.events[-1] == ("finished", task.label)
+    assert store.verify(task.key) == []
+
+
+def test_a_run_waits_while_its_worker_has_too_little_memory(local, monkeypatch):
+    monkeypatch.setattr(cluster_worker, "train_there", fake_trainer.job)
+    monkeypatch.setattr(cluster_worker, "OTHERS_FIRST", 0.05)
+    store, log, lines = Store(Path("runs")), Log(), []
+    _, (task,) = plan_and_tasks(store, 1)
+    looks = iter([1 << 20] * 6)
+    monkeypatch.setattr("ablations.memory.available", lambda: next(looks, 1 << 40))
+    with connect(local.scheduler_address, insecure=False) as client:
+        found = Cluster(client, store.root, lines.append)
+        with found.watched():
+            cluster_runs.on_cluster([task], Setting(store.root), log, found, lambda: False)
+    assert log.events[-1] == ("finished", task.label)
+    (line,) = lines
+    assert "has too little memory just now (1 MB) for a run that takes 2" in line
+    assert line.endswith(" MB: the run waits")
+
+
+def test_a_worker_on_another_machine_is_refused_without_encryption(local, monkeypatch):
+    with connect(local.scheduler_address, insecure=False) as client:
+        monkeypatch.setattr(client, "nthreads", lambda: {"tcp://192.0.2.1:4000": 1})
+        with pytest.raises(UsageError, match=r"the Dask worker tcp://192.0.2.1:4000 is on another machine"):
+            Cluster(client, Path(), print).look()
+        trusting = Cluster(client, Path(), print, insecure=True)
+        trusting._greet = lambda addresses: {}
+        trusting.look()
+
+
+def test_status_tells_how_far_a_run_is_that_a_worker_elsewhere_trains(local, monkeypatch):
+    monkeypatch.setattr(cluster_worker, "sees", lambda *_: False)
+    monkeypatch.setattr(cluster_worker, "train_there", fake_trainer.job_that_asks)
+    store, log, seen = Store(Path("runs")), Log(), []
+    _, (task,) = plan_and_tasks(store, 1)
+
+    def stop():
+        seen.append(at_work(store.folder(task.key)) or {})
+        return "epoch" in seen[-1]
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(local, store, [task], log, stop=stop, beat=0.0)
+    told = next(owner for owner in seen if "epoch" in owner)
+    assert (told["epoch"], told["epochs"]) == (1, task.config.epochs)
+    assert told["where"].startswith("the Dask worker inproc://")
 
 
 def test_a_store_takes_a_run_of_another_whole_or_not_at_all(here, local):

@@ -3,7 +3,8 @@
 import fake_trainer
 import numpy as np
 import pytest
-from drills import kills
+from drills import dask_kills, failing_writes, fuzz, kills
+from drills.common import CHECKPOINT
 
 from ablations import files, grids, study, workers
 from ablations.store import Store
@@ -18,6 +19,30 @@ def test_killed_processes_lose_repeat_and_change_nothing(stack):
     tally = kills.drill(5, stack=stack)
     assert tally.kills >= 5
     assert (tally.lost, tally.duplicated, tally.different, tally.damaged) == (0, 0, 0, 0)
+    assert max(tally.redone, default=0.0) < CHECKPOINT
+
+
+@pytest.mark.slow
+def test_killed_workers_and_clients_of_a_cluster_lose_repeat_and_change_nothing():
+    pytest.importorskip("distributed", reason="the extra dask is not installed")
+    tally = dask_kills.drill(6, epochs=300)
+    assert tally.kills >= 6
+    assert (tally.lost, tally.duplicated, tally.different, tally.damaged, tally.left_over) == (0, 0, 0, 0, 0)
+
+
+@pytest.mark.slow
+def test_writes_that_fail_lose_repeat_and_change_nothing_and_are_told_of_in_clear_lines():
+    tally = failing_writes.drill((failing_writes.disk_that_fills_up, failing_writes.output_that_fills_up), epochs=300)
+    assert (tally.lost, tally.duplicated, tally.different, tally.damaged, tally.unclear) == (0, 0, 0, 0, [])
+    if not tally.skipped:  # only root may mount the small disks
+        assert min(tally.failed["disk that is full"], tally.failed["output that fills up"]) > 0
+
+
+@pytest.mark.slow
+def test_nobody_believes_a_damaged_file():
+    tally = fuzz.drill(4 * len(fuzz.ALL) * len(fuzz.KINDS))
+    verdicts = {verdict for _, _, verdict in tally.counts}
+    assert verdicts == {"detected", "harmless"}, str(tally)
 
 
 def harm(content, how, rng):

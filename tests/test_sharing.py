@@ -2,20 +2,25 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fake_trainer
 import pytest
+from PIL import Image
 from test_study import Log
 
-from ablations import children, grids, study, workers
+from ablations import children, environment, grids, study, verification, workers
 from ablations.attempts import Attempts, last_attempt
-from ablations.store import Store
+from ablations.errors import StorageError, TakenOverError
+from ablations.store import FILES, Store
+from ablations.waiting import Waiting
 from ablations.workers import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,9 +48,9 @@ def finish(store, task):
 def test_a_killed_child_is_replaced_and_its_run_tried_again_and_a_hung_one_is_ended(store):
     _, tasks = plan_and_tasks(store, 3)
     log = Log()
-    setting = Setting(store.root, patience=2.0)
+    setting = Setting(store.root, patience=6.0)
     children.in_processes(tasks, setting, log, workers=2, job=fake_trainer.job_that_dies_once)
-    hung = "its process gave no sign of life for 2 s and was ended"
+    hung = "its process gave no sign of life for 6 s and was ended"
     assert ("again", "none, seed 0", "its process was ended by SIGKILL, perhaps for want of memory") in log.events
     assert ("again", "none, seed 1", hung) in log.events
     over = sorted(event for event in log.events if event[0] in ("finished", "failed"))
@@ -93,13 +98,27 @@ def test_a_run_of_another_process_is_left_to_it_and_reported(store, monkeypatch)
     ]
 
 
+def test_signs_of_life_are_given_while_pictures_are_read(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (4, 4)).save(tmp_path / name / f"{number}.png")
+    signs = []
+    watch = workers.Watch(lambda metrics: None, alive=lambda: signs.append(1))
+    config = replace(NONE.base, data="folder", per_class=None)
+    workers.dataset_for(config, tmp_path, watch)
+    assert len(signs) == 6
+    workers.dataset_for(config, tmp_path, watch)
+    assert len(signs) == 6
+
+
 def test_a_run_that_was_taken_over_is_not_written(store):
     _, (task,) = plan_and_tasks(store, 1)
 
     def job(task, setting, watch):
         (store.folder(task.key) / "attempt-0002.json").write_text("{}")
         assert not watch.held()
-        raise workers.TakenOverError
+        raise TakenOverError
 
     attempt = Attempts().take(store.folder(task.key))
     arguments = {"epoch": lambda metrics: None, "stop": lambda: False}
@@ -135,6 +154,148 @@ def test_a_full_disk_loses_no_snapshot(store, monkeypatch):
             task, attempt, Setting(store.root), workers.train_and_store, epoch=lambda m: None, stop=lambda: False
         )
     assert store.snapshot(task.key).read_bytes() == b"half a run"
+
+
+@pytest.mark.parametrize("error", [MemoryError("512 MB"), OSError(5, "Input/output error", "images.bin")])
+def test_what_is_no_fault_of_the_run_is_tried_once_more_and_costs_no_snapshot(store, error):
+    _, (task,) = plan_and_tasks(store, 1)
+    log, times = Log(), [0]
+
+    def job(task, setting, watch):
+        times[0] += 1
+        store.snapshot(task.key).write_bytes(b"half a run")
+        raise error
+
+    workers.in_this_process([task], Setting(store.root), log, job)
+    reason = f"{type(error).__name__}: {error}"
+    assert log.events == [
+        ("started", "none, seed 0"),
+        ("again", "none, seed 0", reason),
+        ("started", "none, seed 0"),
+        ("failed", "none, seed 0", reason),
+    ]
+    assert (times, store.failure(task.key)) == ([2], reason)
+    assert store.snapshot(task.key).read_bytes() == b"half a run"
+
+
+def test_a_child_that_ran_out_of_memory_gets_no_other_run(store):
+    _, tasks = plan_and_tasks(store, 2)
+    log = Log()
+    children.in_processes(tasks, Setting(store.root), log, workers=1, job=fake_trainer.job_that_runs_out_of_memory_once)
+    assert log.events == [
+        ("started", "none, seed 0"),
+        ("again", "none, seed 0", "MemoryError"),
+        ("started", "none, seed 1"),
+        ("finished", "none, seed 1"),
+        ("started", "none, seed 0"),
+        ("finished", "none, seed 0"),
+    ]
+    first, second = ((store.root / f"pid.{seed}").read_text() for seed in (0, 1))
+    assert first != second
+    assert (store.root / "pid.0.again").read_text() == second
+
+
+def test_an_output_that_cannot_be_written_is_no_failure_of_the_run(store, monkeypatch):
+    monkeypatch.setattr("ablations.trainer.train", fake_trainer.train)
+    _, (task,) = plan_and_tasks(store, 1)
+
+    class Full(Log):
+        def epoch(self, task, metrics):
+            raise OSError(28, "No space left on device")
+
+    store.folder(task.key).mkdir(parents=True)
+    store.snapshot(task.key).write_bytes(b"half a run")
+    with pytest.raises(StorageError, match="the output could not be written: No space left on device"):
+        workers.in_this_process([task], Setting(store.root), Full())
+    assert store.failed_attempt(task.key) == 0
+    assert store.snapshot(task.key).read_bytes() == b"half a run"
+    assert Attempts().free(store.folder(task.key))
+
+
+def test_whoever_was_asleep_while_writing_does_not_change_what_the_next_owner_has_finished(store, monkeypatch):
+    """It falls asleep before each file in turn; meanwhile another takes over and finishes, with another environment."""
+    monkeypatch.setattr("ablations.trainer.train", fake_trainer.train)
+    from ablations import store as stores
+
+    real = stores.write_file
+    for asleep_before in (*FILES, "DONE.json"):
+        shutil.rmtree(store.root, ignore_errors=True)
+        _, (task,) = plan_and_tasks(store, 1)
+        folder = store.folder(task.key)
+        theirs = []
+
+        def write_file(path, content, check, folder=folder, asleep_before=asleep_before, task=task, theirs=theirs):
+            if path.name == asleep_before and not theirs:
+                (folder / "attempt-0002.json").write_text("{}")  # as one that took over the run
+                (folder / "attempt-0001.json").unlink()
+                theirs.append(())
+                workers.train_and_store(task, Setting(store.root), workers.Watch(lambda metrics: None))
+                theirs[0] = {path: path.read_bytes() for path in folder.iterdir()}
+            return real(path, content, check)
+
+        monkeypatch.setattr(stores, "write_file", write_file)
+        attempt = Attempts().take(folder)
+        assert carry_out(task, attempt, store) is None
+        monkeypatch.setattr(stores, "write_file", real)
+        assert store.verify(task.key) == []
+        assert all(path.read_bytes() == content for path, content in theirs[0].items())
+
+
+def carry_out(task, attempt, store, job=workers.train_and_store):
+    return workers.carry_out(task, attempt, Setting(store.root), job, epoch=lambda metrics: None, stop=lambda: False)
+
+
+def test_a_run_of_two_places_is_reproduced_by_its_accuracy_and_not_by_its_bits(store, monkeypatch):
+    _, (task,) = plan_and_tasks(store, 1)
+    here, there = environment.place("numpy"), {"cpu": "another"}
+    setting = Setting(store.root)
+    store.folder(task.key).mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "place", lambda backend: there)
+        with pytest.raises(KeyboardInterrupt):
+            workers.train_and_store(task, setting, workers.Watch(lambda metrics: None, lambda: True))
+    workers.train_and_store(task, setting, workers.Watch(lambda metrics: None))
+    assert store.environment(task.key)["places"] == [there, here]
+    again = verification.reproduce(store, task.key, data_dir=None, backend="numpy", threads=1)
+    assert (again.same_place, again.good) == (False, True)
+    (store.folder(task.key) / "DONE.json").unlink()
+    workers.train_and_store(task, setting, workers.Watch(lambda metrics: None))
+    assert "places" not in store.environment(task.key)
+    assert verification.reproduce(store, task.key, data_dir=None, backend="numpy", threads=1).same_place
+
+
+def test_a_run_whose_attempts_fall_silent_fails_in_the_end(store):
+    _, (task,) = plan_and_tasks(store, 1)
+    log = Log()
+    waiting = Waiting([task], Setting(store.root, expiry=0.0), log)
+    for number in (1, 2, 3, 4):
+        while waiting.next() is None:
+            pass
+        attempt = waiting.claim(task, os.getpid())
+        if number < 4:
+            assert attempt.number == number
+            attempt.note(machine="another")
+            waiting.put_back(task)
+    assert attempt is None
+    reason = "3 attempts in a row gave no sign of life, and none came to the end of an epoch"
+    assert log.events == [("failed", task.label, reason)]
+    assert (store.failure(task.key), store.failed_attempt(task.key)) == (reason, 4)
+
+
+def test_children_of_a_process_that_was_halted_are_not_taken_for_hung(store, monkeypatch):
+    _, tasks = plan_and_tasks(store, 1)
+    log, halted = Log(), []
+    real = children.wait
+
+    def wait(connections, timeout):
+        if log.events and not halted:
+            halted.append(time.sleep(5))  # longer than the patience, as after SIGSTOP and SIGCONT
+        return real(connections, timeout=timeout)
+
+    monkeypatch.setattr(children, "wait", wait)
+    children.in_processes(tasks, Setting(store.root, patience=4.0), log, workers=1, job=fake_trainer.job_that_is_silent)
+    assert halted
+    assert log.events == [("started", "none, seed 0"), ("finished", "none, seed 0")]
 
 
 def vitab(*arguments, cwd):

@@ -1,5 +1,6 @@
 """A run that is cut short, by request or by SIGKILL, ends with the bits of one that was not; damage is not trusted."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 from test_trainer import BASE, EVERYTHING, FEW, STEPS, same_bits
 
 from ablations import snapshot
@@ -42,16 +44,90 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_bits(tmp_path, steps, chang
     assert resumed.train_seconds <= resumed.seconds
 
 
-def test_a_snapshot_is_taken_by_time(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("step", "write", "expected"),
+    [(7, 0, [49, 98, 147, 196]), (1, 0, [53, 106, 159]), (50, 0, [50, 100, 150]), (90, 0, [90, 180]), (7, 5, [49, 96])],
+)
+def test_no_more_than_the_interval_lies_between_two_snapshots(tmp_path, monkeypatch, step, write, expected):
+    """Also with the step under way and the time to write: 49 and not 56, for 63 would be too late."""
     now, saved = [0.0], []
+
+    def write_file(path, content):
+        now[0] += write
+        path.write_bytes(content)
+
     monkeypatch.setattr(snapshot.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(snapshot, "write_file", write_file)
     keeper = Keeper(tmp_path / "resume.bin", WHO, interval=60.0)
-    for now[0] in range(0, 200, 7):
+    while now[0] + step < 200 and len(saved) < len(expected):
+        now[0] += step
         if keeper.due():
-            keeper.save(Snapshot({"now": now[0]}, {"a": np.zeros(1)}))
             saved.append(now[0])
-    assert saved == [63, 126, 189]
-    assert keeper.load().notes == {"now": 189}
+            keeper.save(Snapshot({"now": now[0]}, {"a": np.zeros(1)}))
+    assert saved == expected
+    assert keeper.load().notes == {"now": expected[-1]}
+
+
+def test_a_snapshot_is_taken_before_an_evaluation_that_would_make_it_late(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(snapshot.time, "monotonic", lambda: now[0])
+    keeper = Keeper(interval=60.0)
+    for now[0] in range(1, 31):
+        assert not keeper.due()
+    now[0] = 31
+    assert not keeper.due(22.9)
+    now[0] = 32
+    assert keeper.due(22)
+
+
+def test_a_run_asks_with_the_time_of_its_evaluation_at_the_end_of_an_epoch(monkeypatch):
+    asked = []
+    monkeypatch.setattr(Keeper, "due", lambda keeper, steps=1.0: asked.append(steps) is not None)
+    train(BASE, FEW, threads=1)
+    *asked, before_test = asked
+    epochs = [asked[start : start + STEPS] for start in range(0, len(asked), STEPS)]
+    assert len(epochs) == BASE.epochs
+    assert all(steps == 1 for epoch in epochs for steps in epoch[:-1])
+    assert [epoch[-1] for epoch in epochs] == [1 + 40 / 32] * 3
+    assert before_test == 1 + len(FEW.test_labels) / 32
+
+
+def test_a_run_that_is_stopped_before_its_test_goes_on_with_it(tmp_path):
+    path, steps = tmp_path / "resume.bin", []
+    with pytest.raises(KeyboardInterrupt):
+        train(BASE, FEW, threads=1, keeper=Keeper(path, WHO, stop=stopping_after(3 * STEPS + 1)))
+    resumed = train(BASE, FEW, threads=1, keeper=Keeper(path, WHO), on_epoch=steps.append)
+    assert steps == []
+    assert same_bits(resumed, train(BASE, FEW, threads=1))
+
+
+def test_signs_of_life_are_given_while_a_run_evaluates(monkeypatch):
+    monkeypatch.setattr("ablations.stack.EVALUATED", 1)
+    signs = []
+    train(BASE, FEW, threads=1, keeper=Keeper(alive=lambda: signs.append(1)))
+    assert len(signs) > BASE.epochs + 1
+
+
+def test_a_run_that_another_has_writes_no_snapshot(tmp_path):
+    keeper = Keeper(tmp_path / "resume.bin", WHO, held=lambda: False)
+    keeper.save(Snapshot({}, {"a": np.zeros(1)}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_places_of_a_run_are_kept_in_order(tmp_path):
+    path, here, there = tmp_path / "resume.bin", {"cpu": "a"}, {"cpu": "b"}
+    for place, stop in ((here, 2), (here, 3), (there, 2)):
+        with pytest.raises(KeyboardInterrupt):
+            train(BASE, FEW, threads=1, keeper=Keeper(path, WHO, place=place, stop=stopping_after(stop)))
+    assert train(BASE, FEW, threads=1, keeper=Keeper(path, WHO, place=here)).places == [here, there]
+
+
+def test_a_whole_snapshot_that_says_something_else_is_none(tmp_path):
+    for metadata in (None, {"vitab": "[]"}, {"vitab": "{"}, {"vitab": '{"identity": 1}'}, {"other": "x"}):
+        body = save({"a": np.zeros(1)}, metadata)
+        assert snapshot.from_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body, WHO) is None
+    body = b"x"
+    assert snapshot.from_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body, WHO) is None
 
 
 def test_a_damaged_or_foreign_snapshot_is_none(tmp_path):
@@ -82,8 +158,21 @@ def test_a_run_starts_again_when_its_snapshot_is_damaged(tmp_path):
 
 
 def test_a_disk_that_takes_no_snapshot_costs_no_run(tmp_path):
-    keeper = Keeper(tmp_path / "missing" / "resume.bin", WHO, interval=0.0)
+    lines = []
+    keeper = Keeper(tmp_path / "missing" / "resume.bin", WHO, interval=0.0, say=lines.append)
     assert same_bits(train(BASE, FEW, threads=1, keeper=keeper), train(BASE, FEW, threads=1))
+    assert lines == ["no checkpoint could be written: No such file or directory"], "once"
+
+
+def test_a_run_that_ends_without_a_snapshot_says_so(tmp_path):
+    lines, stop = [], []
+    path = tmp_path / "missing" / "resume.bin"
+    keeper = Keeper(path, WHO, interval=0.0, say=lines.append, stop=lambda: bool(stop))
+    keeper.save(Snapshot({}, {"a": np.zeros(1)}))
+    stop.append(1)
+    with pytest.raises(KeyboardInterrupt):
+        keeper.save(Snapshot({}, {"a": np.zeros(1)}))
+    assert lines == ["no checkpoint could be written: No such file or directory"] * 2
 
 
 CHILD = """

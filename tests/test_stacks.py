@@ -152,6 +152,21 @@ def test_a_run_that_breaks_fails_alone(store, alone):
     assert first_end[0] == "failed"
 
 
+@pytest.mark.parametrize("event", ["epoch", "finished"])
+def test_an_output_that_cannot_be_written_fails_no_run_of_a_stack(store, event):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    _, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)})
+    log = Log()
+    setattr(log, event, full)
+    with pytest.raises(StorageError, match="the output could not be written: No space left on device"):
+        workers.in_this_process(tasks, Setting(store.root), log)
+    assert store.done(tasks[0].key) is (event == "finished")
+    assert [store.failed_attempt(task.key) for task in tasks] == [0, 0, 0]
+    assert all(Attempts().free(store.folder(task.key)) for task in tasks)
+
+
 def test_an_error_of_what_they_share_fails_all(store, monkeypatch):
     def broken(*_):
         raise RuntimeError("no device")

@@ -105,10 +105,10 @@ def test_no_file_of_a_run_is_done_before_all_are(tmp_path, digits, monkeypatch):
     store = Store(tmp_path)
     for fatal in sorted(FILES):
 
-        def write(path, content, fatal=fatal):
+        def write(path, content, check, fatal=fatal):
             if path.name == fatal:
                 raise OSError(28, "No space left on device")
-            return files.write_file(path, content)
+            return files.write_file(path, content, check)
 
         monkeypatch.setattr("ablations.store.write_file", write)
         with pytest.raises(VitabError, match=r"could not be written to .*: No space left on device") as error:

@@ -41,6 +41,9 @@ class Log:
     def waiting(self, runs):
         self.events.append(("waiting", runs))
 
+    def note(self, task, line):
+        self.events.append(("note", task.label, line))
+
 
 def carry_out(store, grid=GRID, *, workers=1, job=workers.train_and_store):
     plan = study.make_plan(grid, study="s")

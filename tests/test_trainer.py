@@ -176,7 +176,7 @@ class TestTestSet:
         log: list[str] = []
         watched: Any = Watched(FEW, log)
         train(BASE, watched, threads=1, on_epoch=lambda metrics: log.append(f"epoch {metrics.epoch}"))
-        assert log[:4] == ["epoch 1", "epoch 2", "epoch 3", "test_images"]
+        assert log[:5] == ["epoch 1", "epoch 2", "epoch 3", "test_labels", "test_images"], "how many there are, first"
         assert log.count("test_images") == 1
 
     def test_is_not_used_to_calibrate(self) -> None:

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from ablations.data.dataset import Dataset
 from ablations.data.split import fixed_order, take
 from ablations.errors import UsageError
+from ablations.signs import alive
 
 IMAGE_SIZE = 32
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg"))
@@ -106,6 +107,7 @@ def _read_all(paths: Sequence[Path], image_size: int) -> NDArray[np.uint8]:
     images = np.empty((len(paths), image_size, image_size, 3), dtype=np.uint8)
     for image, path in zip(images, paths, strict=True):
         image[:] = _read_picture(path, image_size)
+        alive()
     return images
 
 

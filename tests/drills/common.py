@@ -21,7 +21,7 @@ from ablations.verification import problems
 ROOT = Path(__file__).resolve().parent.parent.parent
 SAME_BYTES = ("config.json", "predictions.npz", "checkpoint.safetensors")
 TIMES = {"seconds", "train_seconds", "images_per_s"}
-CHECKPOINT = 0.2
+CHECKPOINT = 0.5
 """Seconds between two checkpoints of a run in a drill."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ablations import snapshot
-from ablations.attempts import Attempts, at_work
+from ablations.attempts import Attempt, Attempts
 from ablations.errors import UsageError
 from ablations.store import FILES, Store
 from ablations.verification import config_of, problems
@@ -64,14 +64,34 @@ def harm(content: bytes, other: bytes, kind: str, rng: np.random.Generator) -> b
 
 
 def finished_grid(root: Path) -> Store:
-    """The smoke grid trained, and beside it the snapshot of half a run in every folder."""
+    """The smoke grid trained; beside it the snapshot of half a run in every folder, and unfinished runs.
+
+    Of those one is this process's, and all others are free.
+    """
     store = Store(root)
-    assert start(root, "--workers", "1", epochs=2).wait(timeout=300) == 0
+    for options in ((), ("--study", "other", "--seeds", "1")):
+        assert start(root, "--workers", "1", *options, epochs=2).wait(timeout=300) == 0
     for number, key in enumerate(store.read_study("smoke").keys):
         arrays = {"weights": np.random.default_rng(number).standard_normal(100, dtype=np.float32)}
         who = WHO | {"key": key}
         store.snapshot(key).write_bytes(snapshot.to_bytes(snapshot.Snapshot(STATE | {"of": key}, arrays), who))
+        attempt = Attempts().take(unfinished(store, key))
+        assert attempt is not None
+        if number:
+            attempt.release()
     return store
+
+
+def unfinished(store: Store, key: str) -> Path:
+    """The folder of another run than that of the key, which is not finished."""
+    return store.root / "unfinished" / key[:16]
+
+
+def place(store: Store, key: str, name: str) -> Path:
+    """Where a file is, of a run if it is of one."""
+    if name.startswith("studies/"):
+        return store.root / name
+    return (unfinished(store, key) if name.startswith("attempt") else store.folder(key)) / name
 
 
 def believed(store: Store, key: str, name: str) -> Any:
@@ -85,9 +105,11 @@ def believed(store: Store, key: str, name: str) -> Any:
         except UsageError:
             return None
     if name.startswith("attempt"):
-        # whoever finds it finds a finished run beside it, and goes by that
-        Attempts().free(store.folder(key)), at_work(store.folder(key))
-        return results(store, key)
+        # that a run is free is believed only where its owner does not: it asks before it writes anything
+        folder = unfinished(store, key)
+        if not Attempts().free(folder):
+            return "at work"
+        return "free" if Attempt(folder, 1).held() else None
     return None if not store.done(key) or problems(store, key) else results(store, key)
 
 
@@ -101,9 +123,9 @@ def results(store: Store, key: str) -> Any:
 def judge(store: Store, keys: tuple[str, ...], name: str, kind: str, rng: np.random.Generator) -> str | None:
     """Damage a file, see what is believed, and mend it; None when the damage left it as it was."""
     key, other = rng.choice(keys, 2, replace=False)
-    study = name.startswith("studies/")
-    folder = store.root if study else store.folder(key)
-    path, theirs = folder / name, (store.root / "studies" / "other.json") if study else store.folder(other) / name
+    if name.startswith("attempt"):
+        key, other = keys[0], rng.choice(keys[1:])
+    path, theirs = place(store, key, name), place(store, other, name.replace("smoke", "other"))
     good, before = path.read_bytes(), believed(store, key, name)
     assert before is not None
     damaged = harm(good, theirs.read_bytes(), kind, rng)
@@ -123,7 +145,6 @@ def drill(count: int, *, seed: int = 0) -> Fuzzing:
     with tempfile.TemporaryDirectory() as folder:
         store = finished_grid(Path(folder, "runs"))
         plan = store.read_study("smoke")
-        assert start(store.root, "--workers", "1", "--study", "other", "--seeds", "1", epochs=2).wait(timeout=300) == 0
         cases = [(name, kind) for kind in KINDS for name in ALL]
         for number in range(count):
             name, kind = cases[number % len(cases)]

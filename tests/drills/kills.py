@@ -17,7 +17,7 @@ from statistics import median
 from ablations.store import Store
 
 from .common import CHECKPOINT, Tally, start, undisturbed
-from .traced import work_redone
+from .traced import at_once, read, work_redone
 
 
 @dataclass
@@ -26,6 +26,18 @@ class Killing(Tally):
 
     kills: int = 0
     redone: list[float] = field(default_factory=list)  # seconds, one for each attempt that another followed
+    killed: dict[int, float] = field(default_factory=dict)  # when, by number of a process
+    groups: dict[int, float] = field(default_factory=dict)  # the same of groups of processes
+
+    @property
+    def good(self) -> bool:
+        return super().good and max(self.redone, default=0.0) < CHECKPOINT
+
+    def kill(self, pid: int, *, group: bool) -> None:
+        """SIGKILL for a process, or for its children too."""
+        self.kills += 1
+        (os.killpg if group else os.kill)(pid, signal.SIGKILL)
+        (self.groups if group else self.killed)[pid] = time.monotonic()
 
     def __str__(self) -> str:
         cost = (
@@ -48,13 +60,16 @@ def disturb(
         return start(store.root, *shared, epochs=epochs, **options)
 
     while tally.kills < kills and len(tally.seen) < 2 * seeds:
+        before = set(trace.iterdir())
         crew = [go(rng.choice((1, 1, 2))) for _ in range(rng.randint(1, 4))]
-        time.sleep(rng.uniform(0.0, 1.5 + len(crew)))
+        if rng.random() < 0.75:  # well into a run, also on a machine that is slow to get there
+            while set(trace.iterdir()) == before and any(process.poll() is None for process in crew):
+                time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 2.0))
         for process in crew:
             time.sleep(rng.uniform(0.0, 0.3))
             if process.poll() is None:
-                tally.kills += 1
-                (os.killpg if rng.random() < 0.5 else os.kill)(process.pid, signal.SIGKILL)
+                tally.kill(process.pid, group=rng.random() < 0.5)
             process.wait()
         tally.look(store)
     go(2).wait(timeout=300)
@@ -71,5 +86,7 @@ def drill(kills: int, *, epochs: int = 1000, seed: int = 0, stack: int = 1) -> K
             trace.mkdir()
             disturb(store, trace, rng, tally, kills, epochs, seeds, stack)
             tally.compare(store, whole)
-            tally.redone += work_redone(trace)
+            runs = read(trace, tally.killed, tally.groups)
+            tally.redone += work_redone(runs)
+            tally.duplicated += at_once(runs)
     return tally

@@ -6,6 +6,7 @@ Children of it are started with this module as their main module too, and so wri
 import os
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,36 +20,66 @@ def load(keeper: snapshot.Keeper) -> snapshot.Snapshot | None:
     """An attempt begins, at the step of its snapshot."""
     found = _load(keeper)
     keeper.step = 0 if found is None else found.notes["optimizer_step"]
-    name = f"{keeper.path.parent.name}-{time.monotonic_ns()}-{os.getpid()}"
+    name = f"{keeper.path.parent.name}-{time.monotonic_ns()}-{os.getpid()}-{os.getpgrp()}"
     keeper.trace = os.open(Path(os.environ["VITAB_TRACE"], name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     note(keeper)
     return found
 
 
-def due(keeper: snapshot.Keeper) -> bool:
+def due(keeper: snapshot.Keeper, steps: float = 1.0) -> bool:
     """A step is done."""
     keeper.step += 1
     note(keeper)
-    return _due(keeper)
+    return _due(keeper, steps)
 
 
 def note(keeper: snapshot.Keeper) -> None:
     os.write(keeper.trace, f"{time.monotonic()} {keeper.step}\n".encode())
 
 
-def work_redone(folder: Path) -> list[float]:
-    """Seconds of training that each attempt which was followed by another had spent past what the next began from."""
-    attempts = defaultdict(list)
-    for path in sorted(folder.iterdir()):
-        rows = [line.split() for line in path.read_text().splitlines()]
-        attempts[path.name.partition("-")[0]].append([(float(at), int(step)) for at, step in rows])
+@dataclass
+class Trace:
+    """An attempt at a run: when it came to each step, from the one that it began with."""
+
+    rows: list[tuple[float, int]]
+    pid: int
+    ended: float
+
+    @property
+    def begun(self) -> float:
+        return self.rows[0][0]
+
+
+def read(folder: Path, killed: dict[int, float], groups: dict[int, float]) -> list[list[Trace]]:
+    """The attempts at each run, in order. Processes and groups of them were killed at those moments; what an attempt
+    did after its last whole step counts until then."""
+    runs = defaultdict(list)
+    for path in folder.iterdir():
+        run, _, pid, group = path.name.split("-")
+        rows = [(float(at), int(step)) for at, step in map(str.split, path.read_text().splitlines())]
+        end = max(rows[-1][0], killed.get(int(pid), 0.0), groups.get(int(group), 0.0))
+        runs[run].append(Trace(rows, int(pid), end))
+    return [sorted(attempts, key=lambda trace: trace.begun) for attempts in runs.values()]
+
+
+def work_redone(runs: list[list[Trace]]) -> list[float]:
+    """Seconds that each attempt which was followed by another had spent past what the next began from."""
     redone = []
-    for of_run in attempts.values():
-        of_run.sort()
-        for before, after in pairwise(of_run):
-            kept = [at for at, step in before if step <= after[0][1]]
-            redone.append(before[-1][0] - (kept[-1] if kept else before[0][0]))
+    for attempts in runs:
+        for before, after in pairwise(attempts):
+            kept = [at for at, step in before.rows if step <= after.rows[0][1]]
+            if len(before.rows) > 1:  # it had begun to train
+                redone.append(before.ended - (kept[-1] if kept else before.begun))
     return redone
+
+
+def at_once(runs: list[list[Trace]]) -> int:
+    """How often two processes were training one run at the same moment."""
+    return sum(
+        before.rows[-1][0] > after.begun and before.pid != after.pid
+        for attempts in runs
+        for before, after in pairwise(attempts)
+    )
 
 
 if __name__ in ("__main__", "__mp_main__"):  # and not where only what it wrote is read
