@@ -22,11 +22,11 @@ from ablations.latex import latex
 from ablations.method import method
 from ablations.mixture import mixtures
 from ablations.outcomes import Outcomes, level_text, varying_axes
-from ablations.picture import Picture
-from ablations.power import MARGIN, smallest_p
+from ablations.picture import Picture, listed
+from ablations.power import MARGIN
 from ablations.publish import published
 from ablations.rounds_text import lead, procedure
-from ablations.stats import ALPHA, arm_means
+from ablations.stats import ALPHA, Contrast, arm_means
 
 if TYPE_CHECKING:
     from ablations.store import Results
@@ -145,7 +145,6 @@ def render(
     )
     environment.filters |= {"escape_cell": tables.escape}
     axes = varying_axes(results)
-    blocks = len(outcomes.cells) * len(outcomes.seeds)
     planned = len(plan.keys)
     text = environment.get_template("report.md.j2").render(
         plan=plan,
@@ -161,8 +160,7 @@ def render(
         arm_axis=tables.word(outcomes.axis),
         cell_axes=[tables.word(axis) for axis in outcomes.cell_axes],
         baseline=outcomes.arm_name(outcomes.baseline),
-        blocks=blocks,
-        smallest=f"{smallest_p(blocks):.2g}",
+        smallest=_smallest(analysis.contrasts),
         alpha=ALPHA,
         margin=f"{MARGIN:g}",
         accuracy=tabulated["accuracy"][""],
@@ -195,6 +193,13 @@ def render(
         fetched=set(results.runs["data"]) != {"digits"},
     )
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
+
+
+def _smallest(contrasts: Sequence[Contrast]) -> str:
+    """The least p that the contrasts can reach with the pairs they have, as a sentence; none without pairs."""
+    least = sorted({(c.n, c.p_smallest) for c in contrasts if c.n})
+    parts = [f"{p:.2g} with {n:,} pair{'s' * (n != 1)}" for n, p in least]
+    return f" The smallest possible p is {listed(parts)}." if parts else ""
 
 
 def _several(outcomes: Outcomes) -> bool:
