@@ -20,6 +20,7 @@ from ablations.stats import (
     baseline_contrasts,
     cell_means,
     interactions,
+    main_effects,
 )
 from ablations.verdicts import Verdict, verdict
 
@@ -88,7 +89,7 @@ class Analysis:
     @cached_property
     def main_effects(self) -> dict[str, list[Contrast]]:
         """What each other axis does, averaged over the arms and the rest: its levels against its first."""
-        return {axis: baseline_contrasts(self.shared.along(axis), self.tests) for axis in self.outcomes.cell_axes}
+        return {axis: main_effects(self.shared, axis, self.tests) for axis in self.outcomes.cell_axes}
 
     @cached_property
     def ranks(self) -> Ranks | None:

@@ -49,12 +49,12 @@ class ContrastClaim:
                 test = f"equivalence p = {p_text(c.p_equivalence)}".replace("= <", "<")
                 return (
                     f"{a} and {b} are equivalent within {MARGIN:g} points{average}: the difference is "
-                    f"{points_text(c.mean)} ({_interval(c)}{test}; {_count(c.n, 'pair')}).{depends}"
+                    f"{points_text(c.mean)} ({_interval(c)}{test}; {_blocks(c)}).{depends}"
                 )
             case Verdict.UNDECIDED:
                 return (
                     f"{a} against {b} is undecided: the difference is {points_text(c.mean)} points ({_evidence(c)})."
-                    f"{depends} {_disagreement(c)}{_needs(c)}"
+                    f"{depends} {_disagreement(c)}{_inside(c)}{_needs(c)}"
                 )
             case Verdict.NO_PAIRS:
                 return f"{a} cannot be compared with {b}: there is no pair of finished runs."
@@ -125,7 +125,7 @@ class InteractionClaim:
         return (
             f"The difference of **{c.subject}** from **{c.reference}** depends on {i.axis.replace('_', ' ')}: it is "
             f"{points_text(i.from_lead)} points at {there} and {points_text(i.lead)} at {here}, a change of "
-            f"{points_text(c.mean)} ({_evidence(c, wins=False)}).{_zero_inside(c)}"
+            f"{points_text(c.mean)} ({_evidence(c, 'block', wins=False)}).{_zero_inside(c)}"
         )
 
 
@@ -151,17 +151,27 @@ class NoInteractionClaim:
         best = self.contrast
         if best is None:
             return f"{question} cannot be said: there are no pairs at two levels."
+        blocks = _blocks(best, "block")
         if best.sequential and best.p_smallest >= 1:
-            return f"{question} cannot be decided yet, with {_count(best.n, 'pair')}."
+            return f"{question} cannot be decided yet, with {blocks}."
         if best.p_adjusted_smallest > ALPHA:
             return (
-                f"{question} cannot be decided with {_count(best.n, 'pair')}: the smallest p they can reach is "
-                f"{p_text(best.p_adjusted_smallest)}."
+                f"{question} cannot be decided with {blocks}: the smallest p they can reach is "
+                f"{p_text(best.p_adjusted_smallest)}.{self._needs(best)}"
             )
         return (
             f"{question} is undecided: of {_count(len(self.tested), 'change')} tested, the clearest has "
             f"{best.correction} {p_phrase(best.p_adjusted)} ({best.subject}, {points_text(best.mean)} points; "
-            f"{_count(best.n, 'pair')})."
+            f"{blocks}).{self._needs(best)}"
+        )
+
+    def _needs(self, best: Contrast) -> str:
+        """The seeds that the clearest change needs, were it the only one tested."""
+        more = more_seeds(best)
+        if more is None:
+            return ""
+        return (
+            f" Alone it would need about {_count(more, 'more seed')} a setting, if change and spread stay as they are."
         )
 
 
@@ -244,7 +254,8 @@ def claims_table(found: Sequence[Claim]) -> pd.DataFrame:
     columns = (
         "kind verdict subject reference axis from_level level from_lead lead estimate low high p p_adjusted correction "
     )
-    columns += "p_smallest p_adjusted_smallest p_equivalence n pairs_ahead seeds more_seeds tested sentence runs"
+    columns += "p_smallest p_adjusted_smallest p_equivalence n settings settings_planned pairs_ahead seeds more_seeds "
+    columns += "tested sentence runs"
     if any("seeds_needed" in row for row in rows):
         columns = columns.replace("more_seeds", "seeds_needed")
     return pd.DataFrame(rows).reindex(columns=columns.split())
@@ -267,6 +278,8 @@ def contrast_row(c: Contrast) -> dict[str, object]:
         "effect_size": c.effect_size,
         "probability_of_improvement": c.probability_of_improvement,
         "n": c.n,
+        "settings": c.cells,
+        "settings_planned": c.cells_planned,
         "pairs_ahead": c.wins,
         "seeds": c.seeds,
         "more_seeds": more_seeds(c),
@@ -300,9 +313,15 @@ def _interval(c: Contrast) -> str:
     return f"95 % interval {interval_text(c.low, c.high)}; "
 
 
-def _evidence(c: Contrast, *, wins: bool = True) -> str:
+def _evidence(c: Contrast, noun: str = "pair", *, wins: bool = True) -> str:
     ahead = f", ahead in {c.wins}" if wins and c.n > 1 else ""
-    return f"{_interval(c)}{c.correction} {p_phrase(c.p_adjusted)}; {_count(c.n, 'pair')}{ahead}"
+    return f"{_interval(c)}{c.correction} {p_phrase(c.p_adjusted)}; {_blocks(c, noun)}{ahead}"
+
+
+def _blocks(c: Contrast, noun: str = "pair") -> str:
+    """How many blocks, and over which part of the settings where some have none: they are what the estimate is of."""
+    part = f" over {c.cells} of {c.cells_planned} settings" if c.cells < c.cells_planned else ""
+    return f"{_count(c.n, noun)}{part}"
 
 
 def _disagreement(c: Contrast) -> str:
@@ -333,6 +352,15 @@ def _depends(what: str, axes: Sequence[str]) -> str:
 def _changes(interaction: Interaction) -> bool:
     """Whether a difference was found to change."""
     return verdict(interaction.change) in (Verdict.BETTER, Verdict.WORSE)
+
+
+def _inside(c: Contrast) -> str:
+    """Why an interval within the margin is no equivalence."""
+    if not (c.low >= -MARGIN and c.high <= MARGIN):
+        return ""
+    if np.isnan(c.p_equivalence):
+        return f"The interval lies within {MARGIN:g} points, but differences all the same tell nothing of the spread. "
+    return f"The interval lies within {MARGIN:g} points: alone it would pass as equivalent, but not as one of so many. "
 
 
 def _needs(c: Contrast) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+from scipy import special
 from scipy import stats as scipy_stats
 
 from ablations.outcomes import FloatArray
+from ablations.weighing import estimate
 
 LEVEL = 0.95
 RESAMPLES = 4_000
 LEAST_FREEDOM = 5
 """Degrees of freedom below which resamples too often have next to no spread, and the bootstrap is far too wide."""
+
+LEAN = 1 / 3
+"""How far an end of an interval goes from Student's to the bootstrap's where that is further out; by simulation."""
 
 _NOTHING = (np.nan, np.nan)
 
@@ -26,64 +29,90 @@ def t_interval(values: FloatArray, level: float = LEVEL) -> tuple[float, float]:
     return float(values.mean() - half), float(values.mean() + half)
 
 
+def estimate_error(differences: FloatArray) -> tuple[float, float]:
+    """Standard error and degrees of freedom of the `estimate`, (G settings, S seeds) with NaN; NaN without any.
+
+    Only the spread of seeds within settings counts: the settings are those of the plan, not a sample. Each setting has
+    a spread of its own, so the degrees of freedom are those of Welch and Satterthwaite, in the form that is nearly
+    unbiased where each has few: (sum a_g s_g^2)^2 / (sum (a_g s_g^2)^2 / (f_g + 2)) - 2 with f_g = n_g - 1, since
+    s^4 f / (f + 2) has the mean sigma^4; at most sum f_g. The spread of a setting with one block is that of the others.
+    """
+    settings = _settings(differences)
+    sizes = np.array([row.size for row in settings])
+    freedom = sizes - 1
+    if freedom.sum() < 1:
+        return _NOTHING
+    shares = _shares(sizes)
+    parts = shares * np.array([row.var(ddof=1) if row.size > 1 else 0.0 for row in settings])
+    variance = parts.sum()
+    if variance <= 1e-24:
+        return 0.0, float(freedom.sum())
+    found = variance**2 / (parts**2 / (freedom + 2)).sum() - 2
+    return float(np.sqrt(variance)), float(min(found, freedom.sum()))
+
+
 def paired_interval(
     differences: FloatArray, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval for the mean of paired differences, (G cells, S seeds) with NaN; NaN if no cell has two seeds.
+    """Interval for the `estimate` of paired differences, (G settings, S seeds) with NaN; NaN if none has two seeds.
 
-    Only the spread of seeds within cells counts: the cells are those of the plan, not a sample. At each end it is
-    the wider of two intervals with n - G degrees of freedom. Student's, with the spread pooled over the cells, holds
-    for symmetric differences but is too short on the long side of skewed ones. The studentised bootstrap (Efron 1981;
-    Hall 1988) of the deviations from the cells' means follows the skew but is too short for heavy tails. Below
-    `LEAST_FREEDOM` degrees of freedom it is Student's alone.
+    Student's, with the error and degrees of freedom of `estimate_error`, holds for symmetric differences but is too
+    short on the long side of skewed ones. The studentised bootstrap (Efron 1981; Hall 1988), which resamples the seeds
+    within each setting, follows the skew but is too long where a setting has few. So each end is Student's, and a third
+    of the way (`LEAN`) to the bootstrap's where that is further out. Below `LEAST_FREEDOM` it is Student's alone.
     """
-    cells = [row[np.isfinite(row)] for row in np.atleast_2d(differences)]
-    cells = [cell for cell in cells if cell.size]
-    freedom = sum(cell.size - 1 for cell in cells)
-    if freedom == 0:
+    mean, (error, freedom) = estimate(differences), estimate_error(differences)
+    if np.isnan(error):
         return _NOTHING
-    mean, spread = _mean_and_spread(cells)
-    if spread <= 1e-12:
+    if error == 0:
         return mean, mean
     tail = (1 - level) / 2
-    student = float(scipy_stats.t.ppf(1 - tail, freedom)) / np.sqrt(sum(cell.size for cell in cells))
+    student = float(special.stdtrit(freedom, 1 - tail))
     low = high = student
-    if freedom >= LEAST_FREEDOM:
-        _, _, pivots = studentised_bootstrap(cells, resamples, seed)
-        below, above = np.quantile(pivots, [tail, 1 - tail])
-        low, high = max(student, float(above)), max(student, float(-below))
-    return float(mean - low * spread), float(mean + high * spread)
+    if sum(row.size - 1 for row in _settings(differences)) >= LEAST_FREEDOM:
+        below, above = np.quantile(studentised_bootstrap(differences, resamples, seed), [tail, 1 - tail])
+        low += LEAN * max(0.0, float(above) - student)
+        high += LEAN * max(0.0, float(-below) - student)
+    return mean - low * error, mean + high * error
 
 
-def studentised_bootstrap(
-    cells: Sequence[FloatArray], resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float, FloatArray]:
-    """The mean of values in cells, their spread within cells, and mean over spread in resamples around zero."""
-    sizes = np.array([cell.size for cell in cells])
-    # A cell of m seeds shows only (m - 1) / m of its variance in its deviations.
-    pool = np.concatenate([(c - c.mean()) * np.sqrt(c.size / (c.size - 1)) for c in cells if c.size > 1])
-    return *_mean_and_spread(cells), _studentised(pool, sizes, resamples, np.random.default_rng(seed))
+def studentised_bootstrap(differences: FloatArray, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
+    """`estimate` over its error in resamples of seeds within settings, around zero; without those of no spread.
 
-
-def _mean_and_spread(cells: Sequence[FloatArray]) -> tuple[float, float]:
-    freedom = sum(cell.size - 1 for cell in cells)
-    spread = np.sqrt(sum(float(((cell - cell.mean()) ** 2).sum()) for cell in cells) / freedom)
-    return float(np.concatenate(cells).mean()), float(spread)
-
-
-def _studentised(pool: FloatArray, sizes: np.ndarray, resamples: int, rng: np.random.Generator) -> FloatArray:
-    """Mean over pooled spread of resamples with cells of these sizes; those without any spread are left out."""
-    n, freedom = int(sizes.sum()), int((sizes - 1).sum())
-    starts = np.cumsum(sizes) - sizes
+    A setting with one block draws from the deviations of the others.
+    """
+    settings = _settings(differences)
+    # A setting of m seeds shows only (m - 1) / m of its variance in its deviations.
+    own = [(row - row.mean()) * np.sqrt(row.size / max(row.size - 1, 1)) for row in settings]
+    all_of_them = np.concatenate([row for row in own if row.size > 1])
+    pools = [row if row.size > 1 else all_of_them for row in own]
+    sizes = np.array([row.size for row in settings])
+    rng = np.random.default_rng(seed)
     pivots = []
-    for rows in _chunks(resamples, max(1, 2**21 // n)):
-        drawn = pool[rng.integers(0, pool.size, (rows, n))]
-        sums = np.add.reduceat(drawn, starts, axis=1)
-        within = (drawn**2).sum(axis=1) - (sums**2 / sizes).sum(axis=1)
-        spread = np.sqrt(np.maximum(within, 0) / freedom)
-        varied = spread > 1e-6 * np.abs(pool).max()
-        pivots.append((sums.sum(axis=1) / n)[varied] / spread[varied])
+    for rows in _chunks(resamples, max(1, 2**21 // int(sizes.sum()))):
+        means, variance = np.zeros(rows), np.zeros(rows)
+        for pool, size, share in zip(pools, sizes, _shares(sizes), strict=True):
+            drawn = pool[rng.integers(0, pool.size, (rows, size))]
+            means += drawn.mean(axis=1) / sizes.size
+            variance += share * drawn.var(axis=1, ddof=1) if size > 1 else 0.0
+        varied = variance > 1e-12 * np.abs(all_of_them).max() ** 2
+        pivots.append(means[varied] / np.sqrt(variance[varied]))
     return np.concatenate(pivots)
+
+
+def _settings(differences: FloatArray) -> list[FloatArray]:
+    """The complete blocks of each setting that has any."""
+    rows = [row[np.isfinite(row)] for row in np.atleast_2d(differences)]
+    return [row for row in rows if row.size]
+
+
+def _shares(sizes: np.ndarray) -> FloatArray:
+    """What the variance of each setting counts for in that of the estimate, (G,).
+
+    1 / (G^2 n_g), to which those with several blocks add, by their degrees of freedom, for those with one.
+    """
+    own, freedom = 1 / (sizes.size**2 * sizes), sizes - 1
+    return np.asarray(np.where(freedom > 0, own, 0.0) + own[freedom == 0].sum() * freedom / freedom.sum())
 
 
 def _chunks(total: int, most: int) -> list[int]:

@@ -14,6 +14,7 @@ from ablations.outcomes import FloatArray
 from ablations.permutation import joint_sign_flip_p, sign_flip_p
 from ablations.power import MARGIN, equivalence_p, smallest_p
 from ablations.sequential import Orbit, flipped_sums
+from ablations.weighing import weigh
 
 EVERY_ROUND = "sequential "
 
@@ -34,7 +35,7 @@ class Tests(Protocol):
         """p of a difference beyond `MARGIN` points either way."""
 
     def interval(self, differences: FloatArray) -> tuple[float, float]:
-        """95 % interval of the mean."""
+        """95 % interval of the `estimate`."""
 
     def smallest(self, differences: FloatArray) -> float:
         """The least that `p` could be with so many blocks."""
@@ -49,7 +50,7 @@ class Once:
         return sign_flip_p(differences)
 
     def joint(self, differences: Sequence[FloatArray]) -> FloatArray:
-        return joint_sign_flip_p(np.stack([each.ravel() for each in differences]))
+        return joint_sign_flip_p(np.stack([weigh(each).ravel() for each in differences]))
 
     def equivalence(self, differences: FloatArray) -> float:
         return equivalence_p(differences)
@@ -138,14 +139,17 @@ class EveryRound:
         return [int(np.isfinite(differences[:, :seeds]).sum()) for seeds in self.design.looks[:looks]]
 
     def _sums(self, differences: FloatArray) -> FloatArray:
-        """Sums of the blocks up to each look under every sign pattern, the observed first; (looks, patterns)."""
-        looks = self._looked(differences)
+        """Sums of the blocks up to each look under every sign pattern, the observed first; (looks, patterns).
+
+        Blocks are weighed as they stand at the look, so that the observed sum is n times the estimate.
+        """
         blocks = np.isfinite(differences.T)
-        round_of = np.searchsorted(self.design.looks, np.arange(1, differences.shape[1] + 1))
-        rounds = np.broadcast_to(round_of[:, None], blocks.shape)[blocks]
-        values = differences.T[blocks]
-        parts = [flipped_sums(np.where(rounds == i, values, 0.0), self.bits) for i in range(looks)]
-        return np.cumsum(parts, axis=0) if parts else np.zeros((0, 1))
+        found = []
+        for seeds in self.design.looks[: self._looked(differences)]:
+            values = np.zeros(differences.T.shape)
+            values[:seeds] = np.nan_to_num(weigh(differences[:, :seeds]).T)
+            found.append(flipped_sums(values[blocks], self.bits))
+        return np.array(found) if found else np.zeros((0, 1))
 
 
 def _last(path: FloatArray) -> float:

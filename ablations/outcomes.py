@@ -49,7 +49,8 @@ def varying_axes(results: Results) -> dict[str, tuple[Level, ...]]:
 class Outcomes:
     """Test accuracy of a study, arranged for paired comparison. A arms, G cells, S seeds.
 
-    `accuracy` and `keys` are (A, G, S): percent correct (NaN where no run has finished) and run keys ("" there).
+    `accuracy` and `keys` are (A, G, S): percent correct (NaN where no run has finished) and run keys ("" there). Where
+    an accuracy is the mean of several runs, `keys` has their keys along a last axis.
     A block is one (cell, seed): runs in it share the data, their order and all initial weights they can share.
     """
 
@@ -73,19 +74,23 @@ class Outcomes:
         """Percentage points by which `subject` leads `reference` in every block, (G, S), NaN where incomplete."""
         return self.accuracy[subject] - self.accuracy[reference]
 
-    def along(self, axis: str) -> Outcomes:
-        """The same runs with the levels of a cell axis as the arms, the first the baseline; the arms join the cells."""
+    def averaged(self, axis: str) -> Outcomes:
+        """The levels of a cell axis as the arms, the first the baseline, in the mean over the arms that there were.
+
+        NaN unless all of these finished. The cells are those of the other cell axes.
+        """
         at = self.cell_axes.index(axis)
         levels = [tuple(dict.fromkeys(cell[i] for cell in self.cells)) for i in range(len(self.cell_axes))]
-        shape = (len(self.arms), *map(len, levels), len(self.seeds))
-        axes = [self.axis, *self.cell_axes]
-        others = {name: values for name, values in zip(axes, [self.arms, *levels], strict=True) if name != axis}
-        cells = tuple(product(*others.values()))
+        axes = {name: each for name, each in zip(self.cell_axes, levels, strict=True) if name != axis}
+        cells = tuple(product(*axes.values()))
 
         def moved(array: NDArray[Any]) -> NDArray[Any]:
-            return np.moveaxis(array.reshape(shape), at + 1, 0).reshape(len(levels[at]), len(cells), -1)
+            """(A, G, S) as (A, levels of the axis, other cells, S)."""
+            shape = (len(self.arms), *map(len, levels), len(self.seeds))
+            return np.moveaxis(array.reshape(shape), at + 1, 1).reshape(len(self.arms), len(levels[at]), len(cells), -1)
 
-        return Outcomes(axis, levels[at], tuple(others), cells, self.seeds, 0, moved(self.accuracy), moved(self.keys))
+        accuracy, keys = moved(self.accuracy).mean(axis=0), np.moveaxis(moved(self.keys), 0, -1)
+        return Outcomes(axis, levels[at], tuple(axes), cells, self.seeds, 0, accuracy, keys)
 
     def runs(self, *arms: int) -> tuple[str, ...]:
         """Keys of the finished runs of these arms in blocks where all of them finished."""

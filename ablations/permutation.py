@@ -7,17 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from ablations.outcomes import FloatArray
+from ablations.weighing import weigh
 
 EXACT_BLOCKS = 16
 _FLIPS = 2**EXACT_BLOCKS
 
 
 def sign_flip_p(differences: FloatArray, seed: int = 0) -> float:
-    """Two-sided p of the paired permutation test: how often do random signs give a mean as far from zero?
+    """Two-sided p of the paired permutation test: how often do random signs give an `estimate` as far from zero?
 
-    Exact up to 16 blocks, beyond that from 65,535 random sign patterns and the observed one. NaN without blocks.
+    `differences` are (G, S) with NaN, or (n,) of one setting. Exact up to 16 blocks, beyond that from 65,535 random
+    sign patterns and the observed one. NaN without blocks.
     """
-    values = differences[np.isfinite(differences)]
+    values = weigh(differences)[np.isfinite(differences)]
     n = values.size
     if n == 0:
         return np.nan

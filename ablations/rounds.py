@@ -11,6 +11,7 @@ from ablations.looks import EveryRound
 from ablations.outcomes import FloatArray, Outcomes
 from ablations.permutation import holm
 from ablations.verdicts import Verdict, decided
+from ablations.weighing import estimate
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def looks(outcomes: Outcomes, growth: Growth, tests: EveryRound) -> list[Look]:
                 continue
             values = differences[arm][:, :seeds]
             n = int(np.isfinite(values).sum())
-            mean = float(np.nanmean(values)) if n else np.nan
+            mean = estimate(values)
             numbers = float(adjusted[place]), float(equivalent[place])
             found.append(Look(i + 1, seeds, outcomes.arm_name(arm), n, mean, *numbers, decided(n, mean, *numbers)))
     return found

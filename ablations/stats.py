@@ -17,15 +17,16 @@ from ablations.looks import EVERY_ROUND, ONCE, Tests
 from ablations.outcomes import FloatArray, Outcomes, level_text
 from ablations.permutation import holm, joint_sign_flip_p, sign_flip_p
 from ablations.power import MARGIN, seeds_needed
+from ablations.weighing import estimate
 
 ALPHA = round(1 - LEVEL, 10)
 
 
 def effect_size(differences: FloatArray) -> float:
-    """Cohen's d_z: mean over standard deviation of the paired differences; NaN where that has no value."""
+    """Cohen's d_z: estimate over standard deviation of the paired differences; NaN where that has no value."""
     values = differences[np.isfinite(differences)]
     spread = values.std(ddof=1) if values.size > 1 else 0.0
-    return float(values.mean() / spread) if spread > 1e-12 else np.nan
+    return estimate(differences) / float(spread) if spread > 1e-12 else np.nan
 
 
 def probability_of_improvement(subject: FloatArray, reference: FloatArray) -> float:
@@ -49,12 +50,12 @@ def interquartile_mean(values: FloatArray) -> float:
 
 
 def arm_means(outcomes: Outcomes) -> pd.DataFrame:
-    """Mean and interquartile mean in percent of every arm over the blocks in which all arms finished."""
+    """Mean (settings alike) and interquartile mean in percent of every arm, where all arms finished."""
     whole = np.all(np.isfinite(outcomes.accuracy), axis=0)
     rows = []
     for arm, level in enumerate(outcomes.arms):
         values = outcomes.accuracy[arm][whole]
-        mean = values.mean() if values.size else np.nan
+        mean = estimate(np.where(whole, outcomes.accuracy[arm], np.nan))
         row = {"mean": mean, "interquartile_mean": interquartile_mean(values), "n": values.size}
         rows.append({outcomes.axis: level_text(level)} | row)
     return pd.DataFrame(rows)
@@ -64,9 +65,11 @@ def arm_means(outcomes: Outcomes) -> pd.DataFrame:
 class Contrast:
     """One paired comparison: `subject` minus `reference`, in percentage points, over `n` complete blocks.
 
-    `low`, `high`: 95 % interval (`paired_interval`). `p`, `p_adjusted`: sign-flip test, before and after `correction`
-    over the family of contrasts ("Holm", or "joint" for `joint_sign_flip_p`; with "sequential " in front where it
-    holds for all looks together); `p_smallest`, `p_adjusted_smallest`: the least they could be with so many blocks.
+    `mean` is the `estimate`: the mean of the settings' means, over the `cells` of `cells_planned` settings that have a
+    complete block. `low`, `high`: 95 % interval (`paired_interval`). `p`, `p_adjusted`: sign-flip test, before and
+    after `correction` over the family of contrasts ("Holm", or "joint" for `joint_sign_flip_p`; with "sequential " in
+    front where it holds for all looks together); `p_smallest`, `p_adjusted_smallest`: the least they could be with so
+    many blocks.
     `p_equivalence`: two one-sided tests within `MARGIN` points, after Holm. `wins`: blocks in which the subject leads.
     `seeds`: seeds a cell has at most; `seeds_needed`: seeds a cell needs for 80 % power, None if over 1,000.
     """
@@ -75,6 +78,7 @@ class Contrast:
     reference: str
     n: int
     cells: int
+    cells_planned: int
     seeds: int
     mean: float
     low: float
@@ -125,8 +129,9 @@ def _family(pairs: Sequence[_Pair], correction: str, tests: Tests) -> list[Contr
                 reference=pair.reference,
                 n=values.size,
                 cells=int(known.any(axis=1).sum()),
+                cells_planned=len(known),
                 seeds=int(known.sum(axis=1).max(initial=0)),
-                mean=float(values.mean()) if values.size else np.nan,
+                mean=estimate(pair.differences),
                 low=low,
                 high=high,
                 p=ps[i],
@@ -135,7 +140,7 @@ def _family(pairs: Sequence[_Pair], correction: str, tests: Tests) -> list[Contr
                 p_smallest=smallest,
                 p_adjusted_smallest=min(1.0, strictest * smallest),
                 p_equivalence=float(equivalent[i]),
-                effect_size=effect_size(values),
+                effect_size=effect_size(pair.differences),
                 probability_of_improvement=pair.improvement,
                 wins=int((values > 0).sum()),
                 seeds_needed=seeds_needed(pair.differences, alpha=ALPHA / strictest),
@@ -162,12 +167,20 @@ def baseline_contrasts(outcomes: Outcomes, tests: Tests = ONCE) -> list[Contrast
     return _family([_pair(outcomes, arm, base) for arm in range(len(outcomes.arms)) if arm != base], "Holm", tests)
 
 
+def main_effects(outcomes: Outcomes, axis: str, tests: Tests = ONCE) -> list[Contrast]:
+    """The levels of a cell axis against its first, averaged over the arms: a block is one (other settings, seed).
+
+    The arms of a block share their luck, so they are one block and not several. One Holm family.
+    """
+    return baseline_contrasts(outcomes.averaged(axis), tests)
+
+
 def all_contrasts(outcomes: Outcomes, tests: Tests = ONCE) -> list[Contrast]:
     """Every pair of arms, the one with the higher mean first; one Holm family."""
     pairs = []
     for first, second in combinations(range(len(outcomes.arms)), 2):
         differences = outcomes.differences(second, first)
-        ahead = np.isfinite(differences).any() and np.nanmean(differences) >= 0
+        ahead = estimate(differences) >= 0
         pairs.append(_pair(outcomes, second, first) if ahead else _pair(outcomes, first, second))
     return _family(pairs, "Holm", tests)
 
@@ -222,7 +235,7 @@ def interactions(outcomes: Outcomes, axis: str, tests: Tests = ONCE) -> list[Int
         )
     found = []
     for (_, level), lead_pair, contrast in zip(places, leads, _family(pairs, "joint", tests), strict=True):
-        means = [float(x[complete].mean()) if contrast.n else np.nan for x in lead_pair]
+        means = [estimate(np.where(complete & (contrast.n > 0), lead, np.nan)) for lead in lead_pair]
         found.append(Interaction(axis, level_text(levels[0]), level_text(level), means[0], means[1], contrast))
     return found
 
@@ -263,6 +276,7 @@ __all__ = [
     "interactions",
     "interquartile_mean",
     "joint_sign_flip_p",
+    "main_effects",
     "probability_of_improvement",
     "sign_flip_p",
 ]

@@ -159,7 +159,7 @@ def interactions_markdown(found: Sequence[Interaction]) -> str:
             "95 % interval",
             p,
             "joint p",
-            "pairs",
+            "blocks",
         ],
         [
             (

@@ -30,7 +30,7 @@ def test_seeds_for_equivalence_do_what_they_promise():
     rng = np.random.default_rng(0)
 
     def shown(seeds):
-        return np.mean([power.equivalence_p(rng.normal(0, 1, 2 * seeds)) <= 0.05 for _ in range(2000)])
+        return np.mean([power.equivalence_p(rng.normal(0, 1, (2, seeds))) <= 0.05 for _ in range(2000)])
 
     assert shown(seeds) == pytest.approx(0.8, abs=0.03)
     assert shown(seeds - 2) < 0.8

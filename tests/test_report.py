@@ -10,7 +10,7 @@ import pytest
 import synthetic_results
 
 from ablations.analysis import Analysis
-from ablations.claims import ContrastClaim, Verdict, claims, p_text
+from ablations.claims import ContrastClaim, NoInteractionClaim, Verdict, claims, more_seeds, p_text
 from ablations.design import Design
 from ablations.errors import UsageError
 from ablations.outcomes import arrange
@@ -71,9 +71,16 @@ def grown_study(tmp_path) -> Path:
     return write_report(results, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["fixed", "grown"])
+def lossy_study(tmp_path) -> Path:
+    """A report in which one arm has no run at all in one of four settings."""
+    return write_report(
+        synthetic_results.make(missing=lambda c: (c.position, c.depth, c.patch) == ("rope", 2, 4)), tmp_path
+    )
+
+
+@pytest.mark.parametrize("kind", ["fixed", "grown", "lossy"])
 def test_every_number_of_a_finding_is_in_the_table_of_claims(folder, kind, tmp_path):
-    folder = folder if kind == "fixed" else grown_study(tmp_path)
+    folder = {"fixed": lambda _: folder, "grown": grown_study, "lossy": lossy_study}[kind](tmp_path)
     text = (folder / "README.md").read_text(encoding="utf-8")
     table = pd.read_csv(folder / "tables" / "claims.csv")
     assert ("sequential Holm p" in text) == ("seeds_needed" in table) == (kind == "grown")
@@ -258,6 +265,30 @@ def test_words_follow_the_verdict(claim, verdict, words):
     assert words in claim.sentence
 
 
+def test_a_claim_over_a_part_of_the_settings_names_it(tmp_path):
+    text = (lossy_study(tmp_path) / "README.md").read_text(encoding="utf-8")
+    assert "9 pairs over 3 of 4 settings, ahead in 9)." in text
+    assert "12 pairs, ahead in 12)." in text
+    assert "cannot be decided with 3 blocks over 1 of 2 settings: the smallest p they can reach is 0.250." in text
+    assert "The smallest possible p is 0.0039 with 9 pairs and 0.00049 with 12 pairs." in text
+
+
+def test_an_interval_within_the_margin_that_is_not_called_equivalent_says_why():
+    found = baseline_contrasts(arrange(synthetic_results.make({"position": ("none", "rope")}, range(8))))[0]
+    near = replace(found, mean=0.1, low=-0.3, high=0.45, p=0.5, p_adjusted=1.0, p_equivalence=0.06)
+    assert "but not as one of so many" in ContrastClaim(near).sentence
+    assert "within 0.5" not in ContrastClaim(replace(near, high=0.51)).sentence
+    assert "tell nothing of the spread" in ContrastClaim(replace(near, p_equivalence=np.nan)).sentence
+
+
+def test_an_undecided_change_says_how_many_more_seeds():
+    found = claims(Analysis(arrange(synthetic_results.make())))
+    claim = next(c for c in found if isinstance(c, NoInteractionClaim))
+    more = more_seeds(claim.contrast)
+    assert more >= 1
+    assert f"6 blocks). Alone it would need about {more} more seed" in claim.sentence
+
+
 def test_an_interaction_is_found_and_its_absence_is_not_claimed():
     sentences = [claim.sentence for claim in claims(Analysis(arrange(synthetic_results.make())))]
     assert any("depends on patch" in s and "at patch 2" in s for s in sentences)
@@ -295,7 +326,7 @@ def test_a_lead_that_changes_is_a_lead_on_average_and_depends_on_what_changes_it
 
 
 def test_an_average_that_hides_a_change_is_not_left_undecided_without_a_word():
-    contrast = _study(lambda patch, seed: (5 if patch == 2 else -4.8) + 0.02 * seed, seeds=8)[0]
+    contrast = _study(lambda patch, seed: (5 if patch == 2 else -3.6) + 0.02 * seed, seeds=8)[0]
     assert contrast.verdict == Verdict.UNDECIDED
     assert "16 pairs, ahead in 8). The difference depends on patch. The interval leaves out zero, but p, " in (
         contrast.sentence

@@ -91,7 +91,7 @@ def test_every_number_of_the_prose_is_in_a_table(kind, request):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("fixed", r"Friedman's test over \d+ settings: p = ([\d.]+\d)"),
+        ("fixed", r"Friedman's test over \d+ settings: p [=<] ([\d.]+\d)"),
         ("fixed", r"Mean ranks closer than ([\d.]+)"),
         ("fixed", r"The smallest possible p is ([\d.]+\d)"),
         ("fixed", r"The finished runs took ([\d.]+) TFLOPs"),
@@ -139,4 +139,5 @@ def test_ties_survive_the_file_of_runs(tmp_path):
     runs = read_runs(tmp_path / "runs.csv")
     means = runs.groupby("position")["test_accuracy"].mean()
     assert means["rope"] == pytest.approx(means["none"], abs=1e-12)
-    assert analyse(replace(results, runs=runs)).pairs == analyse(results).pairs
+    again = analyse(replace(results, runs=runs)).pairs
+    assert repr(again) == repr(analyse(results).pairs)  # NaN included

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from ablations import stats
+from ablations import stats, weighing
 from ablations.design import Design
 from ablations.foresight import rejections
 from ablations.looks import ONCE, EveryRound
@@ -123,6 +123,20 @@ def test_what_an_earlier_look_said_stands(cells):
     for look, seeds in enumerate(design.looks):
         np.testing.assert_allclose(tests.path(differences[:, :seeds]), whole[: look + 1], rtol=2e-3)
         np.testing.assert_allclose(tests.equivalence_path(differences[:, :seeds]), equal[: look + 1], rtol=2e-3)
+
+
+def test_looks_weigh_settings_alike():
+    """With lost runs every look tests the mean of the settings' means over the blocks so far, as a single look does."""
+    design = Design(3, 6)
+    differences = np.random.default_rng(6).normal(0.8, 1, (2, 6))
+    differences[0, [0, 2, 5]] = np.nan
+    tests = EveryRound(design, contrasts=1)
+    sums = np.abs(tests._sums(differences))
+    for look, seeds in enumerate(design.looks):
+        part = differences[:, :seeds]
+        n = np.isfinite(part).sum()
+        assert sums[look, 0] / n == pytest.approx(abs(weighing.estimate(part)))
+        assert np.mean(sums[look] >= sums[look, 0] * (1 - 1e-9)) == pytest.approx(stats.sign_flip_p(part))
 
 
 def test_equivalence_and_its_absence():

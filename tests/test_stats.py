@@ -8,7 +8,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
 
-from ablations import intervals, power, stats
+from ablations import intervals, power, stats, weighing
 from ablations.outcomes import arrange
 
 NAN = np.nan
@@ -235,24 +235,120 @@ def test_paired_interval_of_few_pairs_is_students_with_pooled_spread():
     assert intervals.paired_interval(np.array([[0.0, 2.0], [4.0, 6.0]])) == pytest.approx((3 - half, 3 + half))
 
 
+def test_the_error_of_settings_with_spreads_of_their_own_by_hand():
+    # Variances 2 and 8 of two seeds each: the mean of two means varies by (2 / 2 + 8 / 2) / 4. (0.25 + 1)^2 over
+    # (0.25^2 + 1^2) / 3 is 4.41, less 2.
+    error, freedom = intervals.estimate_error(np.array([[0.0, 2.0, NAN], [4.0, 8.0, NAN]]))
+    assert (error, freedom) == pytest.approx((np.sqrt(1.25), 2))  # at most the two there are
+    error, freedom = intervals.estimate_error(np.array([[0.0, 2.0], [4.0, 8.0], [1.0, 1.1]]))
+    parts = np.array([2.0, 8.0, 0.005]) / 2 / 9
+    assert (error, freedom) == pytest.approx((np.sqrt(parts.sum()), 3 * parts.sum() ** 2 / (parts**2).sum() - 2))
+
+
+def test_one_setting_with_all_the_spread_has_its_degrees_of_freedom_only():
+    differences = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [0.0, 3.0, 6.0]])
+    assert intervals.estimate_error(differences) == pytest.approx((np.sqrt(9 / 3 / 9), 2))
+
+
+def test_a_setting_with_one_block_has_the_spread_of_the_others():
+    # Variance 1 from three seeds for both: (1 / 3 + 1 / 1) / 4.
+    error, freedom = intervals.estimate_error(np.array([[1.0, 2.0, 3.0], [2.0, NAN, NAN]]))
+    assert (error, freedom) == pytest.approx((np.sqrt(1 / 3), 2))
+
+
 def test_paired_interval_reaches_further_on_the_long_side():
     skewed = np.exp(np.random.default_rng(7).normal(size=(2, 8)))
     low, high = intervals.paired_interval(skewed)
-    mean, spread = skewed.mean(), np.sqrt(skewed.var(axis=1, ddof=1).mean())
-    half = scipy_stats.t.ppf(0.975, 14) * spread / 4
-    assert mean - low == pytest.approx(half)
-    assert high - mean > 1.2 * half
+    error, freedom = intervals.estimate_error(skewed)
+    half = scipy_stats.t.ppf(0.975, freedom) * error
+    assert skewed.mean() - low == pytest.approx(half)
+    assert high - skewed.mean() > 1.1 * half
+
+
+def test_resamples_are_of_the_seeds_within_each_setting():
+    # A setting with all the spread: means vary as its seeds do, whatever the quiet one has.
+    differences = np.array([[0.0, 0.0, 0.0, 0.0, 0.0], [-2.0, -1.0, 0.0, 1.0, 2.0]])
+    both = np.quantile(intervals.studentised_bootstrap(differences), [0.025, 0.5, 0.975])
+    alone = np.quantile(intervals.studentised_bootstrap(differences[1:]), [0.025, 0.5, 0.975])
+    assert both == pytest.approx(alone, abs=0.25)
+
+
+def test_a_lost_run_does_not_change_what_is_estimated():
+    """A lead of 22 points in one setting and of 1 in the other: 11.5, whichever runs are lost."""
+    leads = np.array([[22.0, 22.1, 21.9], [0.9, 1.0, 1.1]])
+    whole = weighing.estimate(leads)
+    assert whole == leads.mean() == pytest.approx(11.5)
+    assert np.array_equal(weighing.weigh(leads), leads)  # the weights of whole studies are 1 to the bit
+    lost = leads.copy()
+    lost[1, 1:] = NAN
+    assert np.nanmean(lost) == pytest.approx(16.725)
+    assert weighing.estimate(lost) == pytest.approx((22 + 0.9) / 2)
+    assert np.nanmean(weighing.weigh(lost)) == pytest.approx((22 + 0.9) / 2)
+    low, high = intervals.paired_interval(lost)
+    assert low + high == pytest.approx(22 + 0.9)
+    lost[1] = NAN
+    assert weighing.estimate(lost) == pytest.approx(22)  # of the settings that have some
+    assert np.isnan(weighing.estimate(lost[1:]))
+
+
+def test_sign_flips_of_weighted_blocks_by_hand():
+    # Three blocks in two settings: 1 and 3 count 3 / 4 each, 2 counts 3 / 2. Flipped: 6, 4.5, 1.5, 0 twice each.
+    differences = np.array([[1.0, 3.0], [2.0, NAN]])
+    assert stats.sign_flip_p(differences) == 2 / 8
+    assert stats.sign_flip_p(np.array([[-1.0, 3.0], [2.0, NAN]])) == 4 / 8
+    assert stats.sign_flip_p(np.array([[1.0, 3.0], [-2.0, NAN]])) == 1
+
+
+def test_equivalence_agrees_with_the_interval():
+    """An interval of 95 % within the margin goes with a p of at most 0.025, also where settings differ."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(300):
+        differences = rng.normal([[0.4], [-0.4]], 0.4, (2, 5))
+        low, high = intervals.paired_interval(differences)
+        p = power.equivalence_p(differences)
+        if low >= -0.5 and high <= 0.5:
+            inside += 1
+            assert p <= 0.025
+    assert inside > 50
+    assert np.isnan(power.equivalence_p(np.array([[0.1], [0.2]])))  # as the interval
+
+
+def test_power_with_unequal_settings_is_how_often_the_weighted_test_rejects():
+    rng = np.random.default_rng(9)
+    rejected = []
+    for _ in range(3000):
+        differences = np.full((3, 4), NAN)
+        draw = rng.normal if rng.random() < 0.5 else lambda size: rng.laplace(scale=2**-0.5, size=size)
+        for row, count in zip(differences, (4, 3, 2), strict=True):
+            row[:count] = 1.2 + draw(size=count)
+        rejected.append(stats.sign_flip_p(differences) <= 0.05)
+    assert power.sign_flip_power(1.2, (4, 3, 2), 0.05) == pytest.approx(np.mean(rejected), abs=0.025)
+    assert power.sign_flip_power(1.2, (3, 3, 3), 0.05) == power.sign_flip_power(1.2, 9, 0.05)
+    assert power.sign_flip_power(1.2, (4, 3, 2), 0.05) < power.sign_flip_power(1.2, 9, 0.05)
 
 
 @pytest.mark.parametrize(("blocks", "alpha", "effect"), [(6, 0.05, 1.0), (8, 0.05 / 3, 1.0), (10, 0.05, 0.5)])
 def test_sign_flip_power_is_how_often_the_test_rejects(blocks, alpha, effect):
     rng = np.random.default_rng(8)
-    rejected = [stats.sign_flip_p(rng.normal(effect, 1, blocks)) <= alpha for _ in range(1500)]
-    assert power.sign_flip_power(effect, blocks, alpha) == pytest.approx(np.mean(rejected), abs=0.035)
+    draws = {"normal": rng.normal(size=(1500, blocks)), "laplace": rng.laplace(scale=2**-0.5, size=(1500, blocks))}
+    found = {name: np.mean([stats.sign_flip_p(effect + row) <= alpha for row in each]) for name, each in draws.items()}
+    for noise, share in found.items():
+        assert power.power_under(noise, effect, blocks, alpha) == pytest.approx(share, abs=0.035)
+    assert power.sign_flip_power(effect, blocks, alpha) == pytest.approx(np.mean(list(found.values())), abs=0.025)
+
+
+def test_tails_do_not_change_the_power_of_many_blocks():
+    for effect in (0.1, 0.2, 0.3):
+        normal, laplace = (
+            power.power_under(noise, effect, power.ALIKE_BLOCKS, 0.05) for noise in ("normal", "laplace")
+        )
+        assert laplace == pytest.approx(normal, abs=0.01)
+    assert power.sign_flip_power(0.2, 101, 0.05) == power.paired_power(0.2, 101, 0.05)
 
 
 def test_sign_flip_power_at_its_edges():
     assert power.sign_flip_power(9.0, 5, 0.05) == 0  # 2 / 2^5 > 0.05
     assert power.sign_flip_power(9.0, 6, 0.05) == 1
     assert power.sign_flip_power(0.0, 10, 0.05) == pytest.approx(50 / 1024, abs=0.01)
-    assert power.sign_flip_power(0.8, 12, 0.05) == pytest.approx(power.paired_power(0.8, 12, 0.05), abs=0.02)
+    assert power.power_under("normal", 0.8, 12, 0.05) == pytest.approx(power.paired_power(0.8, 12, 0.05), abs=0.02)
