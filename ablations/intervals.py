@@ -58,8 +58,8 @@ def paired_interval(
 
     Student's, with the error and degrees of freedom of `estimate_error`, holds for symmetric differences but is too
     short on the long side of skewed ones. The studentised bootstrap (Efron 1981; Hall 1988), which resamples the seeds
-    within each setting, follows the skew but is too long where a setting has few. So each end is Student's, and a quarter
-    of the way (`LEAN`) to the bootstrap's where that is further out. Below `LEAST_FREEDOM` it is Student's alone.
+    within each setting, follows the skew but is too long where a setting has few. So each end is Student's, and goes a
+    quarter of the way (`LEAN`) to the bootstrap's where that is further out. Below `LEAST_FREEDOM` it is Student's.
     """
     mean, (error, freedom) = estimate(differences), estimate_error(differences)
     if np.isnan(error):
