@@ -19,6 +19,7 @@ from ablations.picture import listed
 from ablations.power import MARGIN, MOST_SEEDS
 from ablations.stats import ALPHA, Contrast, Interaction
 from ablations.verdicts import Verdict, verdict
+from ablations.weighing import estimate
 
 
 @dataclass(frozen=True)
@@ -360,6 +361,8 @@ def _inside(c: Contrast) -> str:
         return ""
     if np.isnan(c.p_equivalence):
         return f"The interval lies within {MARGIN:g} points, but differences all the same tell nothing of the spread. "
+    if c.sequential:
+        return f"The interval lies within {MARGIN:g} points, but the test of equivalence for all looks does not pass. "
     return f"The interval lies within {MARGIN:g} points: alone it would pass as equivalent, but not as one of so many. "
 
 
@@ -389,9 +392,8 @@ def _needs(c: Contrast) -> str:
 def _leader(outcomes: Outcomes) -> str:
     """The arm with the highest mean over the blocks in which all arms finished, else over all its runs."""
     whole = np.isfinite(outcomes.accuracy).all(axis=0)
-    values = outcomes.accuracy[:, whole] if whole.any() else outcomes.accuracy.reshape(len(outcomes.arms), -1)
-    means = [row[np.isfinite(row)].mean() if np.isfinite(row).any() else -np.inf for row in values]
-    return outcomes.arm_name(int(np.argmax(means)))
+    means = [estimate(np.where(whole | ~whole.any(), row, np.nan)) for row in outcomes.accuracy]
+    return outcomes.arm_name(int(np.nanargmax(means)))
 
 
 def _best_cell(analysis: Analysis) -> BestCellClaim:

@@ -69,9 +69,9 @@ class Contrast:
     complete block. `low`, `high`: 95 % interval (`paired_interval`). `p`, `p_adjusted`: sign-flip test, before and
     after `correction` over the family of contrasts ("Holm", or "joint" for `joint_sign_flip_p`; with "sequential " in
     front where it holds for all looks together); `p_smallest`, `p_adjusted_smallest`: the least they could be with so
-    many blocks.
-    `p_equivalence`: two one-sided tests within `MARGIN` points, after Holm. `wins`: blocks in which the subject leads.
-    `seeds`: seeds a cell has at most; `seeds_needed`: seeds a cell needs for 80 % power, None if over 1,000.
+    many blocks. `p_equivalence`: two one-sided tests within `MARGIN` points, after Holm. `wins`: blocks in which the
+    subject leads. `seeds`: seeds a cell has at most; `seeds_needed`: seeds a cell needs for 80 % power, None if over
+    1,000.
     """
 
     subject: str

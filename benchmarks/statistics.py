@@ -1,22 +1,32 @@
 """Do the statistics hold? Studies with known truth, put through the same code as real ones.
 
-    python -m benchmarks.statistics                  # 2,000 studies a case, about ten minutes on one core
+    python -m benchmarks.statistics                  # 2,000 studies a case, about twenty minutes on one core
     python -m benchmarks.statistics --studies 200    # a quick look
 
-A study has four arms (the first is the baseline) in 2 cells, or in the 4 cells of the grid `rope`, and 3, 5 or 8
-seeds. A run's accuracy is a mean of its arm and cell, a part it shares with the other arms of its block, and noise of
-unit spread. Kinds of noise:
+A study has four arms (the first is the baseline) in 2 cells (depths), or in the 4 cells of the grid `rope` (depths and
+patches), and 3, 5 or 8 seeds. A run's accuracy is a mean of its arm and cell, a part it shares with the other arms of
+its block, and noise of unit spread. Kinds of noise:
 
 - normal;
 - skewed: now and then a bad seed (minus an exponential variable), in all arms alike;
 - one-sided: the same, but in the compared arms only; the baseline's noise is normal with half the spread. The paired
-  differences are then themselves skewed, which no assumption-free procedure can handle from a handful of seeds.
+  differences are then themselves skewed, which no assumption-free procedure can handle from a handful of seeds;
+- spread by setting: normal, with a spread of its own in each cell, in the ratios of `reports/rope`.
 
-Missing: each run is lost with a chance of 10 %. What is counted, over studies:
+Missing: each run is lost with a chance of 10 %. What is counted, over studies in which nothing differs:
 
-- false: at least one of the three contrasts with the baseline is called a difference though none is (Holm at 5 %);
-- false_joint: at least one of the changes between cells is, by the joint test;
-- covered: the 95 % interval of a contrast holds the true difference (studies that have an interval);
+- false: at least one of the three contrasts with the baseline is called a difference (Holm at 5 %);
+- false_joint: at least one of the changes between depths is, by the joint test;
+- false_main: the effect of depth is, averaged over arms and patches;
+- false_any: anything is, among the contrasts, all pairs of arms, and the changes and main effects along every axis;
+- covered_main: the 95 % interval of the effect of depth holds zero (studies that have an interval);
+
+and over studies in which something does:
+
+- false_equivalent: at least one of three arms that differ by the margin, two down and one up, is called equivalent
+  (noise a quarter);
+- covered: the 95 % interval of a contrast holds the true difference, which is 22 points in one cell and 0.8 in the
+  next, as in `reports/rope`; the truth is its mean over the cells in which a pair finished (10,000 studies);
 - power, promised: how often one arm with a true lead is found, and how often `ablations.power` said it would be, given
   the true lead and spread, the pairs that finished, and the strictest step of Holm. The lead is the one promised
   about 80 %, or where no lead can be found, 3 units.
@@ -27,18 +37,33 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, dataclass
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
 
+from ablations.intervals import paired_interval
+from ablations.looks import Once
 from ablations.outcomes import FloatArray, Outcomes
-from ablations.power import sign_flip_power, smallest_p
-from ablations.stats import ALPHA, baseline_contrasts, interactions
+from ablations.permutation import holm
+from ablations.power import MARGIN, equivalence_p, sign_flip_power, smallest_p
+from ablations.stats import ALPHA, all_contrasts, baseline_contrasts, interactions, main_effects
 
 ARMS = 4
 SEEDS = (3, 5, 8)
 NOISE = ("normal", "skewed", "one-sided")
+BY_SETTING = "spread by setting"
+KINDS = (*NOISE, BY_SETTING)
 LOST = 0.1
+SPREADS = {2: (0.77, 3.86), 4: (0.76, 0.77, 3.86, 0.25)}
+"""Spreads of paired differences in the cells of `reports/rope`, in points, by the number of cells."""
+LEADS = {2: (22.0, 0.8), 4: (22.0, 0.8, 20.0, 0.25)}
+"""Leads in the cells of `reports/rope`, in points."""
+QUARTER = 0.25
+COVERED = 5
+"""Studies for the coverage of contrasts, for each of the others: its bounds are narrow."""
+RESAMPLES = 1_000
+"""Of the bootstrap there; a quarter of those in a report."""
 RESULTS = Path(__file__).parent / "results" / "statistics.json"
 
 
@@ -59,34 +84,55 @@ class Rates:
     studies: int
     false: float
     false_joint: float
+    false_main: float
+    false_any: float
+    false_equivalent: float
     covered: float
+    covered_main: float
     lead: float
     power: float
     promised: float
 
 
+class OnlyP(Once):
+    """The tests of the reports without the intervals, which take most of the time."""
+
+    def equivalence(self, differences: FloatArray) -> float:
+        return np.nan
+
+    def interval(self, differences: FloatArray) -> tuple[float, float]:
+        return np.nan, np.nan
+
+
+ONLY_P = OnlyP()
+
+
 def cases() -> list[Case]:
     """2 cells with 3, 5 and 8 seeds, and the default grid: 4 cells with 3 seeds."""
     shapes = [(2, seeds) for seeds in SEEDS] + [(4, 3)]
-    return [Case(*shape, noise, missing) for noise in NOISE for missing in (False, True) for shape in shapes]
+    return [Case(*shape, noise, missing) for noise in KINDS for missing in (False, True) for shape in shapes]
 
 
-def study(case: Case, leads: FloatArray, rng: np.random.Generator) -> Outcomes:
-    """One study; `leads` (arms,) are the true means of the arms."""
+def study(case: Case, leads: FloatArray, rng: np.random.Generator, between: float = 5.0) -> Outcomes:
+    """One study; `leads` (arms,) are the true means of the arms, `between` is the spread of the cells' means."""
     shape = (ARMS, case.cells, case.seeds)
     noise = rng.normal(size=shape)
-    if case.noise != "normal":
+    if case.noise == BY_SETTING:
+        spreads = np.array(SPREADS[case.cells])
+        noise *= (spreads / np.sqrt((spreads**2).mean()))[:, None]
+    elif case.noise != "normal":
         bad = 1 - rng.exponential(size=shape)
         noise = bad if case.noise == "skewed" else np.concatenate([noise[:1] / 2, bad[1:]])
-    cells = rng.normal(0, 5, (case.cells, 1))
+    cells = rng.normal(0, between, (case.cells, 1))
     shared = rng.normal(0, 1, shape[1:])
     accuracy = 70 + cells + shared + leads[:, None, None] + noise
     if case.missing:
         accuracy[rng.random(shape) < LOST] = np.nan
     arms = ("none", "learned", "sinusoidal", "rope")
-    depths = tuple((depth,) for depth in range(1, case.cells + 1))
+    axes = {"depth": (2, 4), "patch": (2, 4)} if case.cells == 4 else {"depth": tuple(range(1, case.cells + 1))}
     keys = np.where(np.isfinite(accuracy), "run", "").astype("<U64")
-    return Outcomes("position", arms, ("depth",), depths, tuple(range(case.seeds)), 0, accuracy, keys)
+    seeds = tuple(range(case.seeds))
+    return Outcomes("position", arms, tuple(axes), tuple(product(*axes.values())), seeds, 0, accuracy, keys)
 
 
 def spread(case: Case) -> float:
@@ -103,22 +149,49 @@ def lead_for(case: Case) -> float:
     return round(float(found * spread(case)), 3)
 
 
-def simulate(case: Case, studies: int, seed: int = 0) -> Rates:
-    """The rates of a case over this many studies under the null, and as many with one arm ahead."""
-    rng = np.random.default_rng([seed, case.cells, case.seeds, NOISE.index(case.noise), case.missing])
-    lead = lead_for(case)
-    false, joint, covered, found, promised = 0, 0, [], 0, 0.0
+def covered(case: Case, studies: int, rng: np.random.Generator) -> float:
+    """The share of intervals that hold the truth, with leads that differ by cell."""
+    leads = np.array(LEADS[case.cells])
+    found = []
     for _ in range(studies):
         null = study(case, np.zeros(ARMS), rng)
-        contrasts = baseline_contrasts(null)
-        false += any(c.p_adjusted <= ALPHA for c in contrasts)
-        joint += any(i.change.p_adjusted <= ALPHA for i in interactions(null, "depth"))
-        covered += [c.low <= 0 <= c.high for c in contrasts if np.isfinite(c.low)]
-        ahead = baseline_contrasts(study(case, np.array([0, 0, 0, lead]), rng))[-1]
-        found += bool(ahead.p_adjusted <= ALPHA)
-        promised += sign_flip_power(lead / spread(case), ahead.n, ALPHA / (ARMS - 1))
-    rates = (false / studies, joint / studies, float(np.mean(covered)), lead, found / studies, promised / studies)
-    return Rates(studies, *(round(rate, 4) for rate in rates))
+        for arm in range(1, ARMS):
+            differences = null.differences(arm, 0) + leads[:, None]
+            low, high = paired_interval(differences, resamples=RESAMPLES)
+            if np.isfinite(low):
+                found.append(low <= leads[np.isfinite(differences).any(axis=1)].mean() <= high)
+    return float(np.mean(found))
+
+
+def differs(p_values: list[float]) -> bool:
+    """Whether anything is called a difference."""
+    return any(p <= ALPHA for p in p_values)
+
+
+def simulate(case: Case, studies: int, seed: int = 0) -> Rates:
+    """The rates of a case over this many studies under the null, and as many with one arm ahead."""
+    stream = [seed, case.cells, case.seeds, KINDS.index(case.noise), case.missing]
+    within, rng = covered(case, COVERED * studies, np.random.default_rng([*stream, 1])), np.random.default_rng(stream)
+    lead = lead_for(case)
+    false, within_main = np.zeros(5), []
+    found, promised = 0, 0.0
+    for _ in range(studies):
+        null = study(case, np.zeros(ARMS), rng, between=0)
+        contrasts = [c.p_adjusted for c in baseline_contrasts(null, ONLY_P)]
+        pairs = [c.p_adjusted for c in all_contrasts(null, ONLY_P)]
+        changes = {axis: [i.change.p_adjusted for i in interactions(null, axis, ONLY_P)] for axis in null.cell_axes}
+        effects = {axis: [c.p_adjusted for c in main_effects(null, axis, ONLY_P)] for axis in null.cell_axes}
+        everything = [*contrasts, *pairs, *chain(*changes.values()), *chain(*effects.values())]
+        near = [equivalence_p(QUARTER * null.differences(arm, 0) + MARGIN * (-1) ** arm) for arm in range(1, ARMS)]
+        tested = (contrasts, changes["depth"], effects["depth"], everything, list(holm(near)))
+        false += [differs(ps) for ps in tested]
+        within_main += [c.low <= 0 <= c.high for c in main_effects(null, "depth") if np.isfinite(c.low)]
+        led = study(case, np.array([0, 0, 0, lead]), rng)
+        found += bool(baseline_contrasts(led, ONLY_P)[-1].p_adjusted <= ALPHA)
+        pairs_left = np.isfinite(led.differences(ARMS - 1, 0)).sum(axis=1)
+        promised += sign_flip_power(lead / spread(case), pairs_left, ALPHA / (ARMS - 1))
+    rates = (*false / studies, within, np.mean(within_main), lead, found / studies, promised / studies)
+    return Rates(studies, *(round(float(rate), 4) for rate in rates))
 
 
 def main() -> None:
@@ -127,13 +200,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULTS, help="where to write the rates")
     options = parser.parse_args()
     rows = []
-    print("cells seeds noise      missing  false  joint  covered  power  promised")
+    print(" ".join(f"{name:>17}" for name in (*Case.__annotations__, *Rates.__annotations__)))
     for case in cases():
-        rates = simulate(case, options.studies)
-        rows.append(asdict(case) | asdict(rates))
-        kind = f"{case.cells:5d} {case.seeds:5d} {case.noise:10s} {'10 %' if case.missing else 'none':7s}"
-        found = f"{rates.false:6.3f} {rates.false_joint:6.3f} {rates.covered:8.3f} {rates.power:6.3f}"
-        print(f"{kind} {found} {rates.promised:9.3f}", flush=True)
+        rows.append(asdict(case) | asdict(simulate(case, options.studies)))
+        print(" ".join(f"{value:>17}" for value in rows[-1].values()), flush=True)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

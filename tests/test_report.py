@@ -278,6 +278,8 @@ def test_an_interval_within_the_margin_that_is_not_called_equivalent_says_why():
     near = replace(found, mean=0.1, low=-0.3, high=0.45, p=0.5, p_adjusted=1.0, p_equivalence=0.06)
     assert "but not as one of so many" in ContrastClaim(near).sentence
     assert "within 0.5" not in ContrastClaim(replace(near, high=0.51)).sentence
+    grown = replace(near, correction="sequential Holm")
+    assert "the test of equivalence for all looks does not pass" in ContrastClaim(grown).sentence
     assert "tell nothing of the spread" in ContrastClaim(replace(near, p_equivalence=np.nan)).sentence
 
 

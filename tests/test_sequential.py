@@ -231,7 +231,7 @@ def test_the_documentation_has_the_figures_on_skew():
         assert " / ".join(percent(row, "false", "power")) in DOCUMENTATION, row
     for row in stored["power"]:
         lost = "10 %" if row["missing"] else "none"
-        rates = " | ".join(percent(row, "power", "normal", "residuals"))
+        rates = " | ".join(percent(row, "power", "normal", "promised", "geary", "residuals"))
         assert f"| {row['noise']} | {row['cells']} | {row['seeds']} | {lost} | {rates} |" in DOCUMENTATION, row
 
 
