@@ -16,7 +16,7 @@ from vit.graph_engine import GraphEngine
 WARM_UP_STEPS = 3
 LEAST_ROUNDS = 5
 LEAD_IN = 0.02
-"""Seconds of untimed work before each timed step. A step of a training follows one of its own: threads are awake,
+"""Seconds of untimed work before each timed step. A step of a training follows one of its own: threads are awake, the
 caches are its own, and no thread of the one before (OpenMP's spin for milliseconds) still takes a core."""
 
 
