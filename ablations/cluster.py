@@ -1,5 +1,6 @@
 """A Dask cluster as `vitab run --dask ADDRESS` sees it: who may be trusted with the words, which workers fit."""
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -25,6 +26,8 @@ LOOK_EVERY = 1.0
 """Seconds between two looks at which workers there are."""
 CONNECT = "10s"
 """How long to wait for the scheduler."""
+ANSWER = 5.0
+"""Seconds to wait for a worker's answer, which comes at once unless it has just died; it is asked again."""
 PROBE = ".shared."
 """How the name of a file begins by which a worker is found to see the folder."""
 ENCRYPTED = ("tls", "wss")
@@ -206,7 +209,23 @@ class Cluster:
     def everywhere(self, function: Callable[..., object], *arguments: object) -> None:
         """Call a function in all workers, and never mind those that cannot."""
         with contextlib.suppress(*UNREACHED, ValueError):
-            self.client.run(function, *arguments, workers=list(self.workers), on_error="ignore")
+            self._call(function, *arguments, workers=list(self.workers))
+
+    def _call(self, function: Callable[..., object], *arguments: object, workers: list[str]) -> dict[str, Any]:
+        """What a function in each of the workers returns or raises, of those that answer.
+
+        Not by `Client.run`, which waits for ever, with all others, for a worker that dies before it has answered.
+        """
+
+        async def ask(address: str) -> dict[str, Any]:
+            asked = self.client._run(function, *arguments, workers=[address], on_error="return")
+            return dict(await asyncio.wait_for(asked, ANSWER))
+
+        async def ask_all() -> list[Any]:
+            return await asyncio.gather(*map(ask, workers), return_exceptions=True)
+
+        answers = self.client.sync(ask_all) if workers else []
+        return {address: value for answer in answers if isinstance(answer, dict) for address, value in answer.items()}
 
     def _greet(self, addresses: list[str]) -> dict[str, Any]:
         """What workers answer; those that could not be asked just now are left out."""
@@ -214,7 +233,7 @@ class Cluster:
             return {}
         arguments = (self.code, str(self.runs), self._probe, self._token)
         with contextlib.suppress(*UNREACHED):
-            answers = self.client.run(_greeting(), *arguments, workers=addresses, on_error="return")
+            answers = self._call(_greeting(), *arguments, workers=addresses)
             return {address: answer for address, answer in answers.items() if not isinstance(answer, UNREACHED)}
         return {}
 
@@ -241,7 +260,7 @@ class Cluster:
         }
         news = [address for address, place in places.items() if self._told.get(address) != place]
         with contextlib.suppress(*UNREACHED):  # the next look tries again
-            answers = self.client.run(admit, self.folder, places, workers=news, on_error="return") if news else {}
+            answers = self._call(admit, self.folder, places, workers=news)
             self._told |= {address: places[address] for address, answer in answers.items() if answer is True}
 
     def say_once(self, line: str) -> None:

@@ -102,7 +102,7 @@ class Keeper:
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a snapshot. Raises KeyboardInterrupt, after that, when the run was asked to end."""
-        self._kept = time.monotonic()
+        self._kept = self._asked  # of that moment the snapshot is, however long others were written before it
         stopping = self.stop()
         if self.path is not None and self.held():
             try:

@@ -208,9 +208,10 @@ class Carried:
         stop: Callable[[], bool],
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.task, self.attempt, self.setting, self.tell, self.asked = task, attempt, setting, epoch, stop
+        self.task, self.attempt, self.setting = task, attempt, setting
+        self.tell, self.asked, self.note = epoch, stop, say
         self.beat = attempt.beating(setting.beat, setting.patience)
-        self.watch = Watch(self.epoch, self.stop, attempt.held, self.stop, say)
+        self.watch = Watch(self.epoch, self.stop, attempt.held, self.stop, self.say)
         self.news = News(attempt, task.config.epochs, setting.beat)
 
     def __enter__(self) -> "Carried":
@@ -231,6 +232,11 @@ class Carried:
         self.news.epoch(metrics.epoch)
         with or_say("the output could not be written"):  # which is not the run's own error
             self.tell(metrics)
+
+    def say(self, line: str) -> None:
+        """Tell of something else."""
+        with or_say("the output could not be written"):
+            self.note(line)
 
     def explain(self, error: BaseException) -> CutShort | str | None:
         """What becomes of a run by an error. Its own failure is written to the store.

@@ -1,5 +1,6 @@
 """`vitab run --dask`: addresses, workers that fit or not, that see the folder or not, failures and interruptions."""
 
+import asyncio
 import hashlib
 import json
 import shutil
@@ -310,6 +311,25 @@ def test_a_worker_that_cannot_do_the_runs_fails_none_and_is_left_out(local, plac
     if place == "shared":  # mended meanwhile: a client that comes anew tries it anew
         carry_out(local, store, tasks[:1], log)
         assert log.events[-1] == ("finished", tasks[0].label)
+
+
+def test_a_worker_that_dies_before_it_answers_keeps_nobody_waiting(local, monkeypatch):
+    monkeypatch.setattr(cluster, "ANSWER", 0.2)
+    with connect(local.scheduler_address, insecure=False) as client:
+        real = client._run
+
+        async def run(function, *arguments, workers, **how):
+            if workers == ["tcp://127.0.0.1:1"]:
+                await asyncio.sleep(600)
+            return await real(function, *arguments, workers=workers, **how)
+
+        monkeypatch.setattr(client, "_run", run)
+        (alive,) = client.nthreads()
+        monkeypatch.setattr(client, "nthreads", lambda: {"tcp://127.0.0.1:1": 1, alive: 2})
+        found = Cluster(client, Path().absolute(), print)
+        found.look()
+        assert list(found.workers) == [alive]
+        assert list(found._told) == [alive]
 
 
 def test_others_take_the_runs_of_a_worker_that_is_left_out(local):

@@ -195,18 +195,22 @@ def test_a_child_that_ran_out_of_memory_gets_no_other_run(store):
     assert (store.root / "pid.0.again").read_text() == second
 
 
-def test_an_output_that_cannot_be_written_is_no_failure_of_the_run(store, monkeypatch):
-    monkeypatch.setattr("ablations.trainer.train", fake_trainer.train)
+@pytest.mark.parametrize("event", ["epoch", "note"])
+def test_an_output_that_cannot_be_written_is_no_failure_of_the_run(store, event):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    def job(task, setting, watch):
+        watch.say("no checkpoint could be written: No space left on device")
+        watch.epoch(fake_trainer.EpochMetrics(1, 1e-3, 2.0, 1.5, 0.5, 0.25, 1000.0))
+
     _, (task,) = plan_and_tasks(store, 1)
-
-    class Full(Log):
-        def epoch(self, task, metrics):
-            raise OSError(28, "No space left on device")
-
+    log = Log()
+    setattr(log, event, full)
     store.folder(task.key).mkdir(parents=True)
     store.snapshot(task.key).write_bytes(b"half a run")
     with pytest.raises(StorageError, match="the output could not be written: No space left on device"):
-        workers.in_this_process([task], Setting(store.root), Full())
+        workers.in_this_process([task], Setting(store.root), log, job)
     assert store.failed_attempt(task.key) == 0
     assert store.snapshot(task.key).read_bytes() == b"half a run"
     assert Attempts().free(store.folder(task.key))
