@@ -1,6 +1,6 @@
 """Do the statistics hold? Studies with known truth, put through the same code as real ones.
 
-    python -m benchmarks.statistics                  # 2,000 studies a case, about twenty minutes on one core
+    python -m benchmarks.statistics                  # 2,000 studies a case, about 25 minutes on one core
     python -m benchmarks.statistics --studies 200    # a quick look
 
 A study has four arms (the first is the baseline) in 2 cells (depths), or in the 4 cells of the grid `rope` (depths and
