@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ablations.growth import Growth, growth, up_to
-from ablations.looks import ONCE, EveryRound, Tests
-from ablations.outcomes import Outcomes, arrange
-from ablations.ranks import Ranks, ranks
-from ablations.rounds import Look, looks
+from ablations.inference.growth import Growth, growth, up_to
+from ablations.inference.looks import ONCE, EveryRound, Tests
+from ablations.inference.outcomes import Outcomes, arrange
+from ablations.inference.ranks import Ranks, ranks
+from ablations.inference.rounds import Look, looks
+from ablations.inference.verdicts import Verdict, verdict
 from ablations.stats import (
     Contrast,
     Interaction,
@@ -22,7 +23,6 @@ from ablations.stats import (
     interactions,
     main_effects,
 )
-from ablations.verdicts import Verdict, verdict
 
 if TYPE_CHECKING:
     from ablations.store import Results

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from ablations.cli_base import FAILED, Commands, Precision, stop
-from ablations.cli_base import console as make_console
-from ablations.cli_data import data_app
-from ablations.cli_reports import compare, report
-from ablations.cli_run import run
-from ablations.cli_runs import reproduce, retry, status, verify
+from ablations.commands.base import FAILED, Commands, Precision, stop
+from ablations.commands.base import console as make_console
+from ablations.commands.data import data_app
+from ablations.commands.reports import compare, report
+from ablations.commands.run import run
+from ablations.commands.runs import reproduce, retry, status, verify
 from ablations.errors import UsageError
 
 app = typer.Typer(

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ablations.config import RunConfig, vit_config
-from ablations.workers import dataset_for
+from ablations.scheduling.workers import dataset_for
 
 
 def detours(configs: Iterable[RunConfig], data_dir: Path | None) -> list[str]:

@@ -7,12 +7,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ablations.attempts import BEAT, EXPIRY, at_work
 from ablations.config import Grid
-from ablations.crew import Crew
 from ablations.errors import UsageError
 from ablations.memory import Need, readable
 from ablations.progress import duration
+from ablations.scheduling.attempts import BEAT, EXPIRY, at_work
+from ablations.scheduling.crew import Crew
 from ablations.store import Store, StudyPlan
 from ablations.study import Arm, label, shown_axes
 

@@ -10,9 +10,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ablations.outcomes import FloatArray
-from ablations.palette import FAINT, INK, Mark, percent_ticks, points_text
-from ablations.ranks import Ranks
+from ablations.inference.outcomes import FloatArray
+from ablations.inference.ranks import Ranks
+from ablations.reporting.palette import FAINT, INK, Mark, percent_ticks, points_text
 from ablations.stats import Contrast
 
 

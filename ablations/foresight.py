@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ablations.power import MARGIN, MOST_SEEDS, detectable_effect, equivalence_seeds
-from ablations.sequential import Orbit, flipped_sums
+from ablations.inference.power import MARGIN, MOST_SEEDS, detectable_effect, equivalence_seeds
+from ablations.inference.sequential import Orbit, flipped_sums
 
 if TYPE_CHECKING:
     from ablations.config import Grid
-    from ablations.design import Design
+    from ablations.inference.design import Design
 
 ALPHA = 0.05
 _BITS = 12

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from ablations.analysis import Analysis
 from ablations.config import Grid
-from ablations.design import Design
 from ablations.errors import UsageError
-from ablations.growth import asked, to_grow
-from ablations.outcomes import level_text
+from ablations.inference.design import Design
+from ablations.inference.growth import asked, to_grow
+from ablations.inference.outcomes import level_text
 
 if TYPE_CHECKING:
     from ablations.store import Store, StudyPlan

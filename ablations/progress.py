@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ablations.workers import Finished, Task
+from ablations.scheduling.workers import Finished, Task
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ablations import tables
 from ablations.analysis import Analysis, analyse
-from ablations.claims import ContrastClaim, claims, claims_table, p_phrase
 from ablations.errors import UsageError
-from ablations.facts import facts, facts_frame, failed
-from ablations.gallery import pictures
-from ablations.html import page
-from ablations.latex import latex
-from ablations.method import images, method
-from ablations.mixture import mixtures
-from ablations.outcomes import Outcomes, level_text, varying_axes
-from ablations.picture import Picture, listed
-from ablations.publish import published
-from ablations.rounds_text import lead, procedure
+from ablations.inference.outcomes import Outcomes, level_text, varying_axes
+from ablations.reporting import tables
+from ablations.reporting.claims import ContrastClaim, claims, claims_table, p_phrase
+from ablations.reporting.facts import facts, facts_frame, failed
+from ablations.reporting.gallery import pictures
+from ablations.reporting.html import page
+from ablations.reporting.latex import latex
+from ablations.reporting.method import images, method
+from ablations.reporting.mixture import mixtures
+from ablations.reporting.picture import Picture, listed
+from ablations.reporting.publish import published
+from ablations.reporting.rounds_text import lead, procedure
 from ablations.stats import Contrast, arm_means
 
 if TYPE_CHECKING:

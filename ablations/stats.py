@@ -12,12 +12,12 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from ablations.intervals import LEVEL, t_interval
-from ablations.looks import EVERY_ROUND, ONCE, Tests
-from ablations.outcomes import FloatArray, Outcomes, level_text
-from ablations.permutation import holm, joint_sign_flip_p, sign_flip_p
-from ablations.power import MARGIN, seeds_needed
-from ablations.weighing import estimate
+from ablations.inference.intervals import LEVEL, t_interval
+from ablations.inference.looks import EVERY_ROUND, ONCE, Tests
+from ablations.inference.outcomes import FloatArray, Outcomes, level_text
+from ablations.inference.permutation import holm, joint_sign_flip_p, sign_flip_p
+from ablations.inference.power import MARGIN, seeds_needed
+from ablations.inference.weighing import estimate
 
 ALPHA = round(1 - LEVEL, 10)
 

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablations.config import FIELDS, RunConfig
-from ablations.design import Design
 from ablations.errors import TakenOverError, UsageError, VitabError
 from ablations.files import or_say, read_json, remove_leftovers, sha256, to_json, write_file
+from ablations.inference.design import Design
 
 if TYPE_CHECKING:
     import pandas as pd

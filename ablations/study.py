@@ -5,13 +5,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablations.children import in_processes
 from ablations.config import Grid, RunConfig, run_key, vit_config
 from ablations.environment import available_cores, has_cupy
 from ablations.errors import UsageError
 from ablations.hardware import devices, gpu_problem
-from ablations.store import Store, StudyPlan
-from ablations.workers import (
+from ablations.scheduling.children import in_processes
+from ablations.scheduling.workers import (
     Finished,
     Job,
     Listener,
@@ -21,9 +20,10 @@ from ablations.workers import (
     in_this_process,
     train_and_store,
 )
+from ablations.store import Store, StudyPlan
 
 if TYPE_CHECKING:
-    from ablations.cluster import Cluster
+    from ablations.cluster.client import Cluster
     from ablations.data import Dataset
     from ablations.trainer import EpochMetrics
 
@@ -172,7 +172,7 @@ def tasks_of(plan: StudyPlan, arms: Sequence[Arm], store: Store) -> list[Task]:
 
 def power_warning(grid: Grid) -> str | None:
     """A line for a plan whose comparisons cannot reach p = 0.05, whatever the runs give; else None."""
-    from ablations.power import smallest_p
+    from ablations.inference.power import smallest_p
 
     comparisons = len(grid.levels) - 1
     if comparisons < 1 or smallest_p(grid.blocks) * comparisons <= 0.05:
@@ -188,7 +188,7 @@ def power_warning(grid: Grid) -> str | None:
 
 def least_p(grid: Grid) -> float:
     """The smallest two-sided p that the study can give after Holm's correction; 1 with nothing to compare."""
-    from ablations.power import smallest_p
+    from ablations.inference.power import smallest_p
 
     return min(1.0, smallest_p(grid.blocks) * (len(grid.levels) - 1 or 1))
 
@@ -241,7 +241,7 @@ def run(
     to_do = {task.key for task in tasks}
     notes = _Notes(listener, Outcome(skipped=[key for key in plan.keys if key not in to_do]))
     if cluster is not None:
-        from ablations.cluster_runs import on_cluster
+        from ablations.cluster.runs import on_cluster
 
         on_cluster(tasks, setting, notes, cluster, stop)
     elif workers > 1:

@@ -12,8 +12,8 @@ from ablations.config import RunConfig, run_key
 from ablations.environment import WHERE
 from ablations.errors import UsageError, VitabError
 from ablations.files import read_json
+from ablations.scheduling.workers import dataset_for
 from ablations.store import FILES, Store
-from ablations.workers import dataset_for
 
 
 def finished_keys(store: Store) -> tuple[list[str], list[Path]]:

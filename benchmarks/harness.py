@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from ablations import grids, snapshot, study
-from ablations.children import in_processes
+from ablations.scheduling.children import in_processes
+from ablations.scheduling.workers import Finished, Setting, Task, Watch, train_and_store
 from ablations.store import Store
-from ablations.workers import Finished, Setting, Task, Watch, train_and_store
 from benchmarks.cpu import environment
 
 RUNS = 40

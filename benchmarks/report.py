@@ -20,10 +20,10 @@ from ablations import grids, study
 from ablations.config import RunConfig, vit_config
 from ablations.environment import describe
 from ablations.report import write_report
-from ablations.report_check import differences
+from ablations.reporting.check import differences
+from ablations.scheduling.workers import dataset_for
 from ablations.store import Store, load_results
 from ablations.trainer import EpochMetrics, RunRecord
-from ablations.workers import dataset_for
 from benchmarks.cpu import environment
 from vit import ViT, cost, get_ops
 

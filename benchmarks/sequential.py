@@ -29,13 +29,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ablations import design as designs
-from ablations.design import Design
-from ablations.looks import EveryRound
-from ablations.outcomes import FloatArray
-from ablations.permutation import holm
-from ablations.power import MARGIN
-from ablations.sequential import flipped_sums
+from ablations.inference import design as designs
+from ablations.inference.design import Design
+from ablations.inference.looks import EveryRound
+from ablations.inference.outcomes import FloatArray
+from ablations.inference.permutation import holm
+from ablations.inference.power import MARGIN
+from ablations.inference.sequential import flipped_sums
 from ablations.stats import ALPHA
 from benchmarks.statistics import ARMS, NOISE, Case, lead_for, study
 

@@ -17,7 +17,7 @@ How is power promised best, given the true lead and spread?
 
 - power: how often the sign-flip test finds the lead at the strictest step of Holm, with every run or without a tenth;
 - normal: what is promised for normal differences;
-- promised: what `ablations.power` promises, the mean of that and the same for Laplace's differences;
+- promised: what `ablations.inference.power` promises, the mean of that and the same for Laplace's differences;
 - Geary: the two mixed by how likely either makes the study's deviations from the cells' means (`laplace_share`);
 - residuals: the mean promise of 100 studies, each from 200 resamples of its deviations from the cells' means.
 """
@@ -32,12 +32,12 @@ import numpy as np
 from scipy import special
 from scipy import stats as scipy_stats
 
-from ablations.intervals import estimate_error, studentised_bootstrap
-from ablations.outcomes import FloatArray
-from ablations.permutation import holm, sign_flip_p
-from ablations.power import power_under, sign_flip_power
+from ablations.inference.intervals import estimate_error, studentised_bootstrap
+from ablations.inference.outcomes import FloatArray
+from ablations.inference.permutation import holm, sign_flip_p
+from ablations.inference.power import power_under, sign_flip_power
+from ablations.inference.weighing import estimate
 from ablations.stats import ALPHA
-from ablations.weighing import estimate
 from benchmarks.statistics import ARMS, NOISE, Case, lead_for, spread, study
 
 SHAPES = ((2, 5), (2, 8), (4, 3))

@@ -27,9 +27,9 @@ and over studies in which something does:
   (noise a quarter);
 - covered: the 95 % interval of a contrast holds the true difference, which is 22 points in one cell and 0.8 in the
   next, as in `reports/rope`; the truth is its mean over the cells in which a pair finished (10,000 studies);
-- power, promised: how often one arm with a true lead is found, and how often `ablations.power` said it would be, given
-  the true lead and spread, the pairs that finished, and the strictest step of Holm. The lead is the one promised
-  about 80 %, or where no lead can be found, 3 units.
+- power, promised: how often one arm with a true lead is found, and how often `ablations.inference.power` said it would
+  be, given the true lead and spread, the pairs that finished, and the strictest step of Holm. The lead is the one
+  promised about 80 %, or where no lead can be found, 3 units.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ablations.intervals import paired_interval
-from ablations.looks import Once
-from ablations.outcomes import FloatArray, Outcomes
-from ablations.permutation import holm
-from ablations.power import MARGIN, equivalence_p, sign_flip_power, smallest_p
+from ablations.inference.intervals import paired_interval
+from ablations.inference.looks import Once
+from ablations.inference.outcomes import FloatArray, Outcomes
+from ablations.inference.permutation import holm
+from ablations.inference.power import MARGIN, equivalence_p, sign_flip_power, smallest_p
 from ablations.stats import ALPHA, all_contrasts, baseline_contrasts, interactions, main_effects
 
 ARMS = 4

@@ -9,9 +9,9 @@ import numpy as np
 
 from ablations.data import Dataset
 from ablations.errors import UnfitError, VitabError
+from ablations.scheduling.workers import Finished, Setting, Task, Watch
 from ablations.snapshot import Keeper
 from ablations.trainer import EpochMetrics, RunRecord
-from ablations.workers import Finished, Setting, Task, Watch
 
 
 def train(

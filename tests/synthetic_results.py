@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.config import Grid, RunConfig
-from ablations.design import Design
+from ablations.inference.design import Design
 
 GAIN = {"none": 0.0, "learned": 21.5, "sinusoidal": 21.3, "rope": 22.6}
 

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from ablations import attempts
-from ablations.attempts import Attempt, Attempts, at_work, last_attempt
 from ablations.errors import StorageError
+from ablations.scheduling import attempts
+from ablations.scheduling.attempts import Attempt, Attempts, at_work, last_attempt
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 import synthetic_results
 from test_report import grown_study
 
-from ablations.html import page
 from ablations.report import pngs, write_report
+from ablations.reporting.html import page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ablations.cli import app
-from ablations.cli_run import rerun_command
+from ablations.commands.run import rerun_command
 from ablations.store import Store
 
 SMOKE = ["run", "--grid", "smoke", "--set", "per_class=5", "--workers", "1"]
@@ -299,7 +299,7 @@ def test_report_takes_the_last_study(here, monkeypatch):
 
 def test_report_check_fails_when_the_report_no_longer_follows(here, monkeypatch):
     found = []
-    monkeypatch.setattr("ablations.report_check.differences", lambda results, out: found)
+    monkeypatch.setattr("ablations.reporting.check.differences", lambda results, out: found)
     vitab(*SMOKE)
     result = vitab("report", "--check")
     assert (result.exit_code, result.stdout) == (0, "reports/smoke follows from its 4 runs\n")
@@ -434,7 +434,7 @@ def test_retry_trains_the_failed_runs_and_no_other(monkeypatch):
 
 def test_status_says_where_a_run_is_and_watches_until_all_is_over(monkeypatch):
     from ablations import display
-    from ablations.attempts import Attempts
+    from ablations.scheduling.attempts import Attempts
 
     vitab(*SMOKE)
     store = Store(Path("runs"))
@@ -452,14 +452,14 @@ def test_status_says_where_a_run_is_and_watches_until_all_is_over(monkeypatch):
         store.fail(plan.keys[0], plan.configs[0], "no luck")
         attempt.release()
 
-    monkeypatch.setattr("ablations.cli_runs.time.sleep", another_fails_it)
+    monkeypatch.setattr("ablations.commands.runs.time.sleep", another_fails_it)
     result = vitab("status", "--watch")
     assert result.exit_code == 0
     assert "none, seed 0 failed: no luck" in result.stdout
 
 
 def test_status_says_since_when_a_run_is_silent_and_ends_watching_when_nobody_is_at_work(monkeypatch):
-    from ablations.attempts import Attempts
+    from ablations.scheduling.attempts import Attempts
 
     vitab(*SMOKE)
     store = Store(Path("runs"))
@@ -472,8 +472,8 @@ def test_status_says_since_when_a_run_is_silent_and_ends_watching_when_nobody_is
         shown = vitab("status").stdout
         assert shown.splitlines()[1].split()[4:6] == counts
         assert f", last sign of life {'1 min 00 s' if silent == 60 else '1 h 00 min'} ago" in shown
-    monkeypatch.setattr("ablations.cli_runs.WATCH_EVERY", 0.0)
-    monkeypatch.setattr("ablations.cli_runs.WATCH_NOBODY", 0.1)
+    monkeypatch.setattr("ablations.commands.runs.WATCH_EVERY", 0.0)
+    monkeypatch.setattr("ablations.commands.runs.WATCH_NOBODY", 0.1)
     assert vitab("status", "--watch").exit_code == 0
 
 

@@ -14,14 +14,17 @@ import pytest
 from test_study import Log
 from typer.testing import CliRunner
 
-from ablations import cluster, cluster_runs, cluster_worker, grids, study
-from ablations.attempts import Attempts, at_work, last_attempt
+from ablations import grids, study
 from ablations.cli import app
-from ablations.cli_run import rerun_command
-from ablations.cluster import Cluster, check_address, connect, is_here
+from ablations.cluster import client as cluster
+from ablations.cluster import runs as cluster_runs
+from ablations.cluster import worker as cluster_worker
+from ablations.cluster.client import Cluster, check_address, connect, is_here
+from ablations.commands.run import rerun_command
 from ablations.errors import StorageError, UsageError, VitabError
+from ablations.scheduling.attempts import Attempts, at_work, last_attempt
+from ablations.scheduling.workers import Setting
 from ablations.store import FILES, Store
-from ablations.workers import Setting
 
 distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
 
@@ -351,7 +354,7 @@ def test_a_full_disk_of_a_worker_that_does_not_see_the_folder_is_that_workers_tr
 
     take = Attempts.take
     monkeypatch.setattr(cluster_worker, "sees", lambda *_: False)
-    monkeypatch.setattr("ablations.attempts.Attempts.take", full)
+    monkeypatch.setattr("ablations.scheduling.attempts.Attempts.take", full)
     store = Store(Path("runs"))
     _, tasks = plan_and_tasks(store, 1)
     with pytest.raises(VitabError, match=r"none of the Dask workers can take runs: .*No space left on device \(on "):
@@ -488,7 +491,7 @@ def test_a_disk_of_a_worker_that_is_full_stops_the_study_with_one_line(local, mo
     def full(self, *_):
         raise StorageError("a file could not be written: No space left on device")
 
-    monkeypatch.setattr("ablations.attempts.Attempts.take", full)
+    monkeypatch.setattr("ablations.scheduling.attempts.Attempts.take", full)
     store = Store(Path("runs"))
     _, tasks = plan_and_tasks(store, 1)
     with pytest.raises(StorageError, match=r"No space left on device \(on "):

@@ -8,10 +8,10 @@ import synthetic_results
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from ablations.compare import comparison_text, trained_models, two_arms, two_studies
 from ablations.config import RunConfig
 from ablations.errors import UsageError
-from ablations.models import compare_models
+from ablations.inference.models import compare_models
+from ablations.reporting.compare import comparison_text, trained_models, two_arms, two_studies
 
 RNG = np.random.default_rng(0)
 

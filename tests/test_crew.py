@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from ablations import crew, memory
+from ablations import memory
 from ablations.batches import Feed, parts_of
 from ablations.config import RunConfig
 from ablations.data import load
 from ablations.errors import UsageError
 from ablations.hardware import Device
 from ablations.memory import Need, available, need, readable
-from ablations.workers import Task
+from ablations.scheduling import crew
+from ablations.scheduling.workers import Task
 
 ROOT = Path(__file__).resolve().parent.parent
 MB = 2**20

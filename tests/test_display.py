@@ -2,8 +2,8 @@
 
 import pytest
 
-from ablations.crew import Crew
 from ablations.display import machine_hours
+from ablations.scheduling.crew import Crew
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 from drills import dask_kills, failing_writes, fuzz, kills
 from drills.common import CHECKPOINT
 
-from ablations import files, grids, study, workers
+from ablations import files, grids, study
+from ablations.scheduling import workers
 from ablations.store import Store
 from ablations.verification import FILES, problems
 

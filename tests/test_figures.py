@@ -10,12 +10,20 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ablations import encoding_pictures, figures
+from ablations import figures
 from ablations.analysis import Analysis
-from ablations.cost_picture import _places, cost
-from ablations.gallery import pictures
-from ablations.outcomes import arrange
-from ablations.palette import OTHER_MARKS, POSITION_MARKS, arm_marks, interval_text, points_text, position_marks
+from ablations.inference.outcomes import arrange
+from ablations.reporting import encoding_pictures
+from ablations.reporting.cost_picture import _places, cost
+from ablations.reporting.gallery import pictures
+from ablations.reporting.palette import (
+    OTHER_MARKS,
+    POSITION_MARKS,
+    arm_marks,
+    interval_text,
+    points_text,
+    position_marks,
+)
 from vit.positions.rope import rotary_angles
 
 COLOUR_VISION = {  # Machado et al. 2009, full severity, linear RGB

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ablations import power
 from ablations.foresight import foresight
 from ablations.grids import GRIDS
+from ablations.inference import power
 
 ROPE = GRIDS["rope"]  # three comparisons over 4 cells x 3 seeds
 

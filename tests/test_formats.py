@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import synthetic_results
 
-from ablations.html import page
-from ablations.latex import latex
 from ablations.report import write_report
+from ablations.reporting.html import page
+from ablations.reporting.latex import latex
 
 VOID = {"meta", "link", "img", "br", "hr"}
 

@@ -11,7 +11,7 @@ sys.path.insert(0, str(GOLDEN))
 
 from make_report import small_study  # noqa: E402
 
-from ablations.report_check import differences  # noqa: E402
+from ablations.reporting.check import differences  # noqa: E402
 
 
 def test_the_report_is_the_golden_one():

@@ -9,9 +9,10 @@ import fake_trainer
 import pytest
 from test_study import Log
 
-from ablations import children, environment, grids, hardware, study
+from ablations import environment, grids, hardware, study
+from ablations.scheduling import children
+from ablations.scheduling.workers import Setting
 from ablations.store import Store
-from ablations.workers import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 SMI = """#!/bin/sh

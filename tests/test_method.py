@@ -4,7 +4,7 @@ import pytest
 import synthetic_results
 
 from ablations.grids import GRIDS
-from ablations.method import method
+from ablations.reporting.method import method
 
 RunConfig = synthetic_results.RunConfig
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from ablations import environment
 from ablations.cli import app
 from ablations.errors import UsageError
-from ablations.mixture import mixtures, refuse_mixed
+from ablations.reporting.mixture import mixtures, refuse_mixed
 
 SMOKE = ["run", "--grid", "smoke", "--set", "per_class=5", "--workers", "1"]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ablations import precision
-from ablations.cli_run import rerun_command
+from ablations.commands.run import rerun_command
 from ablations.config import Grid, RunConfig, run_key
 from ablations.errors import UsageError
 from vit import get_ops

@@ -8,8 +8,8 @@ import synthetic_results
 from scipy import stats as scipy_stats
 
 from ablations import stats
-from ablations.outcomes import Outcomes, arrange
-from ablations.ranks import Ranks, friedman_p, ranks
+from ablations.inference.outcomes import Outcomes, arrange
+from ablations.inference.ranks import Ranks, friedman_p, ranks
 
 NAN = np.nan
 

@@ -10,13 +10,13 @@ import pytest
 import synthetic_results
 
 from ablations.analysis import Analysis
-from ablations.claims import ContrastClaim, NoInteractionClaim, Verdict, claims, more_seeds, p_text
-from ablations.design import Design
 from ablations.errors import UsageError
-from ablations.outcomes import arrange
+from ablations.inference.design import Design
+from ablations.inference.outcomes import arrange
 from ablations.report import compose, write_report
+from ablations.reporting.claims import ContrastClaim, NoInteractionClaim, Verdict, claims, more_seeds, p_text
+from ablations.reporting.tables import markdown
 from ablations.stats import baseline_contrasts
-from ablations.tables import markdown
 
 ROPE = synthetic_results.RunConfig(position="rope")
 

@@ -9,7 +9,7 @@ import synthetic_results
 
 from ablations.errors import UsageError
 from ablations.report import write_report
-from ablations.report_check import differences
+from ablations.reporting.check import differences
 
 RESULTS = synthetic_results.make(study="rope")
 

@@ -6,12 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from ablations import stats, weighing
-from ablations.design import Design
+from ablations import stats
 from ablations.foresight import rejections
-from ablations.looks import ONCE, EveryRound
-from ablations.power import MARGIN, sign_flip_power
-from ablations.sequential import Orbit, flipped_sums
+from ablations.inference import weighing
+from ablations.inference.design import Design
+from ablations.inference.looks import ONCE, EveryRound
+from ablations.inference.power import MARGIN, sign_flip_power
+from ablations.inference.sequential import Orbit, flipped_sums
 from benchmarks.sequential import RESULTS, Growing, cases, simulate
 
 

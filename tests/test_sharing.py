@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 from test_study import Log
 
-from ablations import children, environment, grids, study, verification, workers
-from ablations.attempts import Attempts, last_attempt
+from ablations import environment, grids, study, verification
 from ablations.errors import StorageError, TakenOverError
+from ablations.scheduling import children, workers
+from ablations.scheduling.attempts import Attempts, last_attempt
+from ablations.scheduling.waiting import Waiting
+from ablations.scheduling.workers import Setting
 from ablations.store import FILES, Store
-from ablations.waiting import Waiting
-from ablations.workers import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 NONE = grids.override(grids.GRIDS["smoke"], settings={"per_class": 5}, axes={"position": ("none",)})

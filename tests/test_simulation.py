@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ablations.power import sign_flip_power
+from ablations.inference.power import sign_flip_power
 from benchmarks.statistics import ARMS, BY_SETTING, RESULTS, Case, cases, lead_for, simulate, spread
 
 STORED = json.loads(RESULTS.read_text())

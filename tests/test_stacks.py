@@ -14,14 +14,15 @@ import pytest
 from drills.common import numbers
 from test_study import Log
 
-from ablations import children, grids, stacks, study, verification, workers
-from ablations.attempts import Attempts, last_attempt
+from ablations import grids, study, verification
 from ablations.config import RunConfig
 from ablations.errors import StorageError, VitabError
+from ablations.scheduling import children, stacks, workers
+from ablations.scheduling.attempts import Attempts, last_attempt
+from ablations.scheduling.waiting import Waiting
+from ablations.scheduling.workers import Setting
 from ablations.stack import Stack
 from ablations.store import Store
-from ablations.waiting import Waiting
-from ablations.workers import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"per_class": 8, "epochs": 3, "warmup_epochs": 1.0}

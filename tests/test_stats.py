@@ -8,8 +8,9 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
 
-from ablations import intervals, power, stats, weighing
-from ablations.outcomes import arrange
+from ablations import stats
+from ablations.inference import intervals, power, weighing
+from ablations.inference.outcomes import arrange
 
 NAN = np.nan
 

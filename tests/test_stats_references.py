@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import friedmanchisquare
 
-from ablations import intervals, models, power, ranks, stats
-from ablations.outcomes import Outcomes
+from ablations import stats
+from ablations.inference import intervals, models, power, ranks
+from ablations.inference.outcomes import Outcomes
 
 STORED = json.loads((Path(__file__).parent / "golden" / "statistics.json").read_text())
 

@@ -6,9 +6,10 @@ import fake_trainer
 import pytest
 from rich.console import Console
 
-from ablations import environment, grids, progress, study, workers
+from ablations import environment, grids, progress, study
 from ablations.config import RunConfig
 from ablations.errors import UsageError, VitabError
+from ablations.scheduling import workers
 from ablations.store import Store
 
 GRID = grids.override(grids.GRIDS["smoke"], settings={"per_class": 5})

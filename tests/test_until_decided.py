@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from ablations.analysis import analyse
 from ablations.cli import app
-from ablations.design import Design
 from ablations.errors import UsageError, VitabError
 from ablations.growing import begin, next_round, with_seeds
-from ablations.growth import asked, growth
-from ablations.outcomes import arrange
+from ablations.inference.design import Design
+from ablations.inference.growth import asked, growth
+from ablations.inference.outcomes import arrange
+from ablations.inference.verdicts import Verdict
 from ablations.store import Store, load_results
-from ablations.verdicts import Verdict
 from benchmarks.sequential import CONTRASTS, first_looks, grow
 
 LEADS = {"none": 0.0, "learned": 0.1, "rope": 0.006, "sinusoidal": 0.0}

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations.attempts import at_work
+from ablations.scheduling.attempts import at_work
 from ablations.store import Store
 
 from .common import Tally, start, undisturbed

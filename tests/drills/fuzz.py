@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ablations import snapshot
-from ablations.attempts import Attempt, Attempts
 from ablations.errors import UsageError
+from ablations.scheduling.attempts import Attempt, Attempts
 from ablations.store import FILES, Store
 from ablations.verification import config_of, problems
 

@@ -1,0 +1,1 @@
+"""`vitab run --dask`: runs handed to the workers of a Dask cluster."""

@@ -1,0 +1,78 @@
+"""`vitab data`: list the data sets, fetch them, check them, look at them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ablations.commands.base import Commands, DataDir
+from ablations.commands.base import console as make_console
+
+data_app = typer.Typer(
+    cls=Commands, rich_markup_mode=None, help="List the data sets, or fetch one:  vitab data fetch cifar100"
+)
+
+
+@data_app.callback(invoke_without_command=True)
+def list_data(context: typer.Context, data_dir: DataDir = None) -> None:
+    if context.invoked_subcommand is None:
+        from ablations.data.commands import list_datasets
+        from ablations.display import show_datasets
+
+        show_datasets(make_console(), list_datasets(data_dir))
+
+
+@data_app.command("fetch")
+def fetch_data(name: Annotated[str, typer.Argument(help="A data set of `vitab data`.")]) -> None:
+    """Download a data set into the user's cache and check it; an interrupted download goes on where it stopped."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ablations.data.commands import fetch_dataset, remotes_of
+
+    remotes_of(name)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=make_console(), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def on_progress(file: str, so_far: int, total: int | None) -> None:
+            if file not in tasks:
+                tasks[file] = bars.add_task(file)
+            bars.update(tasks[file], completed=so_far, total=total)
+
+        paths = fetch_dataset(name, on_progress)
+    for path in paths:
+        typer.echo(path)
+
+
+@data_app.command("verify")
+def verify_data(
+    name: Annotated[str, typer.Argument(help="A data set of `vitab data`.")], data_dir: DataDir = None
+) -> None:
+    """Read a data set in full, with every check, and say what was found."""
+    from ablations.data.commands import verify_dataset
+
+    found = verify_dataset(name, data_dir)
+    typer.echo(
+        f"{found.name} in {found.where} is good: {found.train_images:,} + {found.test_images:,} images of "
+        f"{found.image_size} x {found.image_size} x {found.channels} in {found.classes} classes, "
+        f"fingerprint {found.fingerprint[:16]}"
+    )
+
+
+@data_app.command("sheet")
+def draw_sheet(
+    name: Annotated[str, typer.Argument(help="A data set of `vitab data`.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="Where to write the picture.")],
+    data_dir: DataDir = None,
+    labels: Annotated[str, typer.Option(metavar="fine|coarse", help="cifar100: 100 or 20 classes.")] = "fine",
+    classes: Annotated[
+        str | None, typer.Option(metavar="N|a,b", help="Only the first N classes, or the classes named.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which samples are drawn.", min=0)] = 0,
+) -> None:
+    """Write a picture of samples of every class with their labels."""
+    from ablations.config import parse
+    from ablations.data.commands import sheet
+
+    chosen = None if classes is None else parse("classes", classes)
+    typer.echo(f"wrote {sheet(name, out, data_dir, labels=labels, classes=chosen, seed=seed)}")

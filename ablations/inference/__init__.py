@@ -1,0 +1,1 @@
+"""What `ablations.stats` is made of: pairs, tests, intervals, power, ranks, and looks at studies that grow."""

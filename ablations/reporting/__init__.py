@@ -1,0 +1,1 @@
+"""What `ablations.report` is made of: claims, tables, figures, pages."""

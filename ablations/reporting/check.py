@@ -1,0 +1,112 @@
+"""Does a report still follow from its runs? Everything is computed again and compared with the files."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import math
+import re
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ablations.errors import UsageError
+from ablations.report import compose, pngs
+from ablations.reporting.html import page
+
+if TYPE_CHECKING:
+    from ablations.store import Results
+
+ROUNDING = 2e-5
+"""Relative difference of two numbers in a CSV that other hardware may cause; they are written with six digits."""
+
+
+def differences(results: Results, out: Path) -> list[str]:
+    """A line for everything in out/<study>/ that does not follow from the runs; empty when all of it does.
+
+    README.md and LaTeX are compared line by line; a CSV cell by cell, numbers up to `ROUNDING`; a finding that changed
+    is named by its sentence. Of the figures only presence is checked: their bytes depend on the fonts' renderer.
+    report.html, where there is one, must hold the same text, these tables and the figures beside it. Raises UsageError
+    when there is no report.
+    """
+    folder = Path(out) / results.plan.study
+    if not folder.is_dir():
+        raise UsageError(f"there is no report in {folder}; vitab report {results.plan.study} writes it")
+    report = compose(results)
+    found = list(_text_differences("README.md", _read(folder / "README.md"), report.text))
+    for name, expected in report.tables.items():
+        differ = _table_differences if name.endswith(".csv") else _text_differences
+        found += differ(f"tables/{name}", _read(folder / "tables" / name), expected)
+    expected_files = {f"tables/{name}" for name in report.tables}
+    expected_figures = {f"figures/{picture.name}.{kind}" for picture in report.pictures for kind in ("png", "svg")}
+    found += [f"{name}: missing" for name in sorted(expected_figures) if not (folder / name).is_file()]
+    if (folder / "report.html").exists():
+        tables = {f"tables/{name}": content.encode() for name, content in report.tables.items()}
+        expected_page = _short(page(report.text, pngs(folder) | tables))
+        found += _text_differences("report.html", _short(_read(folder / "report.html")), expected_page)
+    there = {path.relative_to(folder).as_posix() for path in (*folder.glob("tables/*"), *folder.glob("figures/*"))}
+    return found + [f"{name}: not part of this report" for name in sorted(there - expected_files - expected_figures)]
+
+
+def _short(html: str | None) -> str:
+    """A page with a checksum in place of every file inside."""
+    return re.sub(
+        r"base64,([A-Za-z0-9+/=]+)",
+        lambda found: f"sha256 {hashlib.sha256(found[1].encode()).hexdigest()[:8]}",
+        html or "",
+    )
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _text_differences(name: str, text: str | None, expected: str) -> Iterator[str]:
+    if text is None:
+        yield f"{name}: missing"
+        return
+    old, new = text.splitlines(), expected.splitlines()
+    for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind == "equal":
+            continue
+        for i in range(max(b - a, d - c)):
+            here = repr(old[a + i]) if a + i < b else "nothing"
+            there = repr(new[c + i]) if c + i < d else "nothing"
+            yield f"{name}, line {min(a + i, b) + 1}: says {here}, the runs give {there}"
+    if old == new and text != expected:
+        yield f"{name}: other line ends"
+
+
+def _table_differences(name: str, text: str | None, expected: str) -> Iterator[str]:
+    if text is None:
+        yield f"{name}: missing"
+        return
+    old, new = list(csv.reader(io.StringIO(text))), list(csv.reader(io.StringIO(expected)))
+    header = new[0]
+    if old[:1] != [header]:
+        yield f"{name}: has the columns {','.join(old[0]) if old else 'of nothing'}, the runs give {','.join(header)}"
+        return
+    if len(old) != len(new):
+        yield f"{name}: has {len(old) - 1} rows, the runs give {len(new) - 1}"
+    for row, (mine, theirs) in enumerate(zip(old[1:], new[1:], strict=False), start=1):
+        claim = f" (claim: {theirs[header.index('sentence')]})" if "sentence" in header else ""
+        if len(mine) != len(header):
+            yield f"{name}, row {row}: has {len(mine)} cells, not {len(header)}{claim}"
+            continue
+        for column, a, b in zip(header, mine, theirs, strict=True):
+            if not _same(a, b):
+                yield f"{name}, row {row}, {column}: says {a or 'nothing'}, the runs give {b or 'nothing'}{claim}"
+
+
+def _same(a: str, b: str) -> bool:
+    if a == b:
+        return True
+    try:
+        return math.isclose(float(a), float(b), rel_tol=ROUNDING, abs_tol=1e-9)
+    except ValueError:
+        return False

@@ -1,0 +1,198 @@
+"""`vitab compare A B`: two arms of a study, or two studies, pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ablations.analysis import as_looked
+from ablations.errors import UsageError
+from ablations.inference.looks import ONCE, Tests
+from ablations.inference.models import ModelComparison, compare_models
+from ablations.inference.outcomes import Outcomes, level_text, varying_axes
+from ablations.reporting import tables
+from ablations.reporting.claims import ContrastClaim, p_text
+from ablations.reporting.mixture import mixtures, refuse_mixed
+from ablations.reporting.palette import interval_text, points_text
+from ablations.stats import ALPHA, baseline_contrasts, holm
+from ablations.store import load_results
+
+if TYPE_CHECKING:
+    from ablations.store import Results, Store
+
+NOT_COMPARED = ("key", "seed")
+
+
+def compare(
+    store: Store, first: str, second: str, *, study: str | None, last: Callable[[], str], mixed: bool = False
+) -> str:
+    """The comparison as markdown: of two studies where both names are studies and none is given, else of two arms.
+
+    UsageError for runs of different code or data, unless they may be `mixed`: then the first line says so.
+    """
+    if study is None and {first, second} <= set(store.studies()):
+        if first == second:
+            raise UsageError(f"{first} and {second} are the same study")
+        sources = load_results(store, first), load_results(store, second)
+        found = mixtures(*sources) if mixed else refuse_mixed(*sources)
+        outcomes, differ = two_studies(*sources)
+        fields = "; ".join(f"{tables.word(name)} {a} against {b}" for name, (a, b) in differ.items())
+        title = f"Study {first} against study {second}" + (f", which differ in: {fields}." if fields else ".")
+        tests: Tests = ONCE
+        if grown := [results.plan.study for results in sources if results.plan.design]:
+            title += f" {' and '.join(grown)} grew in rounds until decided, of which p takes no account."
+    else:
+        results = load_results(store, study or last())
+        found = mixtures(results) if mixed else refuse_mixed(results)
+        (outcomes, tests), sources = two_arms(results, first, second), (results, results)
+        title = (
+            f"Two arms of study {results.plan.study}. This is one comparison: if it was "
+            "picked from many, the corrected p values of the report are the ones to go by."
+        )
+    if found:
+        title = f"**Mixed runs.** {'; '.join(found)}. Differences may come from that.\n\n{title}"
+    return f"{title}\n\n{comparison_text(outcomes, sources, tests)}"
+
+
+def two_arms(results: Results, first: str, second: str) -> tuple[Outcomes, Tests]:
+    """A study cut down to two arms, the second as the baseline, and how they are to be tested.
+
+    An arm is a level (`rope`) or an axis and a level (`depth=4`); UsageError when it is none, or the two are of
+    different axes.
+    """
+    axes = varying_axes(results)
+    chosen = [_find_arm(text, axes) for text in (first, second)]
+    if chosen[0][0] != chosen[1][0]:
+        raise UsageError(f"{first} and {second} are levels of different axes: {chosen[0][0]} and {chosen[1][0]}")
+    if chosen[0] == chosen[1]:
+        raise UsageError(f"{first} and {second} are the same arm")
+    outcomes, tests = as_looked(results, chosen[0][0])
+    at = [outcomes.arms.index(level) for _, level in chosen]
+    arms = tuple(level for _, level in chosen)
+    return replace(outcomes, arms=arms, baseline=1, accuracy=outcomes.accuracy[at], keys=outcomes.keys[at]), tests
+
+
+def _find_arm(text: str, axes: dict[str, tuple[Any, ...]]) -> tuple[str, Any]:
+    axis, _, name = text.rpartition("=")
+    found = [
+        (a, level)
+        for a, levels in axes.items()
+        if not axis or a == axis
+        for level in levels
+        if level_text(level) == name
+    ]
+    if len(found) == 1:
+        return found[0]
+    valid = ", ".join(f"{a}={level_text(level)}" for a, levels in axes.items() for level in levels)
+    reason = "is a level of several axes" if found else "is no arm of this study"
+    raise UsageError(f"{text} {reason}; arms: {valid or 'none, nothing varies'}")
+
+
+def two_studies(first: Results, second: Results) -> tuple[Outcomes, dict[str, tuple[str, str]]]:
+    """Two studies as two arms, and in which fields of a run they differ throughout, with the values of each.
+
+    Runs are paired that agree in everything that varies within either study, and in the seed. UsageError when there
+    is no such pair.
+    """
+    varying = [varying_axes(first), varying_axes(second)]
+    axes = tuple(dict.fromkeys([*varying[0], *varying[1]]))
+    levels = {axis: [_levels(results, axis) for results in (first, second)] for axis in axes}
+    common = [tuple(level for level in ours if level in theirs) for ours, theirs in levels.values()]
+    seeds = tuple(seed for seed in first.plan.seeds if seed in second.plan.seeds)
+    cells = tuple(product(*common))
+    names = (first.plan.study, second.plan.study)
+    places = {tuple(map(level_text, cell)): i for i, cell in enumerate(cells)}
+    accuracy = np.full((2, len(cells), len(seeds)), np.nan)
+    keys = np.full(accuracy.shape, "", dtype="<U64")
+    for arm, results in enumerate((first, second)):
+        columns = results.runs[["key", "test_accuracy", "seed", *axes]]
+        for key, correct, seed, *cell in columns.itertuples(index=False, name=None):
+            place = places.get(tuple(map(level_text, cell)))
+            if place is not None and seed in seeds:
+                accuracy[arm, place, seeds.index(seed)] = 100 * correct
+                keys[arm, place, seeds.index(seed)] = key
+    if not np.isfinite(accuracy).all(axis=0).any():
+        raise UsageError(f"studies {names[0]} and {names[1]} have no pair of finished runs that share setting and seed")
+    outcomes = Outcomes("study", names, axes, cells, seeds, 1, accuracy, keys)
+    return outcomes, _fields_that_differ(first, second, set(axes))
+
+
+def _levels(results: Results, axis: str) -> list[Any]:
+    return list(dict.fromkeys(getattr(config, axis) for config in results.plan.configs))
+
+
+def _fields_that_differ(first: Results, second: Results, axes: set[str]) -> dict[str, tuple[str, str]]:
+    configs = first.plan.configs[0], second.plan.configs[0]
+    names = [name for name in vars(configs[0]) if name not in axes and name not in NOT_COMPARED]
+    values = {name: (level_text(getattr(configs[0], name)), level_text(getattr(configs[1], name))) for name in names}
+    return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
+
+
+def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results], tests: Tests = ONCE) -> str:
+    """The finding on two arms, the accuracy of both in each setting, and the pairs as trained models; markdown."""
+    claim = ContrastClaim(baseline_contrasts(outcomes, tests)[0])
+    names = [outcomes.arm_name(arm) for arm in (0, 1)]
+    header = [*map(tables.word, outcomes.cell_axes), *names, "difference", "pairs"]
+    rows = []
+    for cell, levels in enumerate(outcomes.cells):
+        pairs = outcomes.accuracy[:, cell][:, np.isfinite(outcomes.accuracy[:, cell]).all(axis=0)]
+        if pairs.shape[1]:
+            first, second = pairs.mean(axis=1)
+            texts = f"{first:.1f}", f"{second:.1f}", points_text(first - second), pairs.shape[1]
+            rows.append((*map(level_text, levels), *texts))
+    parts = [claim.sentence, tables.markdown(header, rows, left=len(outcomes.cell_axes))]
+    models = trained_models(outcomes, sources)
+    if models:
+        parts += [_models_text(outcomes, models)]
+    return "\n\n".join(parts) + "\n"
+
+
+def trained_models(outcomes: Outcomes, sources: tuple[Results, Results]) -> dict[tuple[int, int], ModelComparison]:
+    """Every complete pair by (cell, seed index), compared on the test examples; without those of other test sets."""
+    found = {}
+    for cell, seed in np.argwhere(np.isfinite(outcomes.accuracy).all(axis=0)):
+        a, b = (sources[arm].predictions(str(outcomes.keys[arm, cell, seed])) for arm in (0, 1))
+        if a and b and np.array_equal(a["labels"], b["labels"]):
+            found[int(cell), int(seed)] = compare_models(a["labels"], a["predicted"], b["predicted"])
+    return found
+
+
+def _models_text(outcomes: Outcomes, models: dict[tuple[int, int], ModelComparison]) -> str:
+    adjusted = holm([m.p for m in models.values()])
+    apart = int((adjusted <= ALPHA).sum())
+    names = [outcomes.arm_name(arm) for arm in (0, 1)]
+    header = [
+        *map(tables.word, outcomes.cell_axes),
+        "seed",
+        *names,
+        "difference",
+        "95 % interval",
+        f"only {names[0]} right",
+        f"only {names[1]} right",
+        "McNemar p",
+        "Holm p",
+    ]
+    rows = [
+        (
+            *map(level_text, outcomes.cells[cell]),
+            outcomes.seeds[seed],
+            f"{m.first:.1f}",
+            f"{m.second:.1f}",
+            points_text(m.difference),
+            interval_text(m.low, m.high),
+            m.only_first,
+            m.only_second,
+            p_text(m.p),
+            p_text(p),
+        )
+        for ((cell, seed), m), p in zip(models.items(), adjusted, strict=True)
+    ]
+    return (
+        "About the trained models, not the methods: each pair on the same test examples, with an interval from "
+        f"resampled examples. {apart} of {len(models)} pairs differ by McNemar's test after Holm.\n\n"
+        + tables.markdown(header, rows, left=len(outcomes.cell_axes) + 1)
+    )

@@ -1,0 +1,101 @@
+"""What a report says of the study as a whole, by name: the numbers of its prose that stand in no other table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ablations.analysis import Analysis
+from ablations.inference.growth import asked
+from ablations.inference.intervals import LEVEL
+from ablations.inference.outcomes import level_text, name_level, varying_axes
+from ablations.inference.power import MARGIN
+from ablations.reporting.mixture import mixtures
+from ablations.reporting.rounds_text import saved, spending
+from ablations.stats import ALPHA
+
+if TYPE_CHECKING:
+    from ablations.store import Results
+
+POWER = 0.8
+"""That numbers of seeds are for."""
+
+
+def facts(results: Results, analysis: Analysis) -> dict[str, Any]:
+    """Numbers and names by what they are, in the order of the report."""
+    plan, outcomes, runs = results.plan, analysis.outcomes, results.runs
+    seconds = float(runs["seconds"].sum())
+    found: dict[str, Any] = {
+        "runs_finished": len(runs),
+        "runs_planned": len(plan.keys),
+        **{f"axis_{name}": ", ".join(map(level_text, levels)) for name, levels in varying_axes(results).items()},
+        "baseline": outcomes.arm_name(outcomes.baseline),
+        "seeds": len(outcomes.seeds),
+        "seeds_fewest": min(asked(plan, outcomes.axis).values()),
+        **{f"failed_{arm}": n for arm, n in failed(results, outcomes.axis).items()},
+        **{f"mixed_{i}": clause for i, clause in enumerate(mixtures(results), start=1)},
+        "level_of_tests": ALPHA,
+        "level_of_intervals": LEVEL,
+        "power": POWER,
+        "equivalence_margin": MARGIN,
+        "training_teraflops": float(runs["flops"].sum()) / 1e12,
+        "run_seconds": seconds,
+        "run_minutes": seconds / 60,
+        "run_hours": seconds / 3600,
+    }
+    return found | (_rounds(results, analysis) if plan.design else {}) | _same_in_all(results)
+
+
+def failed(results: Results, axis: str) -> dict[str, int]:
+    """Runs that failed, by the arm they belong to."""
+    counts: dict[str, int] = {}
+    for key, config in results.plan.runs.items():
+        if key in results.failed:
+            arm = name_level(axis, getattr(config, axis))
+            counts[arm] = counts.get(arm, 0) + 1
+    return counts
+
+
+def _rounds(results: Results, analysis: Analysis) -> dict[str, Any]:
+    plan, outcomes = results.plan, analysis.outcomes
+    assert plan.design is not None
+    taken = saved(plan, outcomes.axis)
+    return {
+        "rounds_first_seeds": plan.design.first,
+        "rounds_most_seeds": plan.design.maximum,
+        "rounds_looks": ", ".join(map(str, plan.design.looks)),
+        "rounds_spent": ", ".join(f"{share:.6g}" for share in spending(plan, outcomes)),
+        "rounds_contrasts": len(outcomes.arms) - 1,
+        "rounds_runs": taken.runs,
+        "rounds_runs_most": taken.maximum,
+        "rounds_runs_saved": taken.maximum - taken.runs,
+        "rounds_share_saved": 1 - taken.runs / taken.maximum,
+        **{f"rounds_seeds_{name_level(outcomes.axis, level)}": n for level, n in taken.seeds.items()},
+        "rounds_seeds_all": sum(taken.seeds.values()),
+        "rounds_seeds_all_most": plan.design.maximum * len(taken.seeds),
+        "rounds_seeds_saved": plan.design.maximum * len(taken.seeds) - sum(taken.seeds.values()),
+    }
+
+
+def _same_in_all(results: Results) -> dict[str, Any]:
+    """The fields of a run that are the same in all, and the data set they are of."""
+    from ablations.data import DATASETS
+
+    varying = {*varying_axes(results), "seed"}
+    found: dict[str, Any] = {}
+    for name, value in asdict(results.plan.configs[0]).items():
+        if name not in varying and value is not None:
+            found[f"run_{name}"] = level_text(value) if isinstance(value, tuple) else value
+    for name in dict.fromkeys(config.data for config in results.plan.configs):
+        if name in DATASETS:
+            found[f"data_{name}"] = DATASETS[name].description
+            found[f"data_{name}_classes"] = DATASETS[name].classes
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def facts_frame(found: dict[str, Any]) -> pd.DataFrame:
+    """Facts as a table of two columns."""
+    texts = [f"{value:.6g}" if isinstance(value, float) else str(value) for value in found.values()]
+    return pd.DataFrame({"what": list(found), "value": texts})

@@ -1,0 +1,321 @@
+"""The tables of a report, once as data frames (the CSV files) and once as markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ablations.analysis import Analysis
+from ablations.inference.outcomes import Outcomes, level_text, varying_axes
+from ablations.inference.ranks import Ranks
+from ablations.inference.rounds import Look
+from ablations.inference.verdicts import verdict
+from ablations.reporting.claims import claims_table, contrast_row, more_seeds, p_text
+from ablations.reporting.palette import interval_text, mean_interval, points_text
+from ablations.stats import Contrast, Interaction, arm_means
+from ablations.store import RESULT
+
+if TYPE_CHECKING:
+    from ablations.store import Results
+
+__all__ = [
+    "accuracy_markdown",
+    "arms_markdown",
+    "claims_table",
+    "contrasts_frame",
+    "contrasts_markdown",
+    "cost_frame",
+    "cost_markdown",
+    "environments_frame",
+    "interactions_frame",
+    "interactions_markdown",
+    "main_effects_frame",
+    "markdown",
+    "missing_frame",
+    "ranks_frame",
+    "ranks_markdown",
+    "rounds_frame",
+    "rounds_markdown",
+    "runs_frame",
+]
+
+
+def escape(text: object) -> str:
+    """Text that is safe in a cell of a markdown table: one line, no column break, no HTML."""
+    line = " ".join(str(text).split()).replace("|", "\\|")
+    return re.sub(r"<(?=\S)", "&lt;", re.sub(r"&(?=[#\w])", "&amp;", line))
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
+    """A GitHub table; the first `left` columns are set left, the others right. `< 0.001` does not break."""
+    marks = [":--" if i < left else "--:" for i in range(len(header))]
+    lines = [header, marks, *([escape(cell).replace("< 0", "<\u00a00") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def word(axis: str) -> str:
+    return axis.replace("_", " ")
+
+
+def accuracy_markdown(analysis: Analysis) -> str:
+    """Mean, 95 % interval and n, in a cell where it is less than in its row: settings down, arms across; the highest
+    mean of a row in bold."""
+    outcomes, table = analysis.outcomes, analysis.cell_means
+    arms, cells = len(outcomes.arms), len(outcomes.cells)
+    n = table["n"].to_numpy().reshape(arms, cells)
+    means = table["mean"].to_numpy().reshape(arms, cells)
+    texts = np.empty((arms, cells), dtype=object)
+    for i, row in enumerate(table.to_dict("records")):
+        arm, cell = divmod(i, cells)
+        text = "no run" if row["n"] == 0 else f"{row['mean']:.1f}"
+        if row["n"] and arms > 1 and row["mean"] == np.nanmax(means[:, cell]):
+            text = f"**{text}**"
+        if interval := mean_interval(row["low"], row["high"]):
+            text += f" ({interval})"
+        fewer = outcomes.cell_axes and 0 < row["n"] < n[:, cell].max()
+        texts[arm, cell] = f"{text}, n = {row['n']}" if fewer else text
+    names = [outcomes.arm_name(arm) for arm in range(arms)]
+    if not outcomes.cell_axes:
+        return markdown(
+            [word(outcomes.axis), "accuracy in %", "n"],
+            [(level_text(level), texts[i, 0], n[i, 0]) for i, level in enumerate(outcomes.arms)],
+        )
+    return markdown(
+        [*map(word, outcomes.cell_axes), *names, "n"],
+        [(*map(level_text, levels), *texts[:, cell], n[:, cell].max()) for cell, levels in enumerate(outcomes.cells)],
+        left=len(outcomes.cell_axes),
+    )
+
+
+def arms_markdown(outcomes: Outcomes) -> str:
+    return markdown(
+        [word(outcomes.axis), "mean in %", "interquartile mean in %", "n"],
+        [
+            (level, *(_number(value, ".1f") for value in means), n)
+            for level, *means, n in arm_means(outcomes).itertuples(index=False, name=None)
+        ],
+    )
+
+
+def contrasts_frame(contrasts: Sequence[Contrast]) -> pd.DataFrame:
+    return pd.DataFrame([contrast_row(contrast) for contrast in contrasts])
+
+
+def contrasts_markdown(contrasts: Sequence[Contrast]) -> str:
+    p = "sequential p" if any(c.sequential for c in contrasts) else "p"
+    return markdown(
+        ["arm", "against", "verdict", "difference", "95 % interval", p, "Holm p", "d_z", "P(better)", "pairs"],
+        [
+            (
+                c.subject,
+                c.reference,
+                _verdict(c),
+                _points(c.mean),
+                _interval(c),
+                p_text(c.p),
+                p_text(c.p_adjusted),
+                _number(c.effect_size, ".2f"),
+                _number(c.probability_of_improvement, ".2f"),
+                c.n,
+            )
+            for c in contrasts
+        ],
+        left=3,
+    )
+
+
+def interactions_frame(found: Sequence[Interaction]) -> pd.DataFrame:
+    drop = ("probability_of_improvement", "pairs_ahead")
+    return pd.DataFrame(
+        [
+            {
+                "axis": i.axis,
+                "from_level": i.from_level,
+                "level": i.level,
+                "from_lead": i.from_lead,
+                "lead": i.lead,
+                **{name: value for name, value in contrast_row(i.change).items() if name not in drop},
+            }
+            for i in found
+        ]
+    )
+
+
+def interactions_markdown(found: Sequence[Interaction]) -> str:
+    p = "sequential p" if any(i.change.sequential for i in found) else "p"
+    return markdown(
+        [
+            "arm",
+            "from",
+            "to",
+            "difference before",
+            "difference after",
+            "change",
+            "95 % interval",
+            p,
+            "joint p",
+            "blocks",
+        ],
+        [
+            (
+                i.change.subject,
+                f"{word(i.axis)} {i.from_level}",
+                f"{word(i.axis)} {i.level}",
+                _points(i.from_lead),
+                _points(i.lead),
+                _points(i.change.mean),
+                _interval(i.change),
+                p_text(i.change.p),
+                p_text(i.change.p_adjusted),
+                i.change.n,
+            )
+            for i in found
+        ],
+        left=3,
+    )
+
+
+def main_effects_frame(effects: Mapping[str, Sequence[Contrast]]) -> pd.DataFrame:
+    """The contrasts of the other axes, a column in front naming the axis."""
+    return pd.DataFrame([{"axis": axis} | contrast_row(c) for axis, found in effects.items() for c in found])
+
+
+def ranks_frame(ranks: Ranks | None) -> pd.DataFrame:
+    """A row an arm; the number of cells, Friedman's p and the critical difference are the same in all."""
+    if ranks is None:
+        return pd.DataFrame()
+    rows = sorted(zip(ranks.mean_ranks, ranks.arms, strict=True))
+    shared = {"cells": ranks.cells, "friedman_p": ranks.p, "critical_difference": ranks.critical}
+    return pd.DataFrame([{"arm": arm, "mean_rank": rank} | shared for rank, arm in rows])
+
+
+def ranks_markdown(ranks: Ranks) -> str:
+    rows = sorted(zip(ranks.mean_ranks, ranks.arms, strict=True))
+    return markdown(["arm", "mean rank"], [(arm, f"{rank:.2f}") for rank, arm in rows])
+
+
+def rounds_frame(looks: Sequence[Look]) -> pd.DataFrame:
+    return pd.DataFrame([asdict(look) for look in looks])
+
+
+def rounds_markdown(looks: Sequence[Look]) -> str:
+    return markdown(
+        ["round", "seeds", "arm", "pairs", "difference", "Holm p", "equivalence p", "verdict"],
+        [
+            (
+                look.round,
+                look.seeds,
+                look.arm,
+                look.n,
+                _points(look.mean),
+                p_text(look.p_adjusted),
+                p_text(look.p_equivalence),
+                str(look.verdict),
+            )
+            for look in looks
+        ],
+        left=3,
+    )
+
+
+def runs_frame(results: Results) -> pd.DataFrame:
+    """One row a finished run: key, what varies, the seed, the numbers."""
+    columns = list(dict.fromkeys(["key", "position", *varying_axes(results), "seed", *RESULT]))
+    return results.runs[[column for column in columns if column in results.runs]].reset_index(drop=True)
+
+
+def cost_frame(results: Results, outcomes: Outcomes) -> pd.DataFrame:
+    """Parameters, training FLOPs and seconds of one run, mean over the seeds, for each arm and setting."""
+    axes = [outcomes.axis, *outcomes.cell_axes]
+    by_key = results.runs.set_index("key")
+    rows = []
+    for arm, level in enumerate(outcomes.arms):
+        for cell, levels in enumerate(outcomes.cells):
+            keys = [key for key in outcomes.keys[arm, cell] if key]
+            if keys:
+                means = by_key.loc[keys, ["parameters", "flops", "train_seconds"]].astype(float).mean()
+                rows.append(dict(zip(axes, map(level_text, (level, *levels)), strict=True)) | means.to_dict())
+    return pd.DataFrame(rows)
+
+
+def cost_markdown(results: Results, outcomes: Outcomes) -> str:
+    frame = cost_frame(results, outcomes)
+    axes = [outcomes.axis, *outcomes.cell_axes]
+    return markdown(
+        [*map(word, axes), "parameters", "training GFLOPs", "training seconds"],
+        [
+            (
+                *(row[axis] for axis in axes),
+                f"{row['parameters']:,.0f}",
+                f"{row['flops'] / 1e9:,.1f}",
+                f"{row['train_seconds']:,.1f}",
+            )
+            for row in frame.to_dict("records")
+        ],
+        left=len(axes),
+    )
+
+
+def missing_frame(results: Results) -> pd.DataFrame:
+    """Runs of the plan without a result, with the reason where one failed."""
+    axes = list(dict.fromkeys([*varying_axes(results), "seed"]))
+    reasons = {
+        config: results.failed.get(key)
+        for key, config in zip(results.plan.keys, results.plan.configs, strict=True)
+        if key in results.failed
+    }
+    rows = []
+    for config in results.missing:
+        values = asdict(config) if is_dataclass(config) else dict(config)
+        reason = reasons.get(config)
+        rows.append(
+            {axis: level_text(values[axis]) for axis in axes}
+            | {"state": "failed" if reason else "not finished", "reason": " ".join((reason or "").split())}
+        )
+    return pd.DataFrame(rows, columns=[*axes, "state", "reason"])
+
+
+def environments_frame(results: Results) -> pd.DataFrame:
+    """What the runs ran on: one row a fact and value, with how many runs share it."""
+    facts: dict[tuple[str, str], int] = {}
+    for environment in results.environments.values():
+        for name, value in _flat(environment):
+            facts[name, value] = facts.get((name, value), 0) + 1
+    order = list(dict.fromkeys(name for name, _ in facts))
+    rows = sorted(((name, value, n) for (name, value), n in facts.items()), key=lambda r: (order.index(r[0]), r[1]))
+    return pd.DataFrame(rows, columns=["what", "value", "runs"])
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in values.items():
+        label = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _flat(value, f"{label} ")
+        elif isinstance(value, list | tuple):
+            if value:
+                yield label, ", ".join(map(str, value))
+        elif value is not None:
+            yield label, str(value)
+
+
+def _verdict(c: Contrast) -> str:
+    text = str(verdict(c))
+    more = more_seeds(c)
+    return f"{text}, +{more} seed{'s' * (more != 1)}" if text == "undecided" and more else text
+
+
+def _points(value: float) -> str:
+    return points_text(value) if np.isfinite(value) else "–"
+
+
+def _number(value: float, form: str) -> str:
+    return f"{value:{form}}".replace("-", "−") if np.isfinite(value) else "–"
+
+
+def _interval(c: Contrast) -> str:
+    return interval_text(c.low, c.high) if np.isfinite(c.low) else "–"

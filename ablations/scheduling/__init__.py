@@ -1,0 +1,1 @@
+"""Which process trains which run, when: claims, workers in child processes, stacks."""
