@@ -70,7 +70,8 @@ def pids_at_work(store: Store) -> list[int]:
 
 def kill_one(made: Any, clients: list, stores: tuple[Store, ...], rng: random.Random, tally: DaskKilling) -> None:
     """SIGKILL for a worker, a client or a child."""
-    workers = [nanny.pid for nanny in made.workers.values() if nanny.pid is not None]
+    known = set(made.scheduler.workers)  # a nanny gives up when its worker dies before it has begun
+    workers = [nanny.pid for nanny in made.workers.values() if nanny.pid is not None and nanny.worker_address in known]
     children = [pid for store in stores for pid in pids_at_work(store) if pid not in [c.pid for c in clients]]
     live = [client.pid for client in clients if client.poll() is None]
     kinds = {"workers": (workers, 4), "clients": (live, 2), "children": (children, 2)}
