@@ -23,6 +23,8 @@ from ablations.store import Store
 
 from .common import Tally, start, undisturbed
 
+IN_A_GRID = 25
+"""Kills at most, so that there are several grids."""
 APART = Path(__file__).with_name("apart.py")
 
 
@@ -68,9 +70,18 @@ def pids_at_work(store: Store) -> list[int]:
     return [owner["pid"] for owner in owners if owner is not None]
 
 
+def revive(made: Any) -> None:
+    """New nannies for those that have given up, as they do when their worker is killed while it begins."""
+    for name, nanny in list(made.workers.items()):
+        if nanny.status.name in ("failed", "closed", "closing"):
+            del made.workers[name]
+    made.sync(made._correct_state)
+
+
 def kill_one(made: Any, clients: list, stores: tuple[Store, ...], rng: random.Random, tally: DaskKilling) -> None:
     """SIGKILL for a worker, a client or a child."""
-    workers = [nanny.pid for nanny in made.workers.values() if nanny.pid is not None]
+    known = set(made.scheduler.workers)  # a nanny gives up when its worker dies before it has begun
+    workers = [nanny.pid for nanny in made.workers.values() if nanny.pid is not None and nanny.worker_address in known]
     children = [pid for store in stores for pid in pids_at_work(store) if pid not in [c.pid for c in clients]]
     live = [client.pid for client in clients if client.poll() is None]
     kinds = {"workers": (workers, 4), "clients": (live, 2), "children": (children, 2)}
@@ -85,14 +96,20 @@ def disturb(made: Any, store: Store, cache: Path, rng: random.Random, tally: Das
     """Kill until the grid is finished or there were enough kills; then finish it."""
     stores = store, Store(cache / "vitab" / "cluster")
     clients = [go(), go()]
+    kills = min(kills, tally.kills + IN_A_GRID)
     while tally.kills < kills and tally.look(store) < 4:
         time.sleep(rng.uniform(0.2, 3.0))
         kill_one(made, clients, stores, rng, tally)
+        revive(made)
         for client in clients:
             if client.poll() is not None:
                 clients[clients.index(client)] = go()
+    deadline = time.monotonic() + 300
+    while any(client.poll() is None for client in clients) and time.monotonic() < deadline:
+        revive(made)
+        time.sleep(1.0)
     for client in clients:
-        client.wait(timeout=300)
+        client.wait(timeout=1)
     if go().wait(timeout=300) and go().wait(timeout=300):
         print("the grid could not be finished", file=sys.stderr)
     tally.look(store)
