@@ -53,7 +53,7 @@ def page(markdown: str, files: Mapping[str, bytes]) -> str:
     unlinked = re.sub(r"\[(!\[[^\]]*\]\([^)]*\))\]\([^)]*\.svg\)", r"\1", markdown)
     body = str(MarkdownIt("commonmark", {"html": True}).enable("table").render(unlinked))
     body = body.replace("<table>", '<div class="table" tabindex="0"><table>').replace("</table>", "</table></div>")
-    body = re.sub(r"(?<=\d) (?=%)|(?<=\bp [=<]) (?=\d)|(?<=\bp) (?=[=<] ?\d)|(?<=&lt;) (?=\d)", "\u00a0", body)
+    body = re.sub(r"(?<=\d) (?=%)|(?<=\bp [=<]) (?=\d)|(?<=\bp) (?=(?:[=<]|&lt;) ?\d)|(?<=&lt;) (?=\d)", "\u00a0", body)
     body = re.sub(r"<h([23])>(.*?)</h\1>", lambda m: f'<h{m[1]} id="{_anchor(m[2])}">{m[2]}</h{m[1]}>', body)
     for path, content in files.items():
         inside = f"data:{_KINDS[path.rpartition('.')[2]]};base64,{base64.b64encode(content).decode()}"
