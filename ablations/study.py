@@ -10,6 +10,7 @@ from ablations.environment import available_cores, has_cupy
 from ablations.errors import UsageError
 from ablations.hardware import devices, gpu_problem
 from ablations.scheduling.children import in_processes
+from ablations.scheduling.this_process import in_this_process
 from ablations.scheduling.workers import (
     Finished,
     Job,
@@ -17,7 +18,6 @@ from ablations.scheduling.workers import (
     Setting,
     Task,
     dataset_for,
-    in_this_process,
     train_and_store,
 )
 from ablations.store import Store, StudyPlan

@@ -18,7 +18,7 @@ from test_study import Log
 
 from ablations import environment, grids, study, verification
 from ablations.errors import StorageError, TakenOverError
-from ablations.scheduling import children, workers
+from ablations.scheduling import children, this_process, workers
 from ablations.scheduling.attempts import Attempts, last_attempt
 from ablations.scheduling.waiting import Waiting
 from ablations.scheduling.workers import Setting
@@ -82,7 +82,7 @@ def test_a_run_of_another_process_is_left_to_it_and_reported(store, monkeypatch)
     _, tasks = plan_and_tasks(store, 3)
     theirs = [Attempts().take(store.folder(task.key)) for task in tasks[:2]]
     log = Log()
-    ours = threading.Thread(target=workers.in_this_process, args=(tasks, Setting(store.root), log))
+    ours = threading.Thread(target=this_process.in_this_process, args=(tasks, Setting(store.root), log))
     ours.start()
     deadline = time.monotonic() + 30
     while ("waiting", 2) not in log.events and time.monotonic() < deadline:
@@ -167,7 +167,7 @@ def test_what_is_no_fault_of_the_run_is_tried_once_more_and_costs_no_snapshot(st
         store.snapshot(task.key).write_bytes(b"half a run")
         raise error
 
-    workers.in_this_process([task], Setting(store.root), log, job)
+    this_process.in_this_process([task], Setting(store.root), log, job)
     reason = f"{type(error).__name__}: {error}"
     assert log.events == [
         ("started", "none, seed 0"),
@@ -211,7 +211,7 @@ def test_an_output_that_cannot_be_written_is_no_failure_of_the_run(store, event)
     store.folder(task.key).mkdir(parents=True)
     store.snapshot(task.key).write_bytes(b"half a run")
     with pytest.raises(StorageError, match="the output could not be written: No space left on device"):
-        workers.in_this_process([task], Setting(store.root), log, job)
+        this_process.in_this_process([task], Setting(store.root), log, job)
     assert store.failed_attempt(task.key) == 0
     assert store.snapshot(task.key).read_bytes() == b"half a run"
     assert Attempts().free(store.folder(task.key))

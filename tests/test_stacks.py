@@ -17,7 +17,7 @@ from test_study import Log
 from ablations import grids, study, verification
 from ablations.config import RunConfig
 from ablations.errors import StorageError, VitabError
-from ablations.scheduling import children, stacks, workers
+from ablations.scheduling import children, stacks, this_process, workers
 from ablations.scheduling.attempts import Attempts, last_attempt
 from ablations.scheduling.waiting import Waiting
 from ablations.scheduling.workers import Setting
@@ -47,7 +47,7 @@ def alone(tmp_path_factory):
     """The runs of the plan, each trained by itself."""
     store = Store(tmp_path_factory.mktemp("alone"))
     _, tasks = plan_and_tasks(store, 1)
-    workers.in_this_process(tasks, Setting(store.root), Log())
+    this_process.in_this_process(tasks, Setting(store.root), Log())
     return store
 
 
@@ -85,7 +85,7 @@ def test_which_runs_may_be_one_model():
 def test_a_stack_writes_what_each_run_writes_alone(store, alone, sizes):
     plan, tasks = plan_and_tasks(store, 3)
     log = Log()
-    workers.in_this_process(tasks, Setting(store.root), log)
+    this_process.in_this_process(tasks, Setting(store.root), log)
     assert sizes == [[0, 1, 2], [0, 1, 2]]
     for key in plan.keys:
         assert list(numbers(store, key)) == list(numbers(alone, key))
@@ -120,7 +120,7 @@ def test_a_run_that_another_process_has_is_left_out_and_waited_for(store, alone,
     plan, tasks = plan_and_tasks(store, 6)
     theirs = Attempts().take(store.folder(tasks[2].key))  # none, seed 1
     log = Log()
-    ours = threading.Thread(target=workers.in_this_process, args=(tasks, Setting(store.root), log))
+    ours = threading.Thread(target=this_process.in_this_process, args=(tasks, Setting(store.root), log))
     ours.start()
     deadline = time.monotonic() + 60
     while ("waiting", 1) not in log.events and time.monotonic() < deadline:
@@ -136,7 +136,7 @@ def test_a_run_that_breaks_fails_alone(store, alone):
     axes = {"position": ("none",), "learning_rate": (1e30, 2e-3)}
     _, tasks = plan_and_tasks(store, 6, axes=axes)
     log = Log()
-    workers.in_this_process(tasks, Setting(store.root), log)
+    this_process.in_this_process(tasks, Setting(store.root), log)
     wild = [task for task in tasks if task.config.learning_rate == 1e30]
     for task in tasks:
         if task in wild:
@@ -162,7 +162,7 @@ def test_an_output_that_cannot_be_written_fails_no_run_of_a_stack(store, event):
     log = Log()
     setattr(log, event, full)
     with pytest.raises(StorageError, match="the output could not be written: No space left on device"):
-        workers.in_this_process(tasks, Setting(store.root), log)
+        this_process.in_this_process(tasks, Setting(store.root), log)
     assert store.done(tasks[0].key) is (event == "finished")
     assert [store.failed_attempt(task.key) for task in tasks] == [0, 0, 0]
     assert all(Attempts().free(store.folder(task.key)) for task in tasks)
@@ -175,7 +175,7 @@ def test_an_error_of_what_they_share_fails_all(store, monkeypatch):
     monkeypatch.setattr(Stack, "train_epoch", broken)
     _, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)})
     log = Log()
-    workers.in_this_process(tasks, Setting(store.root), log)
+    this_process.in_this_process(tasks, Setting(store.root), log)
     assert [event[2] for event in log.events if event[0] == "failed"] == ["RuntimeError: no device"] * 3
 
 
@@ -211,12 +211,12 @@ def test_a_stack_that_is_stopped_is_resumed_in_another(store, alone, sizes):
     plan, tasks = plan_and_tasks(store, 3)
     log = Log()
     with pytest.raises(KeyboardInterrupt):
-        workers.in_this_process(tasks, Setting(store.root), log, stop=lambda: len(log.events) > 5)
+        this_process.in_this_process(tasks, Setting(store.root), log, stop=lambda: len(log.events) > 5)
     held = [task for task in tasks if store.snapshot(task.key).exists()]
     assert [task.label for task in held] == [f"none, seed {seed}" for seed in range(3)]
     assert all(Attempts().free(store.folder(task.key)) for task in tasks)
     again = Log()
-    workers.in_this_process([replace(task, stack=2) for task in tasks], Setting(store.root), again)
+    this_process.in_this_process([replace(task, stack=2) for task in tasks], Setting(store.root), again)
     assert sizes == [[0, 1, 2], [0, 1], [0, 1], [2], [2]]
     assert ("epoch", "none, seed 0", 1) not in again.events
     assert all(list(numbers(store, key)) == list(numbers(alone, key)) for key in plan.keys)
@@ -227,7 +227,7 @@ def test_a_full_disk_ends_a_stack_with_one_line_and_loses_no_snapshot(store, mon
     _, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)})
     log = Log()
     with pytest.raises(KeyboardInterrupt):
-        workers.in_this_process(tasks, Setting(store.root), log, stop=lambda: len(log.events) > 5)
+        this_process.in_this_process(tasks, Setting(store.root), log, stop=lambda: len(log.events) > 5)
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -235,7 +235,7 @@ def test_a_full_disk_ends_a_stack_with_one_line_and_loses_no_snapshot(store, mon
     with monkeypatch.context() as patch:
         patch.setattr("ablations.store.write_file", full)
         with pytest.raises(StorageError, match="No space left"):
-            workers.in_this_process(tasks, Setting(store.root), Log())
+            this_process.in_this_process(tasks, Setting(store.root), Log())
     assert all(store.snapshot(task.key).exists() for task in tasks)
     assert all(store.failure(task.key) is None for task in tasks)
 
@@ -278,7 +278,7 @@ def test_an_error_before_training_fails_that_run_alone(store, monkeypatch):
 
     monkeypatch.setattr(stacks, "keeper_of", keeper_of)
     log = Log()
-    workers.in_this_process(tasks, Setting(store.root), log)
+    this_process.in_this_process(tasks, Setting(store.root), log)
     assert [event[1:] for event in log.events if event[0] == "failed"] == [("none, seed 1", "no keeper")]
     assert [store.done(task.key) for task in tasks] == [True, False, True]
 
@@ -286,7 +286,7 @@ def test_an_error_before_training_fails_that_run_alone(store, monkeypatch):
 def test_what_is_due_bit_for_bit(store):
     """On the CPU a run of a stack alone too; on a GPU the stack is a part of where a run was trained."""
     plan, tasks = plan_and_tasks(store, 2, axes={"position": ("rope",)}, seeds=2)
-    workers.in_this_process(tasks, Setting(store.root), Log())
+    this_process.in_this_process(tasks, Setting(store.root), Log())
     again = verification.reproduce(store, plan.keys[1], data_dir=None, backend="numpy", threads=1)
     assert (again.same_place, again.same_bits) == (True, True)
     for backend, same in (("numpy", True), ("cupy", False)):

@@ -9,7 +9,7 @@ from rich.console import Console
 from ablations import environment, grids, progress, study
 from ablations.config import RunConfig
 from ablations.errors import UsageError, VitabError
-from ablations.scheduling import workers
+from ablations.scheduling import this_process, workers
 from ablations.store import Store
 
 GRID = grids.override(grids.GRIDS["smoke"], settings={"per_class": 5})
@@ -155,7 +155,7 @@ def test_a_full_disk_stops_the_study_with_one_line(store, monkeypatch):
     monkeypatch.setattr("ablations.store.write_file", full)
     log = Log()
     with pytest.raises(VitabError, match=r"could not be written.*No space left on device"):
-        workers.in_this_process(tasks, study.Setting(store.root), log)
+        this_process.in_this_process(tasks, study.Setting(store.root), log)
     assert [e[0] for e in log.events].count("started") == 1
 
 

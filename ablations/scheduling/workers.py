@@ -1,9 +1,8 @@
-"""One run carried out, as an attempt that this process holds; and runs one after another in this process."""
+"""One run carried out, as an attempt that this process holds."""
 
-import os
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -284,41 +283,3 @@ def is_own(error: BaseException) -> bool:
     modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     of_gpu = modules & {"cupy", "cupy_backends", "cuda"} or type(error).__name__ == "CublasError"
     return not (of_gpu or isinstance(error, MemoryError | OSError))
-
-
-def in_this_process(
-    tasks: Sequence[Task],
-    setting: Setting,
-    listener: Listener,
-    job: Job = train_and_store,
-    stop: Callable[[], bool] = lambda: False,
-) -> None:
-    """Carry out the runs one after another, those that no other process is at first."""
-    from ablations.scheduling.stacks import carry_out_together
-    from ablations.scheduling.waiting import PAUSE, Waiting
-
-    waiting = Waiting(tasks, setting, listener)
-    held: dict[Task, Attempt] = {}
-
-    def end(task: Task, outcome: Outcome) -> None:
-        attempt = held.pop(task)
-        waiting.ended(task, attempt, outcome)
-
-    try:
-        while True:
-            held |= waiting.take(os.getpid())
-            if stop():
-                raise KeyboardInterrupt
-            if not held and not waiting:
-                return
-            if not held:
-                time.sleep(PAUSE)
-                continue
-            for task in held:
-                listener.started(task)
-            carry_out_together(
-                list(held.items()), setting, job, epoch=listener.epoch, end=end, stop=stop, say=listener.note
-            )
-    finally:
-        for attempt in held.values():
-            attempt.release()
