@@ -339,6 +339,8 @@ class _Orders:
             self.tell_workers(now=True)
         for order in list(self.open.values()):
             self.close(order)
+        with contextlib.suppress(*UNREACHED):
+            self.take_stock()  # of what clients that were killed had asked for, and this one has had done
 
     def tell_workers(self, *, now: bool) -> None:
         from ablations.cluster.worker import ask_to_stop
