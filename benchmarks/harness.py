@@ -47,9 +47,9 @@ def timed(task: Task, setting: Setting, watch: Watch) -> Finished:
     begun, steps = time.monotonic(), []
     keeper_due = snapshot.Keeper.due
 
-    def due(keeper: snapshot.Keeper) -> bool:
+    def due(keeper: snapshot.Keeper, steps_ahead: float = 1.0) -> bool:
         steps.append(time.monotonic())
-        return keeper_due(keeper)
+        return keeper_due(keeper, steps_ahead)
 
     snapshot.Keeper.due = due  # type: ignore[method-assign]
     try:

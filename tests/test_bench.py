@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ablations import bench
-from benchmarks import cpu, products
+from benchmarks import cpu, harness, products
 from benchmarks.shapes import SHAPES
 from vit import ViTConfig, cost
 
@@ -127,3 +127,12 @@ def test_products_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_peak_is_that_of_a_product_that_is_right() -> None:
     assert products.peak_gflops() > 0  # it compares its product with NumPy's
+
+
+@pytest.mark.slow
+def test_the_overhead_of_a_run_is_what_is_not_steps() -> None:
+    start, end, both = harness.overhead(2)
+    assert start.runs == end.runs == 2
+    assert 0 < start.median_s <= start.most_s
+    assert 0 < end.median_s <= end.most_s
+    assert both.most_s <= start.most_s + end.most_s
