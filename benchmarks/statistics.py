@@ -36,7 +36,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain, product
 from pathlib import Path
 
@@ -201,9 +203,10 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     print(" ".join(f"{name:>17}" for name in (*Case.__annotations__, *Rates.__annotations__)))
-    for case in cases():
-        rows.append(asdict(case) | asdict(simulate(case, options.studies)))
-        print(" ".join(f"{value:>17}" for value in rows[-1].values()), flush=True)
+    with ProcessPoolExecutor() as pool:  # a case has random numbers of its own
+        for case, rates in zip(cases(), pool.map(partial(simulate, studies=options.studies), cases()), strict=True):
+            rows.append(asdict(case) | asdict(rates))
+            print(" ".join(f"{value:>17}" for value in rows[-1].values()), flush=True)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
