@@ -6,19 +6,16 @@ is that of a process of its own that makes a few steps, libraries included.
 """
 
 import argparse
-import json
 import multiprocessing
-import os
-import platform
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ablations.bench import Stepper, alternate, peak_mb
+from benchmarks.records import save_machine, save_records
 from benchmarks.shapes import POSITIONS, SHAPES
 
 
@@ -109,25 +106,6 @@ def _in_a_process(peak: Callable[[str, str], float], shape: str, position: str) 
         return pool.apply(peak, (shape, position))
 
 
-def environment() -> dict[str, object]:
-    """The machine and the versions behind the figures."""
-    packages = {}
-    for name in ("numpy", "scipy", "numba", "torch"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = "not installed"
-    from ablations.environment import cpu_model
-
-    return {
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        **packages,
-    }
-
-
 def table(records: Sequence[Record]) -> str:
     """For people: one line a record."""
     lines = [
@@ -172,16 +150,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shapes, positions = (["digits"], ["rope"]) if options.quick else (options.shapes, options.positions)
     seconds = 2.0 if options.quick else options.seconds
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        about = options.json.with_name(f"{options.json.stem}.machine.json")
-        about.write_text(json.dumps(environment(), indent=2) + "\n")
+        save_machine(options.json)
     records = []
     for shape in shapes:
         for position in positions:
             records.append(measure(shape, position, seconds=seconds, compiled=not options.quick))
             print(f"{shape}, {position}: {records[-1].vitab_ms:.2f} ms", file=sys.stderr)
             if options.json:
-                options.json.write_text(json.dumps([asdict(record) for record in records], indent=2) + "\n")
+                save_records(options.json, records)
     print(table(records))
     return 0
 

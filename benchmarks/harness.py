@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ablations import grids, snapshot, study
 from ablations.scheduling.children import in_processes
 from ablations.scheduling.workers import Finished, Setting, Task, Watch, train_and_store
 from ablations.store import Store
-from benchmarks.cpu import environment
+from benchmarks.records import save_machine, save_records
 
 RUNS = 40
 PLANNED = 10_000
@@ -162,10 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     records = [*overhead(options.runs), planning(PLANNED)]
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        about = options.json.with_name(f"{options.json.stem}.machine.json")
-        about.write_text(json.dumps(environment(), indent=2) + "\n")
-        options.json.write_text(json.dumps([asdict(record) for record in records], indent=2) + "\n")
+        save_machine(options.json)
+        save_records(options.json, records)
     print(table(records))
     return 0 if all(record.good for record in records) else 1
 

@@ -6,12 +6,11 @@ ways in turn, medians. The core's own limit is what a tile of the kernel does ou
 """
 
 import argparse
-import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numba
@@ -19,7 +18,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ablations.bench import Stepper
-from benchmarks.cpu import environment
+from benchmarks.records import save_machine, save_records
 from benchmarks.shapes import POSITIONS, SHAPES
 from vit.backend import gemm
 from vit.backend.tape import Opcode, Tape
@@ -155,10 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         peak = peak_gflops()
         records = [record for shape in options.shapes for record in measure(shape, options.position)]
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        about = options.json.with_name(f"{options.json.stem}.machine.json")
-        about.write_text(json.dumps({**environment(), "peak_gflops": peak}, indent=2) + "\n")
-        options.json.write_text(json.dumps([asdict(record) for record in records], indent=2) + "\n")
+        save_machine(options.json, peak_gflops=peak)
+        save_records(options.json, records)
     print(table(records, peak))
     return 0
 

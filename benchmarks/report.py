@@ -5,12 +5,11 @@ analysed, drawn and written as README.md, figures, tables and report.html, and c
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from ablations.reporting.check import differences
 from ablations.scheduling.workers import dataset_for
 from ablations.store import Store, load_results
 from ablations.trainer import EpochMetrics, RunRecord
-from benchmarks.cpu import environment
+from benchmarks.records import save_machine, save_records
 from vit import ViT, cost, get_ops
 
 RUNS = 2_000
@@ -155,10 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     records = measure(max(options.runs // ARMS, 2) * ARMS)
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        about = options.json.with_name(f"{options.json.stem}.machine.json")
-        about.write_text(json.dumps(environment(), indent=2) + "\n")
-        options.json.write_text(json.dumps([asdict(record) for record in records], indent=2) + "\n")
+        save_machine(options.json)
+        save_records(options.json, records)
     print(table(records))
     return 0 if all(record.good for record in records) else 1
 
