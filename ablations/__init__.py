@@ -1,1 +1,1 @@
-"""The harness: grids of runs, their store, their statistics and their reports."""
+"""The harness: trains grids of Vision Transformers, stores the runs, analyses them and writes reports."""

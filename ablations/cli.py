@@ -1,18 +1,21 @@
 """The command line: thin commands over plain functions; exceptions become one line and an exit code."""
 
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ablations.commands.base import FAILED, Commands, Precision, stop
-from ablations.commands.base import console as make_console
+from ablations.commands.base import Commands
+from ablations.commands.bench import bench
+from ablations.commands.compare import compare
 from ablations.commands.data import data_app
-from ablations.commands.reports import compare, report
+from ablations.commands.doctor import doctor
+from ablations.commands.grids import list_grids
+from ablations.commands.report import report
+from ablations.commands.reproduce import reproduce
+from ablations.commands.retry import retry
 from ablations.commands.run import run
-from ablations.commands.runs import reproduce, retry, status, verify
-from ablations.errors import UsageError
+from ablations.commands.status import status
+from ablations.commands.verify import verify
 
 app = typer.Typer(
     cls=Commands,
@@ -32,7 +35,7 @@ def main(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
-        from ablations.environment import versions
+        from ablations.machine import versions
 
         typer.echo(f"vitab {versions(('vitab',)).get('vitab', '(not installed)')}")
     elif context.invoked_subcommand is None:
@@ -45,94 +48,9 @@ for command in (report, status, retry, verify, reproduce):
 app.command(
     epilog="Examples:  vitab compare rope learned    vitab compare depth=4 depth=2    vitab compare short long"
 )(compare)
-
-
-@app.command("grids")
-def list_grids() -> None:
-    """List the built-in grids, each with the question it answers."""
-    from ablations.display import show_grids
-    from ablations.grids import GRIDS
-
-    show_grids(make_console(), GRIDS)
-
-
-@app.command()
-def bench(
-    width: Annotated[int, typer.Option(help="Width of the model.")] = 64,
-    depth: Annotated[int, typer.Option(help="Blocks.")] = 2,
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = 2,
-    patch: Annotated[int, typer.Option(help="Pixels a side of a patch.")] = 4,
-    image: Annotated[int, typer.Option(help="Pixels a side of an image.")] = 32,
-    channels: Annotated[int, typer.Option(help="Channels of an image.")] = 3,
-    batch: Annotated[int, typer.Option(help="Images a step.", min=1)] = 64,
-    position: Annotated[str, typer.Option(help="Positional encoding.")] = "rope",
-    backend: Annotated[str, typer.Option(metavar="auto|numpy|cupy")] = "auto",
-    precision: Precision = None,
-    seconds: Annotated[float, typer.Option(help="How long to measure.", min=0.01)] = 5.0,
-) -> None:
-    """Measure training steps of a model of your own shape on this machine."""
-    from ablations.environment import available_cores
-    from ablations.precision import check, fastest
-    from ablations.study import resolve_backend
-    from vit import ConfigError, ViTConfig
-
-    try:
-        model = ViTConfig(
-            image_size=image,
-            patch_size=patch,
-            channels=channels,
-            classes=10,
-            width=width,
-            depth=depth,
-            heads=heads,
-            position=position,
-        )
-    except ConfigError as error:
-        raise UsageError(str(error)) from error
-    from ablations.bench import Stepper, measure, peak_mb
-
-    chosen = resolve_backend(backend)
-    precision = precision or fastest(chosen, [position])
-    check(precision, chosen, [position])
-    stepper = Stepper(model, batch, chosen, available_cores(), precision)
-    stepper.step()
-    peak, peer = peak_mb(), None
-    if stepper.model.ops.name == "numpy":
-        sys.path.append(str(Path(__file__).parents[1]))  # a clone has benchmarks/ beside this package
-        try:
-            from benchmarks.torch_peer import TorchStepper
-
-            peer = TorchStepper(model, stepper.images[0], stepper.targets[0], compiled=False).step
-        except ModuleNotFoundError as error:
-            if error.name not in ("benchmarks", "torch"):
-                raise
-            missing = "PyTorch is not installed" if error.name == "torch" else "this is not a clone with benchmarks/"
-            typer.echo(f"{missing}, so there is nothing to compare with", err=True)
-    speed = measure(stepper, batch_size=batch, seconds=seconds, peer=peer)
-    share = "" if speed.products_share is None else f", {speed.products_share:.0%} of it matrix products"
-    typer.echo(
-        f"vitab    {speed.milliseconds:.2f} ms/step (median of {speed.steps}){share}, "
-        f"{speed.images_per_s:,.0f} images/s, {speed.gflops:.1f} GFLOP/s, {peak:,.0f} MB at the peak"
-    )
-    if speed.ratio is not None:
-        median, low, high = speed.ratio
-        typer.echo(
-            f"PyTorch  {speed.peer_milliseconds:.2f} ms/step, eager; vitab takes {median:.2f} of its time "
-            f"({low:.2f} to {high:.2f} in 90 % of pairs)"
-        )
-
-
-@app.command()
-def doctor() -> None:
-    """Say what vitab finds on this machine, and how to install what is missing."""
-    from ablations.doctor import examine
-
-    report = examine()
-    for line in report.lines:
-        typer.echo(line)
-    if report.missing:
-        stop(f"missing: {', '.join(report.missing)}; install with: {report.remedy}", FAILED)
-
+app.command("grids")(list_grids)
+app.command()(bench)
+app.command()(doctor)
 
 if __name__ == "__main__":
     app()

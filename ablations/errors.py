@@ -1,5 +1,8 @@
 """What the command line shows as one line instead of a traceback."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class VitabError(Exception):
     """Something went wrong that the user should read in one line."""
@@ -19,3 +22,11 @@ class UnfitError(VitabError):
 
 class TakenOverError(Exception):
     """Another process has the run; what this one has found is not written."""
+
+
+def unknown_name(field: str, given: object, valid: Iterable[str]) -> UsageError:
+    """The error for a name that is not there: the nearest that is, and all the valid ones."""
+    names = list(valid)
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return UsageError(f"unknown {field} {given!r}{hint}; valid: {', '.join(names) or 'none yet'}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ablations.bench import Stepper, alternate, peak_mb
+from ablations.machine.bench import Stepper, alternate, peak_mb
 from benchmarks.records import save_machine, save_records
 from benchmarks.shapes import POSITIONS, SHAPES
 

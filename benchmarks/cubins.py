@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.nvrtc import Nvrtc, compile_all
 from benchmarks.shapes import POSITIONS, SHAPES, Shape
-from vit.backend.cuda_kernels import CudaKernels
-from vit.backend.cuda_sources import file_of, kernel_names
+from vit.backend.cuda.kernels import CudaKernels
+from vit.backend.cuda.sources import file_of, kernel_names
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 WIDE = Shape(384, 12, 6, 4, 32, 3, 100, 64)

@@ -10,10 +10,9 @@ import time
 
 import numpy as np
 
-from ablations.config import RunConfig
+from ablations.config import RunConfig, find_recipe
 from ablations.data import Dataset, load
-from ablations.recipes import find
-from ablations.stack import Member, Stack
+from ablations.training.stack import Stack, StackedRun
 
 CASES = ("digits", "light", "strong")
 
@@ -28,7 +27,7 @@ def photographs(count: int = 1280) -> Dataset:
 
 def ratio(config: RunConfig, dataset: Dataset, rounds: int) -> tuple[float, float]:
     """Time of an epoch over that of its steps, and milliseconds of a step."""
-    member = Member(config, dataset)
+    member = StackedRun(config, dataset)
     run, feed, rate = Stack([member], dataset), member.feed, np.array([1e-4])
     images, targets = (array[None] for array in next(feed.epoch(1)))
     run.step(images, targets, rate)
@@ -53,7 +52,7 @@ def main() -> int:
         if case == "digits":
             config, dataset = RunConfig(epochs=options.rounds), load("digits")
         else:
-            fields = {**find(case), "epochs": options.rounds, "warmup_epochs": 1.0, "drop_path": 0.0}
+            fields = {**find_recipe(case), "epochs": options.rounds, "warmup_epochs": 1.0, "drop_path": 0.0}
             config, dataset = RunConfig(data="cifar100", patch=4, depth=4, **fields), photographs()
         epoch, step = ratio(config, dataset, options.rounds)
         print(f"{case:<7} an epoch takes {epoch:.3f} times its steps of {step:.2f} ms")

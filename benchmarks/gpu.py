@@ -31,7 +31,7 @@ from benchmarks.peers import Compilations, Crowd, Make, Peer, torch_stepper
 from benchmarks.shapes import GPU_SHAPES, POSITIONS
 from vit import get_ops
 from vit.backend import cupy_precisions, cupy_problem
-from vit.backend.cuda_ops import CudaOps
+from vit.backend.cuda.ops import CudaOps
 
 RUNS = (1, 4, 16, 64)
 PROCESSES = (4, 16)
@@ -314,7 +314,7 @@ class Benchmark:
 
 def machine(ops: CudaOps) -> dict[str, object]:
     """The chip and the versions behind the figures."""
-    from ablations.environment import cpu_model, gpus
+    from ablations.machine import cpu_model, describe_gpus
 
     packages: dict[str, object] = {}
     for name in ("cupy-cuda12x", "cupy-cuda13x", "numpy", "torch"):
@@ -322,7 +322,7 @@ def machine(ops: CudaOps) -> dict[str, object]:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    about = {"gpus": gpus(), "multiprocessors": ops.device.multiprocessors, "cpu": cpu_model()}
+    about = {"gpus": describe_gpus(), "multiprocessors": ops.device.multiprocessors, "cpu": cpu_model()}
     return about | {"python": platform.python_version(), "system": platform.platform()} | packages
 
 

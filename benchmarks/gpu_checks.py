@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from benchmarks.shapes import POSITIONS
-from tests import draws as reference
-from tests.operations import CASES, KEPT, Case, Maker, cases_of
+from tests.support import draws as reference
+from tests.support.operations import CASES, KEPT, Case, Maker, cases_of
 from vit import ViT, ViTConfig, get_ops, one_hot
 from vit.backend import Array, Ops
-from vit.backend.cuda_ops import CudaOps
+from vit.backend.cuda.ops import CudaOps
 from vit.engine import Engine
-from vit.graph_engine import GraphEngine, Recipe, Training
+from vit.graph_engine import AdamWConfig, DeviceAugmentation, GraphEngine
 
 LIMITS = {"float32": 2e-5, "tf32": 2e-3, "bf16": 1.6e-2}
 """Largest error of an operation over the largest magnitude: some roundings of float32, TF32 (11 bits), bf16 (8)."""
@@ -28,11 +28,11 @@ ATTENTIONS = ((2, 17, 2, 16), (1, 65, 3, 32), (2, 5, 1, 64), (1, 65, 1, 64), (1,
 ATTENTIONS += ((1, 256, 1, 64),)
 """Images, tokens, heads, head width: tokens that fill no tile, and shared memory around what a block has unasked."""
 RECIPES = {
-    "crop, flip": Recipe(2, True),
-    "erase": Recipe(2, True, erase=0.5),
-    "trivial augment": Recipe(2, True, trivial_augment=True),
-    "mixup": Recipe(mixup=0.8),
-    "cutmix": Recipe(cutmix=1.0),
+    "crop, flip": DeviceAugmentation(2, True),
+    "erase": DeviceAugmentation(2, True, erase=0.5),
+    "trivial augment": DeviceAugmentation(2, True, trivial_augment=True),
+    "mixup": DeviceAugmentation(mixup=0.8),
+    "cutmix": DeviceAugmentation(cutmix=1.0),
 }
 LEVELS_OFF = 5e-3
 """The largest share of pixels that TrivialAugment may give another level than the host, as rounding falls."""
@@ -160,7 +160,9 @@ def _draws(ops: CudaOps) -> Iterator[Check]:
     for name, recipe in RECIPES.items():
         error = loading_error(ops, recipe)
         yield Check(f"load_batch, {name}", error, LEVELS_OFF if recipe.trivial_augment else limit)
-    yield Check("load_batch, large pictures", loading_error(ops, Recipe(4, True, erase=1.0), 128, 128, 2), limit)
+    yield Check(
+        "load_batch, large pictures", loading_error(ops, DeviceAugmentation(4, True, erase=1.0), 128, 128, 2), limit
+    )
 
 
 def _dropout_error(ops: CudaOps, bias: bool) -> float:
@@ -175,7 +177,7 @@ def _dropout_error(ops: CudaOps, bias: bool) -> float:
     return distance(from_device(ops, out), reference.dropped(*exact, **drawn, **state))  # type: ignore[arg-type]
 
 
-def loading_error(ops: CudaOps, recipe: Recipe, size: int = 12, patch: int = 4, batch: int = 6) -> float:
+def loading_error(ops: CudaOps, recipe: DeviceAugmentation, size: int = 12, patch: int = 4, batch: int = 6) -> float:
     """The largest error of patches and targets; with TrivialAugment, whose levels are rounded, the share of patches'
     elements that are more than half a level off, where targets are right."""
     rng, runs, classes = np.random.default_rng(size), 2, 7
@@ -255,7 +257,7 @@ def stacks(ops: CudaOps, runs: int = 8, steps: int = 4) -> Iterator[Check]:
 
     def losses(chosen: slice) -> np.ndarray:
         model = ViT(config, ops, seeds=list(range(runs))[chosen])
-        engine = GraphEngine(model, Training(), images.shape[1])
+        engine = GraphEngine(model, AdamWConfig(), images.shape[1])
         steps_made = [engine.step(images[chosen], targets[chosen], 3e-3) for _ in range(steps)]
         return np.stack([from_device(ops, loss) for loss in steps_made])
 
@@ -269,8 +271,8 @@ def training(ops: CudaOps, positions: Sequence[str] = POSITIONS, steps: int = 10
         config = small(position)
         images, labels = images_and_labels(config, 1, 6)
         targets = one_hot(labels, config.classes, 0.1).astype(np.float32)
-        device = GraphEngine(ViT(config, ops, seeds=[3]), Training(), 6)
-        cpu = Engine(ViT(config, get_ops("numpy"), seeds=[3]), Training(), 6, threads=1)
+        device = GraphEngine(ViT(config, ops, seeds=[3]), AdamWConfig(), 6)
+        cpu = Engine(ViT(config, get_ops("numpy"), seeds=[3]), AdamWConfig(), 6, threads=1)
         ours = [from_device(ops, device.step(images, targets, 3e-3)) for _ in range(steps)]
         theirs = [cpu.step(images, targets, 3e-3) for _ in range(steps)]
         cpu.close()
@@ -282,7 +284,7 @@ def compile_host_side() -> None:
     config = small("rope")
     images, labels = images_and_labels(config, 1, 6)
     ViT(config, get_ops("numpy", "float64"), seeds=[3]).loss_and_gradients(images, labels)
-    cpu = Engine(ViT(config, get_ops("numpy"), seeds=[3]), Training(), 6, threads=1)
+    cpu = Engine(ViT(config, get_ops("numpy"), seeds=[3]), AdamWConfig(), 6, threads=1)
     for _ in range(3):
         cpu.step(images, one_hot(labels, config.classes, 0.1).astype(np.float32), 3e-3)
     cpu.close()

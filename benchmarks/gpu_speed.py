@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.shapes import Shape
 from vit import ViT, cost
-from vit.backend.cuda_ops import CudaOps
-from vit.graph_engine import GraphEngine, Recipe, Training
+from vit.backend.cuda.ops import CudaOps
+from vit.graph_engine import AdamWConfig, DeviceAugmentation, GraphEngine
 
 WINDOW = 0.15
 """Seconds that one timed window lasts, about: so many steps that the host's launching and waiting do not count."""
@@ -104,7 +104,7 @@ class RunsAsOne:
         config = shape.config(position)
         self.ops, self.images = ops, runs * shape.batch
         model = ViT(config, ops, seeds=[0] * runs)  # whose weights are drawn once, as they do not matter here
-        self.engine = GraphEngine(model, Training(), shape.batch)
+        self.engine = GraphEngine(model, AdamWConfig(), shape.batch)
         self.steps = IMAGES // shape.batch
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (IMAGES, shape.image, shape.image, shape.channels), dtype=np.uint8)
@@ -112,7 +112,7 @@ class RunsAsOne:
         self.data = self.engine.resident(
             pixels, rng.integers(0, shape.classes, IMAGES), moments, moments / 2, moments[:, 0] / 5
         )
-        self.recipe = Recipe(crop_padding=shape.image // 8, flip=True)
+        self.recipe = DeviceAugmentation(crop_padding=shape.image // 8, flip=True)
         order = np.stack([rng.permutation(IMAGES)[: self.steps * shape.batch] for _ in range(runs)])
         self.engine.start_epoch(order, np.full((runs, self.steps), 1e-4))
         self.flops = cost.TRAINING_FACTOR * cost.forward_flops(config) * self.images

@@ -16,10 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from ablations import grids, snapshot, study
-from ablations.scheduling.children import in_processes
-from ablations.scheduling.workers import Finished, Setting, Task, Watch, train_and_store
-from ablations.store import Store
+from ablations.config import GRIDS, override
+from ablations.execution import plan as study
+from ablations.execution.pool import run_in_pool
+from ablations.execution.tasks import ExecutionSettings, Finished, RunHooks, Task
+from ablations.execution.worker import train_and_store
+from ablations.storage import Store
+from ablations.training import checkpoint as snapshot
 from benchmarks.records import save_machine, save_records
 
 RUNS = 40
@@ -42,20 +45,20 @@ class Record:
         return self.most_s < self.limit_s
 
 
-def timed(task: Task, setting: Setting, watch: Watch) -> Finished:
+def timed(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
     """A job that trains a run as ever, and writes down when its steps were asked for."""
     begun, steps = time.monotonic(), []
-    keeper_due = snapshot.Keeper.due
+    keeper_due = snapshot.Checkpointer.due
 
-    def due(keeper: snapshot.Keeper, steps_ahead: float = 1.0) -> bool:
+    def due(keeper: snapshot.Checkpointer, steps_ahead: float = 1.0) -> bool:
         steps.append(time.monotonic())
         return keeper_due(keeper, steps_ahead)
 
-    snapshot.Keeper.due = due  # type: ignore[method-assign]
+    snapshot.Checkpointer.due = due  # type: ignore[method-assign]
     try:
         result = train_and_store(task, setting, watch)
     finally:
-        snapshot.Keeper.due = keeper_due  # type: ignore[method-assign]
+        snapshot.Checkpointer.due = keeper_due  # type: ignore[method-assign]
     times = {"begun": begun, "first": steps[0], "second": steps[1], "last": steps[-1], "done": time.monotonic()}
     (setting.runs / f"{task.key}.times").write_text(json.dumps(times))
     return result
@@ -89,8 +92,8 @@ class Moments:
 
 def overhead(runs: int) -> list[Record]:
     """Runs of the grid `rope` at its smallest in one child, the first not counted: it warms the child up."""
-    grid = grids.override(
-        grids.GRIDS["rope"],
+    grid = override(
+        GRIDS["rope"],
         axes={"position": ("rope",), "depth": (2,), "patch": (4,)},
         settings={"epochs": 2, "warmup_epochs": 0.2},
         seeds=runs + 1,
@@ -101,7 +104,7 @@ def overhead(runs: int) -> list[Record]:
         store.write_study(plan)
         tasks = study.tasks_of(plan, study.survey(plan, store), store)
         moments = Moments()
-        in_processes(tasks, Setting(store.root), moments, workers=1, job=timed)
+        run_in_pool(tasks, ExecutionSettings(store.root), moments, workers=1, job=timed)
         start, end = [], []
         for task in tasks[1:]:
             times = json.loads((store.root / f"{task.key}.times").read_text())
@@ -114,8 +117,8 @@ def overhead(runs: int) -> list[Record]:
 
 def planning(runs: int, rounds: int = 3) -> Record:
     """From a grid of 4 positions, 5 depths, 2 patches and many seeds to the runs to do, and its plan on disk."""
-    grid = grids.override(
-        grids.GRIDS["rope"],
+    grid = override(
+        GRIDS["rope"],
         axes={"position": ("none", "learned", "sinusoidal", "rope"), "depth": (1, 2, 3, 4, 5), "patch": (2, 4)},
         seeds=runs // 40,
     )

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ablations.batches import Batch, Feed
-from ablations.config import RunConfig, vit_config
+from ablations.config import RunConfig, find_recipe, vit_config
 from ablations.data import load_for
-from ablations.recipes import find
+from ablations.data.loader import Batch, DataLoader
 from benchmarks.torch_peer import Model, TorchStepper
 from vit import ViT, get_ops
-from vit.engine import Engine, Training
+from vit.engine import AdamWConfig, Engine
 from vit.optim import warmup_cosine
 
 TOLERANCE = 1e-3
@@ -35,7 +34,7 @@ def torch_state(state: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return renamed
 
 
-def batches(feed: Feed, steps: int) -> Iterator[Batch]:
+def batches(feed: DataLoader, steps: int) -> Iterator[Batch]:
     made, epoch = 0, 0
     while made < steps:
         epoch += 1
@@ -48,10 +47,10 @@ def batches(feed: Feed, steps: int) -> Iterator[Batch]:
 def losses(config: RunConfig, data_dir: Path | None, steps: int) -> np.ndarray:
     """(steps, 2): vitab's and PyTorch's."""
     dataset = load_for(config, data_dir)
-    feed = Feed.of(config, dataset)
+    feed = DataLoader.of(config, dataset)
     shape = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
     model = ViT(shape, get_ops("numpy"), [config.seed])
-    engine = Engine(model, Training(weight_decay=config.weight_decay, clip_norm=config.clip_norm), feed.batch_size)
+    engine = Engine(model, AdamWConfig(weight_decay=config.weight_decay, clip_norm=config.clip_norm), feed.batch_size)
     peer: TorchStepper | None = None
     curve = []
     for step, (images, targets) in enumerate(batches(feed, steps)):
@@ -75,7 +74,7 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--steps", type=int, default=100)
     options = parser.parse_args()
-    plain = {**find("light"), "crop_padding": 0, "flip": False}
+    plain = {**find_recipe("light"), "crop_padding": 0, "flip": False}
     patch = 2 if options.data == "digits" else 4
     worst = 0.0
     print(f"{options.data}: loss of step {options.steps} in vitab and in PyTorch, and their relative difference")

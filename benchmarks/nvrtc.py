@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from vit.backend import cuda_sources
+from vit.backend.cuda import sources as cuda_sources
 
 REMEDY = "pip install 'vitab[cuda-compile]'"
 

@@ -1,6 +1,6 @@
 """Every matrix product of a training step, by the BLAS and by our own kernel: `python -m benchmarks.products`.
 
-The products are read off the tape of a lane, so they are those that are run, strided views and all. One thread, both
+The products are read off the program of a lane, so they are those that are run, strided views and all. One thread, both
 ways in turn, medians. The core's own limit is what a tile of the kernel does out of the nearest cache. This is what
 `vit.backend.gemm.is_faster` rests on.
 """
@@ -17,11 +17,11 @@ import numba
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ablations.bench import Stepper
+from ablations.machine.bench import Stepper
 from benchmarks.records import save_machine, save_records
 from benchmarks.shapes import POSITIONS, SHAPES
 from vit.backend import gemm
-from vit.backend.tape import Opcode, Tape
+from vit.backend.program import CapturedProgram, Opcode
 
 SECONDS = 0.01
 """Of one timing, about."""
@@ -48,27 +48,27 @@ class Record:
     """Of the floating-point operations of the step's products."""
 
 
-def lane_tape(shape: str, position: str) -> Tape:
+def lane_tape(shape: str, position: str) -> CapturedProgram:
     """The products of a training step on one lane."""
     stepper = Stepper(SHAPES[shape].config(position), SHAPES[shape].batch, threads=1)
     stepper.step()
     (lane,) = stepper.engine.lanes
-    return max(lane.tapes.values(), key=lambda tape: len(tape._rows)).products()
+    return max(lane.tapes.values(), key=lambda program: len(program._rows)).products()
 
 
 def kind(row: Sequence[int]) -> tuple[int, ...]:
-    """m, n, k, images times heads, trans_a, trans_b of an instruction of `Tape.append_matmul`."""
+    """m, n, k, images times heads, trans_a, trans_b of an instruction of `CapturedProgram.append_matmul`."""
     outer, middle, m, n, k, _, _, _, trans_a, trans_b = row[10:20]
     return m, n, k, outer * middle, trans_a, trans_b
 
 
-def alone(tape: Tape, row: Sequence[int], opcode: Opcode, times: int) -> Tape:
-    """One instruction of a tape, so many times, by the way asked for."""
-    part = Tape(tape.dtype)
-    part._arrays = tape._arrays
+def alone(program: CapturedProgram, row: Sequence[int], opcode: Opcode, times: int) -> CapturedProgram:
+    """One instruction of a program, so many times, by the way asked for."""
+    part = CapturedProgram(program.dtype)
+    part._arrays = program._arrays
     part._rows = [[opcode, *row[1:]]] * times
     part._floats = [[0.0]] * times
-    part._buffer = np.empty(gemm.buffer_bytes(row[12], tape.dtype.itemsize), dtype=np.uint8)
+    part._buffer = np.empty(gemm.buffer_bytes(row[12], program.dtype.itemsize), dtype=np.uint8)
     return part
 
 
@@ -85,16 +85,16 @@ def seconds(works: Sequence[Callable[[], object]]) -> list[float]:
 
 def measure(shape: str, position: str) -> list[Record]:
     """A record for each kind of product, those with the most operations first."""
-    tape = lane_tape(shape, position)
-    examples = {kind(row): row for row in tape._rows}
-    counts = Counter(kind(row) for row in tape._rows)
+    program = lane_tape(shape, position)
+    examples = {kind(row): row for row in program._rows}
+    counts = Counter(kind(row) for row in program._rows)
     flops = {k: 2 * k[0] * k[1] * k[2] * k[3] for k in examples}
     total = sum(flops[k] * counts[k] for k in examples)
     records = []
     for key in sorted(examples, key=lambda k: -flops[k] * counts[k]):
         m, n, k, batch, trans_a, trans_b = key
         repeats = max(1, round(SECONDS * 1e11 / flops[key]))
-        parts = [alone(tape, examples[key], way, repeats) for way in WAYS]
+        parts = [alone(program, examples[key], way, repeats) for way in WAYS]
         blas, own = (flops[key] * repeats / s / 1e9 for s in seconds([part.replay for part in parts]))
         used = examples[key][0] == Opcode.GEMM
         share = flops[key] * counts[key] / total

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ablations.environment import cpu_model
+from ablations.machine import cpu_model
 
 
 def save_machine(path: Path, **more: object) -> None:

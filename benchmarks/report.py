@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from ablations import grids, study
-from ablations.config import RunConfig, vit_config
-from ablations.environment import describe
-from ablations.report import write_report
+from ablations.config import GRIDS, RunConfig, override, vit_config
+from ablations.data.loading import dataset_for
+from ablations.execution import plan as study
 from ablations.reporting.check import differences
-from ablations.scheduling.workers import dataset_for
-from ablations.store import Store, load_results
-from ablations.trainer import EpochMetrics, RunRecord
+from ablations.reporting.report import write_report
+from ablations.storage import RunRecord, Store, load_results
+from ablations.storage.provenance import describe
+from ablations.training.trainer import EpochMetrics
 from benchmarks.records import save_machine, save_records
 from vit import ViT, cost, get_ops
 
@@ -55,8 +55,8 @@ class Record:
 
 def fill(store: Store, runs: int) -> str:
     """Plan a study of this many runs and write each as if it had been trained; the name of the study."""
-    base = replace(grids.GRIDS["rope"].base, width=8, heads=1)
-    grid = grids.override(replace(grids.GRIDS["rope"], base=base), axes=AXES, seeds=runs // ARMS)
+    base = replace(GRIDS["rope"].base, width=8, heads=1)
+    grid = override(replace(GRIDS["rope"], base=base), axes=AXES, seeds=runs // ARMS)
     plan = study.make_plan(grid, study="many", command="vitab run --grid rope")
     store.write_study(plan)
     dataset = dataset_for(base, None)

@@ -29,14 +29,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ablations.inference import design as designs
-from ablations.inference.design import Design
-from ablations.inference.looks import EveryRound
-from ablations.inference.outcomes import FloatArray
-from ablations.inference.permutation import holm
-from ablations.inference.power import MARGIN
-from ablations.inference.sequential import flipped_sums
-from ablations.stats import ALPHA
+from ablations.config import SequentialDesign
+from ablations.config import sequential_design as designs
+from ablations.statistics import ALPHA, MARGIN, FloatArray, GroupSequential, holm
+from ablations.statistics.sequential.sign_flip_orbit import flipped_sums
 from benchmarks.statistics import ARMS, NOISE, Case, lead_for, study
 
 BITS = 12
@@ -76,7 +72,9 @@ def cases() -> list[Growing]:
     return [Growing(*shape, noise) for noise in NOISE for shape in shapes]
 
 
-def first_looks(differences: Sequence[FloatArray], tests: EveryRound) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def first_looks(
+    differences: Sequence[FloatArray], tests: GroupSequential
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The look at which each contrast is rejected, and found equivalent, at each step of Holm; (contrasts, steps)."""
     different, equal = [], []
     for each in differences:
@@ -110,8 +108,8 @@ def grow(
 
 def simulate(case: Growing, studies: int, seed: int = 0) -> Rates:
     """The rates of a case: this many studies under the null, at the margin, with a lead and with twice the lead."""
-    plan = Design(case.first, case.maximum)
-    tests = EveryRound(plan, CONTRASTS, BITS)
+    plan = SequentialDesign(case.first, case.maximum)
+    tests = GroupSequential(plan, CONTRASTS, BITS)
     kind = Case(case.cells, case.maximum, case.noise, False)
     lead, looks = lead_for(kind), plan.looks
     rng = np.random.default_rng([seed, case.cells, case.first, NOISE.index(case.noise)])
@@ -159,16 +157,16 @@ def once(differences: Sequence[FloatArray]) -> NDArray[np.bool_]:
     return holm([float(np.mean(each >= each[0] * (1 - 1e-9))) for each in sums]) <= ALPHA
 
 
-Procedure = Callable[[FloatArray, Design, int], list[int]]
+Procedure = Callable[[FloatArray, SequentialDesign, int], list[int]]
 
 
 def spending(power: float, *, apart: bool = False) -> Procedure:
     """Looks that spend the level with this power of the share of seeds."""
 
-    def looks_at(differences: FloatArray, plan: Design, rounds: int) -> list[int]:
+    def looks_at(differences: FloatArray, plan: SequentialDesign, rounds: int) -> list[int]:
         kept, designs.SPENDING = designs.SPENDING, power
         try:
-            tests = EveryRound(plan, CONTRASTS, BITS)
+            tests = GroupSequential(plan, CONTRASTS, BITS)
             if not apart:
                 orbit = tests.orbit(differences)
                 return [orbit.rejected(level)[0] for level in LEVELS]
@@ -182,7 +180,7 @@ def spending(power: float, *, apart: bool = False) -> Procedure:
     return looks_at
 
 
-def e_value(differences: FloatArray, plan: Design, rounds: int) -> list[int]:
+def e_value(differences: FloatArray, plan: SequentialDesign, rounds: int) -> list[int]:
     """Bets of 0.2 to 3 spreads either way; the spread is the root mean square so far, on which signs do not depend."""
     values = differences.T.ravel()
     values = values / np.sqrt(np.cumsum(values**2) / np.arange(1, values.size + 1))
@@ -203,7 +201,7 @@ PROCEDURES: dict[str, Procedure] = {
 
 def compare(case: Growing, studies: int, seed: int = 0) -> list[dict[str, object]]:
     """Every procedure on the same studies: false, power and seeds for the lead and twice the lead."""
-    plan = Design(case.first, case.maximum)
+    plan = SequentialDesign(case.first, case.maximum)
     kind = Case(case.cells, case.maximum, case.noise, False)
     lead, looks = lead_for(kind), np.array([*plan.looks, plan.maximum])
     rng = np.random.default_rng([seed, case.cells, case.first, NOISE.index(case.noise)])

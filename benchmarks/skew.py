@@ -17,7 +17,7 @@ How is power promised best, given the true lead and spread?
 
 - power: how often the sign-flip test finds the lead at the strictest step of Holm, with every run or without a tenth;
 - normal: what is promised for normal differences;
-- promised: what `ablations.inference.power` promises, the mean of that and the same for Laplace's differences;
+- promised: what `ablations.statistics.power` promises, the mean of that and the same for Laplace's differences;
 - Geary: the two mixed by how likely either makes the study's deviations from the cells' means (`laplace_share`);
 - residuals: the mean promise of 100 studies, each from 200 resamples of its deviations from the cells' means.
 """
@@ -32,12 +32,10 @@ import numpy as np
 from scipy import special
 from scipy import stats as scipy_stats
 
-from ablations.inference.intervals import estimate_error, studentised_bootstrap
-from ablations.inference.outcomes import FloatArray
-from ablations.inference.permutation import holm, sign_flip_p
-from ablations.inference.power import power_under, sign_flip_power
-from ablations.inference.weighing import estimate
-from ablations.stats import ALPHA
+from ablations.statistics import ALPHA, FloatArray, estimate, holm
+from ablations.statistics.intervals import estimate_error, studentised_bootstrap
+from ablations.statistics.permutation import sign_flip_p
+from ablations.statistics.power import power_under, sign_flip_power
 from benchmarks.statistics import ARMS, NOISE, Case, lead_for, spread, study
 
 SHAPES = ((2, 5), (2, 8), (4, 3))
@@ -138,7 +136,7 @@ def promises(case: Case, studies: int, seed: int = 0) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Tests for skewed noise: false positives and power.")
+    parser = argparse.ArgumentParser(description="Procedure for skewed noise: false positives and power.")
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--json", type=Path, default=RESULTS, help="where to write the rates")
     options = parser.parse_args()

@@ -27,7 +27,7 @@ and over studies in which something does:
   (noise a quarter);
 - covered: the 95 % interval of a contrast holds the true difference, which is 22 points in one cell and 0.8 in the
   next, as in `reports/rope`; the truth is its mean over the cells in which a pair finished (10,000 studies);
-- power, promised: how often one arm with a true lead is found, and how often `ablations.inference.power` said it would
+- power, promised: how often one arm with a true lead is found, and how often `ablations.statistics.power` said it would
   be, given the true lead and spread, the pairs that finished, and the strictest step of Holm. The lead is the one
   promised about 80 %, or where no lead can be found, 3 units.
 """
@@ -44,12 +44,21 @@ from pathlib import Path
 
 import numpy as np
 
-from ablations.inference.intervals import paired_interval
-from ablations.inference.looks import Once
-from ablations.inference.outcomes import FloatArray, Outcomes
-from ablations.inference.permutation import holm
-from ablations.inference.power import MARGIN, equivalence_p, sign_flip_power, smallest_p
-from ablations.stats import ALPHA, all_contrasts, baseline_contrasts, interactions, main_effects
+from ablations.statistics import (
+    ALPHA,
+    MARGIN,
+    FloatArray,
+    Outcomes,
+    all_contrasts,
+    baseline_contrasts,
+    holm,
+    interactions,
+    main_effects,
+    smallest_p,
+)
+from ablations.statistics.intervals import paired_interval
+from ablations.statistics.power import equivalence_p, sign_flip_power
+from ablations.statistics.sequential.procedures import FixedDesign
 
 ARMS = 4
 SEEDS = (3, 5, 8)
@@ -96,7 +105,7 @@ class Rates:
     promised: float
 
 
-class OnlyP(Once):
+class OnlyP(FixedDesign):
     """The tests of the reports without the intervals, which take most of the time."""
 
     def equivalence(self, differences: FloatArray) -> float:

@@ -19,10 +19,10 @@ from vit.config import ViTConfig
 from vit.errors import ConfigError
 from vit.lane import Lane
 from vit.model import ViT
-from vit.optim import AdamW, Training
+from vit.optim import AdamW, AdamWConfig
 from vit.workspace import Draws
 
-__all__ = ["Engine", "Training"]
+__all__ = ["AdamWConfig", "Engine"]
 
 WORTH_SHARING = 8
 """Slices of the parameters from which on AdamW is shared among the threads."""
@@ -55,7 +55,7 @@ def _single_threaded_blas() -> Iterator[None]:
 class Engine:
     """Trains and evaluates the R runs of a model, in batches of at most `batch_size` images."""
 
-    def __init__(self, model: ViT, training: Training, batch_size: int, threads: int | None = None) -> None:
+    def __init__(self, model: ViT, training: AdamWConfig, batch_size: int, threads: int | None = None) -> None:
         self.model, self.training, self.ops = model, training, model.ops
         threads = threads or os.cpu_count() or 1
         self.lane_images, self.threads = lanes_of(model.config, batch_size, threads, model.ops.name)
@@ -132,11 +132,11 @@ class Engine:
         def replay_lanes(thread: int) -> None:
             nonlocal separable
             for size in sizes[thread :: self.threads]:
-                tape = self.lanes[thread].products(size, 1 / batch)
-                if tape is None:
+                program = self.lanes[thread].products(size, 1 / batch)
+                if program is None:
                     separable = False
                 else:
-                    tape.replay()
+                    program.replay()
 
         with _single_threaded_blas():
             self._on_threads(replay_lanes, self.threads)

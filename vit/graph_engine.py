@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from vit.backend import Array
-from vit.backend.cuda_ops import CudaOps, Graph, Mark
+from vit.backend.cuda.ops import CudaOps, Graph, Mark
 from vit.errors import ConfigError
 from vit.model import Network, ViT
-from vit.optim import Training
+from vit.optim import AdamWConfig
 from vit.parameters import Layout
 from vit.workspace import DeviceDraws
 
-__all__ = ["DeviceAdamW", "GraphEngine", "Resident", "Training"]
+__all__ = ["AdamWConfig", "DeviceAdamW", "GraphEngine", "Resident"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Resident:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DeviceAugmentation:
     """What becomes of a batch on the device, as `load_batch` of `vit.backend.cuda_training` takes it."""
 
     crop_padding: int = 0
@@ -50,7 +50,7 @@ class Recipe:
     cutmix: float = 0.0
 
 
-PLAIN = Recipe()
+PLAIN = DeviceAugmentation()
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class DeviceAdamW:
     """AdamW over all of (R, P) at once, with everything that changes in device memory."""
 
     def __init__(
-        self, layout: Layout, parameters: Array, copy: Array | None, training: Training, ops: CudaOps, ema: float
+        self, layout: Layout, parameters: Array, copy: Array | None, training: AdamWConfig, ops: CudaOps, ema: float
     ) -> None:
         """`copy` are the parameters as bf16 operands, if there are any; `ema` the decay of an average, 0 for none."""
         runs = len(parameters)
@@ -118,7 +118,7 @@ class DeviceAdamW:
 class GraphEngine:
     """Trains and evaluates the R runs of a model on a GPU, in batches of at most `batch_size` images."""
 
-    def __init__(self, model: ViT, training: Training, batch_size: int, *, ema: float = 0.0) -> None:
+    def __init__(self, model: ViT, training: AdamWConfig, batch_size: int, *, ema: float = 0.0) -> None:
         """`ema` is the decay of averaged weights (R, P), `optimizer.average`; 0 for none."""
         if not isinstance(model.ops, CudaOps):
             raise ConfigError(f"backend: {model.ops.name!r} given, a graph engine needs a GPU's")
@@ -224,7 +224,7 @@ class GraphEngine:
             table[...] = self.ops.xp.asarray(np.ascontiguousarray(values, dtype=table.dtype))
         self._totals.fill(0)
 
-    def train(self, data: Resident, recipe: Recipe, count: int, steps: int) -> None:
+    def train(self, data: Resident, recipe: DeviceAugmentation, count: int, steps: int) -> None:
         """Starts the next `count` of the `steps` steps of an epoch, on batches gathered and augmented on the device."""
         order, rate = self._tables[steps]
         self.model.round_weights()
@@ -276,7 +276,14 @@ class GraphEngine:
         self.optimizer.update(self.gradient, rate)
 
     def _load(
-        self, network: Network, data: Resident, recipe: Recipe, order: Array, step: Array, steps: int, batch: int
+        self,
+        network: Network,
+        data: Resident,
+        recipe: DeviceAugmentation,
+        order: Array,
+        step: Array,
+        steps: int,
+        batch: int,
     ) -> None:
         patches, targets = network.inputs(batch)
         self.ops.kernels.load_batch(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from vit.backend import Array
 from vit.backend.numpy_ops import NumpyOps
-from vit.backend.tape import Tape
+from vit.backend.program import CapturedProgram
 from vit.model import Network, ViT
 from vit.workspace import Draws
 
@@ -12,14 +12,14 @@ from vit.workspace import Draws
 class Lane:
     """Trains and evaluates at most `capacity` images at a time, with buffers and a gradient vector of its own.
 
-    On the CPU a pass is captured on a tape, one for each number of images, where the network allows it; its first use
+    On the CPU a pass is captured on a program, one for each number of images, where the network allows it; its first use
     is then a replay like any other, so results do not depend on what ran before.
     """
 
     def __init__(self, model: ViT, capacity: int) -> None:
         self.ops = NumpyOps(str(model.ops.dtype)) if model.ops.name == "numpy" else model.ops
         self.network: Network = model.network(capacity, ops=self.ops)
-        self.tapes: dict[tuple[str, int, float], Tape] = {}
+        self.tapes: dict[tuple[str, int, float], CapturedProgram] = {}
         self._results: dict[tuple[str, int, float], Array] = {}
 
     @property
@@ -37,20 +37,20 @@ class Lane:
         self.network.load(images)
         return self._run(("logits", images.shape[1], 0.0), self.network.logits)
 
-    def products(self, batch: int, scale: float) -> Tape | None:
+    def products(self, batch: int, scale: float) -> CapturedProgram | None:
         """The matrix products of `train` on so many images, once it has been captured."""
-        tape = self.tapes.get(("train", batch, scale))
-        return tape and tape.products()
+        program = self.tapes.get(("train", batch, scale))
+        return program and program.products()
 
     def _run(self, key: tuple[str, int, float], compute: Callable[[], Array]) -> Array:
         if not (isinstance(self.ops, NumpyOps) and self.network.traceable):
             return compute()
         if key not in self.tapes:
-            self.ops.tape = tape = Tape(self.ops.dtype)
+            self.ops.program = program = CapturedProgram(self.ops.dtype)
             try:
                 self._results[key] = compute()
             finally:
-                self.ops.tape = None
-            self.tapes[key] = tape
+                self.ops.program = None
+            self.tapes[key] = program
         self.tapes[key].replay()
         return self._results[key]

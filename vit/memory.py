@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from vit.backend import Array, Ops, cuda_attention
+from vit.backend import Array, Ops
+from vit.backend.cuda import attention as cuda_attention
 from vit.config import ViTConfig
 from vit.engine import lanes_of
 from vit.model import Network, layout
-from vit.optim import AdamW, Training
+from vit.optim import AdamW, AdamWConfig
 from vit.parameters import Views
 from vit.workspace import DeviceDraws, Draws, Workspace
 
 
-class Ghost(np.ndarray):
+class MetaArray(np.ndarray):
     """An array whose elements are all one place in memory. Writing to it and computing with it does nothing."""
 
     def __setitem__(self, key: Any, value: Any) -> None: ...
@@ -25,16 +26,16 @@ class Ghost(np.ndarray):
         if "out" in kwargs:
             return kwargs["out"][0]
         if method == "__call__" and ufunc.signature is None:  # element by element
-            return ghost(np.broadcast_shapes(*map(np.shape, inputs)), self.dtype)
+            return meta_array(np.broadcast_shapes(*map(np.shape, inputs)), self.dtype)
         return getattr(ufunc, method)(*map(np.asarray, inputs), **kwargs)
 
 
-def ghost(shape: tuple[int, ...], dtype: Any) -> Ghost:
+def meta_array(shape: tuple[int, ...], dtype: Any) -> MetaArray:
     """An array of this shape that takes no memory."""
-    return np.lib.stride_tricks.as_strided(np.zeros(1, dtype), shape, [0] * len(shape)).view(Ghost)
+    return np.lib.stride_tricks.as_strided(np.zeros(1, dtype), shape, [0] * len(shape)).view(MetaArray)
 
 
-class Counted(Ops):
+class AllocationCounter(Ops):
     """Operations that compute nothing, on arrays of any shape that take no memory; `bytes` is what they would take."""
 
     def __init__(self, name: str, dtype: str, *, rounds_operands: bool = False) -> None:
@@ -44,7 +45,7 @@ class Counted(Ops):
 
     def empty(self, shape: tuple[int, ...]) -> Array:
         self.bytes += prod(shape) * self.dtype.itemsize
-        return ghost(shape, self.dtype)
+        return meta_array(shape, self.dtype)
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         return self.empty(shape)
@@ -53,13 +54,13 @@ class Counted(Ops):
         if not self.rounds_operands:
             return self.empty(shape)
         self.bytes += prod(shape) * 2
-        return ghost(shape, np.dtype("uint16"))
+        return meta_array(shape, np.dtype("uint16"))
 
     def fuses_attention(self, tokens: int, head_width: int) -> bool:
         return self.name != "numpy" and cuda_attention.fits(tokens, head_width)
 
     def asarray(self, array: Array) -> Array:
-        if not isinstance(array, Ghost):
+        if not isinstance(array, MetaArray):
             self.bytes += array.size * self.dtype.itemsize
         return array
 
@@ -69,15 +70,15 @@ def _nothing(self: Ops, x: Array = None, *rest: Any, out: Array = None, **more: 
 
 
 for _name, _method in vars(Ops).items():
-    if inspect.isfunction(_method) and _name not in vars(Counted):
-        setattr(Counted, _name, _nothing)
+    if inspect.isfunction(_method) and _name not in vars(AllocationCounter):
+        setattr(AllocationCounter, _name, _nothing)
 
 
 class GhostDraws(Draws):
     """Random numbers that are not drawn."""
 
     def keep(self, name: str, shape: tuple[int, ...], rate: float) -> np.ndarray:
-        return ghost((len(self.seeds), *shape), np.dtype("float32"))
+        return meta_array((len(self.seeds), *shape), np.dtype("float32"))
 
 
 def parameter_bytes(config: ViTConfig, runs: int = 1, dtype: str = "float32") -> int:
@@ -96,18 +97,18 @@ def training_bytes(
 ) -> int:
     """Of a model of R runs and its engine once it has trained and evaluated: parameters, gradients, moments, and the
     buffers of every thread's lane. Batches come on top."""
-    ops = Counted("numpy", dtype)
+    ops = AllocationCounter("numpy", dtype)
     lane_images, threads = lanes_of(config, batch_size, threads, "numpy")
     declared = layout(config)
     parameters = Views(declared, ops.empty((runs, declared.size)))
-    AdamW(declared, parameters.flat, Training(), ops)
+    AdamW(declared, parameters.flat, AdamWConfig(), ops)
     ops.zeros(parameters.flat.shape)  # the sum of the lanes' gradients
     shared = ops.bytes
     gradients = Views(declared, ops.zeros(parameters.flat.shape))
     network = Network(config, Workspace(ops, parameters, parameters, gradients, lane_images))
     side = config.image_size
     images, targets = (runs, lane_images, side, side, config.channels), (runs, lane_images, config.classes)
-    network.load(ghost(images, ops.dtype), ghost(targets, ops.dtype))
+    network.load(meta_array(images, ops.dtype), meta_array(targets, ops.dtype))
     network.train(1.0, GhostDraws([0] * runs, 1, 0))
     network.logits()
     return shared + threads * (ops.bytes - shared)
@@ -119,12 +120,12 @@ def device_training_bytes(
 ) -> int:
     """The same of a graph engine on a GPU: also the weights as operands, buffers to evaluate with, and what kernels add
     up in. The data set comes on top."""
-    ops = Counted("cupy", "float32", rounds_operands=precision == "bf16")
+    ops = AllocationCounter("cupy", "float32", rounds_operands=precision == "bf16")
     declared = layout(config)
     shape = (runs, declared.size)
     parameters, gradients, *_ = (Views(declared, ops.empty(shape)) for _ in range(4 + average))
     weights = Views(declared, ops.empty_operand(shape)) if ops.rounds_operands else parameters
-    draws = DeviceDraws(ghost((runs,), np.dtype("int64")), ghost((1,), np.dtype("int32")))
+    draws = DeviceDraws(meta_array((runs,), np.dtype("int64")), meta_array((1,), np.dtype("int32")))
     for training in (True, False):
         network = Network(config, Workspace(ops, parameters, weights, gradients, batch_size, training))
         network.inputs(batch_size)

@@ -12,7 +12,7 @@ from vit.parameters import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class AdamWConfig:
     """Settings of the optimiser. `weight_decay` may be one number or one for each run."""
 
     learning_rate: float = 1e-3
@@ -42,7 +42,7 @@ class AdamW:
 
     SLICE = 1 << 16
 
-    def __init__(self, layout: Layout, parameters: Array, training: Training, ops: Ops) -> None:
+    def __init__(self, layout: Layout, parameters: Array, training: AdamWConfig, ops: Ops) -> None:
         self.parameters, self.training, self.ops = parameters, training, ops
         self.first = ops.zeros(parameters.shape)
         self.second = ops.zeros(parameters.shape)

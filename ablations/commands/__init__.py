@@ -1,1 +1,4 @@
-"""The commands of `vitab`, a file for each group; `ablations.cli` puts them together."""
+"""The commands of `vitab`, one module each, and what they print. `ablations.cli` assembles them.
+
+Commands parse options and call the other rooms; they contain no logic of their own.
+"""

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ablations.commands.base import Commands, DataDir
+from ablations.commands.base import Commands
 from ablations.commands.base import console as make_console
+from ablations.commands.options import DataDir
 
 data_app = typer.Typer(
     cls=Commands, rich_markup_mode=None, help="List the data sets, or fetch one:  vitab data fetch cifar100"
@@ -16,8 +17,8 @@ data_app = typer.Typer(
 @data_app.callback(invoke_without_command=True)
 def list_data(context: typer.Context, data_dir: DataDir = None) -> None:
     if context.invoked_subcommand is None:
-        from ablations.data.commands import list_datasets
-        from ablations.display import show_datasets
+        from ablations.commands.display import show_datasets
+        from ablations.data.catalog import list_datasets
 
         show_datasets(make_console(), list_datasets(data_dir))
 
@@ -27,7 +28,7 @@ def fetch_data(name: Annotated[str, typer.Argument(help="A data set of `vitab da
     """Download a data set into the user's cache and check it; an interrupted download goes on where it stopped."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ablations.data.commands import fetch_dataset, remotes_of
+    from ablations.data.catalog import fetch_dataset, remotes_of
 
     remotes_of(name)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -49,7 +50,7 @@ def verify_data(
     name: Annotated[str, typer.Argument(help="A data set of `vitab data`.")], data_dir: DataDir = None
 ) -> None:
     """Read a data set in full, with every check, and say what was found."""
-    from ablations.data.commands import verify_dataset
+    from ablations.data.catalog import verify_dataset
 
     found = verify_dataset(name, data_dir)
     typer.echo(
@@ -72,7 +73,7 @@ def draw_sheet(
 ) -> None:
     """Write a picture of samples of every class with their labels."""
     from ablations.config import parse
-    from ablations.data.commands import sheet
+    from ablations.data.catalog import sheet
 
     chosen = None if classes is None else parse("classes", classes)
     typer.echo(f"wrote {sheet(name, out, data_dir, labels=labels, classes=chosen, seed=seed)}")

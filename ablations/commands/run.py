@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ablations.commands.base import Backend, DataDir, Precision, Quiet, Runs, Stack, Workers
 from ablations.commands.base import console as make_console
-from ablations.commands.runs import train, train_on_cluster
+from ablations.commands.execute import train, train_on_cluster
+from ablations.commands.options import Backend, DataDir, Precision, Quiet, Runs, Stack, Workers
 from ablations.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ablations.config import Grid
-    from ablations.scheduling.crew import Crew
-    from ablations.scheduling.workers import Setting, Task
-    from ablations.store import Store, StudyPlan
+    from ablations.execution.resources import ResourcePlan
+    from ablations.execution.tasks import ExecutionSettings, Task
+    from ablations.storage import Store, StudyPlan
 
 
 def run(
@@ -91,18 +91,19 @@ def run(
     Finished runs are kept and never trained again. After an interruption or a failure, the same command goes on
     with what is left. Exit code: 0 all is well, 1 some runs failed, 2 bad input, 130 interrupted.
     """
-    from ablations import grids, recipes
-    from ablations.store import Store
+    from ablations.config import check_name, override, parse_axes, parse_settings, recipes, shrink
+    from ablations.config import grid_files as grids
+    from ablations.storage import Store
 
     fields = {"data": data, "labels": labels, "classes": classes, "per_class": per_class, "epochs": epochs}
     axes = {"position": position, "depth": depth, "patch": patch}
-    chosen = grids.find(grid)
-    given = grids.parse_settings(fields, settings or [])
-    bundle = recipes.find(recipe) if recipe is not None else {}
-    chosen = grids.override(chosen, settings=bundle)
-    chosen = grids.shrink(chosen) if smoke else chosen
-    chosen = grids.override(chosen, axes=grids.parse_axes(axes), settings=given, seeds=seeds)
-    name = grids.check_name("--study", study) if study is not None else chosen.name
+    chosen = grids.find_grid(grid)
+    given = parse_settings(fields, settings or [])
+    bundle = recipes.find_recipe(recipe) if recipe is not None else {}
+    chosen = override(chosen, settings=bundle)
+    chosen = shrink(chosen) if smoke else chosen
+    chosen = override(chosen, axes=parse_axes(axes), settings=given, seeds=seeds)
+    name = check_name("--study", study) if study is not None else chosen.name
     if max_seeds is not None and not until_decided:
         raise UsageError("--max-seeds goes with --until-decided only; --seeds N says how many a fixed study has")
     if dask is not None and (workers != "auto" or stack != "auto"):
@@ -120,7 +121,7 @@ def run(
         insecure=insecure,
         checkpoint=checkpoint,
         quiet=quiet,
-    ).carry_out(chosen, until_decided=until_decided, max_seeds=max_seeds, dry_run=dry_run)
+    ).execute_run(chosen, until_decided=until_decided, max_seeds=max_seeds, dry_run=dry_run)
 
 
 @dataclass
@@ -140,21 +141,22 @@ class _Campaign:
     checkpoint: float
     quiet: bool
 
-    def carry_out(self, grid: "Grid", *, until_decided: bool, max_seeds: int | None, dry_run: bool) -> None:
+    def execute_run(self, grid: "Grid", *, until_decided: bool, max_seeds: int | None, dry_run: bool) -> None:
         """Plan and train, in one go or in rounds; or only say what that would be."""
-        from ablations import growing, study
+        from ablations.statistics import power_warning
+        from ablations.statistics.sequential import rounds as growing
 
         grid = self.settle(grid)
         plan = growing.begin(grid, self.store, self.study, self.plan, max_seeds) if until_decided else self.plan(grid)
         if not until_decided:
             growing.refuse_fixed(self.store, self.study)
         largest = growing.with_seeds(grid, plan.design.maximum) if plan.design else grid
-        if warning := study.power_warning(largest):
+        if warning := power_warning(largest):
             typer.echo(f"warning: {warning}", err=True)
         if dry_run:
             self.foresee(plan, grid)
         elif plan.design:
-            from ablations.commands.rounds import train_in_rounds
+            from ablations.commands.until_decided import train_in_rounds
 
             train_in_rounds(self.console, self.store, plan, grid, plan_of=self.plan, train=self.train)
         else:
@@ -162,14 +164,14 @@ class _Campaign:
 
     def settle(self, grid: "Grid") -> "Grid":
         """Check what was asked for against what this machine has; the grid with its precision chosen."""
-        from ablations import study
-        from ablations.hardware import unused_gpu
-        from ablations.precision import choose
-        from ablations.scheduling import crew
+        from ablations.execution import resources as crew
+        from ablations.execution.resources import resolve_backend, resolve_workers
+        from ablations.machine import unused_gpu
+        from ablations.training.precision import choose
 
         asked, here = self.backend, self.dask is None
-        self.backend = study.resolve_backend(asked, here=here)
-        study.resolve_workers(self.workers, runs=1, backend=self.backend)
+        self.backend = resolve_backend(asked, here=here)
+        resolve_workers(self.workers, runs=1, backend=self.backend)
         crew.parse_stack(self.stack)
         if here and asked != self.backend == "numpy" and (line := unused_gpu()):
             typer.echo(f"note: {line}", err=True)
@@ -177,14 +179,14 @@ class _Campaign:
 
     def plan(self, grid: "Grid") -> "StudyPlan":
         """The plan of the study with this grid, and the command that anybody would type for it."""
-        from ablations.study import make_plan
+        from ablations.execution.plan import make_plan
 
         command = rerun_command(sys.argv[1:], grid.base.precision)
         return make_plan(grid, study=self.study, data_dir=self.data_dir, command=command)
 
     def train(self, plan: "StudyPlan", tried: frozenset[str] = frozenset()) -> None:
         """Train what is missing of a plan, but for the runs tried before."""
-        from ablations import study
+        from ablations.execution import plan as study
 
         arms = study.survey(plan, self.store, data_dir=self.data_dir)
         tasks = [task for task in study.tasks_of(plan, arms, self.store) if task.key not in tried]
@@ -196,17 +198,17 @@ class _Campaign:
         sharing, setting = self.share_out(tasks)
         train(console, store, plan, sharing.tasks, setting=setting, crew=sharing.workers, quiet=self.quiet, last=last)
 
-    def setting(self, threads: int, devices: tuple[str, ...] = ()) -> "Setting":
-        from ablations.scheduling.workers import Setting
+    def setting(self, threads: int, devices: tuple[str, ...] = ()) -> "ExecutionSettings":
+        from ablations.execution.tasks import ExecutionSettings
 
-        return Setting(
-            self.store.root, self.data_dir, self.backend, threads, snapshot_every=self.checkpoint, devices=devices
+        return ExecutionSettings(
+            self.store.root, self.data_dir, self.backend, threads, checkpoint_every=self.checkpoint, devices=devices
         )
 
-    def share_out(self, tasks: "Sequence[Task]") -> "tuple[Crew, Setting]":
+    def share_out(self, tasks: "Sequence[Task]") -> "tuple[ResourcePlan, ExecutionSettings]":
         """Processes and stacks for the runs, as cores and memory allow; the kernels are compiled before they begin."""
-        from ablations import display
-        from ablations.scheduling import crew
+        from ablations.commands import display
+        from ablations.execution import resources as crew
 
         sharing = crew.resolve(
             tasks, workers=self.workers, stack=self.stack, backend=self.backend, data_dir=self.data_dir
@@ -214,19 +216,20 @@ class _Campaign:
         for line in sharing.lines:
             display.say(self.console, line)
         if tasks and self.backend == "numpy":
-            from ablations.compilation import compile_kernels
+            from ablations.machine.compilation import compile_kernels
 
             compile_kernels(lambda: display.say(self.console, "compiling the CPU kernels, once on this machine"))
         return sharing, self.setting(sharing.threads, sharing.devices)
 
     def foresee(self, plan: "StudyPlan", grid: "Grid") -> None:
         """Say what would run, what it takes, and what it can find."""
-        from ablations import display, study
-        from ablations.detours import detours
-        from ablations.foresight import foresight, foresight_in_rounds
-        from ablations.scheduling import crew
-        from ablations.scheduling.stacks import shape
-        from ablations.trainer import calibrate
+        from ablations.commands import display
+        from ablations.execution import plan as study
+        from ablations.execution import resources as crew
+        from ablations.execution.stacking import shape
+        from ablations.statistics import forecast_power, forecast_sequential_power, least_p
+        from ablations.training.gpu_fallbacks import gpu_fallbacks
+        from ablations.training.trainer import calibrate
 
         arms = study.survey(plan, self.store, data_dir=self.data_dir)
         sharing, setting = self.share_out(study.tasks_of(plan, arms, self.store))
@@ -241,22 +244,22 @@ class _Campaign:
                 ),
             )
         needs = [
-            crew.need_of(arm.config, self.data_dir, runs=1, workers=sharing.workers, backend=self.backend)
+            crew.memory_need(arm.config, self.data_dir, runs=1, workers=sharing.workers, backend=self.backend)
             for arm in arms
         ]
         display.show_plan(self.console, plan, arms, needs, sharing)
         if plan.design:
-            from ablations.commands.rounds import foresee_rounds
+            from ablations.commands.until_decided import foresee_rounds
 
             foresee_rounds(self.console, plan, arms, sharing)
-            lines = foresight_in_rounds(grid, plan.design)
+            lines = forecast_sequential_power(grid, plan.design)
         elif len(grid.levels) > 1:
-            display.say(self.console, f"smallest two-sided p it can give, after Holm: {study.least_p(grid):.2g}")
-            lines = foresight(grid)
+            display.say(self.console, f"smallest two-sided p it can give, after Holm: {least_p(grid):.2g}")
+            lines = forecast_power(grid)
         else:
             lines = []
         if self.backend == "cupy":
-            lines += detours([arm.config for arm in arms], self.data_dir)
+            lines += gpu_fallbacks([arm.config for arm in arms], self.data_dir)
         for line in lines:
             display.say(self.console, line)
 

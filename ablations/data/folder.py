@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ablations.data.dataset import Dataset
+from ablations.data.heartbeat import alive
 from ablations.data.split import fixed_order, take
 from ablations.errors import UsageError
-from ablations.signs import alive
 
 IMAGE_SIZE = 32
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg"))

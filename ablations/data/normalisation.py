@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 def statistics(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Per-channel mean and standard deviation (c,) of uint8 images (n, h, w, c), in units of 0..1.
 
-    Counted exactly, by histogram. A channel that never changes gets the deviation 1, to be divided by.
+    Computed exactly, by histogram. A channel that never changes gets the deviation 1, to be divided by.
     """
     values = np.arange(256)
     means, deviations = [], []

@@ -1,1 +1,1 @@
-"""What `ablations.report` is made of: claims, tables, figures, pages."""
+"""Findings, tables, figures and pages from the results of a study."""

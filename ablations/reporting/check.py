@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.errors import UsageError
-from ablations.report import compose, pngs
 from ablations.reporting.html import page
+from ablations.reporting.report import compose, pngs
 
 if TYPE_CHECKING:
-    from ablations.store import Results
+    from ablations.storage import Results
 
 ROUNDING = 2e-5
 """Relative difference of two numbers in a CSV that other hardware may cause; they are written with six digits."""

@@ -9,20 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ablations.analysis import as_looked
+from ablations.config import level_text
 from ablations.errors import UsageError
-from ablations.inference.looks import ONCE, Tests
-from ablations.inference.models import ModelComparison, compare_models
-from ablations.inference.outcomes import Outcomes, level_text, varying_axes
 from ablations.reporting import tables
-from ablations.reporting.claims import ContrastClaim, p_text
-from ablations.reporting.mixture import mixtures, refuse_mixed
-from ablations.reporting.palette import interval_text, points_text
-from ablations.stats import ALPHA, baseline_contrasts, holm
-from ablations.store import load_results
+from ablations.reporting.findings import ContrastFinding
+from ablations.reporting.formatting import interval_text, p_text, points_text
+from ablations.statistics import (
+    ALPHA,
+    FIXED,
+    ModelComparison,
+    Outcomes,
+    Procedure,
+    as_looked,
+    baseline_contrasts,
+    compare_models,
+    varying_axes,
+)
+from ablations.statistics.contrasts import holm
+from ablations.storage import load_results, require_one_version, version_conflicts
 
 if TYPE_CHECKING:
-    from ablations.store import Results, Store
+    from ablations.storage import Results, Store
 
 NOT_COMPARED = ("key", "seed")
 
@@ -38,16 +45,16 @@ def compare(
         if first == second:
             raise UsageError(f"{first} and {second} are the same study")
         sources = load_results(store, first), load_results(store, second)
-        found = mixtures(*sources) if mixed else refuse_mixed(*sources)
+        found = version_conflicts(*sources) if mixed else require_one_version(*sources)
         outcomes, differ = two_studies(*sources)
         fields = "; ".join(f"{tables.word(name)} {a} against {b}" for name, (a, b) in differ.items())
         title = f"Study {first} against study {second}" + (f", which differ in: {fields}." if fields else ".")
-        tests: Tests = ONCE
+        tests: Procedure = FIXED
         if grown := [results.plan.study for results in sources if results.plan.design]:
             title += f" {' and '.join(grown)} grew in rounds until decided, of which p takes no account."
     else:
         results = load_results(store, study or last())
-        found = mixtures(results) if mixed else refuse_mixed(results)
+        found = version_conflicts(results) if mixed else require_one_version(results)
         (outcomes, tests), sources = two_arms(results, first, second), (results, results)
         title = (
             f"Two arms of study {results.plan.study}. This is one comparison: if it was "
@@ -58,7 +65,7 @@ def compare(
     return f"{title}\n\n{comparison_text(outcomes, sources, tests)}"
 
 
-def two_arms(results: Results, first: str, second: str) -> tuple[Outcomes, Tests]:
+def two_arms(results: Results, first: str, second: str) -> tuple[Outcomes, Procedure]:
     """A study cut down to two arms, the second as the baseline, and how they are to be tested.
 
     An arm is a level (`rope`) or an axis and a level (`depth=4`); UsageError when it is none, or the two are of
@@ -132,9 +139,9 @@ def _fields_that_differ(first: Results, second: Results, axes: set[str]) -> dict
     return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
 
 
-def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results], tests: Tests = ONCE) -> str:
+def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results], tests: Procedure = FIXED) -> str:
     """The finding on two arms, the accuracy of both in each setting, and the pairs as trained models; markdown."""
-    claim = ContrastClaim(baseline_contrasts(outcomes, tests)[0])
+    claim = ContrastFinding(baseline_contrasts(outcomes, tests)[0])
     names = [outcomes.arm_name(arm) for arm in (0, 1)]
     header = [*map(tables.word, outcomes.cell_axes), *names, "difference", "pairs"]
     rows = []

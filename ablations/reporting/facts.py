@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ablations.analysis import Analysis
-from ablations.inference.growth import asked
-from ablations.inference.intervals import LEVEL
-from ablations.inference.outcomes import level_text, name_level, varying_axes
-from ablations.inference.power import MARGIN
-from ablations.reporting.mixture import mixtures
-from ablations.reporting.rounds_text import saved, spending
-from ablations.stats import ALPHA
+from ablations.config import level_text, name_level
+from ablations.reporting.sequential_text import saved, spending
+from ablations.statistics import ALPHA, LEVEL, MARGIN, Analysis, asked, varying_axes
+from ablations.storage import version_conflicts
 
 if TYPE_CHECKING:
-    from ablations.store import Results
+    from ablations.storage import Results
 
 POWER = 0.8
 """That numbers of seeds are for."""
@@ -35,7 +31,7 @@ def facts(results: Results, analysis: Analysis) -> dict[str, Any]:
         "seeds": len(outcomes.seeds),
         "seeds_fewest": min(asked(plan, outcomes.axis).values()),
         **{f"failed_{arm}": n for arm, n in failed(results, outcomes.axis).items()},
-        **{f"mixed_{i}": clause for i, clause in enumerate(mixtures(results), start=1)},
+        **{f"mixed_{i}": clause for i, clause in enumerate(version_conflicts(results), start=1)},
         "level_of_tests": ALPHA,
         "level_of_intervals": LEVEL,
         "power": POWER,

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ablations.inference.outcomes import level_text, varying_axes
+from ablations.config import level_text
+from ablations.statistics import varying_axes
 
 if TYPE_CHECKING:
-    from ablations.store import Results
+    from ablations.storage import Results
 
 VARIES = "(varies)"
 CHOICES = {

@@ -10,28 +10,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ablations.analysis import Analysis
-from ablations.inference.outcomes import Outcomes, level_text, varying_axes
-from ablations.inference.ranks import Ranks
-from ablations.inference.rounds import Look
-from ablations.inference.verdicts import verdict
-from ablations.reporting.claims import claims_table, contrast_row, more_seeds, p_text
-from ablations.reporting.palette import interval_text, mean_interval, points_text
-from ablations.stats import Contrast, Interaction, arm_means
-from ablations.store import RESULT
+from ablations.config import level_text
+from ablations.reporting.findings import contrast_row, findings_table, more_seeds
+from ablations.reporting.formatting import interval_text, mean_interval, p_text, points_text
+from ablations.statistics import (
+    Analysis,
+    Contrast,
+    Interaction,
+    InterimResult,
+    Outcomes,
+    Ranks,
+    arm_means,
+    varying_axes,
+    verdict,
+)
+from ablations.storage import RESULT
 
 if TYPE_CHECKING:
-    from ablations.store import Results
+    from ablations.storage import Results
 
 __all__ = [
     "accuracy_markdown",
     "arms_markdown",
-    "claims_table",
     "contrasts_frame",
     "contrasts_markdown",
     "cost_frame",
     "cost_markdown",
     "environments_frame",
+    "findings_table",
     "interactions_frame",
     "interactions_markdown",
     "main_effects_frame",
@@ -199,11 +205,11 @@ def ranks_markdown(ranks: Ranks) -> str:
     return markdown(["arm", "mean rank"], [(arm, f"{rank:.2f}") for rank, arm in rows])
 
 
-def rounds_frame(looks: Sequence[Look]) -> pd.DataFrame:
+def rounds_frame(looks: Sequence[InterimResult]) -> pd.DataFrame:
     return pd.DataFrame([asdict(look) for look in looks])
 
 
-def rounds_markdown(looks: Sequence[Look]) -> str:
+def rounds_markdown(looks: Sequence[InterimResult]) -> str:
     return markdown(
         ["round", "seeds", "arm", "pairs", "difference", "Holm p", "equivalence p", "verdict"],
         [

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from ablations.data import fashion_mnist
-from tests.data.served import Server
+from tests.support.served import Server
 
 
 @pytest.fixture(autouse=True)
 def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ablations.data.locations.cache_folder", lambda name: tmp_path / "cache" / name)
-    monkeypatch.setattr("ablations.data.commands.cache_folder", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr("ablations.data.catalog.cache_folder", lambda name: tmp_path / "cache" / name)
     monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "no-debian")
 
 

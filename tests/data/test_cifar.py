@@ -13,7 +13,7 @@ import pytest
 
 from ablations.data import cifar, load
 from ablations.errors import UsageError
-from tests.data.archives import (
+from tests.support.archives import (
     COARSE,
     FINE,
     IMAGES,

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from ablations.data import DATASETS, fashion_mnist, load
-from ablations.data.commands import fetch_dataset, list_datasets, sheet, verify_dataset
+from ablations.data.catalog import fetch_dataset, list_datasets, sheet, verify_dataset
 from ablations.data.contact_sheet import contact_sheet
 from ablations.data.fetch import Remote
 from ablations.errors import UsageError
-from tests.data.archives import (
+from tests.support.archives import (
     cifar100_binary,
 )
-from tests.data.served import Server, remote
+from tests.support.served import Server, remote
 
 
 def test_list_and_verify(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from ablations.data import Dataset, load, load_for, split, subsample, subset
 from ablations.data.normalisation import statistics
 from ablations.data.split import apportion
 from ablations.errors import UsageError
-from tests.data.archives import (
+from tests.support.archives import (
     IMAGES,
 )
 

@@ -9,7 +9,7 @@ import pytest
 
 from ablations.data import fashion_mnist, load
 from ablations.errors import UsageError
-from tests.data.archives import IMAGES, TEN, fashion, idx
+from tests.support.archives import IMAGES, TEN, fashion, idx
 
 
 @pytest.mark.parametrize("zipped", [False, True])

@@ -6,7 +6,7 @@ import pytest
 
 from ablations.data.fetch import Remote, fetch
 from ablations.errors import VitabError
-from tests.data.served import Server, remote
+from tests.support.served import Server, remote
 
 
 def test_fetch_brings_a_file_once_and_reports(tmp_path: Path, server: Server) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ablations.data import folder, load
 from ablations.errors import UsageError
-from tests.data.archives import pictures
+from tests.support.archives import pictures
 
 
 def test_folder_with_train_and_test(tmp_path: Path) -> None:

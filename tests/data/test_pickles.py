@@ -11,7 +11,7 @@ import pytest
 
 from ablations.data import load
 from ablations.errors import UsageError
-from tests.data.archives import IMAGES, assert_is_cifar100, cifar100_python, planes
+from tests.support.archives import IMAGES, assert_is_cifar100, cifar100_python, planes
 
 
 class Runs:

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations.store import Store
-from ablations.verification import problems
+from ablations.storage import Store, problems
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SAME_BYTES = ("config.json", "predictions.npz", "checkpoint.safetensors")

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations.scheduling.attempts import at_work
-from ablations.store import Store
+from ablations.execution.lease import active_lease
+from ablations.storage import Store
 
 from .common import Tally, start, undisturbed
 
@@ -66,7 +66,7 @@ def cluster(folder: Path, *, shared: bool) -> Iterator[Any]:
 
 def pids_at_work(store: Store) -> list[int]:
     """The children that hold a run by their own word."""
-    owners = [at_work(folder) for folder in store.root.iterdir()] if store.root.exists() else []
+    owners = [active_lease(folder) for folder in store.root.iterdir()] if store.root.exists() else []
     return [owner["pid"] for owner in owners if owner is not None]
 
 

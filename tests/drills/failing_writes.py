@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations.store import Store
+from ablations.storage import Store
 
 from .common import Tally, start, undisturbed
 

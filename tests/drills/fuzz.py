@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ablations import snapshot
 from ablations.errors import UsageError
-from ablations.scheduling.attempts import Attempt, Attempts
-from ablations.store import FILES, Store
-from ablations.verification import config_of, problems
+from ablations.execution.lease import Lease, LeaseManager
+from ablations.storage import FILES, Store, config_of, problems
+from ablations.training import checkpoint as snapshot
 
 from .common import start
 
@@ -74,8 +73,8 @@ def finished_grid(root: Path) -> Store:
     for number, key in enumerate(store.read_study("smoke").keys):
         arrays = {"weights": np.random.default_rng(number).standard_normal(100, dtype=np.float32)}
         who = WHO | {"key": key}
-        store.snapshot(key).write_bytes(snapshot.to_bytes(snapshot.Snapshot(STATE | {"of": key}, arrays), who))
-        attempt = Attempts().take(unfinished(store, key))
+        store.snapshot(key).write_bytes(snapshot.to_bytes(snapshot.TrainingState(STATE | {"of": key}, arrays), who))
+        attempt = LeaseManager().take(unfinished(store, key))
         assert attempt is not None
         if number:
             attempt.release()
@@ -97,7 +96,7 @@ def place(store: Store, key: str, name: str) -> Path:
 def believed(store: Store, key: str, name: str) -> Any:
     """What readers make of a file: None when they do not believe it, or see that it is not there."""
     if name == "resume.bin":
-        found = snapshot.Keeper(store.snapshot(key), WHO | {"key": key}).load()
+        found = snapshot.Checkpointer(store.snapshot(key), WHO | {"key": key}).load()
         return None if found is None else (found.notes, found.arrays["weights"].tobytes())
     if name.startswith("studies/"):
         try:
@@ -107,9 +106,9 @@ def believed(store: Store, key: str, name: str) -> Any:
     if name.startswith("attempt"):
         # that a run is free is believed only where its owner does not: it asks before it writes anything
         folder = unfinished(store, key)
-        if not Attempts().free(folder):
+        if not LeaseManager().free(folder):
             return "at work"
-        return "free" if Attempt(folder, 1).held() else None
+        return "free" if Lease(folder, 1).held() else None
     return None if not store.done(key) or problems(store, key) else results(store, key)
 
 

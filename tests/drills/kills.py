@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from ablations.store import Store
+from ablations.storage import Store
 
 from .common import CHECKPOINT, Tally, start, undisturbed
 from .traced import at_once, read, work_redone

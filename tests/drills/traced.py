@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from ablations import snapshot
 from ablations.cli import app
+from ablations.training import checkpoint as snapshot
 
-_load, _due = snapshot.Keeper.load, snapshot.Keeper.due
+_load, _due = snapshot.Checkpointer.load, snapshot.Checkpointer.due
 
 
-def load(keeper: snapshot.Keeper) -> snapshot.Snapshot | None:
+def load(keeper: snapshot.Checkpointer) -> snapshot.TrainingState | None:
     """An attempt begins, at the step of its snapshot."""
     found = _load(keeper)
     keeper.step = 0 if found is None else found.notes["optimizer_step"]
@@ -26,14 +26,14 @@ def load(keeper: snapshot.Keeper) -> snapshot.Snapshot | None:
     return found
 
 
-def due(keeper: snapshot.Keeper, steps: float = 1.0) -> bool:
+def due(keeper: snapshot.Checkpointer, steps: float = 1.0) -> bool:
     """A step is done."""
     keeper.step += 1
     note(keeper)
     return _due(keeper, steps)
 
 
-def note(keeper: snapshot.Keeper) -> None:
+def note(keeper: snapshot.Checkpointer) -> None:
     os.write(keeper.trace, f"{time.monotonic()} {keeper.step}\n".encode())
 
 
@@ -83,7 +83,7 @@ def at_once(runs: list[list[Trace]]) -> int:
 
 
 if __name__ in ("__main__", "__mp_main__"):  # and not where only what it wrote is read
-    snapshot.Keeper.load, snapshot.Keeper.due = load, due
+    snapshot.Checkpointer.load, snapshot.Checkpointer.due = load, due
 
 if __name__ == "__main__":
     app()

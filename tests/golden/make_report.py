@@ -1,18 +1,16 @@
 """Remake report/: a small made-up study as its report, without the figures. Look at the difference before you commit.
 
-python tests/golden/make_report.py
+python -m tests.golden.make_report
 """
 
-import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
 
 
 def small_study():
     """Three arms, two settings, four seeds, one run lost."""
-    import synthetic_results
+    from tests.support import synthetic_results
 
     axes = {"position": ("none", "learned", "rope"), "patch": (2, 4)}
     lost = ("learned", 4, 3)
@@ -22,7 +20,7 @@ def small_study():
 
 
 if __name__ == "__main__":
-    from ablations.report import compose
+    from ablations.reporting.report import compose
 
     report = compose(small_study())
     folder = HERE / "report" / "small"

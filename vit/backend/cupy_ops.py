@@ -10,10 +10,10 @@ from typing import Any
 
 import cupy
 
-from vit.backend.cublas import WORKSPACE_BYTES, Cublas
-from vit.backend.cuda_launch import address
-from vit.backend.cuda_ops import CudaOps, Replayable
-from vit.backend.cuda_sources import OPTIONS, file_of, text
+from vit.backend.cuda.cublas import WORKSPACE_BYTES, Cublas
+from vit.backend.cuda.launch import address
+from vit.backend.cuda.ops import CudaOps, Replayable
+from vit.backend.cuda.sources import OPTIONS, file_of, text
 
 SHARED_BYTES = 48 << 10
 """Shared memory, its own and dynamic, that a block may have without asking."""

@@ -1,7 +1,7 @@
 """The CPU backend: BLAS through NumPy, everything else in fused Numba kernels.
 
 A kernel works on the arrays of one run, so each method loops over the run axis, which has length one in the engine.
-All of it releases the GIL. While a tape is set, nothing is computed: every operation is written to the tape instead.
+All of it releases the GIL. While a program is set, nothing is computed: every operation is written to the program instead.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vit.backend.ops import LAYER_NORM_EPSILON, Ops
-from vit.backend.tape import KERNELS, Opcode, Tape
+from vit.backend.program import KERNELS, CapturedProgram, Opcode
 
 Array = np.ndarray[Any, Any]
 
@@ -29,30 +29,30 @@ class NumpyOps(Ops):
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype: {dtype!r} given, the numpy backend has 'float32' and 'float64'")
         super().__init__(np, dtype)
-        self.tape: Tape | None = None
+        self.program: CapturedProgram | None = None
 
     def _launch(
         self, opcode: Opcode, arrays: Sequence[Array], ints: Sequence[int] = (), floats: Sequence[float] = ()
     ) -> None:
-        if self.tape is None:
+        if self.program is None:
             KERNELS[opcode](*arrays, *ints, *floats)
         else:
-            self.tape.append(opcode, arrays, ints, floats)
+            self.program.append(opcode, arrays, ints, floats)
 
     def _refuse_tape(self, name: str) -> None:
-        if self.tape is not None:
-            raise ValueError(f"{name}: a tape cannot hold it")
+        if self.program is not None:
+            raise ValueError(f"{name}: a program cannot hold it")
 
     def matmul(
         self, a: Array, b: Array, *, trans_a: bool = False, trans_b: bool = False, out: Array | None = None
     ) -> Array:
-        if self.tape is None:
+        if self.program is None:
             return np.asarray(super().matmul(a, b, trans_a=trans_a, trans_b=trans_b, out=out))
         if out is None:
-            raise ValueError("matmul: a product on a tape needs an out array")
+            raise ValueError("matmul: a product on a program needs an out array")
         a = a.swapaxes(-1, -2) if trans_a else a
         b = b.swapaxes(-1, -2) if trans_b else b
-        self.tape.append_matmul(a, b, out)
+        self.program.append_matmul(a, b, out)
         return out
 
     def add_bias(self, x: Array, bias: Array) -> Array:
@@ -82,11 +82,11 @@ class NumpyOps(Ops):
             self._launch(Opcode.SPREAD_TOKENS, (o, d))
 
     def copy_tokens(self, source: Array, out: Array) -> None:
-        if self.tape is None:
+        if self.program is None:
             super().copy_tokens(source, out)
         else:
             for o, s in zip(out, np.broadcast_to(source, out.shape), strict=True):
-                self.tape.append_copy(s, o)
+                self.program.append_copy(s, o)
 
     def fill(self, out: Array, value: float) -> None:
         self._launch(Opcode.FILL, (_view(out, -1),), (), (value,))

@@ -4,15 +4,31 @@ To add an encoding, subclass `Position` in a file of its own and add a line to t
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from vit.backend import Array, Ops
 from vit.parameters import Parameter, Views
 
-if TYPE_CHECKING:
-    from vit.config import ViTConfig
+
+class Geometry(Protocol):
+    """What an encoding may know of a model; `vit.ViTConfig` has all of it."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def head_width(self) -> int: ...
+    @property
+    def grid(self) -> int: ...
+    @property
+    def patches(self) -> int: ...
+    @property
+    def prefix(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
 
 
 class Position:
@@ -24,8 +40,8 @@ class Position:
 
     description: ClassVar[str]
     traceable: ClassVar[bool] = False
-    """True where the hooks compute with those methods of `ops` alone that a tape can hold, on whole arrays, so that a
-    step can be captured once and replayed; a method that a tape cannot hold raises.
+    """True where the hooks compute with those methods of `ops` alone that a program can hold, on whole arrays, so that a
+    step can be captured once and replayed; a method that a program cannot hold raises.
 
     An encoding that computes with array expressions of its own leaves it False: it works the same, only slower.
     """
@@ -39,27 +55,27 @@ class Position:
         for flag in ("traceable", "fusible"):
             setattr(cls, flag, cls.__dict__.get(flag, False))  # never inherited: the hooks may be others
 
-    def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:
+    def __init__(self, config: Geometry, ops: Ops, parameters: Views, gradients: Views) -> None:
         """`parameters` and `gradients` hold what `declare` declares, (R, *shape) each."""
         self.config = config
         self.ops = ops
 
     @classmethod
-    def check(cls, config: "ViTConfig") -> None:
+    def check(cls, config: Geometry) -> None:
         """Raises `ConfigError` where this encoding cannot serve such a model."""
 
     @classmethod
-    def declare(cls, config: "ViTConfig") -> list[Parameter]:
+    def declare(cls, config: Geometry) -> list[Parameter]:
         """The encoding's own learned parameters."""
         return []
 
     @classmethod
-    def fixed_state(cls, config: "ViTConfig") -> dict[str, np.ndarray]:
+    def fixed_state(cls, config: Geometry) -> dict[str, np.ndarray]:
         """Constant arrays that another implementation needs in a checkpoint and this one computes."""
         return {}
 
     @classmethod
-    def adapt_state(cls, state: Mapping[str, np.ndarray], config: "ViTConfig") -> dict[str, np.ndarray]:
+    def adapt_state(cls, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
         """A loaded state made to fit `config`, for instance when its grid of patches differs."""
         return dict(state)
 

@@ -2,17 +2,13 @@
 
 from collections.abc import Mapping
 from math import isqrt
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vit.backend import Array, Ops
 from vit.errors import ConfigError
 from vit.parameters import Parameter, Views, truncated_normal
-from vit.positions.base import Position
-
-if TYPE_CHECKING:
-    from vit.config import ViTConfig
+from vit.positions.base import Geometry, Position
 
 TABLE = "pos_embed"
 TABLE_STD = 0.02
@@ -24,17 +20,17 @@ class LearnedPosition(Position):
     traceable = fusible = True
     description = "a learned table (patches x width), added to the tokens"
 
-    def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:
+    def __init__(self, config: Geometry, ops: Ops, parameters: Views, gradients: Views) -> None:
         super().__init__(config, ops, parameters, gradients)
         self.table = parameters[TABLE][:, 0]
         self.dtable = gradients[TABLE][:, 0]
 
     @classmethod
-    def declare(cls, config: "ViTConfig") -> list[Parameter]:
+    def declare(cls, config: Geometry) -> list[Parameter]:
         return [Parameter(TABLE, (1, config.patches, config.width), truncated_normal(TABLE_STD))]
 
     @classmethod
-    def adapt_state(cls, state: Mapping[str, np.ndarray], config: "ViTConfig") -> dict[str, np.ndarray]:
+    def adapt_state(cls, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
         table = state.get(TABLE)
         if table is None or table.shape[1] == config.patches:
             return dict(state)

@@ -1,16 +1,11 @@
 """2-D axial rotary positions, as in rope-vit (Heo et al., ECCV 2024, arXiv 2403.13298; RoPE: arXiv 2104.09864)."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from vit.backend import Array, Ops
 from vit.errors import ConfigError
 from vit.parameters import Views
-from vit.positions.base import Position, patch_coordinates
-
-if TYPE_CHECKING:
-    from vit.config import ViTConfig
+from vit.positions.base import Geometry, Position, patch_coordinates
 
 BASE = 100.0
 
@@ -22,7 +17,7 @@ class RotaryPosition(Position):
     traceable = fusible = True
     description = "2-D rotary: queries and keys turn with column and row"
 
-    def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:
+    def __init__(self, config: Geometry, ops: Ops, parameters: Views, gradients: Views) -> None:
         super().__init__(config, ops, parameters, gradients)
         angles = rotary_angles(config.grid, config.head_width)
         self.cos = ops.asarray(np.cos(angles))
@@ -30,7 +25,7 @@ class RotaryPosition(Position):
         self.rotation = self.cos, self.sin
 
     @classmethod
-    def check(cls, config: "ViTConfig") -> None:
+    def check(cls, config: Geometry) -> None:
         if config.head_width % 4:
             raise ConfigError(
                 f"heads: {config.heads} given with width {config.width}, a head width of {config.head_width}; "

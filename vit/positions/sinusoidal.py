@@ -1,17 +1,13 @@
 """Fixed 2-D sines and cosines, as in "Better plain ViT baselines" (Beyer et al. 2022, arXiv 2205.01580)."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vit.backend import Array, Ops
 from vit.errors import ConfigError
 from vit.parameters import Views
-from vit.positions.base import Position, patch_coordinates
-
-if TYPE_CHECKING:
-    from vit.config import ViTConfig
+from vit.positions.base import Geometry, Position, patch_coordinates
 
 
 class SinusoidalPosition(Position):
@@ -20,21 +16,21 @@ class SinusoidalPosition(Position):
     traceable = fusible = True
     description = "fixed 2-D sines and cosines, added to the tokens"
 
-    def __init__(self, config: "ViTConfig", ops: Ops, parameters: Views, gradients: Views) -> None:
+    def __init__(self, config: Geometry, ops: Ops, parameters: Views, gradients: Views) -> None:
         super().__init__(config, ops, parameters, gradients)
         self.table = ops.asarray(sinusoidal_table(config.grid, config.width)[None])
 
     @classmethod
-    def check(cls, config: "ViTConfig") -> None:
+    def check(cls, config: Geometry) -> None:
         if config.width % 4:
             raise ConfigError(f"width: {config.width} given, valid with position 'sinusoidal' are multiples of 4")
 
     @classmethod
-    def fixed_state(cls, config: "ViTConfig") -> dict[str, np.ndarray]:
+    def fixed_state(cls, config: Geometry) -> dict[str, np.ndarray]:
         return {"pos_embed": sinusoidal_table(config.grid, config.width)[None].astype(np.float32)}
 
     @classmethod
-    def adapt_state(cls, state: Mapping[str, np.ndarray], config: "ViTConfig") -> dict[str, np.ndarray]:
+    def adapt_state(cls, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
         return {name: array for name, array in state.items() if name != "pos_embed"}
 
     def add_to_tokens(self, tokens: Array) -> None:

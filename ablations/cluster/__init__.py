@@ -1,1 +1,0 @@
-"""`vitab run --dask`: runs handed to the workers of a Dask cluster."""

@@ -1,0 +1,187 @@
+"""Tables that commands print."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ablations.config import Grid, run_label
+from ablations.errors import UsageError
+from ablations.execution.lease import HEARTBEAT_INTERVAL, LEASE_TIMEOUT, active_lease
+from ablations.execution.plan import Arm, shown_axes
+from ablations.execution.resources import ResourcePlan
+from ablations.machine import format_bytes
+from ablations.storage import Store, StudyPlan
+from ablations.training.memory import Need
+
+if TYPE_CHECKING:
+    from ablations.data.catalog import DatasetLocation
+
+
+def table(*columns: str, right: Iterable[str] = ()) -> Table:
+    """An empty table without lines; the columns in `right` are numbers."""
+    empty = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        empty.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return empty
+
+
+def show_plan(
+    console: Console, plan: StudyPlan, arms: Sequence[Arm], needs: Sequence[Need], crew: ResourcePlan
+) -> None:
+    """What `vitab run --dry-run` says: each arm, the totals, the time, and what of the machine that takes."""
+    numbers = ("runs", "done", "parameters", "FLOPs/run", "memory", "time/run")
+    axes = shown_axes(plan)
+    rows = table(*(axis.replace("_", " ") for axis in axes), *numbers, right=numbers)
+    for arm, need in zip(arms, needs, strict=True):
+        rows.add_row(
+            *(str(getattr(arm.config, axis)) for axis in axes),
+            str(len(arm.keys)),
+            str(arm.done),
+            f"{arm.parameters:,}",
+            magnitude(arm.flops),
+            format_bytes(need.device or need.process),
+            "" if arm.seconds is None else duration(arm.seconds),
+        )
+    console.print(rows)
+    to_do = sum(arm.to_do for arm in arms)
+    flops = sum(arm.to_do * arm.flops for arm in arms)
+    say(console, f"\n{len(plan.keys)} runs, {to_do} to do: {magnitude(flops)} training FLOPs")
+    if to_do:
+        seconds = sum(arm.to_do * (arm.seconds or 0.0) for arm in arms)
+        workers = f"{crew.workers} worker{'s' * (crew.workers > 1)}"
+        say(
+            console,
+            f"about {duration(seconds / crew.workers)} with {workers}, {machine_hours(seconds, crew)}, from a few "
+            "steps timed here",
+        )
+
+
+def machine_hours(seconds: float, crew: ResourcePlan) -> str:
+    """What runs that take so many seconds of one worker cost: core-hours, or GPU-hours where they are on GPUs."""
+    taken = min(crew.workers, len(crew.devices)) / crew.workers if crew.devices else crew.threads
+    hours = seconds * taken / 3600
+    number = "under 0.01" if hours < 0.01 else f"{hours:,.2f}" if hours < 10 else f"{hours:,.0f}"
+    return f"{number} {'GPU' if crew.devices else 'core'}-hours"
+
+
+def show_grids(console: Console, grids: Mapping[str, Grid]) -> None:
+    """What `vitab grids` says."""
+    rows = table("grid", "runs", "question", "axes", right=("runs",))
+    for grid in grids.values():
+        axes = "; ".join(f"{axis} {', '.join(map(str, levels))}" for axis, levels in grid.axes.items())
+        rows.add_row(grid.name, str(len(grid.expand())), grid.question, f"{axes}; {len(grid.seeds)} seeds")
+    console.print(rows)
+
+
+def show_datasets(console: Console, listed: Sequence["DatasetLocation"]) -> None:
+    """What `vitab data` says."""
+    rows = table("data", "classes", "images", "here", "what", right=("classes",))
+    for found in listed:
+        info = found.info
+        size = "" if info.image_size is None else f"{info.image_size}x{info.image_size}x{info.channels or '?'}"
+        rows.add_row(
+            info.name,
+            "any" if info.classes is None else str(info.classes),
+            size,
+            "yes" if found.where else "no",
+            info.description,
+        )
+    console.print(rows)
+    say(console, "\nfrom")
+    for found in listed:
+        say(console, f"{found.info.name:<14} {found.info.source}")
+
+
+def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType, int, int]:
+    """What `vitab status` shows of a study or all of them as they are now, and how many runs are to do and at work."""
+    numbers = ("runs", "done", "failed", "to do", "running")
+    rows = table("study", *numbers, "question", right=numbers)
+    plans, lines = read_studies(store, study)
+    to_do = at_work_now = 0
+    for plan in plans:
+        axes = shown_axes(plan)
+        counts = dict.fromkeys(("done", "failed", "to do", "running"), 0)
+        for key, config in plan.runs.items():
+            name = f"{plan.study}: {run_label(config, axes)}"
+            if store.done(key):
+                counts["done"] += 1
+            elif (owner := active_lease(store.folder(key))) is not None:
+                counts["running" if owner["silent"] < LEASE_TIMEOUT else "to do"] += 1
+                lines.append(f"{name} {running(owner)}")
+            elif (reason := store.failure(key)) is not None:
+                counts["failed"] += 1
+                lines.append(f"{name} failed: {reason} ({store.folder(key) / 'failure.json'})")
+            else:
+                counts["to do"] += 1
+        rows.add_row(plan.study, str(len(plan.keys)), *map(str, counts.values()), plan.question)
+        to_do, at_work_now = to_do + counts["to do"], at_work_now + counts["running"]
+    return Group(rows, *(Text(line) for line in lines)), to_do, at_work_now
+
+
+def read_studies(store: Store, study: str | None = None) -> tuple[list[StudyPlan], list[str]]:
+    """The plan of a study or of all, and a line about each that cannot be read."""
+    plans, lines = [], []
+    for name in store.studies() if study is None else [study]:
+        try:
+            plans.append(store.read_study(name))
+        except UsageError as error:
+            lines.append(str(error))
+    return plans, lines
+
+
+def running(owner: Mapping[str, Any]) -> str:
+    """Where a run is trained and how far it is, from what its attempt says."""
+    place = owner.get("where") or f"{owner.get('host')} (process {owner.get('pid')}, since {owner.get('begun')})"
+    where = f"is running on {place}"
+    if owner["silent"] > 4 * HEARTBEAT_INTERVAL:
+        where += f", last sign of life {duration(owner['silent'])} ago"
+    number = owner.get("attempt")
+    again = f", attempt {number}" if number != 1 else ""
+    if "epoch" not in owner:
+        return where + again
+    left = duration(float(owner["seconds_left"]))
+    return f"{where}{again}: epoch {owner['epoch']}/{owner['epochs']}, {left} left"
+
+
+def show_studies(console: Console, store: Store, study: str | None = None, *, verify: bool = False) -> bool:
+    """What `vitab status` says; whether all finished runs are sound, which it only looks at to `verify`."""
+    console.print(view_studies(store, study)[0], soft_wrap=True)
+    sound = True
+    for plan in read_studies(store, study)[0] if verify else ():
+        for key, config in plan.runs.items():
+            if store.done(key) and (damaged := store.verify(key)):
+                sound = False
+                say(console, f"{plan.study}: {run_label(config, shown_axes(plan))} is damaged: {', '.join(damaged)}")
+                say(console, f"  delete {store.folder(key)} and run the study again")
+    if verify and sound:
+        say(console, "all files of all finished runs are as they were written")
+    return sound
+
+
+def say(console: Console, text: str) -> None:
+    """A line of plain text, however wide the terminal is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def magnitude(value: float) -> str:
+    """12.3 G, 4.56 T: three digits and a unit of thousands."""
+    units: Any = ("", "k", "M", "G", "T", "P", "E")
+    scale = 0
+    while value >= 999.5 and scale < len(units) - 1:
+        value, scale = value / 1000, scale + 1
+    return f"{value:.3g} {units[scale]}".strip()
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 4.2 s, 38 s, 3 min 05 s, 2 h 07 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

@@ -1,0 +1,16 @@
+"""`vitab doctor`: check this machine and its installation."""
+
+import typer
+
+from ablations.commands.base import FAILED, stop
+
+
+def doctor() -> None:
+    """Say what vitab finds on this machine, and how to install what is missing."""
+    from ablations.machine.doctor import examine
+
+    report = examine()
+    for line in report.lines:
+        typer.echo(line)
+    if report.missing:
+        stop(f"missing: {', '.join(report.missing)}; install with: {report.remedy}", FAILED)

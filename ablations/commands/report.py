@@ -1,0 +1,63 @@
+"""`vitab report`: write or check the report of a study."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ablations.commands.base import FAILED, stop
+from ablations.commands.options import Mixed, Runs
+from ablations.errors import UsageError
+
+
+def report(
+    study: Annotated[str | None, typer.Argument(help="Name of the study; default: the last one run.")] = None,
+    runs: Runs = Path("runs"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of reports.")] = Path("reports"),
+    format: Annotated[
+        str, typer.Option(metavar="markdown|html", help="html: also report.html, one file with everything inside.")
+    ] = "markdown",
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; say what in the report no longer follows from the runs.")
+    ] = False,
+    mixed: Mixed = False,
+) -> None:
+    """Write a study's report: DIR/<study>/README.md with figures/ and tables/ (CSV, LaTeX).
+
+    With --check the exit code is 1 when the report there is not the one that follows from the runs, with a line for
+    every difference.
+    """
+    from ablations.storage import Store, load_results, require_one_version
+
+    store = Store(runs)
+    name = last_study(store) if study is None else study
+    results = load_results(store, name)
+    if not mixed:
+        require_one_version(results)
+    if check:
+        from ablations.reporting.check import differences
+
+        found = differences(results, out)
+        for line in found:
+            typer.echo(line)
+        if found:
+            stop(f"{out / name} does not follow from {runs}; vitab report {name} writes it anew", FAILED)
+        typer.echo(f"{out / name} follows from its {len(results.runs)} runs")
+        return
+    from ablations.reporting.report import FORMATS, write_report
+
+    if format not in FORMATS:
+        raise UsageError(f"--format must be {' or '.join(FORMATS)}, got {format!r}")
+    written = write_report(results, out, format)
+    if results.missing:
+        typer.echo(f"note: {len(results.missing)} of {len(results.plan.keys)} runs are not finished", err=True)
+    typer.echo(
+        f"wrote {written / ('report.html' if format == 'html' else 'README.md') if written.is_dir() else written}"
+    )
+
+
+def last_study(store: Any) -> str:
+    for name in store.studies():
+        if any(map(store.done, store.read_study(name).keys)):
+            return str(name)
+    raise UsageError(f"no study has a finished run; {store.describe_studies()}")

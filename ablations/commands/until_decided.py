@@ -1,0 +1,80 @@
+"""`vitab run --until-decided`, as people see it: round after round until nothing is open."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ablations.commands.base import FAILED
+from ablations.commands.display import duration, machine_hours, magnitude, say
+from ablations.reporting.sequential_text import saved, standing
+from ablations.statistics import analyse
+from ablations.statistics.sequential.rounds import Planner, next_round
+from ablations.storage import Store, StudyPlan, load_results
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ablations.config import Grid
+    from ablations.execution.plan import Arm
+    from ablations.execution.resources import ResourcePlan
+
+
+def train_in_rounds(
+    console: "Console",
+    store: Store,
+    plan: StudyPlan,
+    grid: "Grid",
+    *,
+    plan_of: Planner,
+    train: Callable[[StudyPlan, frozenset[str]], None],
+) -> None:
+    """Carry out a plan, look, and go on with the next round, until every contrast is decided or at the maximum.
+
+    `train(plan, tried)` trains what is missing of a plan but for the runs tried before. A run that fails stops no
+    round: the look is over the pairs there are. Ends the program with exit code 1 if any has failed at the end.
+    """
+    failed, tried = False, frozenset[str]()
+    while True:
+        try:
+            train(plan, tried)
+        except typer.Exit as ended:
+            failed = failed or ended.exit_code == FAILED
+        tried = frozenset(plan.keys)
+        if not any(map(store.done, plan.keys)):
+            break
+        analysis = analyse(load_results(store, plan.study))
+        if analysis.rounds:
+            now = [look for look in analysis.rounds if look.round == analysis.rounds[-1].round]
+            verdicts = ", ".join(f"{look.arm} {look.verdict}" for look in now)
+            say(console, f"round {now[0].round}, {now[0].seeds} seeds: {verdicts}")
+        say(console, standing(analysis))
+        grown = next_round(plan, grid, analysis, plan_of)
+        if grown is None:
+            found = saved(plan, analysis.outcomes.axis)
+            elsewhere = "" if store.root == Path("runs") else f" --runs {shlex.quote(str(store.root))}"
+            say(
+                console,
+                f"{found.runs} runs of the {found.maximum} at the maximum of seeds; "
+                f"next: vitab report {plan.study}{elsewhere}",
+            )
+            break
+        plan = grown
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def foresee_rounds(console: "Console", plan: StudyPlan, arms: "Sequence[Arm]", crew: "ResourcePlan") -> None:
+    """What `--dry-run` says of the rounds: when it looks, and what it takes at most."""
+    assert plan.design is not None
+    looks = plan.design.looks
+    say(console, f"\nrounds: {', '.join(map(str, looks))} seeds a setting, until every contrast is decided")
+    runs = len(arms) * plan.design.maximum
+    flops = sum(arm.flops for arm in arms) * plan.design.maximum
+    line = f"at most {runs} runs: {magnitude(flops)} training FLOPs"
+    if all(arm.seconds is not None for arm in arms):
+        seconds = sum(arm.seconds or 0.0 for arm in arms) * plan.design.maximum
+        line += f", about {duration(seconds / crew.workers)}, {machine_hours(seconds, crew)}"
+    say(console, line)

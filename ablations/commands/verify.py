@@ -1,0 +1,27 @@
+"""`vitab verify`: check the files of finished runs."""
+
+from pathlib import Path
+
+import typer
+
+from ablations.commands.base import FAILED, stop
+from ablations.commands.options import Runs, Study
+
+
+def verify(study: Study = None, runs: Runs = Path("runs")) -> None:
+    """Compare every checksum of the finished runs, and read every file."""
+    from ablations.storage import Store, finished_keys, problems
+
+    store = Store(runs)
+    keys, unreadable = finished_keys(store)
+    if study is not None:
+        planned = set(store.read_study(study).keys)
+        folders = {store.folder(key) for key in planned}
+        keys, unreadable = [key for key in keys if key in planned], [path for path in unreadable if path in folders]
+    bad = {store.folder(key): found for key in keys if (found := problems(store, key))}
+    bad |= {path: ["DONE.json is damaged"] for path in unreadable}
+    for path, found in bad.items():
+        typer.echo(f"{path}: {'; '.join(found)}")
+    if bad:
+        stop(f"{len(bad)} of {len(keys) + len(unreadable)} finished runs are damaged: delete their folders", FAILED)
+    typer.echo(f"all files of {len(keys)} finished runs are as they were written, and can be read")

@@ -1,0 +1,41 @@
+"""What a run is, what a grid of runs is, the built-in grids and recipes. Imports no other room."""
+
+from ablations.config.builtin_grids import GRIDS
+from ablations.config.grid import Grid, check_name
+from ablations.config.grid_files import find_grid
+from ablations.config.grid_overrides import override, parse_axes, parse_settings, shrink
+from ablations.config.labels import Level, count, level_text, name_level, run_label
+from ablations.config.model import vit_config
+from ablations.config.recipes import RECIPES, Recipe, find_recipe
+from ablations.config.run_config import DATASETS, FIELDS, LABELS, POOLS, PRECISIONS, RunConfig, coerce, parse, run_key
+from ablations.config.sequential_design import SequentialDesign
+
+__all__ = [
+    "DATASETS",
+    "FIELDS",
+    "GRIDS",
+    "LABELS",
+    "POOLS",
+    "PRECISIONS",
+    "RECIPES",
+    "Grid",
+    "Level",
+    "Recipe",
+    "RunConfig",
+    "SequentialDesign",
+    "check_name",
+    "coerce",
+    "count",
+    "find_grid",
+    "find_recipe",
+    "level_text",
+    "name_level",
+    "override",
+    "parse",
+    "parse_axes",
+    "parse_settings",
+    "run_key",
+    "run_label",
+    "shrink",
+    "vit_config",
+]

@@ -1,0 +1,49 @@
+"""The built-in grids."""
+
+from ablations.config.grid import Grid
+from ablations.config.run_config import RunConfig
+
+POSITIONS = ("none", "learned", "sinusoidal", "rope")
+
+GRIDS: dict[str, Grid] = {
+    grid.name: grid
+    for grid in (
+        Grid(
+            name="rope",
+            question="Which positional encoding earns its keep, and does it depend on depth and patch size?",
+            base=RunConfig(),
+            axes={"position": POSITIONS, "depth": (2, 4), "patch": (2, 4)},
+            seeds=(0, 1, 2),
+        ),
+        Grid(
+            name="depth",
+            question="How many blocks does a small Vision Transformer need?",
+            base=RunConfig(position="rope"),
+            axes={"depth": (1, 2, 4, 8)},
+            seeds=(0, 1, 2),
+            baseline="1",
+        ),
+        Grid(
+            name="patch",
+            question="How small should the patches be?",
+            base=RunConfig(position="rope"),
+            axes={"patch": (1, 2, 4)},
+            seeds=(0, 1, 2),
+            baseline="4",
+        ),
+        Grid(
+            name="data-fraction",
+            question="How much is a positional encoding worth when there is less to learn from?",
+            base=RunConfig(),
+            axes={"position": POSITIONS, "data_fraction": (0.1, 0.25, 0.5, 1.0)},
+            seeds=(0, 1, 2),
+        ),
+        Grid(
+            name="smoke",
+            question="Does everything work from data to report?",
+            base=RunConfig(depth=1, patch=4, width=16, epochs=2, warmup_epochs=0.2, per_class=20),
+            axes={"position": ("none", "rope")},
+            seeds=(0, 1),
+        ),
+    )
+}

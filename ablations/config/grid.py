@@ -1,0 +1,82 @@
+"""Grid: the runs that answer one question."""
+
+import itertools
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ablations.config.run_config import RunConfig
+from ablations.errors import UsageError, unknown_name
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Runs that answer one question: every combination of `axes` around `base`, for every seed.
+
+    `baseline` is the level of the compared axis that the others are measured against.
+    """
+
+    name: str
+    question: str
+    base: RunConfig
+    axes: dict[str, tuple[Any, ...]]
+    seeds: tuple[int, ...]
+    baseline: str = "none"
+
+    @property
+    def compared(self) -> str:
+        """The axis whose levels are compared: position where it varies, else the first axis that does."""
+        varying = [name for name, levels in self.axes.items() if len(levels) > 1]
+        return "position" if "position" in varying or not varying else varying[0]
+
+    @property
+    def levels(self) -> tuple[Any, ...]:
+        """The levels of the compared axis."""
+        return self.axes.get(self.compared, (getattr(self.base, self.compared),))
+
+    @property
+    def blocks(self) -> int:
+        """Pairs behind each comparison: the combinations of all other axes and seeds."""
+        return math.prod(len(self.axes[n]) for n in self.axes if n != self.compared) * len(self.seeds)
+
+    def expand(self) -> list[RunConfig]:
+        """Every run once, validated; all arms of the first seed come first, and positions vary fastest.
+
+        So paired comparisons are possible as early in a study as they can be.
+        """
+        names = [name for name in self.axes if name not in _FASTEST] + [n for n in _FASTEST if n in self.axes]
+        configs: dict[RunConfig, None] = {}
+        for seed, *values in itertools.product(self.seeds, *(self.axes[name] for name in names)):
+            config = replace(self.base, **dict(zip(names, values, strict=True)), seed=seed)
+            configs.setdefault(config)
+        for config in configs:
+            config.validate()
+        return list(configs)
+
+
+_FASTEST = ("patch", "depth", "position")
+
+
+def fit_warmup(settings: dict[str, Any], axes: Mapping[str, Any], warmup: float) -> None:
+    if "warmup_epochs" not in {*settings, *axes} and warmup >= settings.get("epochs", math.inf):
+        settings["warmup_epochs"] = settings["epochs"] / 10
+
+
+def with_baseline(grid: Grid, baseline: object = None) -> Grid:
+    """The grid with this baseline, or with "none" where that is compared, else the first level compared."""
+    levels = [str(level) for level in grid.levels]
+    if baseline is not None and str(baseline) not in levels:
+        raise unknown_name(f"baseline of {grid.compared}", str(baseline), levels)
+    default = "none" if "none" in levels else levels[0]
+    return replace(grid, baseline=default if baseline is None else str(baseline))
+
+
+def check_name(field: str, name: Any) -> str:
+    """`name` if it can be the name of a folder; UsageError otherwise."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        raise UsageError(
+            f"{field} must be up to 100 letters, digits, '_', '-' or '.', not first '-' or '.', got {name!r}"
+        )
+    return name

@@ -1,0 +1,67 @@
+"""Changes to a grid from the command line."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ablations.config.grid import Grid, fit_warmup, with_baseline
+from ablations.config.run_config import parse
+from ablations.errors import UsageError
+
+
+def override(
+    grid: Grid,
+    *,
+    axes: Mapping[str, Sequence[Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seeds: int | None = None,
+) -> Grid:
+    """The grid with other axes, other fixed fields, and seeds 0 to seeds - 1.
+
+    A setting of a field that is an axis replaces the axis. Epochs that do not exceed the warm-up shorten it
+    to a tenth of them, unless it is set too.
+    """
+    settings = dict(settings or {})
+    if "seed" in settings:
+        raise UsageError("seed cannot be set: --seeds N runs the seeds 0 to N - 1")
+    if seeds is not None and seeds < 1:
+        raise UsageError(f"seeds must be a whole number of 1 or more, got {seeds}")
+    fit_warmup(settings, grid.axes, grid.base.warmup_epochs)
+    merged = {**grid.axes, **{field: tuple(dict.fromkeys(values)) for field, values in (axes or {}).items()}}
+    merged = {field: values for field, values in merged.items() if field not in settings}
+    base = replace(grid.base, **settings)
+    changed = replace(grid, base=base, axes=merged, seeds=grid.seeds if seeds is None else tuple(range(seeds)))
+    return changed if grid.baseline in map(str, changed.levels) else with_baseline(changed)
+
+
+def parse_axes(texts: Mapping[str, str | None]) -> dict[str, tuple[Any, ...]]:
+    """Axes from comma-separated lists of the command line; a list that is not given is left out."""
+    return {
+        field: tuple(parse(field, part) for part in text.split(","))
+        for field, text in texts.items()
+        if text is not None
+    }
+
+
+def parse_settings(texts: Mapping[str, str | None], pairs: Sequence[str]) -> dict[str, Any]:
+    """Fixed fields from the command line: options by field, and FIELD=VALUE pairs, which win."""
+    settings = {field: parse(field, text) for field, text in texts.items() if text is not None}
+    for pair in pairs:
+        field, equals, text = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set must be FIELD=VALUE, such as width=96, got {pair!r}")
+        settings[field.strip()] = parse(field.strip(), text)
+    return settings
+
+
+def shrink(grid: Grid) -> Grid:
+    """The grid made small enough to try in seconds: one seed, two epochs, few images, its least depth."""
+    axes = {field: values for field, values in grid.axes.items() if field not in _SHRUNK}
+    if "depth" in grid.axes:
+        axes["depth"] = (min(grid.axes["depth"]),)
+    few = min(20, grid.base.per_class or 20)
+    base = replace(grid.base, epochs=2, warmup_epochs=0.2, per_class=few, data_fraction=1.0)
+    return replace(grid, name=f"{grid.name}-smoke", base=base, axes=axes, seeds=grid.seeds[:1])
+
+
+_SHRUNK = ("epochs", "warmup_epochs", "per_class", "data_fraction")

@@ -1,0 +1,47 @@
+"""Text labels of config values and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ablations.config.run_config import RunConfig
+
+Level = Any
+
+
+def plain_level(level: Level) -> Level:
+    """A level as in a RunConfig, from what JSON (lists) or pandas (NaN for None, floats) made of it."""
+    if isinstance(level, list):
+        return tuple(level)
+    return None if isinstance(level, float) and np.isnan(level) else level
+
+
+def level_text(level: Level) -> str:
+    """A level of an axis as people write it: `rope`, `4`, `0.002`, `cat+dog`, `all` for no limit."""
+    level = plain_level(level)
+    if level is None:
+        return "all"
+    if isinstance(level, float) and level.is_integer():
+        level = int(level)
+    return "+".join(map(str, level)) if isinstance(level, tuple) else str(level)
+
+
+def name_level(axis: str, level: Level) -> str:
+    """A level with its axis, `depth 4`; a position needs no axis in front of it: `rope`."""
+    text = level_text(level)
+    return text if axis == "position" else f"{axis.replace('_', ' ')} {text}"
+
+
+def run_label(config: RunConfig, axes: Iterable[str], *, seed: bool = True) -> str:
+    """A run as people read it: `rope, depth 2, patch 4, seed 0`."""
+    named = [f"{axis.replace('_', ' ')} {getattr(config, axis)}" for axis in axes]
+    parts = [text.removeprefix("position ") for text in named]
+    return ", ".join(parts + [f"seed {config.seed}"] * seed)
+
+
+def count(number: int, what: str) -> str:
+    """3 runs, 1 run."""
+    return f"{number} {what}{'s' * (number != 1)}"

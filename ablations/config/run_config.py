@@ -1,0 +1,223 @@
+"""RunConfig: everything that determines the result of one run, and the key that identifies it."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ablations.errors import UsageError, unknown_name
+
+DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist", "folder")
+LABELS = ("fine", "coarse")
+POOLS = ("mean", "cls")
+PRECISIONS = ("float32", "tf32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides the result of one run, apart from the pixels themselves.
+
+    The meaning of a field is one line below; `RULES` holds the valid range of each.
+    """
+
+    data: str = "digits"  # a name of ablations.data.DATASETS
+    labels: str = "fine"  # cifar100: "fine" (100 classes) or "coarse" (20)
+    classes: int | tuple[str, ...] | None = None  # the first so many classes, or these; None: all
+    per_class: int | None = None  # training images kept of each class; None: all
+    data_fraction: float = 1.0  # share of the training part that is used
+    validation: float = 0.15  # share of the training part held out, cut by the seed
+    position: str = "rope"  # a name of vit.positions.POSITIONS
+    depth: int = 2  # blocks
+    patch: int = 2  # pixels a side
+    width: int = 64  # D
+    heads: int = 2  # H
+    mlp_ratio: float = 4.0  # hidden width over width
+    pool: str = "mean"  # "mean" over patches, or "cls" token
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    init_std: float = 0.06  # of the weights at the start; near 1 / sqrt(3 D), as narrow models learn slowly from 0.02
+    epochs: int = 30
+    batch_size: int = 64
+    learning_rate: float = 2e-3  # at the top of the schedule
+    weight_decay: float = 0.05
+    warmup_epochs: float = 3.0  # of linear warm-up; then cosine decay
+    label_smoothing: float = 0.1
+    clip_norm: float = 1.0  # largest global norm of a gradient; 0: no clipping
+    crop_padding: int = 0  # pixels added around an image before a random crop
+    flip: bool = False  # random horizontal flips
+    erase: float = 0.0  # probability of random erasing
+    mixup: float = 0.0  # alpha; 0: off
+    cutmix: float = 0.0  # alpha; 0: off
+    trivial_augment: bool = False
+    ema: float = 0.0  # decay of the averaged weights; 0: off
+    precision: str = "float32"  # of matrix products: "float32" everywhere; "tf32", "bf16" on GPUs
+    seed: int = 0
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "RunConfig":
+        """A validated config from a plain mapping (TOML, JSON); UsageError for unknown names, wrong types."""
+        config = cls(**{name: coerce(name, value) for name, value in values.items()})
+        config.validate()
+        return config
+
+    def validate(self) -> None:
+        """UsageError that names the field, what was given and what is valid; loads no model and no data."""
+        for name, check in _CHECKS:
+            value = getattr(self, name)
+            if not check.accepts(value):
+                raise UsageError(f"{name} must be {check.valid}, got {_show(value)}")
+        if self.position not in positions():
+            raise unknown_name("position", self.position, positions())
+        if self.data not in DATASETS:
+            raise unknown_name("dataset", self.data, DATASETS)
+        if self.labels == "coarse" and self.data != "cifar100":
+            raise UsageError(f"labels 'coarse' exists for cifar100 only, got data {self.data!r}; valid: fine")
+        if self.warmup_epochs >= self.epochs:
+            raise UsageError(f"warmup_epochs must be below epochs ({self.epochs}), got {_show(self.warmup_epochs)}")
+
+    def canonical(self) -> dict[str, Any]:
+        """JSON-able values by sorted field name, each of its field's type: 1 and 1.0 are one rate."""
+        plain = {name: _plain(name, getattr(self, name)) for name in sorted(FIELDS)}
+        if self.precision == "float32":  # as in the keys of runs that are older than the field
+            del plain["precision"]
+        return plain
+
+
+FIELDS: dict[str, Any] = {field.name: field.type for field in fields(RunConfig)}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A test of a value and the words for what passes it."""
+
+    valid: str
+    accepts: Callable[[Any], bool]
+
+
+def _whole(least: int) -> Rule:
+    return Rule(f"a whole number of {least} or more", lambda value: _is_int(value) and value >= least)
+
+
+def _real(valid: str, accepts: Callable[[float], bool]) -> Rule:
+    return Rule(f"a number {valid}", lambda value: _is_real(value) and math.isfinite(value) and accepts(value))
+
+
+def _choice(names: tuple[str, ...]) -> Rule:
+    return Rule(" or ".join(repr(name) for name in names), lambda value: value in names)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_classes(value: object) -> bool:
+    if isinstance(value, tuple):
+        return len(value) >= 2 and len(set(value)) == len(value) and all(isinstance(n, str) for n in value)
+    return value is None or (_is_int(value) and value >= 2)  # type: ignore[operator]
+
+
+_TEXT = Rule("a name", lambda value: isinstance(value, str))
+_SWITCH = Rule("true or false", lambda value: isinstance(value, bool))
+_NOT_NEGATIVE = _real("of 0 or more", lambda value: value >= 0)
+_POSITIVE = _real("above 0", lambda value: value > 0)
+_SHARE_BELOW_1 = _real("from 0 up to, but not, 1", lambda value: 0 <= value < 1)
+
+RULES: dict[str, Rule] = {
+    "data": _TEXT,
+    "labels": _choice(LABELS),
+    "classes": Rule("a whole number of 2 or more, or two or more different class names", _is_classes),
+    "per_class": Rule("a whole number of 1 or more, or none", lambda value: value is None or _whole(1).accepts(value)),
+    "data_fraction": _real("above 0, at most 1", lambda value: 0 < value <= 1),
+    "validation": _real("between 0 and 1, both excluded", lambda value: 0 < value < 1),
+    "position": _TEXT,
+    "depth": _whole(1),
+    "patch": _whole(1),
+    "width": _whole(1),
+    "heads": _whole(1),
+    "mlp_ratio": _POSITIVE,
+    "pool": _choice(POOLS),
+    "dropout": _SHARE_BELOW_1,
+    "drop_path": _SHARE_BELOW_1,
+    "init_std": _POSITIVE,
+    "epochs": _whole(1),
+    "batch_size": _whole(1),
+    "learning_rate": _POSITIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "warmup_epochs": _NOT_NEGATIVE,
+    "label_smoothing": _SHARE_BELOW_1,
+    "clip_norm": _NOT_NEGATIVE,
+    "crop_padding": _whole(0),
+    "flip": _SWITCH,
+    "erase": _real("from 0 to 1", lambda value: 0 <= value <= 1),
+    "mixup": _NOT_NEGATIVE,
+    "cutmix": _NOT_NEGATIVE,
+    "trivial_augment": _SWITCH,
+    "ema": _SHARE_BELOW_1,
+    "precision": _choice(PRECISIONS),
+    "seed": Rule("a whole number from 0 to 2^32 - 1", lambda value: _is_int(value) and 0 <= value < 2**32),
+}
+_CHECKS = tuple(RULES.items())
+
+
+def run_key(config: RunConfig, fingerprint: str) -> str:
+    """The identity of a run: SHA-256 (64 hex characters) of its canonical config and data fingerprint."""
+    identity = {"config": config.canonical(), "data": fingerprint, "format": 1}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def coerce(name: str, value: Any) -> Any:
+    """A value from TOML or JSON in the type of its field; UsageError for an unknown field or a wrong type."""
+    if name not in FIELDS:
+        raise unknown_name("field", name, FIELDS)
+    if name == "classes" and isinstance(value, list):
+        value = tuple(value)
+    if FIELDS[name] is float and _is_int(value):
+        value = float(value)
+    if not RULES[name].accepts(value):
+        raise UsageError(f"{name} must be {RULES[name].valid}, got {_show(value)}")
+    return value
+
+
+def parse(name: str, text: str) -> Any:
+    """A value from the command line, such as parse("learning_rate", "1e-3"); UsageError as in `coerce`."""
+    if name not in FIELDS:
+        raise unknown_name("field", name, FIELDS)
+    text = text.strip()
+    kind = FIELDS[name]
+    if kind is bool:
+        return coerce(name, {"true": True, "false": False}.get(text.lower(), text))
+    if name in ("classes", "per_class") and text.lower() == "none":
+        return None
+    if name == "classes" and not text.isdecimal():
+        return coerce(name, tuple(part.strip() for part in text.split(",")))
+    if kind is not str:
+        text = text if kind is not float or re.search("[0-9]", text) else f"'{text}'"
+        try:
+            return coerce(name, float(text) if kind is float else int(text))
+        except ValueError:
+            raise UsageError(f"{name} must be {RULES[name].valid}, got {text!r}") from None
+    return coerce(name, text)
+
+
+def positions() -> tuple[str, ...]:
+    """Names of the positional encodings."""
+    from vit.positions import POSITIONS
+
+    return tuple(POSITIONS)
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return float(value) if FIELDS[name] is float else value
+
+
+def _show(value: object) -> str:
+    return repr(list(value)) if isinstance(value, tuple) else repr(value)

@@ -1,0 +1,105 @@
+"""What ``vitab data`` does, without the words: list, fetch, verify, sheet."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablations.data.contact_sheet import save_contact_sheet
+from ablations.data.fetch import Progress, Remote, fetch
+from ablations.data.locations import cache_folder
+from ablations.data.registry import DATASETS, DatasetInfo, load, lookup
+from ablations.errors import UsageError
+
+
+@dataclass(frozen=True)
+class DatasetLocation:
+    """A data set and where it lies on this machine; ``where`` is None when it is not there."""
+
+    info: DatasetInfo
+    where: Path | None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A data set that was read and found good."""
+
+    name: str
+    where: Path
+    train_images: int
+    test_images: int
+    classes: int
+    image_size: int
+    channels: int
+    fingerprint: str
+
+
+def list_datasets(data_dir: Path | None = None) -> list[DatasetLocation]:
+    """Every data set of the registry, looked for in ``data_dir`` or in the cache; reads nothing.
+
+    Raises:
+        UsageError: if ``data_dir`` is given and does not exist.
+    """
+    return [DatasetLocation(info, info.find(data_dir)) for info in DATASETS.values()]
+
+
+def fetch_dataset(name: str, on_progress: Progress | None = None, *, cache: Path | None = None) -> list[Path]:
+    """Download a data set's files, or what is lacking of them, into the cache; see `ablations.data.fetch.fetch`.
+
+    Args:
+        on_progress: Called with (file name, bytes so far, bytes in all or None).
+        cache: Instead of the user's cache folder of this data set.
+
+    Raises:
+        UsageError: if the name is unknown or there is nothing to fetch.
+        VitabError: if a file cannot be had, or its checksum is wrong.
+    """
+    return fetch(remotes_of(name), cache or cache_folder(name), on_progress)
+
+
+def remotes_of(name: str) -> tuple[Remote, ...]:
+    """The files to download for a data set.
+
+    Raises:
+        UsageError: if the name is unknown or there is nothing to fetch.
+    """
+    info = lookup(name)
+    if not info.remotes:
+        fetchable = ", ".join(other.name for other in DATASETS.values() if other.remotes)
+        raise UsageError(f"data: {name!r} needs no download (it comes from {info.source}); valid: {fetchable}")
+    return info.remotes
+
+
+def verify_dataset(name: str, data_dir: Path | None = None, *, labels: str = "fine") -> Verified:
+    """Read a data set in full, with every check that `load` makes, and say what was found.
+
+    Raises:
+        UsageError: naming the file and what is wrong with it.
+    """
+    dataset = load(name, data_dir=data_dir, labels=labels)
+    where = lookup(name).find(data_dir)
+    assert where is not None
+    return Verified(
+        name=name,
+        where=where,
+        train_images=len(dataset.train_labels),
+        test_images=len(dataset.test_labels),
+        classes=dataset.classes,
+        image_size=dataset.image_size,
+        channels=dataset.channels,
+        fingerprint=dataset.fingerprint,
+    )
+
+
+def sheet(
+    name: str,
+    out: Path,
+    data_dir: Path | None = None,
+    *,
+    labels: str = "fine",
+    classes: int | tuple[str, ...] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Write a PNG of samples with their labels; see `ablations.data.contact_sheet`. Gives back ``out``."""
+    dataset = load(name, data_dir=data_dir, labels=labels, classes=classes)
+    save_contact_sheet(dataset, out, samples=samples, seed=seed)
+    return out

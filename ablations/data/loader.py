@@ -1,0 +1,142 @@
+"""What a run is fed: its training and validation images, and an epoch of batches, made ahead of the steps."""
+
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ablations.config import RunConfig
+from ablations.data import Dataset, split, subsample
+from ablations.data.augmentation import augment, normalise
+from ablations.data.normalisation import statistics
+from ablations.errors import UsageError
+from vit import one_hot
+from vit.random import stream
+
+Batch = tuple[np.ndarray, np.ndarray]
+"""Images (B, h, w, c) float32, normalised, and soft targets (B, C) float32."""
+
+
+def parts_of(config: RunConfig, images: int) -> tuple[int, int]:
+    """Images that a run trains on and that it holds out, of so many training images in its data set."""
+    held = round(config.validation * images)
+    return max(1, round(config.data_fraction * (images - held))), held
+
+
+def steps_of(config: RunConfig, images: int) -> tuple[int, int]:
+    """Steps in an epoch and images in a step, of a run on a data set with so many training images."""
+    used, _ = parts_of(config, images)
+    batch = min(config.batch_size, used)
+    return used // batch, batch
+
+
+def is_augmented(config: RunConfig) -> bool:
+    """Whether the recipe changes images or targets at random."""
+    c = config
+    return bool(c.crop_padding or c.flip or c.trivial_augment or c.erase or c.mixup or c.cutmix)
+
+
+@dataclass(frozen=True)
+class DataLoader:
+    """The training part of a run, cut by its seed, and the statistics that normalise every image it sees.
+
+    What a batch holds depends on the seed, the epoch and its place in it, and on nothing else: arms of one seed see the
+    same images in the same order with the same augmentation.
+    """
+
+    config: RunConfig
+    images: np.ndarray
+    labels: np.ndarray
+    validation_images: np.ndarray
+    validation_labels: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    classes: int
+    chosen: np.ndarray
+    """Where `images` are among all training images of the data set."""
+    held_out: np.ndarray
+    """Where `validation_images` are."""
+
+    @classmethod
+    def of(cls, config: RunConfig, dataset: Dataset) -> "DataLoader":
+        train, validation = split(dataset.train_labels, config.validation, config.seed)
+        if not len(validation):
+            raise UsageError(
+                f"validation: {config.validation:g} of {len(dataset.train_labels)} training images holds out none; "
+                "valid is a share that holds out at least one"
+            )
+        if config.data_fraction < 1:
+            train = train[subsample(dataset.train_labels[train], config.data_fraction, config.seed)]
+        images = dataset.train_images[train]
+        mean, std = statistics(images)
+        return cls(
+            config,
+            images,
+            dataset.train_labels[train],
+            dataset.train_images[validation],
+            dataset.train_labels[validation],
+            mean,
+            std,
+            dataset.classes,
+            train,
+            validation,
+        )
+
+    @property
+    def batch_size(self) -> int:
+        return min(self.config.batch_size, len(self.images))
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch. The images of an incomplete last batch wait for another epoch's order."""
+        return len(self.images) // self.batch_size
+
+    def normalise(self, images: np.ndarray) -> np.ndarray:
+        """uint8 images (n, h, w, c) to float32 of mean 0 and deviation 1 over the training images."""
+        return np.asarray(normalise(images, self.mean, self.std))
+
+    def epoch(self, epoch: int, first: int = 0) -> Generator[Batch, None, None]:
+        """The batches of an epoch (from 1), from its step `first` on.
+
+        Augmented batches are made while the step before them runs; others only have to be gathered.
+        """
+        order = self.order(epoch)
+        steps = range(first, self.steps)
+        if not is_augmented(self.config):
+            yield from (self._gathered(order, step) for step in steps)
+        elif steps:
+            with ThreadPoolExecutor(1) as ahead:
+                coming = ahead.submit(self._augmented, order, epoch, first)
+                for step in steps[1:]:
+                    batch = coming.result()
+                    coming = ahead.submit(self._augmented, order, epoch, step)
+                    yield batch
+                yield coming.result()
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The order of `images` in an epoch (from 1)."""
+        return stream(self.config.seed, "order", epoch).permutation(len(self.images))
+
+    @cached_property
+    def _ready(self) -> Batch:
+        """All training images and targets as a batch of a recipe without augmentation has them."""
+        return self.normalise(self.images), self._targets(self.labels)
+
+    def _targets(self, labels: np.ndarray) -> np.ndarray:
+        return one_hot(labels, self.classes, self.config.label_smoothing).astype(np.float32)
+
+    def _chosen(self, order: np.ndarray, step: int) -> np.ndarray:
+        return order[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def _gathered(self, order: np.ndarray, step: int) -> Batch:
+        chosen = self._chosen(order, step)
+        images, targets = self._ready
+        return images[chosen], targets[chosen]
+
+    def _augmented(self, order: np.ndarray, epoch: int, step: int) -> Batch:
+        chosen = self._chosen(order, step)
+        generator = stream(self.config.seed, "augmentation", epoch, step)
+        targets = self._targets(self.labels[chosen])
+        return augment(self.images[chosen], targets, self.config, generator, self.mean, self.std)

@@ -1,0 +1,31 @@
+"""Load the dataset of a run, cached in memory."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ablations.config import RunConfig
+from ablations.data.heartbeat import heartbeat_listener
+
+if TYPE_CHECKING:
+    from ablations.data import Dataset
+
+
+def dataset_for(config: RunConfig, data_dir: Path | None, alive: Callable[[], object] = lambda: None) -> "Dataset":
+    """The data of a run, which gives signs of life while they are read; the last few data sets stay in memory."""
+    with heartbeat_listener(alive):
+        return _read(config.data, config.labels, config.classes, config.per_class, data_dir)
+
+
+@lru_cache(maxsize=4)
+def _read(
+    data: str,
+    labels: str,
+    classes: int | tuple[str, ...] | None,
+    per_class: int | None,
+    data_dir: Path | None,
+) -> "Dataset":
+    from ablations.data import load
+
+    return load(data, data_dir=data_dir, labels=labels, classes=classes, per_class=per_class)

@@ -1,0 +1,1 @@
+"""`vitab run --dask`: execute runs on the workers of a Dask cluster."""

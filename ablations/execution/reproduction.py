@@ -1,0 +1,70 @@
+"""Train a finished run again and compare the results."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ablations.config import run_key
+from ablations.data.loading import dataset_for
+from ablations.errors import UsageError, VitabError
+from ablations.storage import Store, config_of, problems
+from ablations.storage.provenance import WHERE
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A finished run beside itself, trained once more."""
+
+    same_place: bool
+    """Whether code, packages and processor are those of the finished run, all the way, so that its bits are due."""
+    same_bits: bool
+    accuracy: float
+    accuracy_before: float
+    tolerance: float
+    """Two standard errors of the difference of two such accuracies, as if on independent images."""
+
+    @property
+    def good(self) -> bool:
+        """Bits in the same place, accuracy in another."""
+        return self.same_bits if self.same_place else abs(self.accuracy - self.accuracy_before) <= self.tolerance
+
+
+def reproduce(store: Store, key: str, *, data_dir: Path | None, backend: str, threads: int) -> Reproduction:
+    """Train a finished run again and compare; the store is not written.
+
+    Raises UsageError when the data here are not those of the run, VitabError when its files are damaged.
+    """
+    from ablations.storage.provenance import describe
+    from ablations.training.precision import check_runs
+    from ablations.training.trainer import train
+
+    if found := problems(store, key):
+        raise VitabError(f"run {key[:16]} is damaged: {'; '.join(found)}")
+    config = config_of(store, key)
+    check_runs([config], backend)
+    dataset = dataset_for(config, data_dir)
+    if run_key(config, dataset.fingerprint) != key:
+        raise UsageError(f"run {key[:16]} was trained on other data than {config.data} is here")
+    record = train(config, dataset, backend=backend, threads=threads)
+    before, weights = store.predictions(key), store.checkpoint(key)
+    accuracy = float(store.result(key)["test_accuracy"])
+    return Reproduction(
+        same_place=_where(store.environment(key)) == _where(describe(backend=backend, threads=threads)),
+        same_bits=_same(record.predictions, before) and _same(record.state, {n: weights.get(n) for n in record.state}),
+        accuracy=float(record.test_accuracy),
+        accuracy_before=accuracy,
+        tolerance=2 * math.sqrt(2 * accuracy * (1 - accuracy) / len(dataset.test_labels)),
+    )
+
+
+def _where(environment: dict[str, Any]) -> dict[str, Any]:
+    where = {name: environment.get(name) for name in WHERE} | {"places": environment.get("places", [])}
+    # On a GPU the products of a stack may sum in another order than those of a run alone; on a CPU they do not
+    return where | {"stack": environment.get("stack", 1) if where["backend"] == "cupy" else 1}
+
+
+def _same(first: dict[str, np.ndarray], second: dict[str, Any]) -> bool:
+    return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)

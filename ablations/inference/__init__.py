@@ -1,1 +1,0 @@
-"""What `ablations.stats` is made of: pairs, tests, intervals, power, ranks, and looks at studies that grow."""

@@ -1,0 +1,112 @@
+"""Accuracy against what training costs: settings in the order of their cost, the arms of each side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from ablations.reporting.figures import panels as figures
+from ablations.reporting.figures.figure import WIDTH, Picture, canvas
+from ablations.reporting.figures.palette import arm_marks
+from ablations.reporting.formatting import listed
+from ablations.statistics import FloatArray, Outcomes
+
+if TYPE_CHECKING:
+    from ablations.storage import Results
+
+ALIKE = 1.05
+"""Costs up to this ratio are one: then a column is a setting, else each arm of a setting has a column of its own."""
+UNITS = ((1e18, "exaFLOPs"), (1e15, "petaFLOPs"), (1e12, "teraFLOPs"), (1e9, "gigaFLOPs"), (1.0, "FLOPs"))
+
+
+def cost(results: Results, outcomes: Outcomes) -> Picture | None:
+    """The picture; None where no cost is known."""
+    column = "flops" if results.runs["flops"].notna().all() else "train_seconds"
+    points = _points(outcomes, dict(zip(results.runs["key"], results.runs[column], strict=True)))
+    if points.empty or not (points["cost"] > 0).all():
+        return None
+    names = [outcomes.arm_name(arm) for arm in range(len(outcomes.arms))]
+    marks = arm_marks(outcomes.axis, names)
+    settings = points.groupby("setting")["cost"]
+    alike = bool((settings.transform("max") < ALIKE * settings.transform("min")).all())
+    points["column"] = points["setting"] if alike else points["arm"] + "\n" + points["setting"]
+    columns = points.groupby("column", sort=False)["cost"].mean().sort_values(kind="stable")
+    places, to_scale = _places(columns.to_numpy())
+    room = 0.8 * (float(np.diff(places).min()) if len(places) > 1 else 1.0)
+    points["x"] = points["column"].map(dict(zip(columns.index, places, strict=True)))
+    if alike:
+        points["x"] += room * ((points["arm"].map(names.index) + 0.5) / len(names) - 0.5)
+
+    scale, unit = _unit(float(columns.max())) if column == "flops" else (1.0, "seconds")
+    labels = [
+        [_three_digits(value / scale), *filter(None, name.split("\n"))]
+        for name, value in zip(map(str, columns.index), columns, strict=True)
+    ]
+    upright = len(columns) > 6
+    width = max(WIDTH, 0.13 * len(points) + 2)
+    figure, axes = canvas(4.4 if upright else 3.2 + 0.2 * max(map(len, labels)), width=width)
+    ax = axes[0, 0]
+    for place in places:
+        ax.axvspan(place - room / 2, place + room / 2, color="#F6F6F6", lw=0, zorder=0)
+    figures.accuracy_against_cost(ax, points, marks)
+    texts = [", ".join([*rest, value]) if upright else "\n".join([value, *rest]) for value, *rest in labels]
+    ax.set_xticks(places, texts, rotation=90 if upright else 0)
+    ax.tick_params(axis="x", length=0)
+    ax.set_xlim(places[0] - 0.7 * room, places[-1] + 0.7 * room)
+    order = f", {'log scale' if to_scale else 'cheapest first'}" if len(columns) > 1 else ""
+    ax.set_xlabel(f"training cost of one run ({unit}{order})")
+    ax.set_ylabel("test accuracy")
+    if len(names) > 1 and alike:
+        handles = [marks[name].key(name) for name in names]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(names), 5), handletextpad=0.3)
+    words = "floating-point operations" if column == "flops" else "seconds"
+    together = alike and len(names) > 1
+    return Picture(
+        "cost",
+        "Accuracy against training cost",
+        f"Plot of mean test accuracy against training cost in {words} for {listed(names)}.",
+        f"Marker: mean over seeds; line: from the lowest to the highest seed. Below each column: the {words} of one "
+        "training run"
+        + (f", and the setting. They are alike for each {outcomes.axis.replace('_', ' ')} in it." if together else "."),
+        figure,
+    )
+
+
+def _points(outcomes: Outcomes, cost_of: dict[str, float]) -> pd.DataFrame:
+    points = []
+    for arm in range(len(outcomes.arms)):
+        for cell in range(len(outcomes.cells)):
+            values = outcomes.accuracy[arm, cell]
+            known = np.isfinite(values)
+            if known.any():
+                points.append(
+                    {
+                        "arm": outcomes.arm_name(arm),
+                        "setting": outcomes.cell_name(cell).replace(", ", "\n"),
+                        "cost": float(np.mean([cost_of[str(key)] for key in outcomes.keys[arm, cell][known]])),
+                        "mean": values[known].mean(),
+                        "low": values[known].min(),
+                        "high": values[known].max(),
+                    }
+                )
+    return pd.DataFrame(points)
+
+
+def _places(costs: FloatArray) -> tuple[FloatArray, bool]:
+    """Where columns of these rising costs stand, and whether that is to a log scale: if none comes too near another."""
+    logs = np.log2(costs)
+    gaps = np.diff(logs)
+    if gaps.size and gaps.min() > 0.5 * gaps.mean():
+        return logs, True
+    return np.arange(costs.size, dtype=float), False
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _unit(most: float) -> tuple[float, str]:
+    """The unit in which the largest cost is 2 or more."""
+    return next(unit for unit in UNITS if most >= 2 * unit[0] or unit[0] == 1.0)

@@ -1,0 +1,46 @@
+"""A figure with the words that go with it, and the canvas that all are drawn on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ablations.reporting.figures.palette import style
+
+WIDTH = 6.6
+"""Inches; at 200 dots per inch a figure stays sharp at full width and readable at half."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, the file name it gets, its heading, and its words: `alt` for who cannot see it, `caption` below."""
+
+    name: str
+    title: str
+    alt: str
+    caption: str
+    figure: Figure
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """Numbers of its words that stand in no table, by name."""
+
+    def save(self, folder: Path) -> None:
+        """Write NAME.png and NAME.svg, the same bytes for the same picture."""
+        with style():
+            self.figure.savefig(folder / f"{self.name}.png", dpi=200, metadata={"Software": None})
+            self.figure.set_layout_engine("none")
+            self.figure.savefig(folder / f"{self.name}.svg", metadata={"Date": None, "Creator": None})
+
+
+def canvas(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, NDArray[Any]]:
+    """A figure of this height in inches and its axes, (rows, columns); draws with Agg, apart from pyplot."""
+    figure = Figure(figsize=(options.pop("width", WIDTH), height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.07, h_pad=0.07)  # type: ignore[union-attr,call-arg]
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, axes

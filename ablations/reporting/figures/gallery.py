@@ -1,0 +1,240 @@
+"""The figures of a report, composed of panels, each with the words that go with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+
+from ablations.config import level_text
+from ablations.reporting.figures import panels as figures
+from ablations.reporting.figures.cost import cost
+from ablations.reporting.figures.encodings import encodings
+from ablations.reporting.figures.figure import WIDTH, Picture, canvas
+from ablations.reporting.figures.palette import Mark, arm_marks, percent_ticks, style
+from ablations.reporting.formatting import listed, points_text
+from ablations.statistics import Analysis, FloatArray, Outcomes
+
+if TYPE_CHECKING:
+    from ablations.storage import Results
+
+
+def pictures(results: Results, analysis: Analysis) -> list[Picture]:
+    """Every figure that the study has data for, in the order of the report."""
+    outcomes = analysis.outcomes
+    with style():
+        drawn = [
+            _accuracy(outcomes),
+            _contrasts(analysis),
+            _ranks(analysis),
+            _heatmaps(outcomes),
+            _learning(results, outcomes),
+            cost(results, outcomes),
+            encodings(results),
+        ]
+    return [picture for picture in drawn if picture]
+
+
+def _names(outcomes: Outcomes) -> list[str]:
+    return [outcomes.arm_name(arm) for arm in range(len(outcomes.arms))]
+
+
+def _marks(outcomes: Outcomes) -> dict[str, Mark]:
+    return arm_marks(outcomes.axis, _names(outcomes))
+
+
+def _panels(outcomes: Outcomes, most: int = 4) -> tuple[int, int]:
+    """Rows and columns that give every cell a panel: the last cell axis across, the others down."""
+    cells = len(outcomes.cells)
+    if len(outcomes.cell_axes) < 2:
+        columns = cells if cells <= most else 3
+    else:
+        columns = len({cell[-1] for cell in outcomes.cells})
+    return -(-cells // columns), columns
+
+
+def _axis_word(axis: str) -> str:
+    return axis.replace("_", " ")
+
+
+def _accuracy(outcomes: Outcomes) -> Picture:
+    names, marks = _names(outcomes), _marks(outcomes)
+    rows, columns = _panels(outcomes, most=2)
+    height = 0.75 + rows * (0.45 + 0.33 * len(names))
+    figure, axes = canvas(height, rows, columns, sharex=True, sharey=True, width=max(WIDTH, 2.1 * columns + 1))
+    for cell, ax in enumerate(axes.flat):
+        if cell >= len(outcomes.cells):
+            ax.set_visible(False)
+            continue
+        figures.accuracy_by_arm(ax, outcomes.accuracy[:, cell], names, marks)
+        ax.grid(axis="x")
+        ax.set_title(outcomes.cell_name(cell), loc="left")
+        ax.tick_params(axis="x", labelbottom=True)
+    figure.supxlabel("test accuracy", fontsize=11)
+    n = _run_range(outcomes)
+    return Picture(
+        "accuracy",
+        f"Accuracy by {_axis_word(outcomes.axis)}",
+        f"Dot plot of test accuracy, one panel a setting, with a row for {listed(names)}; runs in a row: {n}.",
+        "Each marker is one run (one seed) on the test set, the bar and the number beside it are the mean of the row, "
+        "in percent.",
+        figure,
+    )
+
+
+def _contrasts(analysis: Analysis) -> Picture | None:
+    outcomes = analysis.looked
+    arms = [arm for arm in range(len(outcomes.arms)) if arm != outcomes.baseline]
+    pairs = [
+        (contrast, outcomes.differences(arm, outcomes.baseline))
+        for arm, contrast in zip(arms, analysis.contrasts, strict=True)
+        if contrast.n
+    ]
+    if not pairs:
+        return None
+    figure, axes = canvas(0.85 + 0.55 * len(pairs))
+    ax = axes[0, 0]
+    figures.contrast_forest(ax, [p[0] for p in pairs], [p[1] for p in pairs], _marks(outcomes))
+    base = outcomes.arm_name(outcomes.baseline)
+    ax.set_xlabel(f"difference from {base} (percentage points)")
+    interval = any(np.isfinite(contrast.low) for contrast, _ in pairs)
+    return Picture(
+        "contrasts",
+        f"Paired differences from {base}",
+        f"Paired differences in accuracy from {base}: "
+        + "; ".join(f"{c.subject} {points_text(c.mean)} points" for c, _ in pairs)
+        + ".",
+        f"Large marker: mean difference from {base} in percentage points, also written at the right"
+        + ("; thick line: its 95 % interval" if interval else "")
+        + "; small dots: the pairs it is made of, each two runs alike in all but the arm.",
+        figure,
+    )
+
+
+def _ranks(analysis: Analysis) -> Picture | None:
+    found = analysis.ranks
+    if found is None:
+        return None
+    figure, axes = canvas(1.1 + 0.32 * len(found.arms))
+    figures.critical_difference(axes[0, 0], found, _marks(analysis.outcomes))
+    order = sorted(zip(found.mean_ranks, found.arms, strict=True))
+    return Picture(
+        "ranks",
+        "Ranks over settings",
+        "Mean ranks over settings, best first: " + "; ".join(f"{arm} {rank:.2f}" for rank, arm in order) + ".",
+        f"Mean rank over {found.cells} settings, 1 the best. Grey bars join arms whose ranks differ by less than the "
+        f"critical difference of {found.critical:.2f}.",
+        figure,
+    )
+
+
+def _heatmaps(outcomes: Outcomes) -> Picture | None:
+    if not outcomes.cell_axes:
+        return None
+    means = _mean(outcomes.accuracy)
+    finite = means[np.isfinite(means)]
+    lowest, highest = float(finite.min()), float(finite.max())
+    if lowest == highest:
+        lowest, highest = lowest - 1, highest + 1
+    tables: list[tuple[str, pd.DataFrame]]
+    if len(outcomes.cell_axes) == 1:
+        other = outcomes.cell_axes[0]
+        frame = pd.DataFrame(means, list(map(level_text, outcomes.arms)), [level_text(c[0]) for c in outcomes.cells])
+        tables, down, across = [("", frame)], outcomes.axis, other
+    else:
+        *first, across = outcomes.cell_axes
+        down = ", ".join(first)
+        index = list(dict.fromkeys(", ".join(map(level_text, c[:-1])) for c in outcomes.cells))
+        columns = list(dict.fromkeys(level_text(c[-1]) for c in outcomes.cells))
+        shape = (len(index), len(columns))
+        tables = [
+            (name, pd.DataFrame(row.reshape(shape), index, columns))
+            for name, row in zip(_names(outcomes), means, strict=True)
+        ]
+    wide = len(tables) if tables[0][1].shape[1] * len(tables) <= 12 else min(2, len(tables))
+    rows = -(-len(tables) // wide)
+    panel = 0.42 * tables[0][1].shape[0]
+    figure, axes = canvas(0.8 + rows * (0.45 + max(panel, 0.8)), rows, wide)
+    layout = figure.get_layout_engine()
+    figure.set_layout_engine("none")  # each heatmap of seaborn would lay the whole figure out
+    for i, (ax, (name, frame)) in enumerate(zip(axes.flat, tables, strict=False)):
+        figures.accuracy_heatmap(ax, frame, lowest=lowest, highest=highest)
+        ax.set_title(name)
+        ax.tick_params(labelleft=i % wide == 0, labelbottom=i + wide >= len(tables))
+    for ax in list(axes.flat)[len(tables) :]:
+        ax.set_visible(False)
+    figure.set_layout_engine(layout)
+    units = {"patch": " (pixels a side)", "depth": " (blocks)"}
+    figure.supxlabel(_axis_word(across) + units.get(across, ""), fontsize=11)
+    figure.supylabel(_axis_word(down) + (units.get(down, "") if rows * panel > 1.4 else ""), fontsize=11)
+    scale = ScalarMappable(Normalize(lowest, highest), sns.color_palette("crest", as_cmap=True))
+    bar = figure.colorbar(scale, ax=axes.ravel().tolist(), aspect=12, pad=0.02, shrink=0.9)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+    percent_ticks(bar.ax.yaxis, most=4)
+    return Picture(
+        "heatmap",
+        f"{_axis_word(down)} × {_axis_word(across)}".capitalize(),
+        f"Heatmaps of mean test accuracy over {_axis_word(down)} and {_axis_word(across)}, "
+        f"from {lowest:.1f} to {highest:.1f} percent.",
+        "Mean test accuracy in percent; one colour scale for all panels.",
+        figure,
+    )
+
+
+def _learning(results: Results, outcomes: Outcomes) -> Picture | None:
+    shared = [c for c in (outcomes.axis, *outcomes.cell_axes) if c not in results.epochs.columns]
+    epochs = results.epochs.merge(results.runs[["key", *shared]], on="key") if shared else results.epochs
+    if epochs.empty:
+        return None
+    names, marks = _names(outcomes), _marks(outcomes)
+    rows, columns = _panels(outcomes)
+    figure, axes = canvas(
+        0.75 + rows * (1.75 if len(outcomes.cells) > 1 else 2.8),
+        rows,
+        columns,
+        sharex=True,
+        sharey=True,
+        width=max(WIDTH, 1.8 * columns + 0.6),
+    )
+    by_name = dict(zip(map(level_text, outcomes.arms), names, strict=True))
+    texts = {column: epochs[column].map(level_text, na_action=None) for column in (outcomes.axis, *outcomes.cell_axes)}
+    epochs = epochs.assign(**texts)
+    for cell, ax in enumerate(axes.flat):
+        if cell >= len(outcomes.cells):
+            ax.set_visible(False)
+            continue
+        here = np.ones(len(epochs), dtype=bool)
+        for axis, level in zip(outcomes.cell_axes, outcomes.cells[cell], strict=True):
+            here &= (epochs[axis] == level_text(level)).to_numpy()
+        figures.learning_curves(ax, epochs[here], outcomes.axis, by_name, marks)
+        ax.set_title(outcomes.cell_name(cell), loc="left")
+    figure.supxlabel("epoch", fontsize=11)
+    figure.supylabel("validation accuracy", fontsize=11)
+    if len(names) > 1:
+        handles = [marks[name].key(name, line=2.5) for name in names]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(names), 5), handlelength=2)
+    return Picture(
+        "learning_curves",
+        "Learning curves",
+        f"Validation accuracy after every epoch for {listed(names)}, one panel a setting.",
+        "Line: mean over seeds, markers tell the lines apart; band: from the lowest to the highest seed. Validation "
+        "images are held out of the training part and differ from the test set.",
+        figure,
+    )
+
+
+def _mean(accuracy: FloatArray) -> FloatArray:
+    known = np.isfinite(accuracy)
+    count = known.sum(axis=-1)
+    total = np.where(known, accuracy, 0).sum(axis=-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _run_range(outcomes: Outcomes) -> str:
+    n = np.isfinite(outcomes.accuracy).sum(axis=-1)
+    return f"{n.max()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"

@@ -1,0 +1,118 @@
+"""One look for every figure: a colour and a marker for each arm, and a style that leaves matplotlib's state alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.colors import to_hex
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How an arm is told apart, in colour and without."""
+
+    colour: str
+    marker: str
+
+    def key(self, label: str, line: float = 0) -> Line2D:
+        """An entry of a legend, with a line of this width through the marker."""
+        return Line2D([], [], color=self.colour, marker=self.marker, ms=7, lw=line, label=label)
+
+
+POSITION_MARKS = {
+    "none": Mark("#949494", "o"),
+    "learned": Mark("#F0A500", "s"),
+    "sinusoidal": Mark("#2A6FB5", "^"),
+    "rope": Mark("#C8412B", "D"),
+}
+OTHER_MARKS = (
+    Mark("#000000", "v"),
+    Mark("#56B4E9", "P"),
+    Mark("#332288", "X"),
+    Mark("#DDCC77", "<"),
+    Mark("#882255", ">"),
+    Mark("#960FF0", "p"),
+)
+"""Colours of Okabe & Ito and of Tol. With those above all are at least 24 apart in CIELAB for normal vision and without
+one of the three kinds of cones, the built-in ones at least 30."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
+
+INK = "#222222"
+FAINT = "#D9D9D9"
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "axes.edgecolor": "#777777",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "vitab",
+    "path.simplify": True,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw and save inside this; outside nothing has changed."""
+    with sns.axes_style("ticks"), mpl.rc_context(_STYLE):
+        yield
+
+
+def position_marks(names: Sequence[str]) -> dict[str, Mark]:
+    """A mark for each position: fixed for the built-in ones, else decided by the name alone while that is free."""
+    marks = {name: POSITION_MARKS[name] for name in names if name in POSITION_MARKS}
+    for name in sorted(set(names) - set(marks)):
+        start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        order = [OTHER_MARKS[(start + i) % len(OTHER_MARKS)] for i in range(len(OTHER_MARKS))]
+        free = [mark for mark in order if mark not in marks.values()]
+        marks[name] = (free or order)[0]
+    return {name: marks[name] for name in names}
+
+
+def arm_marks(axis: str, names: Sequence[str]) -> dict[str, Mark]:
+    """Marks of the arms: by name for positions, else dark to light in the order of the levels."""
+    if axis == "position":
+        return position_marks(names)
+    colour_map = sns.color_palette("viridis", as_cmap=True)
+    shades = np.linspace(0.05, 0.8, len(names))
+    return {
+        name: Mark(to_hex(colour_map(x)), MARKERS[i % len(MARKERS)])
+        for i, (name, x) in enumerate(zip(names, shades, strict=True))
+    }
+
+
+def percent_ticks(axis: mpl.axis.Axis, most: int = 5) -> None:
+    """Ticks of an axis in percent, none at fractions of one unless the axis is that short."""
+    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))

@@ -1,0 +1,166 @@
+"""The plots of a report, one function a plot: axes and data in, axes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from ablations.reporting.figures.palette import FAINT, INK, Mark, percent_ticks
+from ablations.reporting.formatting import points_text
+from ablations.statistics import Contrast, FloatArray, Ranks
+
+
+def accuracy_by_arm(
+    ax: Axes, accuracy: FloatArray, names: Sequence[str], marks: Mapping[str, Mark], *, means: bool = True
+) -> Axes:
+    """Every run of one cell as a dot, the mean of each arm as a bar. `accuracy` is (A, S) in percent, NaN allowed."""
+    seeds = accuracy.shape[1]
+    offsets = np.linspace(-0.2, 0.2, seeds) if seeds > 1 else np.zeros(1)
+    for row, (name, values) in enumerate(zip(names, accuracy, strict=True)):
+        colour, marker = marks[name].colour, marks[name].marker
+        ax.axhline(row, color="#EEEEEE", lw=0.8, zorder=0)
+        ax.scatter(values, row + offsets, s=26, marker=marker, color=colour, edgecolor="white", lw=0.6, zorder=3)
+        known = values[np.isfinite(values)]
+        if known.size:
+            mean = known.mean()
+            ax.plot([mean, mean], [row - 0.36, row + 0.36], color=colour, lw=2.2, solid_capstyle="butt", zorder=2)
+            text = f"{mean:.1f}"
+        else:
+            text = "no run"
+        if means:
+            ax.text(1.02, row, text, transform=ax.get_yaxis_transform(), va="center", ha="left", fontsize=10)
+    ax.set_yticks(range(len(names)), list(names))
+    ax.set_ylim(len(names) - 0.45, -0.55)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    percent_ticks(ax.xaxis, most=3)
+    return ax
+
+
+def contrast_forest(
+    ax: Axes, contrasts: Sequence[Contrast], differences: Sequence[FloatArray], marks: Mapping[str, Mark]
+) -> Axes:
+    """Paired differences: every block as a faint dot, mean and interval in full colour, zero as a line.
+
+    `differences[i]` holds the blocks of `contrasts[i]` in percentage points, any shape, NaN allowed.
+    """
+    ax.axvline(0, color=INK, lw=1, zorder=1)
+    for row, (contrast, blocks) in enumerate(zip(contrasts, differences, strict=True)):
+        colour, marker = marks[contrast.subject].colour, marks[contrast.subject].marker
+        values = np.sort(blocks[np.isfinite(blocks)])
+        spread = np.zeros(values.size)
+        spread[1::2], spread[2::2] = 0.09, -0.09
+        ax.scatter(values, row + 0.22 + spread, s=18, color=colour, alpha=0.45, lw=0, zorder=2)
+        if np.isfinite(contrast.low):
+            ax.plot(
+                [contrast.low, contrast.high], [row - 0.12] * 2, color=colour, lw=3, solid_capstyle="round", zorder=3
+            )
+        ax.plot(contrast.mean, row - 0.12, marker, ms=8, color=colour, mec="white", mew=1, zorder=4)
+        ax.text(
+            1.02, row - 0.02, points_text(contrast.mean), transform=ax.get_yaxis_transform(), va="center", ha="left"
+        )
+    ax.set_yticks(range(len(contrasts)), [c.subject for c in contrasts])
+    ax.set_ylim(len(contrasts) - 0.45, -0.55)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
+    ax.grid(axis="x")
+    return ax
+
+
+def critical_difference(ax: Axes, ranks: Ranks, marks: Mapping[str, Mark]) -> Axes:
+    """Mean ranks, a row an arm with the best on top; a grey bar joins arms that are not told apart."""
+    order = sorted(range(len(ranks.arms)), key=lambda i: ranks.mean_ranks[i])
+    for row, arm in enumerate(order):
+        name, rank = ranks.arms[arm], ranks.mean_ranks[arm]
+        ax.plot([1, rank], [row, row], color=FAINT, lw=1, zorder=1)
+        ax.plot(rank, row, marks[name].marker, ms=9, color=marks[name].colour, mec="white", mew=1, zorder=3)
+        ax.text(1.02, row, f"{rank:.2f}", transform=ax.get_yaxis_transform(), va="center", ha="left", fontsize=10)
+    names = [ranks.arms[arm] for arm in order]
+    for place, group in enumerate(ranks.groups):
+        rows = [names.index(name) for name in group]
+        x = len(names) + 0.12 + 0.14 * place
+        ax.plot([x, x], [min(rows) - 0.25, max(rows) + 0.25], color="#777777", lw=4, solid_capstyle="round")
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.45, -0.55)
+    ax.set_xlim(0.9, len(names) + 0.2 + 0.14 * max(1, len(ranks.groups)))
+    ax.set_xticks(range(1, len(names) + 1))
+    ax.set_xlabel("mean rank (1 = best)")
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    return ax
+
+
+def accuracy_heatmap(
+    ax: Axes, means: pd.DataFrame, *, lowest: float, highest: float, colour_map: str = "crest"
+) -> Axes:
+    """Mean accuracy in percent with one cell a square; a square without a run stays grey."""
+    labels = means.map(lambda value: f"{value:.1f}" if np.isfinite(value) else "")
+    sns.heatmap(
+        means,
+        ax=ax,
+        annot=labels,
+        fmt="",
+        mask=means.isna(),
+        vmin=lowest,
+        vmax=highest,
+        cmap=colour_map,
+        cbar=False,
+        linewidths=1.5,
+        linecolor="white",
+        annot_kws={"fontsize": 10},
+    )
+    ax.set_facecolor(FAINT)
+    ax.tick_params(length=0, labelrotation=0)
+    ax.set(xlabel="", ylabel="")
+    return ax
+
+
+def learning_curves(
+    ax: Axes, epochs: pd.DataFrame, axis: str, names: Mapping[str, str], marks: Mapping[str, Mark]
+) -> Axes:
+    """Validation accuracy after each epoch: mean over the runs of an arm, band from the lowest to the highest.
+
+    `epochs` has the columns `axis`, epoch and validation_accuracy (0..1); `names` turns levels into arm names.
+    """
+    curves = (
+        epochs.assign(percent=100 * epochs["validation_accuracy"])
+        .groupby([axis, "epoch"], sort=True)["percent"]
+        .agg(["mean", "min", "max"])
+    )
+    present = set(curves.index.get_level_values(0))
+    for i, (level, name) in enumerate(names.items()):
+        if level in present:
+            curve, mark = curves.xs(level), marks[name]
+            every = max(1, len(curve) // 6)
+            some = slice(i * every // len(names), None, every)  # of each arm at epochs of its own
+            ax.fill_between(curve.index, curve["min"], curve["max"], color=mark.colour, alpha=0.22, lw=0)
+            ax.plot(curve.index, curve["mean"], color=mark.colour, lw=1.8, label=name)
+            ax.plot(
+                curve.index[some], curve["mean"].iloc[some], mark.marker, color=mark.colour, ms=5, mec="white", mew=0.6
+            )
+    percent_ticks(ax.yaxis)
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    ax.margins(x=0.02)
+    ax.grid(axis="y")
+    return ax
+
+
+def accuracy_against_cost(ax: Axes, points: pd.DataFrame, marks: Mapping[str, Mark]) -> Axes:
+    """Accuracy of arms by setting, a mark for each with a line from its lowest to its highest run.
+
+    `points` has the columns arm, x, mean, low and high (percent).
+    """
+    for point in points.to_dict("records"):
+        mark = marks[point["arm"]]
+        ax.plot([point["x"]] * 2, [point["low"], point["high"]], color=mark.colour, lw=1.4, alpha=0.7, zorder=2)
+        ax.plot(point["x"], point["mean"], mark.marker, ms=7, color=mark.colour, mec="white", mew=0.8, zorder=3)
+    percent_ticks(ax.yaxis)
+    ax.grid(axis="y")
+    return ax

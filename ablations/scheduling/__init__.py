@@ -1,1 +1,0 @@
-"""Which process trains which run, when: claims, workers in child processes, stacks."""

@@ -1,0 +1,69 @@
+"""Estimates, tests, intervals and power for paired runs. Knows nothing of training or reports."""
+
+from ablations.statistics.analysis import Analysis, analyse, as_looked
+from ablations.statistics.contrasts import (
+    ALPHA,
+    Contrast,
+    Interaction,
+    all_contrasts,
+    baseline_contrasts,
+    interactions,
+    main_effects,
+)
+from ablations.statistics.estimates import arm_means, cell_means
+from ablations.statistics.intervals import LEVEL, t_interval
+from ablations.statistics.mcnemar import ModelComparison, compare_models
+from ablations.statistics.outcomes import FloatArray, Outcomes, arrange, varying_axes
+from ablations.statistics.permutation import holm
+from ablations.statistics.power import MARGIN, MOST_SEEDS, smallest_p
+from ablations.statistics.power_forecast import forecast_power, forecast_sequential_power, least_p, power_warning
+from ablations.statistics.ranks import Ranks, rank_arms
+from ablations.statistics.sequential.growth import asked, seeds_to_add
+from ablations.statistics.sequential.interim import InterimResult
+from ablations.statistics.sequential.procedures import FIXED, SEQUENTIAL, GroupSequential, Procedure
+from ablations.statistics.setting_weights import estimate
+from ablations.statistics.verdicts import Verdict, decided, verdict
+
+__all__ = [
+    "ALPHA",
+    "FIXED",
+    "LEVEL",
+    "MARGIN",
+    "MOST_SEEDS",
+    "SEQUENTIAL",
+    "Analysis",
+    "Contrast",
+    "FloatArray",
+    "GroupSequential",
+    "Interaction",
+    "InterimResult",
+    "ModelComparison",
+    "Outcomes",
+    "Procedure",
+    "Ranks",
+    "Verdict",
+    "all_contrasts",
+    "analyse",
+    "arm_means",
+    "arrange",
+    "as_looked",
+    "asked",
+    "baseline_contrasts",
+    "cell_means",
+    "compare_models",
+    "decided",
+    "estimate",
+    "forecast_power",
+    "forecast_sequential_power",
+    "holm",
+    "interactions",
+    "least_p",
+    "main_effects",
+    "power_warning",
+    "rank_arms",
+    "seeds_to_add",
+    "smallest_p",
+    "t_interval",
+    "varying_axes",
+    "verdict",
+]

@@ -1,0 +1,228 @@
+"""Estimates and tests for paired runs.
+
+Differences are in percentage points and come as (G cells, S seeds) with NaN for an incomplete block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from ablations.config import level_text
+from ablations.statistics.estimates import (
+    arm_means,
+    cell_means,
+    effect_size,
+    interquartile_mean,
+    probability_of_improvement,
+)
+from ablations.statistics.intervals import LEVEL
+from ablations.statistics.outcomes import FloatArray, Outcomes
+from ablations.statistics.permutation import holm, joint_sign_flip_p, sign_flip_p
+from ablations.statistics.power import MARGIN, seeds_needed
+from ablations.statistics.sequential.procedures import FIXED, SEQUENTIAL, Procedure
+from ablations.statistics.setting_weights import estimate
+
+ALPHA = round(1 - LEVEL, 10)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One paired comparison: `subject` minus `reference`, in percentage points, over `n` complete blocks.
+
+    `mean` is the `estimate`: the mean of the settings' means, over the `cells` of `cells_planned` settings that have a
+    complete block. `low`, `high`: 95 % interval (`paired_interval`). `p`, `p_adjusted`: sign-flip test, before and
+    after `correction` over the family of contrasts ("Holm", or "joint" for `joint_sign_flip_p`; with "sequential " in
+    front where it holds for all looks together); `p_smallest`, `p_adjusted_smallest`: the least they could be with so
+    many blocks. `p_equivalence`: two one-sided tests within `MARGIN` points, after Holm. `wins`: blocks in which the
+    subject leads. `seeds`: seeds a cell has at most; `seeds_needed`: seeds a cell needs for 80 % power, None if over
+    1,000.
+    """
+
+    subject: str
+    reference: str
+    n: int
+    cells: int
+    cells_planned: int
+    seeds: int
+    mean: float
+    low: float
+    high: float
+    p: float
+    p_adjusted: float
+    correction: str
+    p_smallest: float
+    p_adjusted_smallest: float
+    p_equivalence: float
+    effect_size: float
+    probability_of_improvement: float
+    wins: int
+    seeds_needed: int | None
+    family: int
+    runs: tuple[str, ...]
+
+    @property
+    def sequential(self) -> bool:
+        """Whether p and interval hold for all looks at a study that grew in rounds."""
+        return self.correction.startswith(SEQUENTIAL)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    subject: str
+    reference: str
+    differences: FloatArray
+    improvement: float
+    runs: tuple[str, ...]
+
+
+def _family(pairs: Sequence[_Pair], correction: str, tests: Procedure) -> list[Contrast]:
+    family = sum(bool(np.isfinite(pair.differences).any()) for pair in pairs)
+    strictest = max(family, 1) if correction == "Holm" else 1
+    ps = [tests.p(pair.differences) for pair in pairs]
+    adjusted = holm(ps) if correction == "Holm" or not pairs else tests.joint([pair.differences for pair in pairs])
+    equivalent = holm([tests.equivalence(pair.differences) for pair in pairs])
+    found = []
+    for i, pair in enumerate(pairs):
+        known = np.isfinite(pair.differences)
+        values = pair.differences[known]
+        low, high = tests.interval(pair.differences)
+        smallest = tests.smallest(pair.differences)
+        found.append(
+            Contrast(
+                subject=pair.subject,
+                reference=pair.reference,
+                n=values.size,
+                cells=int(known.any(axis=1).sum()),
+                cells_planned=len(known),
+                seeds=int(known.sum(axis=1).max(initial=0)),
+                mean=estimate(pair.differences),
+                low=low,
+                high=high,
+                p=ps[i],
+                p_adjusted=float(adjusted[i]),
+                correction=f"{tests.name}{correction}",
+                p_smallest=smallest,
+                p_adjusted_smallest=min(1.0, strictest * smallest),
+                p_equivalence=float(equivalent[i]),
+                effect_size=effect_size(pair.differences),
+                probability_of_improvement=pair.improvement,
+                wins=int((values > 0).sum()),
+                seeds_needed=seeds_needed(pair.differences, alpha=ALPHA / strictest),
+                family=family,
+                runs=pair.runs,
+            )
+        )
+    return found
+
+
+def _pair(outcomes: Outcomes, subject: int, reference: int) -> _Pair:
+    return _Pair(
+        outcomes.arm_name(subject),
+        outcomes.arm_name(reference),
+        outcomes.differences(subject, reference),
+        probability_of_improvement(outcomes.accuracy[subject], outcomes.accuracy[reference]),
+        outcomes.runs(subject, reference),
+    )
+
+
+def baseline_contrasts(outcomes: Outcomes, tests: Procedure = FIXED) -> list[Contrast]:
+    """Every other arm against the baseline; one Holm family."""
+    base = outcomes.baseline
+    return _family([_pair(outcomes, arm, base) for arm in range(len(outcomes.arms)) if arm != base], "Holm", tests)
+
+
+def main_effects(outcomes: Outcomes, axis: str, tests: Procedure = FIXED) -> list[Contrast]:
+    """The levels of a cell axis against its first, averaged over the arms: a block is one (other settings, seed).
+
+    The arms of a block share their luck, so they are one block and not several. One Holm family.
+    """
+    return baseline_contrasts(outcomes.averaged(axis), tests)
+
+
+def all_contrasts(outcomes: Outcomes, tests: Procedure = FIXED) -> list[Contrast]:
+    """Every pair of arms, the one with the higher mean first; one Holm family."""
+    pairs = []
+    for first, second in combinations(range(len(outcomes.arms)), 2):
+        differences = outcomes.differences(second, first)
+        ahead = estimate(differences) >= 0
+        pairs.append(_pair(outcomes, second, first) if ahead else _pair(outcomes, first, second))
+    return _family(pairs, "Holm", tests)
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """How a lead over the baseline changes along another axis: a difference of differences, in points.
+
+    `change.mean` is (subject - baseline at `level`) - (subject - baseline at `from_level`), over complete blocks;
+    `lead` and `from_lead` are the two leads over the same blocks.
+    """
+
+    axis: str
+    from_level: str
+    level: str
+    from_lead: float
+    lead: float
+    change: Contrast
+
+
+def interactions(outcomes: Outcomes, axis: str, tests: Procedure = FIXED) -> list[Interaction]:
+    """Arm x `axis`: each arm's lead over the baseline at every level against that at the first.
+
+    The changes along the axis are one family, tested jointly over the blocks that are complete in all of them.
+    """
+    at = outcomes.cell_axes.index(axis)
+    levels = list(dict.fromkeys(cell[at] for cell in outcomes.cells))
+    rows = {level: [i for i, cell in enumerate(outcomes.cells) if cell[at] == level] for level in levels}
+    others = [arm for arm in range(len(outcomes.arms)) if arm != outcomes.baseline]
+    places = [(arm, level) for arm in others for level in levels[1:]]
+    start = rows[levels[0]]
+    changes, leads = [], []
+    for arm, level in places:
+        lead = outcomes.differences(arm, outcomes.baseline)
+        leads.append((lead[start], lead[rows[level]]))
+        changes.append(lead[rows[level]] - lead[start])
+    measured = [np.isfinite(change) for change in changes if np.isfinite(change).any()]
+    complete = np.logical_and.reduce(measured) if measured else np.zeros((len(start), len(outcomes.seeds)), dtype=bool)
+    pairs = []
+    for (arm, level), change in zip(places, changes, strict=True):
+        known = complete & np.isfinite(change)
+        cells = np.array([start, rows[level]])
+        used = outcomes.keys[[arm, outcomes.baseline]][:, cells][:, :, known]
+        pairs.append(
+            _Pair(
+                outcomes.arm_name(arm),
+                outcomes.arm_name(outcomes.baseline),
+                np.where(known, change, np.nan),
+                np.nan,
+                tuple(sorted(map(str, used.ravel()))),
+            )
+        )
+    found = []
+    for (_, level), lead_pair, contrast in zip(places, leads, _family(pairs, "joint", tests), strict=True):
+        means = [estimate(np.where(complete & (contrast.n > 0), lead, np.nan)) for lead in lead_pair]
+        found.append(Interaction(axis, level_text(levels[0]), level_text(level), means[0], means[1], contrast))
+    return found
+
+
+__all__ = [
+    "ALPHA",
+    "MARGIN",
+    "Contrast",
+    "Interaction",
+    "all_contrasts",
+    "arm_means",
+    "baseline_contrasts",
+    "cell_means",
+    "effect_size",
+    "holm",
+    "interactions",
+    "interquartile_mean",
+    "joint_sign_flip_p",
+    "main_effects",
+    "probability_of_improvement",
+    "sign_flip_p",
+]

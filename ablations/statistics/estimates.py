@@ -1,0 +1,72 @@
+"""Point estimates: means per arm and cell, effect sizes, probability of improvement."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ablations.config import level_text
+from ablations.statistics.intervals import t_interval
+from ablations.statistics.outcomes import FloatArray, Outcomes
+from ablations.statistics.setting_weights import estimate
+
+
+def effect_size(differences: FloatArray) -> float:
+    """Cohen's d_z: estimate over standard deviation of the paired differences; NaN where that has no value."""
+    values = differences[np.isfinite(differences)]
+    spread = values.std(ddof=1) if values.size > 1 else 0.0
+    return estimate(differences) / float(spread) if spread > 1e-12 else np.nan
+
+
+def probability_of_improvement(subject: FloatArray, reference: FloatArray) -> float:
+    """Chance that a run of `subject` beats one of `reference` in the same cell, averaged over cells; ties half.
+
+    Both are (G, S). Every seed meets every seed, as in rliable (Agarwal et al. 2021).
+    """
+    chances = []
+    for a, b in zip(subject, reference, strict=True):
+        a, b = a[np.isfinite(a)], b[np.isfinite(b)]
+        if a.size and b.size:
+            chances.append(float(np.mean((np.sign(a[:, None] - b[None, :]) + 1) / 2)))
+    return float(np.mean(chances)) if chances else np.nan
+
+
+def interquartile_mean(values: FloatArray) -> float:
+    """The mean of the middle half, a quarter cut off at each end (rounded down), as in rliable; NaN for no value."""
+    known = np.sort(values[np.isfinite(values)])
+    cut = known.size // 4
+    return float(known[cut : known.size - cut].mean()) if known.size else np.nan
+
+
+def arm_means(outcomes: Outcomes) -> pd.DataFrame:
+    """Mean (settings alike) and interquartile mean in percent of every arm, where all arms finished."""
+    whole = np.all(np.isfinite(outcomes.accuracy), axis=0)
+    rows = []
+    for arm, level in enumerate(outcomes.arms):
+        values = outcomes.accuracy[arm][whole]
+        mean = estimate(np.where(whole, outcomes.accuracy[arm], np.nan))
+        row = {"mean": mean, "interquartile_mean": interquartile_mean(values), "n": values.size}
+        rows.append({outcomes.axis: level_text(level)} | row)
+    return pd.DataFrame(rows)
+
+
+def cell_means(outcomes: Outcomes) -> pd.DataFrame:
+    """Accuracy in percent of every arm in every cell: mean, 95 % t interval cut to 0..100, sd, n."""
+    rows = []
+    for arm, level in enumerate(outcomes.arms):
+        for cell, levels in enumerate(outcomes.cells):
+            values = outcomes.accuracy[arm, cell]
+            values = values[np.isfinite(values)]
+            low, high = t_interval(values)
+            rows.append(
+                {
+                    outcomes.axis: level_text(level),
+                    **dict(zip(outcomes.cell_axes, map(level_text, levels), strict=True)),
+                    "mean": values.mean() if values.size else np.nan,
+                    "low": max(low, 0.0) if np.isfinite(low) else np.nan,
+                    "high": min(high, 100.0) if np.isfinite(high) else np.nan,
+                    "sd": values.std(ddof=1) if values.size > 1 else np.nan,
+                    "n": values.size,
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,121 @@
+"""Confidence intervals for means of few values; how often they hold is measured in `benchmarks/statistics.py`."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import special
+from scipy import stats as scipy_stats
+
+from ablations.statistics.outcomes import FloatArray
+from ablations.statistics.setting_weights import estimate
+
+LEVEL = 0.95
+RESAMPLES = 4_000
+LEAST_FREEDOM = 5
+"""Degrees of freedom below which resamples too often have next to no spread, and the bootstrap is far too wide."""
+
+LEAN = 1 / 4
+"""How far an end of an interval goes from Student's to the bootstrap's where that is further out; by simulation."""
+
+_NOTHING = (np.nan, np.nan)
+
+
+def t_interval(values: FloatArray, level: float = LEVEL) -> tuple[float, float]:
+    """Student's interval for a mean; NaN for fewer than two values."""
+    values = values[np.isfinite(values)]
+    if values.size < 2:
+        return _NOTHING
+    half = scipy_stats.t.ppf((1 + level) / 2, values.size - 1) * scipy_stats.sem(values)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def estimate_error(differences: FloatArray) -> tuple[float, float]:
+    """Standard error and degrees of freedom of the `estimate`, (G settings, S seeds) with NaN; NaN without any.
+
+    Only the spread of seeds within settings counts: the settings are those of the plan, not a sample. Each setting has
+    a spread of its own, so the degrees of freedom are those of Welch and Satterthwaite, in the form that is nearly
+    unbiased where each has few: (sum a_g s_g^2)^2 / (sum (a_g s_g^2)^2 / (f_g + 2)) - 2 with f_g = n_g - 1, since
+    s^4 f / (f + 2) has the mean sigma^4; at most sum f_g. The spread of a setting with one block is that of the others.
+    """
+    settings = _settings(differences)
+    sizes = np.array([row.size for row in settings])
+    freedom = sizes - 1
+    if freedom.sum() < 1:
+        return _NOTHING
+    shares = _shares(sizes)
+    parts = shares * np.array([row.var(ddof=1) if row.size > 1 else 0.0 for row in settings])
+    variance = parts.sum()
+    if variance <= 1e-24:
+        return 0.0, float(freedom.sum())
+    found = variance**2 / (parts**2 / (freedom + 2)).sum() - 2
+    return float(np.sqrt(variance)), float(min(found, freedom.sum()))
+
+
+def paired_interval(
+    differences: FloatArray, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """Interval for the `estimate` of paired differences, (G settings, S seeds) with NaN; NaN if none has two seeds.
+
+    Student's, with the error and degrees of freedom of `estimate_error`, holds for symmetric differences but is too
+    short on the long side of skewed ones. The studentised bootstrap (Efron 1981; Hall 1988), which resamples the seeds
+    within each setting, follows the skew but is too long where a setting has few. So each end is Student's, and goes a
+    quarter of the way (`LEAN`) to the bootstrap's where that is further out. Below `LEAST_FREEDOM` it is Student's.
+    """
+    mean, (error, freedom) = estimate(differences), estimate_error(differences)
+    if np.isnan(error):
+        return _NOTHING
+    if error == 0:
+        return mean, mean
+    tail = (1 - level) / 2
+    student = float(special.stdtrit(freedom, 1 - tail))
+    low = high = student
+    if sum(row.size - 1 for row in _settings(differences)) >= LEAST_FREEDOM:
+        below, above = np.quantile(studentised_bootstrap(differences, resamples, seed), [tail, 1 - tail])
+        low += LEAN * max(0.0, float(above) - student)
+        high += LEAN * max(0.0, float(-below) - student)
+    return mean - low * error, mean + high * error
+
+
+def studentised_bootstrap(differences: FloatArray, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
+    """`estimate` over its error in resamples of seeds within settings, around zero; without those of no spread.
+
+    A setting with one block draws from the deviations of the others.
+    """
+    settings = _settings(differences)
+    # A setting of m seeds shows only (m - 1) / m of its variance in its deviations.
+    own = [(row - row.mean()) * np.sqrt(row.size / max(row.size - 1, 1)) for row in settings]
+    all_of_them = np.concatenate([row for row in own if row.size > 1])
+    pools = [row if row.size > 1 else all_of_them for row in own]
+    sizes = np.array([row.size for row in settings])
+    rng = np.random.default_rng(seed)
+    pivots = []
+    for rows in _chunks(resamples, max(1, 2**21 // int(sizes.sum()))):
+        means, variance = np.zeros(rows), np.zeros(rows)
+        for pool, size, share in zip(pools, sizes, _shares(sizes), strict=True):
+            drawn = pool[rng.integers(0, pool.size, (rows, size))].T.copy()
+            mean = drawn.mean(axis=0)
+            means += mean / sizes.size
+            if size > 1:
+                variance += share * ((drawn - mean) ** 2).sum(axis=0) / (size - 1)
+        varied = variance > 1e-12 * np.abs(all_of_them).max() ** 2
+        pivots.append(means[varied] / np.sqrt(variance[varied]))
+    return np.concatenate(pivots)
+
+
+def _settings(differences: FloatArray) -> list[FloatArray]:
+    """The complete blocks of each setting that has any."""
+    rows = [row[np.isfinite(row)] for row in np.atleast_2d(differences)]
+    return [row for row in rows if row.size]
+
+
+def _shares(sizes: np.ndarray) -> FloatArray:
+    """What the variance of each setting counts for in that of the estimate, (G,).
+
+    1 / (G^2 n_g), to which those with several blocks add, by their degrees of freedom, for those with one.
+    """
+    own, freedom = 1 / (sizes.size**2 * sizes), sizes - 1
+    return np.asarray(np.where(freedom > 0, own, 0.0) + own[freedom == 0].sum() * freedom / freedom.sum())
+
+
+def _chunks(total: int, most: int) -> list[int]:
+    return [min(most, total - start) for start in range(0, total, most)]

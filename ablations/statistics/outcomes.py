@@ -1,0 +1,119 @@
+"""The runs of a study as an array: arms compared, cells they are compared in, seeds that pair them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablations.config import Level, level_text, name_level
+from ablations.config.labels import plain_level
+
+if TYPE_CHECKING:
+    from ablations.storage import Results
+
+FloatArray = NDArray[np.float64]
+
+
+def varying_axes(results: Results) -> dict[str, tuple[Level, ...]]:
+    """The axes of the plan that have more than one level, in the plan's order."""
+    axes = {axis: tuple(plain_level(level) for level in levels) for axis, levels in results.plan.axes.items()}
+    return {axis: levels for axis, levels in axes.items() if len(levels) > 1}
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Test accuracy of a study, arranged for paired comparison. A arms, G cells, S seeds.
+
+    `accuracy` and `keys` are (A, G, S): percent correct (NaN where no run has finished) and run keys ("" there). Where
+    an accuracy is the mean of several runs, `keys` has their keys along a last axis.
+    A block is one (cell, seed): runs in it share the data, their order and all initial weights they can share.
+    """
+
+    axis: str
+    arms: tuple[Level, ...]
+    cell_axes: tuple[str, ...]
+    cells: tuple[tuple[Level, ...], ...]
+    seeds: tuple[int, ...]
+    baseline: int
+    accuracy: FloatArray
+    keys: NDArray[np.str_]
+
+    def arm_name(self, arm: int) -> str:
+        return name_level(self.axis, self.arms[arm])
+
+    def cell_name(self, cell: int) -> str:
+        pairs = zip(self.cell_axes, self.cells[cell], strict=True)
+        return ", ".join(name_level(axis, level) for axis, level in pairs)
+
+    def differences(self, subject: int, reference: int) -> FloatArray:
+        """Percentage points by which `subject` leads `reference` in every block, (G, S), NaN where incomplete."""
+        return self.accuracy[subject] - self.accuracy[reference]
+
+    def averaged(self, axis: str) -> Outcomes:
+        """The levels of a cell axis as the arms, the first the baseline, in the mean over the arms that there were.
+
+        NaN unless all of these finished. The cells are those of the other cell axes.
+        """
+        at = self.cell_axes.index(axis)
+        levels = [tuple(dict.fromkeys(cell[i] for cell in self.cells)) for i in range(len(self.cell_axes))]
+        axes = {name: each for name, each in zip(self.cell_axes, levels, strict=True) if name != axis}
+        cells = tuple(product(*axes.values()))
+
+        def moved(array: NDArray[Any]) -> NDArray[Any]:
+            """(A, G, S) as (A, levels of the axis, other cells, S)."""
+            shape = (len(self.arms), *map(len, levels), len(self.seeds))
+            return np.moveaxis(array.reshape(shape), at + 1, 1).reshape(len(self.arms), len(levels[at]), len(cells), -1)
+
+        accuracy, keys = moved(self.accuracy).mean(axis=0), np.moveaxis(moved(self.keys), 0, -1)
+        return Outcomes(axis, levels[at], tuple(axes), cells, self.seeds, 0, accuracy, keys)
+
+    def runs(self, *arms: int) -> tuple[str, ...]:
+        """Keys of the finished runs of these arms in blocks where all of them finished."""
+        complete = np.isfinite(self.accuracy[list(arms)]).all(axis=0)
+        return tuple(sorted(str(key) for key in self.keys[list(arms)][:, complete].ravel()))
+
+    def incomplete_blocks(self) -> list[tuple[int, int, list[int]]]:
+        """(cell, seed index, arms that lack a finished run) of every block that is not whole."""
+        absent = ~np.isfinite(self.accuracy)
+        return [
+            (int(cell), int(seed), [int(arm) for arm in np.flatnonzero(absent[:, cell, seed])])
+            for cell, seed in np.argwhere(absent.any(axis=0))
+        ]
+
+
+def arrange(results: Results, axis: str | None = None) -> Outcomes:
+    """Arrange the runs of a study along one axis.
+
+    `axis` is the one whose levels are compared: by default position where it varies, else the first that varies.
+    The baseline is the plan's where it is a level of that axis, else the axis's first level.
+    """
+    axes = varying_axes(results)
+    if axis is None:
+        axis = "position" if "position" in axes or not axes else next(iter(axes))
+    arms = axes.get(axis) or tuple(plain_level(level) for level in results.plan.axes.get(axis, ())[:1])
+    if not arms:
+        arms = (plain_level(results.runs[axis].iloc[0]),)
+    cell_axes = tuple(name for name in axes if name != axis)
+    cells = tuple(product(*(axes[name] for name in cell_axes)))
+    seeds = tuple(results.plan.seeds)
+    names = [level_text(arm) for arm in arms]
+    baseline = names.index(str(results.plan.baseline)) if str(results.plan.baseline) in names else 0
+
+    accuracy = np.full((len(arms), len(cells), len(seeds)), np.nan)
+    keys = np.full(accuracy.shape, "", dtype="<U64")
+    place = (
+        {arm: i for i, arm in enumerate(arms)},
+        {cell: i for i, cell in enumerate(cells)},
+        {seed: i for i, seed in enumerate(seeds)},
+    )
+    columns = ["key", "test_accuracy", "seed", axis, *cell_axes]
+    for key, correct, seed, arm, *cell in results.runs[columns].itertuples(index=False, name=None):
+        at = (place[0].get(plain_level(arm)), place[1].get(tuple(map(plain_level, cell))), place[2].get(seed))
+        if None not in at:
+            accuracy[at] = 100 * correct
+            keys[at] = key
+    return Outcomes(axis, arms, cell_axes, cells, seeds, baseline, accuracy, keys)

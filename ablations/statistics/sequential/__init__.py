@@ -1,0 +1,1 @@
+"""Group-sequential analysis: studies that add seeds in rounds until every contrast is decided."""

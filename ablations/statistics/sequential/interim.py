@@ -1,0 +1,59 @@
+"""What happened in the rounds of a study that grew until its contrasts were decided, from its runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ablations.statistics.outcomes import FloatArray, Outcomes
+from ablations.statistics.permutation import holm
+from ablations.statistics.sequential.growth import SequentialProgress
+from ablations.statistics.sequential.procedures import GroupSequential
+from ablations.statistics.setting_weights import estimate
+from ablations.statistics.verdicts import Verdict, decided
+
+
+@dataclass(frozen=True)
+class InterimResult:
+    """A contrast with the baseline as it stood after a round: over the `n` pairs of its first `seeds` seeds.
+
+    `p_adjusted` and `p_equivalence` are sequential and after Holm, with what was known of the other contrasts then.
+    """
+
+    round: int
+    seeds: int
+    arm: str
+    n: int
+    mean: float
+    p_adjusted: float
+    p_equivalence: float
+    verdict: Verdict
+
+
+def looks(outcomes: Outcomes, growth: SequentialProgress, tests: GroupSequential) -> list[InterimResult]:
+    """Every contrast with the baseline after every round in which it was looked at."""
+    base = outcomes.baseline
+    arms = [arm for arm in range(len(outcomes.arms)) if arm != base]
+    differences = {arm: outcomes.differences(arm, base) for arm in arms}
+    p = {arm: tests.path(each) for arm, each in differences.items()}
+    equal = {arm: tests.equivalence_path(each) for arm, each in differences.items()}
+    found = []
+    for i, seeds in enumerate(growth.design.looks):
+        adjusted, equivalent = (holm([_by(path[arm], i) for arm in arms]) for path in (p, equal))
+        for place, arm in enumerate(arms):
+            if seeds > min(growth.seeds[arm], growth.seeds[base]):
+                continue
+            values = differences[arm][:, :seeds]
+            n = int(np.isfinite(values).sum())
+            mean = estimate(values)
+            numbers = float(adjusted[place]), float(equivalent[place])
+            found.append(
+                InterimResult(i + 1, seeds, outcomes.arm_name(arm), n, mean, *numbers, decided(n, mean, *numbers))
+            )
+    return found
+
+
+def _by(path: FloatArray, look: int) -> float:
+    """What is known by a look; the last that there was of a contrast that is no longer looked at."""
+    return float(path[min(look, path.size - 1)]) if path.size else np.nan

@@ -1,0 +1,157 @@
+"""How a family of paired differences is tested: once, or at every look of a study that grows in rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ablations.config import SequentialDesign
+from ablations.config.sequential_design import GROUP_BITS
+from ablations.statistics.intervals import LEVEL, paired_interval
+from ablations.statistics.outcomes import FloatArray
+from ablations.statistics.permutation import joint_sign_flip_p, sign_flip_p
+from ablations.statistics.power import MARGIN, equivalence_p, smallest_p
+from ablations.statistics.sequential.sign_flip_orbit import SignFlipOrbit, flipped_sums
+from ablations.statistics.setting_weights import weigh
+
+SEQUENTIAL = "sequential "
+
+
+class Procedure(Protocol):
+    """What is asked of paired differences, (G cells, S seeds) in points with NaN for an incomplete block."""
+
+    name: str
+    """In front of the name of a correction."""
+
+    def p(self, differences: FloatArray) -> float:
+        """Two-sided p of no difference; NaN without blocks."""
+
+    def joint(self, differences: Sequence[FloatArray]) -> FloatArray:
+        """p of every one of k means, adjusted for testing all at once."""
+
+    def equivalence(self, differences: FloatArray) -> float:
+        """p of a difference beyond `MARGIN` points either way."""
+
+    def interval(self, differences: FloatArray) -> tuple[float, float]:
+        """95 % interval of the `estimate`."""
+
+    def smallest(self, differences: FloatArray) -> float:
+        """The least that `p` could be with so many blocks."""
+
+
+class FixedDesign:
+    """Procedure of a plan that was fixed before it ran."""
+
+    name = ""
+
+    def p(self, differences: FloatArray) -> float:
+        return sign_flip_p(differences)
+
+    def joint(self, differences: Sequence[FloatArray]) -> FloatArray:
+        return joint_sign_flip_p(np.stack([weigh(each).ravel() for each in differences]))
+
+    def equivalence(self, differences: FloatArray) -> float:
+        return equivalence_p(differences)
+
+    def interval(self, differences: FloatArray) -> tuple[float, float]:
+        return paired_interval(differences)
+
+    def smallest(self, differences: FloatArray) -> float:
+        return smallest_p(int(np.isfinite(differences).sum()))
+
+
+FIXED = FixedDesign()
+
+
+@dataclass(frozen=True)
+class GroupSequential:
+    """Tests of a study that is looked at after every round, however it came to stop.
+
+    A contrast has been looked at up to the round of its last seed.
+    """
+
+    design: SequentialDesign
+    contrasts: int
+    """Arms that are compared with the baseline: what decides which looks can reject."""
+    bits: int = GROUP_BITS
+    name = SEQUENTIAL
+
+    def p(self, differences: FloatArray) -> float:
+        return _last(self.path(differences))
+
+    def path(self, differences: FloatArray) -> FloatArray:
+        """The sequential p after each look there was."""
+        return self.orbit(differences).path()
+
+    def orbit(self, differences: FloatArray) -> SignFlipOrbit:
+        """The test of no difference over the looks there were."""
+        sums = np.abs(self._sums(differences))
+        return SignFlipOrbit(sums, sums[:, 0], self._shares(differences))
+
+    def joint(self, differences: Sequence[FloatArray]) -> FloatArray:
+        blocks = np.any([np.isfinite(each) for each in differences], axis=0)
+        filled = [np.where(blocks, np.nan_to_num(each), np.nan) for each in differences]
+        counts = np.array([self._counts(each, self._looked(filled[0])) for each in differences])
+        means = np.abs([self._sums(each) for each in filled]) / np.maximum(counts, 1)[:, :, None]
+        shares = self._shares(filled[0])
+        found = [_last(SignFlipOrbit(means.max(axis=0), mean[:, 0], shares).path()) for mean in means]
+        return np.where([np.isfinite(each).any() for each in differences], found, np.nan)
+
+    def equivalence(self, differences: FloatArray) -> float:
+        return _last(self.equivalence_path(differences))
+
+    def equivalence_path(self, differences: FloatArray) -> FloatArray:
+        """The larger p of two one-sided tests after each look; NaN where all differences so far are the same."""
+        above, below = (orbit.path() for orbit in self.margin_orbits(differences))
+        varied = [np.nanstd(differences[:, :seeds]) > 1e-12 for seeds in self.design.looks[: above.size]]
+        return np.where(varied, np.maximum(above, below), np.nan)
+
+    def margin_orbits(self, differences: FloatArray) -> tuple[SignFlipOrbit, SignFlipOrbit]:
+        """The one-sided tests that the mean is at most -`MARGIN`, and that it is at least `MARGIN`."""
+        shares = self._shares(differences)
+        above, below = self._sums(differences + MARGIN), self._sums(MARGIN - differences)
+        return SignFlipOrbit(above, above[:, 0], shares), SignFlipOrbit(below, below[:, 0], shares)
+
+    def interval(self, differences: FloatArray) -> tuple[float, float]:
+        """Widened so that the intervals of all looks together hold the mean in 95 % of studies."""
+        looks = self._looked(differences)
+        if not looks:
+            return np.nan, np.nan
+        return paired_interval(differences, level=1 - (1 - LEVEL) * float(self.design.spending[looks - 1]))
+
+    def smallest(self, differences: FloatArray) -> float:
+        shares = self._shares(differences)
+        counts = self._counts(differences, shares.size)
+        least = [2.0 ** (1 - min(n, self.bits)) / share for n, share in zip(counts, shares, strict=True) if share]
+        return min([1.0, *least])
+
+    def _looked(self, differences: FloatArray) -> int:
+        """How many looks there were: up to that which has the last seed with a block."""
+        seeds = np.flatnonzero(np.isfinite(differences).any(axis=0))
+        return int(np.searchsorted(self.design.looks, seeds[-1] + 1)) + 1 if seeds.size else 0
+
+    def _shares(self, differences: FloatArray) -> FloatArray:
+        return self.design.shares(len(differences), self.contrasts)[: self._looked(differences)]
+
+    def _counts(self, differences: FloatArray, looks: int) -> list[int]:
+        return [int(np.isfinite(differences[:, :seeds]).sum()) for seeds in self.design.looks[:looks]]
+
+    def _sums(self, differences: FloatArray) -> FloatArray:
+        """Sums of the blocks up to each look under every sign pattern, the observed first; (looks, patterns).
+
+        Blocks are weighed as they stand at the look, so that the observed sum is n times the estimate.
+        """
+        blocks = np.isfinite(differences.T)
+        found = []
+        for seeds in self.design.looks[: self._looked(differences)]:
+            values = np.zeros(differences.T.shape)
+            values[:seeds] = np.nan_to_num(weigh(differences[:, :seeds]).T)
+            found.append(flipped_sums(values[blocks], self.bits))
+        return np.array(found) if found else np.zeros((0, 1))
+
+
+def _last(path: FloatArray) -> float:
+    return float(path[-1]) if path.size else np.nan

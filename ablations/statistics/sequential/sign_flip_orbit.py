@@ -1,0 +1,100 @@
+"""Sign-flip tests that may be looked at again and again: a group-sequential design with alpha spending.
+
+A study grows in rounds. After each, the sum of a contrast's paired differences is set against the same sum under the
+sign patterns of a group (its orbit), and the level is spent over the looks (Lan & DeMets 1983): among the patterns not
+rejected at an earlier look, those with the largest sums are, as many as the look's share of the level allows. As the
+patterns of an orbit are equally likely when differences are symmetric about zero, the chance that the observed one is
+ever rejected is at most the level, whatever the number of blocks, and whatever decides when to stop.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablations.config.sequential_design import GROUP_BITS
+from ablations.statistics.outcomes import FloatArray
+
+
+def flipped_sums(values: FloatArray, bits: int = GROUP_BITS) -> FloatArray:
+    """The sum of `values` (n,) under every sign pattern of the group, the observed signs first; (2^min(bits, n),).
+
+    Pattern b gives block i the sign (-1)^(b . v_i), v_i the block's vector of bits: a Walsh-Hadamard transform. With
+    the unit vectors for the first blocks the patterns run through all signs of these. Sums of a part of the blocks
+    (the rest zero) belong to the same patterns.
+    """
+    bits = min(bits, values.size)
+    sums = np.zeros(2**bits)
+    np.add.at(sums, _vectors(bits)[np.arange(values.size) % 2 ** (bits - 1)] if bits else [], values)
+    for half in 2 ** np.arange(bits):
+        pairs = sums.reshape(-1, 2, half)
+        sums = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1).ravel()
+    return sums
+
+
+@lru_cache(maxsize=32)
+def _vectors(bits: int) -> NDArray[np.int64]:
+    """All bit vectors of odd weight, so that the group holds the flip of all signs; the unit vectors first."""
+    numbers = np.arange(2**bits)
+    units = 2 ** np.arange(bits)
+    odd = numbers[np.array([bin(number).count("1") % 2 == 1 for number in numbers])]
+    return np.concatenate([units, np.random.default_rng(0).permutation(np.setdiff1d(odd, units))])
+
+
+class SignFlipOrbit:
+    """A statistic at each look under every sign pattern, and what a group-sequential test makes of it.
+
+    `statistics` (K looks, N patterns), large against the null hypothesis; `observed` (K,) are those of the data.
+    """
+
+    def __init__(self, statistics: FloatArray, observed: FloatArray, shares: FloatArray) -> None:
+        self._patterns = statistics.shape[1]
+        self._shares = shares
+        self._order = np.argsort(-statistics, axis=1, kind="stable")
+        ranked = -np.take_along_axis(statistics, self._order, axis=1)
+        slack = 1e-9 * np.abs(ranked).max(axis=1, initial=1e-300)
+        self._ends, self._places = [], []
+        for row, value, tie in zip(ranked, -observed, slack, strict=True):
+            last = np.append(np.flatnonzero(np.diff(row) > tie), row.size - 1)
+            self._ends.append(last[np.searchsorted(last, np.arange(row.size))])
+            self._places.append(int(np.searchsorted(row, value + tie, side="right")) - 1)
+
+    def rejected(self, alpha: float) -> tuple[int, int]:
+        """The look at which the data are rejected at level `alpha`, and how many patterns are so extreme there.
+
+        The look is the number of looks when they are not.
+        """
+        alive = np.ones(self._patterns, dtype=bool)
+        looks = zip(self._order, self._ends, self._places, self._shares, strict=True)
+        for look, (order, ends, place, share) in enumerate(looks):
+            if not share:
+                continue
+            counts = np.cumsum(alive[order])[ends]
+            cut = int(np.searchsorted(counts, self._patterns * alpha * share * (1 + 1e-12), side="right"))
+            if 0 <= place < cut:
+                return look, int(counts[place])
+            alive[order[:cut]] = False
+        return len(self._shares), 0
+
+    def path(self) -> FloatArray:
+        """The sequential p after each look, (K,): the least level at which the data are rejected by then.
+
+        Rejections at a level are among those at any higher one, so it is found by bisection, to a thousandth.
+        """
+        found = np.ones(len(self._shares))
+        least = 1.0 / self._patterns
+        for look in range(len(found)):
+            high = found[look - 1] if look else 1.0
+            if self.rejected(high * (1 - 1e-9))[0] > look:
+                found[look] = high
+                continue
+            low = least / 2
+            while high > low * 1.001:
+                middle = float(np.sqrt(low * high))
+                low, high = (low, middle) if self.rejected(middle)[0] <= look else (middle, high)
+            at, count = self.rejected(high)
+            exact = count / (self._patterns * self._shares[at])
+            found[look] = exact if low < exact <= high and self.rejected(exact)[0] <= look else high
+        return found

@@ -1,0 +1,43 @@
+"""Runs and studies on disk: written atomically, verified by checksum, with the environment they were made in."""
+
+from ablations.storage.consistency import require_one_version, stale_runs_warning, version_conflicts
+from ablations.storage.files import (
+    file_sha256,
+    read_json,
+    remove_leftovers,
+    storage_errors,
+    sync_folder,
+    to_json,
+    write_file,
+)
+from ablations.storage.records import EpochMetrics, RunRecord
+from ablations.storage.results import Results, load_results
+from ablations.storage.store import FILES, METRICS, RESULT, Store
+from ablations.storage.study_plan import StudyPlan
+from ablations.storage.verification import config_of, find_key, finished_keys, problems
+
+__all__ = [
+    "FILES",
+    "METRICS",
+    "RESULT",
+    "EpochMetrics",
+    "Results",
+    "RunRecord",
+    "Store",
+    "StudyPlan",
+    "config_of",
+    "file_sha256",
+    "find_key",
+    "finished_keys",
+    "load_results",
+    "problems",
+    "read_json",
+    "remove_leftovers",
+    "require_one_version",
+    "stale_runs_warning",
+    "storage_errors",
+    "sync_folder",
+    "to_json",
+    "version_conflicts",
+    "write_file",
+]

@@ -1,0 +1,60 @@
+"""Load the results of a study for statistics and reports."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ablations.config import FIELDS, RunConfig
+from ablations.errors import UsageError
+from ablations.storage.store import RESULT, Store
+from ablations.storage.study_plan import StudyPlan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EPOCH_KEYS = ("position", "depth", "patch", "seed")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a study found, as far as it has got."""
+
+    plan: StudyPlan
+    runs: "pd.DataFrame"  # one row a finished run: key, the fields of RunConfig, the numbers of RESULT
+    epochs: "pd.DataFrame"  # one row an epoch of each: key, position, depth, patch, seed, METRICS
+    missing: list[RunConfig] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)  # reasons by key
+    environments: dict[str, dict[str, Any]] = field(default_factory=dict)  # by key
+    checkpoint: Callable[[str], dict[str, np.ndarray]] = lambda key: {}  # the weights of the run of this key
+    predictions: Callable[[str], dict[str, np.ndarray]] = lambda key: {}
+
+
+def load_results(store: Store, study: str) -> Results:
+    """Everything a report needs, checksums verified; UsageError for a study with no finished run."""
+    import pandas as pd
+
+    plan = store.read_study(study)
+    finished = {key: config for key, config in plan.runs.items() if store.done(key)}
+    if not finished:
+        raise UsageError(f"study {study!r} has no finished run yet; {store.describe_studies()}")
+    runs: list[dict[str, Any]] = []
+    epochs: list[dict[str, Any]] = []
+    for key, config in finished.items():
+        described = {name: getattr(config, name) for name in FIELDS}
+        result = store.result(key)
+        runs.append({"key": key} | described | {name: result[name] for name in RESULT})
+        arm = {"key": key} | {name: described[name] for name in EPOCH_KEYS}
+        epochs.extend(arm | epoch for epoch in store.metrics(key))
+    failed = {key: reason for key in plan.keys if (reason := store.failure(key)) is not None}
+    return Results(
+        plan=plan,
+        runs=pd.DataFrame(runs),
+        epochs=pd.DataFrame(epochs).astype({"epoch": int}),
+        missing=[config for key, config in plan.runs.items() if key not in finished],
+        failed=failed,
+        environments={key: store.environment(key) for key in finished},
+        checkpoint=store.checkpoint,
+        predictions=store.predictions,
+    )

@@ -1,0 +1,324 @@
+"""The folder of runs: what is planned, what is finished, what failed, and the results of a study.
+
+::
+
+    runs/<first 16 characters of the key>/
+        config.json  environment.json  metrics.csv  predictions.npz  checkpoint.safetensors  result.json
+        DONE.json       written last: the key and the SHA-256 of every other file
+        failure.json    instead, when the run failed: the reason and the traceback
+    runs/studies/<study>.json   the plan, with a checksum of its own
+
+A reader sees all of a file or none of it (`ablations.storage.files`). A run is finished when its DONE.json names its
+key; whatever else a killed process leaves in its folder is overwritten by the next attempt. One process at a
+time writes a run; any number may read.
+"""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ablations.config import RunConfig
+from ablations.errors import TakenOverError, UsageError, VitabError
+from ablations.storage.files import file_sha256, read_json, remove_leftovers, storage_errors, to_json, write_file
+from ablations.storage.study_plan import StudyPlan
+
+if TYPE_CHECKING:
+    from ablations.storage.records import RunRecord
+    from vit import ViTConfig
+
+FILES = (
+    "config.json",
+    "environment.json",
+    "metrics.csv",
+    "predictions.npz",
+    "checkpoint.safetensors",
+    "result.json",
+)
+METRICS = (
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "validation_loss",
+    "validation_accuracy",
+    "seconds",
+    "images_per_s",
+)
+RESULT = (
+    "test_accuracy",
+    "test_loss",
+    "validation_accuracy",
+    "parameters",
+    "flops",
+    "train_seconds",
+    "seconds",
+)
+
+STALE = 3600.0
+"""Seconds after which a plan that was being written is left over, by the clock of the file system."""
+
+Held = Callable[[], bool]
+"""Whether a run is still this process's to write: no other has taken it over."""
+
+
+class Store:
+    """The runs under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def folder(self, key: str) -> Path:
+        """Where the files of a run are."""
+        return self.root / key[:16]
+
+    def snapshot(self, key: str) -> Path:
+        """Where the state of an unfinished run is kept."""
+        return self.folder(key) / "resume.bin"
+
+    def check_writable(self) -> None:
+        """Make the folder; UsageError when nothing can be written in it."""
+        try:
+            (self.root / "studies").mkdir(parents=True, exist_ok=True)
+            probe = self.root / f".probe.{secrets.token_hex(8)}"
+            probe.touch()
+            now = probe.stat().st_mtime
+            probe.unlink(missing_ok=True)
+            for path in (self.root / "studies").glob(".*.tmp"):
+                if now - path.stat().st_mtime > STALE:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UsageError(f"--runs {self.root} cannot be written: {error.strerror or error}") from error
+
+    def tidy(self, keys: Iterable[str]) -> None:
+        """Remove what finished runs need no longer, where a process was killed before it had."""
+        with contextlib.suppress(OSError):
+            for key in keys:
+                (self.folder(key) / "failure.json").unlink(missing_ok=True)
+                self.snapshot(key).unlink(missing_ok=True)
+
+    # -- runs --
+
+    def done(self, key: str) -> bool:
+        """Whether the run is finished."""
+        return self._manifest(key) is not None
+
+    def write(
+        self, key: str, record: "RunRecord", environment: dict[str, Any], model: "ViTConfig", held: Held = lambda: True
+    ) -> None:
+        """Write a finished run, DONE.json last; StorageError when the disk does not take it, TakenOverError when it is
+        no longer `held`."""
+        from vit import checkpoint
+
+        config = record.config.canonical()
+        metadata = {"vitab": json.dumps({"key": key, "config": config})}  # safetensors shuffles several entries
+        result = {name: _number(getattr(record, name)) for name in RESULT} | {"key": key}
+        contents = {
+            "config.json": to_json(config),
+            "environment.json": to_json(environment),
+            "metrics.csv": _metrics_csv(record),
+            "predictions.npz": _npz(record.predictions),
+            "checkpoint.safetensors": checkpoint.to_bytes(record.state, model, metadata),
+            "result.json": to_json(result),
+        }
+        self._put(key, contents, held)
+
+    def contents(self, key: str) -> tuple[dict[str, bytes], dict[str, str]]:
+        """The files of a finished run but DONE.json, and their checksums; VitabError when one is damaged."""
+        sums = self._manifest(key) or {}
+        return {name: self._checked(key, name) for name in sums}, sums
+
+    def receive(self, key: str, contents: dict[str, bytes], sums: dict[str, str], held: Held = lambda: True) -> None:
+        """As `write`, a run that was finished in another store; VitabError, and nothing written, when it is damaged."""
+        for name in FILES:
+            if hashlib.sha256(contents.get(name, b"")).hexdigest() != sums.get(name):
+                raise VitabError(f"{name} of run {key[:16]} is not what was sent")
+        self._put(key, {name: contents[name] for name in FILES}, held)
+
+    def fail(self, key: str, config: RunConfig, error: str, details: str = "", attempt: int = 0) -> None:
+        """Write down why an attempt at a run failed: one line, and the traceback if there is one."""
+        if self.done(key):
+            return
+        folder = self._fresh(key)
+        reason: dict[str, Any] = {"key": key, "config": config.canonical(), "error": error, "details": details}
+        reason["attempt"] = attempt
+        reason["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        with storage_errors(f"the failure of run {key[:16]} could not be written to {self.root}"):
+            write_file(folder / "failure.json", to_json(reason))
+
+    def failure(self, key: str) -> str | None:
+        """Why the run failed the last time, in one line; None when it is finished or has not failed."""
+        reason = read_json(self.folder(key) / "failure.json")
+        if not isinstance(reason, dict) or reason.get("key") != key or self.done(key):
+            return None
+        return str(reason.get("error", "no reason given"))
+
+    def failed_attempt(self, key: str) -> int:
+        """The number of the attempt that failed; 0 when none has."""
+        reason = read_json(self.folder(key) / "failure.json")
+        number = reason.get("attempt") if isinstance(reason, dict) and reason.get("key") == key else None
+        return number if isinstance(number, int) else 0
+
+    def verify(self, key: str) -> list[str]:
+        """The files of a run that are missing or not what was written; empty for a sound finished run."""
+        sums = self._manifest(key)
+        if sums is None:
+            return ["DONE.json"]
+        return [name for name, digest in sums.items() if file_sha256(self.folder(key) / name) != digest]
+
+    def result(self, key: str) -> dict[str, Any]:
+        """The numbers of a finished run."""
+        return dict(json.loads(self._checked(key, "result.json")))
+
+    def metrics(self, key: str) -> list[dict[str, float]]:
+        """The epochs of a finished run, one mapping an epoch, with the columns of METRICS."""
+        rows = csv.DictReader(io.StringIO(self._checked(key, "metrics.csv").decode()))
+        return [{name: float(value) for name, value in row.items()} for row in rows]
+
+    def environment(self, key: str) -> dict[str, Any]:
+        """Where and with what a finished run was trained."""
+        return dict(json.loads(self._checked(key, "environment.json")))
+
+    def predictions(self, key: str) -> dict[str, np.ndarray]:
+        """labels (n,), predicted (n,) and probabilities (n, C) of the test examples of a finished run."""
+        with np.load(io.BytesIO(self._checked(key, "predictions.npz"))) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def checkpoint(self, key: str) -> dict[str, np.ndarray]:
+        """The weights of a finished run, with the names and layouts of ViT.state_dict."""
+        from vit import checkpoint
+
+        self._checked(key, "checkpoint.safetensors")
+        state, _ = checkpoint.load(self.folder(key) / "checkpoint.safetensors")
+        return state
+
+    # -- studies --
+
+    def write_study(self, plan: StudyPlan) -> None:
+        """Write a plan; it replaces an earlier one of the same name."""
+        with storage_errors(f"study {plan.study} could not be written to {self.root}"):
+            (self.root / "studies").mkdir(parents=True, exist_ok=True)
+            plain = plan.to_plain()
+            write_file(self.root / "studies" / f"{plan.study}.json", to_json(plain | {"sha256": _checksum(plain)}))
+
+    def read_study(self, name: str) -> StudyPlan:
+        """The plan of a study; UsageError when there is none, with those there are."""
+        path = self.root / "studies" / f"{name}.json"
+        if name not in self.studies():
+            raise UsageError(f"no study {name!r} in {self.root}; {self.describe_studies()}")
+        try:
+            plain = json.loads(path.read_bytes())
+            if plain.pop("sha256", None) != _checksum(plain) or plain["study"] != name:
+                raise ValueError("or of an older version: its checksum is another")
+            return StudyPlan.from_plain(plain)
+        except OSError as error:
+            raise UsageError(f"the plan {path} cannot be read: {error.strerror or error}") from error
+        except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
+            raise UsageError(f"the plan {path} is damaged ({error}); run the study again to write it anew") from error
+
+    def plan_differs(self, plan: StudyPlan) -> bool:
+        """Whether a study of this name is written down that has other runs."""
+        written = read_json(self.root / "studies" / f"{plan.study}.json")
+        if not isinstance(written, dict):
+            return False
+        if written.get("design") and plan.design:  # it grows
+            return not set(written.get("keys", ())) <= set(plan.keys)
+        return written.get("keys") != list(plan.keys)
+
+    def studies(self) -> list[str]:
+        """Names of the planned studies, the last planned first."""
+        try:
+            paths = [(path.stat().st_mtime_ns, path.stem) for path in (self.root / "studies").glob("*.json")]
+        except OSError:
+            return []
+        return [name for _, name in sorted(paths, reverse=True)]
+
+    def describe_studies(self) -> str:
+        """A clause for messages that lists the studies there are."""
+        names = self.studies()
+        if not names:
+            return f"there are no studies in {self.root} yet: start one with `vitab run --grid rope`"
+        return f"studies there: {', '.join(names)}"
+
+    # -- inside --
+
+    def _put(self, key: str, contents: dict[str, bytes], held: Held) -> None:
+        """Write all files of a run that is not finished yet, DONE.json last.
+
+        A process that fell asleep on the way must not change what the next owner of the run has written: `held` is
+        asked at the last moment of every file.
+        """
+
+        def check() -> None:
+            if not held() or self.done(key):
+                raise TakenOverError
+
+        check()
+        folder = self._fresh(key)
+        with storage_errors(f"run {key[:16]} could not be written to {self.root}"):
+            try:
+                sums = {name: write_file(folder / name, content, check) for name, content in contents.items()}
+                write_file(folder / "DONE.json", to_json({"key": key, "sha256": sums}), check)
+            except OSError:
+                check()  # the next owner may have removed what this one was writing
+                raise
+        self.tidy([key])
+
+    def _manifest(self, key: str) -> dict[str, str] | None:
+        """The checksums of a finished run by file name."""
+        done = read_json(self.folder(key) / "DONE.json")
+        if not isinstance(done, dict) or done.get("key") != key or not isinstance(done.get("sha256"), dict):
+            return None
+        return dict(done["sha256"])
+
+    def _checked(self, key: str, name: str) -> bytes:
+        path = self.folder(key) / name
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise VitabError(f"{path} cannot be read: {error.strerror or error}") from error
+        if hashlib.sha256(content).hexdigest() != (self._manifest(key) or {}).get(name):
+            raise VitabError(f"{path} is damaged: delete {path.parent} and run the study again")
+        return content
+
+    def _fresh(self, key: str) -> Path:
+        """The folder of a run without DONE.json and without what a killed attempt was writing."""
+        folder = self.folder(key)
+        with storage_errors(f"the folder of run {key[:16]} could not be made in {self.root}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "DONE.json").unlink(missing_ok=True)
+            remove_leftovers(folder)
+        return folder
+
+
+def _checksum(plain: dict[str, Any]) -> str:
+    """SHA-256 of plain values as JSON."""
+    return hashlib.sha256(to_json(plain)).hexdigest()
+
+
+def _metrics_csv(record: "RunRecord") -> bytes:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(METRICS)
+    for metrics in record.metrics:
+        row = asdict(metrics)
+        table.writerow([repr(_number(row[name])) for name in METRICS])
+    return text.getvalue().encode()
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    return content.getvalue()
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

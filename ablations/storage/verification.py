@@ -1,0 +1,62 @@
+"""Finished runs looked at again: whether their files are what was written, and whether training gives them again."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ablations.config import RunConfig
+from ablations.errors import UsageError
+from ablations.storage.files import read_json
+from ablations.storage.store import FILES, Store
+
+
+def finished_keys(store: Store) -> tuple[list[str], list[Path]]:
+    """The keys of all finished runs in a folder, and the folders whose DONE.json says nothing sensible."""
+    keys, unreadable = [], []
+    for path in sorted(store.root.glob("*/DONE.json")):
+        content = read_json(path)
+        key = content.get("key") if isinstance(content, dict) else None
+        if isinstance(key, str) and store.folder(key) == path.parent and store.done(key):
+            keys.append(key)
+        else:
+            unreadable.append(path.parent)
+    return keys, unreadable
+
+
+def problems(store: Store, key: str) -> list[str]:
+    """What is wrong with the files of a finished run; empty when every one is as written and can be read."""
+    manifest = read_json(store.folder(key) / "DONE.json")
+    listed = manifest.get("sha256", {}) if isinstance(manifest, dict) else {}
+    found = {name: f"{name} is missing from DONE.json" for name in FILES if name not in listed}
+    found |= {name: f"{name} is not what was written" for name in store.verify(key)}
+    readers: dict[str, Callable[[str], object]] = {
+        "environment.json": store.environment,
+        "metrics.csv": store.metrics,
+        "predictions.npz": store.predictions,
+        "checkpoint.safetensors": store.checkpoint,
+        "result.json": store.result,
+        "config.json": lambda key: config_of(store, key),
+    }
+    for name, read in readers.items():
+        if name not in found:
+            try:
+                read(key)
+            except Exception as error:
+                found[name] = f"{name} cannot be read: {' '.join(str(error).split())}"
+    return list(found.values())
+
+
+def config_of(store: Store, key: str) -> RunConfig:
+    """The config of a run by its own file; UsageError when it is damaged."""
+    content = read_json(store.folder(key) / "config.json")
+    if not isinstance(content, dict):
+        raise UsageError(f"{store.folder(key) / 'config.json'} is damaged")
+    return RunConfig.from_mapping(content)
+
+
+def find_key(store: Store, beginning: str) -> str:
+    """The key of the one finished run that begins so; UsageError when there is none or several."""
+    keys = [key for key in finished_keys(store)[0] if beginning and key.startswith(beginning)]
+    if len(keys) != 1:
+        what = "no finished run" if not keys else f"{len(keys)} finished runs"
+        raise UsageError(f"{what} in {store.root} with a key that begins with {beginning!r}; keys are names of folders")
+    return keys[0]

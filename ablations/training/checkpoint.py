@@ -1,0 +1,117 @@
+"""A run in the middle: all that its next step depends on, in one file that is trusted only when it is whole.
+
+::
+
+    resume.bin      64 hex digits (SHA-256 of the rest), a newline, a safetensors file whose metadata is JSON
+
+Random streams are addressed by counters (`vit.random`), so no generator's state is needed. A snapshot of another run,
+of other code, of another backend or with a bit flipped is as good as none: the run starts from its seed.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ablations.storage import write_file
+
+INTERVAL = 60.0
+"""Seconds of work that a killed process loses at most."""
+EARLY = 0.9
+"""Of it, between two snapshots: what is left is for writing one."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Plain values for JSON, and arrays, by name."""
+
+    notes: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+def to_bytes(snapshot: TrainingState, identity: dict[str, str]) -> bytes:
+    """The file of a snapshot of the run that `identity` tells apart from all others."""
+    from safetensors.numpy import save
+
+    metadata = {"vitab": json.dumps({"identity": identity, "notes": snapshot.notes})}
+    body = save({name: np.ascontiguousarray(value) for name, value in snapshot.arrays.items()}, metadata)
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def from_bytes(content: bytes, identity: dict[str, str]) -> TrainingState | None:
+    """The snapshot in a file; None when it is damaged or of something else."""
+    from safetensors.numpy import load
+
+    digest, _, body = content.partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        return None
+    try:
+        header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
+        written = json.loads(header["__metadata__"]["vitab"])
+        return TrainingState(written["notes"], load(body)) if written["identity"] == identity else None
+    except (ValueError, KeyError, TypeError):  # whole, and of another version
+        return None
+
+
+class Checkpointer:
+    """Keeps the snapshot of one run in `path`, so often that no `interval` of work can be lost, and one when `stop`
+    asks the run to end.
+
+    A disk that does not take a snapshot costs the resume and not the run, and `say` is told of it. Nothing is written
+    when the run is no longer `held`. `alive` is called where a run gets on and cannot stop, `place` is where it is
+    trained, as in environment.json.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        identity: dict[str, str] | None = None,
+        *,
+        interval: float = INTERVAL,
+        stop: Callable[[], bool] = lambda: False,
+        alive: Callable[[], object] = lambda: None,
+        held: Callable[[], bool] = lambda: True,
+        say: Callable[[str], None] = lambda line: None,
+        place: dict[str, Any] | None = None,
+    ) -> None:
+        self.path, self.identity, self.interval, self.stop = path, identity or {}, interval, stop
+        self.alive, self.held, self.say, self.place = alive, held, say, place or {}
+        self._kept = self._asked = time.monotonic()
+        self._refused = False
+
+    def load(self) -> TrainingState | None:
+        """What an earlier attempt at this run has left; None when there is nothing to be trusted."""
+        if self.path is None:
+            return None
+        try:
+            return from_bytes(self.path.read_bytes(), self.identity)
+        except OSError:
+            return None
+
+    def due(self, steps: float = 1.0) -> bool:
+        """Whether it is time for a snapshot: asked after every step, with what comes before it is asked again, in the
+        time of so many steps."""
+        now = time.monotonic()
+        step, self._asked = now - self._asked, now
+        return self.stop() or now - self._kept + steps * step >= EARLY * self.interval
+
+    def save(self, snapshot: TrainingState) -> None:
+        """Write a snapshot. Raises KeyboardInterrupt, after that, when the run was asked to end."""
+        self._kept = self._asked  # of that moment the snapshot is, however long others were written before it
+        stopping = self.stop()
+        if self.path is not None and self.held():
+            try:
+                write_file(self.path, to_bytes(snapshot, self.identity))
+                self._refused = False
+            except OSError as error:
+                if stopping or not self._refused:
+                    self.say(f"no checkpoint could be written: {error.strerror or error}")
+                self._refused = True
+        self._asked = time.monotonic()
+        if stopping or self.stop():
+            raise KeyboardInterrupt

@@ -1,0 +1,36 @@
+"""What of a plan a GPU computes by a longer way, in words for its owner."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ablations.config import RunConfig, vit_config
+from ablations.data.loading import dataset_for
+
+
+def gpu_fallbacks(configs: Iterable[RunConfig], data_dir: Path | None) -> list[str]:
+    """A line for each reason: attention that no kernel has, encodings that no graph can hold."""
+    from vit.backend.cuda.attention import HEAD_WIDTHS, TOKENS, fits
+    from vit.positions import POSITIONS
+
+    unfused: dict[str, None] = {}
+    uncaptured: dict[str, None] = {}
+    for config in configs:
+        dataset = dataset_for(config, data_dir)
+        model = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
+        position = POSITIONS[config.position]
+        if not position.traceable:
+            uncaptured[f"position {config.position}"] = None
+        if not position.fusible:
+            unfused[f"position {config.position}"] = None
+        elif not fits(model.tokens, model.head_width):
+            unfused[f"{model.tokens} tokens and head width {model.head_width}"] = None
+    lines = []
+    if unfused:
+        widths = ", ".join(map(str, HEAD_WIDTHS))
+        lines.append(
+            f"attention with {', '.join(unfused)} goes by products and a softmax, which is slower than the one kernel "
+            f"for up to {TOKENS} tokens, head widths {widths} and encodings that leave scores alone"
+        )
+    if uncaptured:
+        lines.append(f"steps with {', '.join(uncaptured)} are not captured as a graph, and start more slowly")
+    return lines

@@ -1,0 +1,131 @@
+"""A stack of runs on a GPU: the data set lies in device memory, an epoch is so many launches of one graph, and what it
+came to is read back once, at its end."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ablations.config import RunConfig
+from ablations.data import Dataset
+from ablations.training.stack import EVALUATED, Stack, finite
+from vit.backend.cuda.ops import Mark
+from vit.graph_engine import AdamWConfig, DeviceAugmentation, GraphEngine
+
+CHANNELS = 4
+"""Of a picture that kernels can change by more than crops and flips."""
+STEPS_AT_ONCE = 16
+"""Steps started between two looks at the clock and at whether the run shall end. Before so many more are started, the
+device has done all but the last so many: what is seen then is at most twice as many steps old."""
+
+
+def recipe_on_device(config: RunConfig, dataset: Dataset, image_bytes: int) -> DeviceAugmentation | None:
+    """What kernels do to the batches of such runs. None where the host makes them and brings them over: of pictures too
+    large (more than `image_bytes`) to be changed on the chip by more than crops and flips."""
+    changes = {name: getattr(config, name) for name in ("trivial_augment", "erase", "mixup", "cutmix")}
+    too_large = dataset.image_size**2 * dataset.channels > image_bytes or dataset.channels > CHANNELS
+    return (
+        None if any(changes.values()) and too_large else DeviceAugmentation(config.crop_padding, config.flip, **changes)
+    )
+
+
+class DeviceStack(Stack):
+    """As `Stack`, for a backend whose engine captures steps. The same images in the same order; augmentation and
+    dropout are drawn by counters on the device, and so other than on a CPU."""
+
+    engine: GraphEngine
+
+    def train_epoch(self, epoch: int) -> list[float]:
+        recipe = self._recipe
+        if recipe is None:
+            return super().train_epoch(epoch)
+        first = max(len(member.losses) for member in self.members)
+        sums = [[sum(member.losses) * self.batch_size, 0.0] for member in self.members]
+        self._start_epoch(epoch)
+        self.engine.totals = np.array(sums)
+        before: Mark | None = None
+        for step in range(first, self.steps, STEPS_AT_ONCE):
+            done = min(step + STEPS_AT_ONCE, self.steps)
+            self.engine.train(self._training_set, recipe, done - step, self.steps)
+            mark = self.engine.mark()
+            if before:
+                before.wait()
+            before = mark
+            if self.is_due(self.images_after(done)):
+                self._note(epoch, done)
+                self.keep()
+            if not self.live:
+                break
+        self._note(epoch, self.steps)
+        means = [float("nan") if member.over else member.losses[0] for member in self.members]
+        for member in self.members:
+            member.losses = []
+        return means
+
+    def step(self, images: np.ndarray, targets: np.ndarray, rates: np.ndarray) -> list[float]:
+        losses = self.engine.step(images, targets, rates)  # which averages the weights, too
+        return [float(loss) for loss in self.model.ops.to_numpy(losses)]
+
+    def validation_probabilities(self) -> np.ndarray:
+        return self._evaluate(self._training_set, np.stack([member.feed.held_out for member in self.members]))
+
+    def test_probabilities(self) -> np.ndarray:
+        test = self._resident(self.dataset.test_images, self.dataset.test_labels)
+        return self._evaluate(test, np.stack([np.arange(len(self.dataset.test_images))] * len(self.members)))
+
+    def trial(self) -> Callable[[], object]:
+        recipe = self._recipe
+        if recipe is None:
+            return super().trial()
+        self._start_epoch(1, peak=0.0)
+
+        def step() -> object:
+            self.engine.train(self._training_set, recipe, 1, self.steps)
+            return self.engine.totals
+
+        return step
+
+    def _make_engine(self, training: AdamWConfig, threads: int | None) -> tuple[Any, Any]:
+        engine = GraphEngine(self.model, training, self.batch_size, ema=self.config.ema)
+        self.engine = engine
+        self._training_set = self._resident(self.dataset.train_images, self.dataset.train_labels)
+        self._recipe = recipe_on_device(self.config, self.dataset, engine.ops.kernels.image_bytes)
+        return engine, engine.optimizer.average
+
+    def _resident(self, images: np.ndarray, labels: np.ndarray) -> Any:
+        mean, std = (np.stack([getattr(m.feed, name) for m in self.members]) for name in ("mean", "std"))
+        smoothing = np.array([member.config.label_smoothing for member in self.members])
+        return self.engine.resident(images, labels, mean, std, smoothing)
+
+    def _start_epoch(self, epoch: int, peak: float = 1.0) -> None:
+        """Tells the engine each run's images and rates (times `peak`) of an epoch; a run that is over rests."""
+        taken = slice(self.steps * self.batch_size)
+        order = np.stack([member.feed.chosen[member.feed.order(epoch)[taken]] for member in self.members])
+        rates: list[list[float]] = []
+        schedules: dict[tuple[float, ...], list[float]] = {}
+        for member in self.members:
+            config = member.config
+            schedule = (config.learning_rate, config.warmup_epochs, float(config.epochs))
+            if schedule not in schedules:
+                steps = range((epoch - 1) * self.steps, epoch * self.steps)
+                schedules[schedule] = [peak * member.rate(step) for step in steps]
+            rates.append([0.0] * self.steps if member.over else schedules[schedule])
+        self.engine.start_epoch(order, np.array(rates))
+
+    def _note(self, epoch: int, done: int) -> None:
+        """Reads the mean loss of the first `done` steps of an epoch into each run's losses."""
+        means = self.engine.totals[:, 0] / (done * self.batch_size)
+        for r, member in self.live:
+            with self.own(member):
+                member.losses = [finite("training", float(means[r]), epoch)] * done
+
+    def _evaluate(self, data: Any, order: np.ndarray) -> np.ndarray:
+        """(R, n, C) float32 of each run's images numbered `order` (R, n)."""
+        ops, parts = self.model.ops, []
+        size = max(1, EVALUATED // self.batch_size) * self.batch_size
+        with self._evaluated_weights():
+            for start in range(0, order.shape[1], size):
+                self.show_life()
+                logits = self.engine.evaluate(data, order[:, start : start + size])
+                parts.append(ops.to_numpy(ops.softmax(logits)))
+        return np.concatenate(parts, axis=1)

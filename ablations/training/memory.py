@@ -1,0 +1,79 @@
+"""How much memory runs take, estimated before they start, and how much there is."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ablations.config import RunConfig, vit_config
+from ablations.data.loader import is_augmented, parts_of, steps_of
+
+if TYPE_CHECKING:
+    from ablations.data import Dataset
+
+PROCESS = 260 << 20
+"""Bytes of a process that has trained the smallest run: Python, NumPy, SciPy, Numba, its compiled kernels, and
+scikit-learn for the digits. Measured with `ablations.machine.bench.peak_mb` on Linux: 258 MB."""
+CONTEXT = 1 << 30
+"""Bytes of a GPU that CUDA, its libraries and their workspaces take in a process: a guess on the safe side."""
+USABLE = 0.9
+"""Share of the available memory that runs may be planned to take."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that R runs of one shape take in a process that trains them as one model."""
+
+    dataset: int
+    """Its images and labels, of which all runs of a process read."""
+    runs: int
+    """Everything else that the runs need at their peak."""
+    device: int = 0
+    """In the memory of a GPU, where they train there."""
+
+    @property
+    def process(self) -> int:
+        """Of a process that does nothing else."""
+        return PROCESS + self.dataset + self.runs
+
+
+def need(config: RunConfig, dataset: "Dataset", *, runs: int = 1, threads: int = 1, backend: str = "numpy") -> Need:
+    """What R such runs take, with so many threads on the CPU, to about a tenth.
+
+    On a GPU everything counts as float32, which is the most it may be.
+    """
+    from ablations.training.stack import EVALUATED
+    from vit.memory import device_training_bytes, parameter_bytes, training_bytes
+
+    model = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
+    used, held = parts_of(config, len(dataset.train_labels))
+    _, batch = steps_of(config, len(dataset.train_labels))
+    pixels = dataset.image_size**2 * dataset.channels
+    numbers = 4 * (pixels + dataset.classes)  # of an image as a model reads it, with its target, in float32
+    parameters = parameter_bytes(model)
+    average = parameters if config.ema else 0
+    kept = 3 * parameters + average  # what a snapshot of a run holds
+    tested = len(dataset.test_labels)
+
+    feed = (used + held) * (pixels + 8) + (0 if is_augmented(config) else used * numbers)
+    batches = 3 * batch * numbers  # at work, coming, and side by side with those of other runs
+    evaluated = 3 * min(EVALUATED, max(held, tested)) * 4 * pixels
+    results = 2 * parameters + 3 * tested * 4 * dataset.classes
+    training = 0
+    if backend == "numpy":
+        training = training_bytes(model, runs=runs, batch_size=batch, threads=threads) + runs * average
+    # Snapshots of all runs are copied at once and made to files one by one; results are there until they are written.
+    moments = (runs * kept + 2 * kept, runs * (evaluated + average), runs * results)
+    host = runs * (feed + batches) + max(moments)
+    if backend == "numpy":
+        return Need(dataset_bytes(dataset), host + training)
+    training = device_training_bytes(
+        model, runs=runs, batch_size=batch, precision=config.precision, average=bool(average)
+    )
+    swapped = runs * (batches + average)  # a batch of the host's, and the weights while their average is evaluated
+    on_device = dataset_bytes(dataset) + training + swapped + runs * EVALUATED * 4 * dataset.classes
+    return Need(dataset_bytes(dataset), host, CONTEXT + on_device)
+
+
+def dataset_bytes(dataset: "Dataset") -> int:
+    """Of its images and labels."""
+    arrays = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
+    return sum(array.nbytes for array in arrays)

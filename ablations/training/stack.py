@@ -1,0 +1,309 @@
+"""R runs of one shape trained as one model: each from its own seed, on its own batches, to its own end."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from ablations.config import RunConfig, vit_config
+from ablations.data import Dataset
+from ablations.data.loader import Batch, DataLoader
+from ablations.errors import VitabError
+from ablations.storage import EpochMetrics
+from ablations.training.checkpoint import Checkpointer, TrainingState
+from vit import ViT, get_ops
+from vit.engine import AdamWConfig, Engine
+from vit.optim import warmup_cosine
+
+EVALUATED = 1024
+"""Images of each run that are evaluated at once, about."""
+
+
+class StackedRun:
+    """One run of a stack: what it is fed, and how far it has got."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        keeper: Checkpointer | None = None,
+        on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
+    ) -> None:
+        self.config, self.feed = config, DataLoader.of(config, dataset)
+        self.keeper, self.on_epoch = keeper or Checkpointer(), on_epoch
+        self.over = False
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Go to where the keeper's snapshot is, or to the start."""
+        self.snapshot = self.keeper.load()
+        notes: dict[str, Any] = self.snapshot.notes if self.snapshot else {}
+        self.metrics = [EpochMetrics(**metrics) for metrics in notes.get("metrics", [])]
+        self.losses: list[float] = notes.get("losses", [])  # of the steps of the epoch at work
+        self.steps_before = int(notes.get("optimizer_step", 0))
+        self.epoch_before = float(notes.get("epoch_seconds", 0.0))  # on that epoch, by earlier attempts
+        self.seconds_before = float(notes.get("seconds", 0.0))  # on the run
+        places: list[dict[str, Any]] = notes.get("places", [])
+        self.places = places + [self.keeper.place] * (self.keeper.place not in places)
+
+    @property
+    def resume_point(self) -> tuple[int, ...]:
+        """What runs must share to go on side by side: where they are, and the sizes of what they are fed."""
+        feed = self.feed
+        return self.steps_before, feed.steps, feed.batch_size, len(feed.images), len(feed.validation_images)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0 through all epochs."""
+        config, steps = self.config, self.feed.steps
+        return warmup_cosine(step, config.epochs * steps, round(config.warmup_epochs * steps), config.learning_rate)
+
+
+class Stack:
+    """A model of R runs of one resume_point, its engine, and the average of its weights.
+
+    A run that breaks ends alone, and its place in the model rests. `on_end(member, error)` is told at once.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[StackedRun],
+        dataset: Dataset,
+        backend: str = "numpy",
+        threads: int | None = None,
+        on_end: Callable[[StackedRun, BaseException], None] = lambda member, error: None,
+    ) -> None:
+        first = members[0]
+        shape = vit_config(
+            first.config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes
+        )
+        decay = [member.config.weight_decay for member in members]
+        training = AdamWConfig(weight_decay=decay, clip_norm=first.config.clip_norm or None)
+        self.config, self.members, self.on_end = first.config, list(members), on_end
+        self.steps, self.batch_size = first.feed.steps, first.feed.batch_size
+        self.dataset = dataset
+        ops = get_ops(backend, precision=first.config.precision)
+        self.model = ViT(shape, ops, [member.config.seed for member in members])
+        self.engine, self.average = self._make_engine(training, threads)
+        self.share = 1 / len(members)
+        self.started = self.begun = time.perf_counter()
+        self._resume()
+
+    @property
+    def live(self) -> list[tuple[int, StackedRun]]:
+        """The runs that are not over, each with its place."""
+        return [(r, member) for r, member in enumerate(self.members) if not member.over]
+
+    def epoch(self, epoch: int) -> None:
+        """An epoch (from 1) of training, and what the validation splits say after it."""
+        self.begun = time.perf_counter()
+        losses = self.train_epoch(epoch)
+        seconds = (time.perf_counter() - self.begun) * self.share
+        if not self.live:
+            return
+        probabilities = self.validation_probabilities()
+        for r, member in self.live:
+            with self.own(member):
+                spent, member.epoch_before = seconds + member.epoch_before, 0.0
+                labels = member.feed.validation_labels
+                metrics = EpochMetrics(
+                    epoch=epoch,
+                    learning_rate=member.rate(epoch * self.steps - 1),
+                    train_loss=losses[r],
+                    validation_loss=finite("validation", cross_entropy(probabilities[r], labels), epoch),
+                    validation_accuracy=accuracy(probabilities[r], labels),
+                    seconds=spent,
+                    images_per_s=self.steps * self.batch_size / spent,
+                )
+                member.metrics.append(metrics)
+                member.on_epoch(metrics)
+
+    def train_epoch(self, epoch: int) -> list[float]:
+        """The mean loss of each run over the steps of an epoch; NaN for one that is over."""
+        with ExitStack() as feeds:
+            coming = [
+                feeds.enter_context(closing(member.feed.epoch(epoch, len(member.losses)))) for member in self.members
+            ]
+            for step in range(max(len(member.losses) for member in self.members), self.steps):
+                at = (epoch - 1) * self.steps + step
+                images, targets = self._batches(coming)
+                if not self.live:
+                    break
+                rates = [0.0 if member.over else member.rate(at) for member in self.members]
+                losses = self.step(images, targets, np.array(rates))
+                for r, member in self.live:
+                    with self.own(member):
+                        member.losses.append(finite("training", losses[r], epoch))
+                if self.is_due(self.images_after(step + 1)):
+                    self.keep()
+                if not self.live:
+                    break
+        means = [float("nan") if member.over else float(np.mean(member.losses)) for member in self.members]
+        for member in self.members:
+            member.losses = []
+        return means
+
+    def step(self, images: np.ndarray, targets: np.ndarray, rates: np.ndarray) -> list[float]:
+        """The losses before a step on images (R, B, h, w, c) and targets (R, B, C) at rates (R,)."""
+        ops = self.model.ops
+        losses = self.engine.step(ops.asarray(images), ops.asarray(targets), rates)
+        if self.average is not None:
+            # Polyak averaging: average = d average + (1 - d) weights, with d rising to `ema` as weights settle
+            decay = min(self.config.ema, (1 + self.engine.optimizer.step) / (10 + self.engine.optimizer.step))
+            self.average *= decay
+            self.average += (1 - decay) * self.model.parameters.flat
+        return [float(loss) for loss in ops.to_numpy(losses)]
+
+    def validation_probabilities(self) -> np.ndarray:
+        """`probabilities` of each run's own validation images, (R, n, C)."""
+        return self.probabilities([member.feed.validation_images for member in self.members])
+
+    def test_probabilities(self) -> np.ndarray:
+        """`probabilities` of the test images, (R, n, C)."""
+        return self.probabilities([self.dataset.test_images] * len(self.members))
+
+    def trial(self) -> Callable[[], object]:
+        """A step at a rate of 0, to be timed."""
+        batches = [next(member.feed.epoch(1)) for member in self.members]
+        images, targets = (np.stack(arrays) for arrays in zip(*batches, strict=True))
+        return lambda: self.step(images, targets, np.zeros(len(self.members)))
+
+    def probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """(R, n, C) float32 of the uint8 images (n, h, w, c) of each run, by averaged weights where there are any."""
+        ops, lane = self.model.ops, self.engine.lane_images
+        size = max(1, EVALUATED // lane) * lane
+        parts = []
+        with self._evaluated_weights():
+            for start in range(0, len(images[0]), size):
+                self.show_life()
+                part = [
+                    m.feed.normalise(own[start : start + size]) for m, own in zip(self.members, images, strict=True)
+                ]
+                parts.append(ops.to_numpy(ops.softmax(self.engine.logits(ops.asarray(np.stack(part))))))
+        return np.concatenate(parts, axis=1)
+
+    def state(self, run: int = 0) -> dict[str, np.ndarray]:
+        """The weights of a run that are evaluated."""
+        with self._evaluated_weights():
+            return self.model.state_dict(run)
+
+    def seconds(self, member: StackedRun) -> float:
+        """A run's share of the time so far, with that of earlier attempts."""
+        return member.seconds_before + (time.perf_counter() - self.started) * self.share
+
+    def images_after(self, done: int) -> int:
+        """Images of each run that are evaluated after so many steps of an epoch, before another step."""
+        return len(self.members[0].feed.validation_images) if done == self.steps else 0
+
+    def is_due(self, images: int = 0) -> bool:
+        """Whether to `keep` where the runs are, before another step and the evaluation of so many images of each."""
+        # to evaluate an image takes less time than to train on it
+        due = [member.keeper.due(1 + images / self.batch_size) for _, member in self.live]
+        return any(due)  # of all that were asked, for that is their sign of life
+
+    def keep_before_test(self) -> None:
+        """After the last epoch, so that a test on many images does not cost it."""
+        if self.is_due(len(self.dataset.test_labels)):
+            self.keep()
+
+    def show_life(self) -> None:
+        """Where the runs get on and cannot end."""
+        for _, member in self.live:
+            member.keeper.alive()
+
+    def keep(self) -> None:
+        """Have each run's keeper write down where it is, between two steps; those that are asked to stop end."""
+        on_epoch = (time.perf_counter() - self.begun) * self.share
+        arrays = {name: self.model.ops.to_numpy(value) for name, value in self._arrays().items()}
+        for r, member in self.live:
+            notes = {
+                "optimizer_step": self.engine.optimizer.step,
+                "metrics": [asdict(metrics) for metrics in member.metrics],
+                "losses": member.losses,
+                "epoch_seconds": member.epoch_before + on_epoch,
+                "seconds": self.seconds(member),
+                "places": member.places,
+            }
+            try:
+                member.keeper.save(TrainingState(notes, {name: value[r] for name, value in arrays.items()}))
+            except KeyboardInterrupt as asked:
+                self._end(member, asked)
+
+    @contextmanager
+    def own(self, member: StackedRun) -> Iterator[None]:
+        """What goes wrong within is the end of this run, and of no other."""
+        try:
+            yield
+        except Exception as error:
+            self._end(member, error)
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def _make_engine(self, training: AdamWConfig, threads: int | None) -> tuple[Any, Any]:
+        """The engine, and the average of the weights (R, P) where the recipe has one."""
+        engine = Engine(self.model, training, self.batch_size, threads)
+        return engine, self.model.parameters.flat.copy() if self.config.ema else None
+
+    def _resume(self) -> None:
+        for r, member in enumerate(self.members):
+            if member.snapshot is not None:
+                for name, value in self._arrays().items():
+                    value[r] = self.model.ops.asarray(member.snapshot.arrays[name])
+                member.snapshot = None
+        self.engine.optimizer.step = self.members[0].steps_before
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """All arrays (R, P) that a step reads and writes."""
+        optimizer = self.engine.optimizer
+        arrays = {"weights": self.model.parameters.flat, "first": optimizer.first, "second": optimizer.second}
+        return arrays if self.average is None else arrays | {"average": self.average}
+
+    def _batches(self, coming: Sequence[Iterator[Batch]]) -> Batch:
+        """The next batch of each run, (R, B, ...); that of another run for one that is over."""
+        batches: dict[int, Batch] = {}
+        for r, member in self.live:
+            with self.own(member):
+                batches[r] = next(coming[r])
+        some = next(iter(batches.values()), (np.empty(0), np.empty(0)))
+        images, targets = zip(*(batches.get(r, some) for r in range(len(self.members))), strict=True)
+        return np.stack(images), np.stack(targets)
+
+    def _end(self, member: StackedRun, error: BaseException) -> None:
+        member.over = True
+        for value in self._arrays().values():
+            value[self.members.index(member)] = 0  # so that no NaN is computed with from here on
+        self.on_end(member, error)
+
+    @contextmanager
+    def _evaluated_weights(self) -> Iterator[None]:
+        if self.average is None:
+            yield
+            return
+        flat = self.model.parameters.flat
+        trained = flat.copy()
+        flat[...] = self.average
+        try:
+            yield
+        finally:
+            flat[...] = trained
+
+
+def finite(part: str, loss: float, epoch: int) -> float:
+    """The loss itself. Raises VitabError when it is no number."""
+    if not np.isfinite(loss):
+        raise VitabError(f"the {part} loss became {loss} in epoch {epoch}; try a lower learning_rate")
+    return loss
+
+
+def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images whose likeliest class (of (n, C)) is their label (n,)."""
+    return float((probabilities.argmax(axis=1) == labels).mean())
+
+
+def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of -log of the probabilities (n, C) of the labels (n,)."""
+    likelihood = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(likelihood, np.finfo(np.float32).tiny)).mean())

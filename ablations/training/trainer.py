@@ -1,0 +1,154 @@
+"""One RunConfig to one RunRecord: train, watch the validation split, and use the test set once, at the end."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ablations.config import RunConfig
+from ablations.data import Dataset
+from ablations.storage import EpochMetrics, RunRecord
+from ablations.training.checkpoint import Checkpointer
+from ablations.training.stack import Stack, StackedRun, accuracy, cross_entropy, finite
+from vit import cost
+
+__all__ = ["EpochMetrics", "RunRecord", "calibrate", "train", "train_together"]
+
+CALIBRATION_STEPS = 6
+
+
+def train(
+    config: RunConfig,
+    dataset: Dataset,
+    *,
+    backend: str = "numpy",
+    threads: int | None = None,
+    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
+    keeper: Checkpointer | None = None,
+) -> RunRecord:
+    """Train one run from its seed, or from where `keeper` has a snapshot of it.
+
+    The same config and data give the same bits, whatever the threads and however often the run was cut short.
+    Raises VitabError when the loss is no longer a number, and KeyboardInterrupt when `keeper` is asked to stop.
+    """
+    outcomes: list[RunRecord | BaseException] = []
+    member = StackedRun(config, dataset, keeper, on_epoch)
+    train_together([member], dataset, lambda _, outcome: outcomes.append(outcome), backend=backend, threads=threads)
+    (outcome,) = outcomes
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def train_together(
+    members: Sequence[StackedRun],
+    dataset: Dataset,
+    on_end: Callable[[StackedRun, RunRecord | BaseException], None],
+    *,
+    backend: str = "numpy",
+    threads: int | None = None,
+) -> None:
+    """Train runs of one shape as one model, each to the record that it would have alone.
+
+    `on_end` is told of each run as it ends: its record, its own error, or KeyboardInterrupt when its keeper was asked
+    to stop; the others go on. Runs whose snapshots are at different steps go one resume_point after another, and those that
+    find too little memory together go on from their snapshots in two halves.
+    """
+    paces: dict[tuple[int, ...], list[StackedRun]] = {}
+    for member in members:
+        paces.setdefault(member.resume_point, []).append(member)
+    for i, group in enumerate(paces.values()):
+        for member in group if i else ():
+            if member.keeper.stop():
+                member.over = True
+                on_end(member, KeyboardInterrupt())
+        going = [member for member in group if not member.over]
+        left = _train_stack(going, dataset, on_end, backend, threads) if going else []
+        for half in (left[::2], left[1::2]) if left else ():
+            for member in half:
+                member.rewind()
+            train_together(half, dataset, on_end, backend=backend, threads=threads)
+
+
+def _make_stack(
+    members: Sequence[StackedRun],
+    dataset: Dataset,
+    backend: str,
+    threads: int | None,
+    on_end: Callable[[StackedRun, BaseException], None] = lambda member, error: None,
+) -> Stack:
+    if backend == "cupy":
+        from ablations.training.gpu_stack import DeviceStack
+
+        return DeviceStack(members, dataset, backend, threads, on_end)
+    return Stack(members, dataset, backend, threads, on_end)
+
+
+def _train_stack(
+    members: Sequence[StackedRun],
+    dataset: Dataset,
+    on_end: Callable[[StackedRun, RunRecord | BaseException], None],
+    backend: str,
+    threads: int | None,
+) -> list[StackedRun]:
+    """Train runs of one resume_point; those that are left where there was too little memory for several."""
+    stack = None
+    try:
+        stack = _make_stack(members, dataset, backend, threads, on_end)
+        while stack.live and (done := len(stack.live[0][1].metrics)) < stack.config.epochs:
+            stack.epoch(done + 1)
+        stack.keep_before_test()
+        probabilities = stack.test_probabilities() if stack.live else np.empty(0)
+        for r, member in stack.live:
+            with stack.own(member):
+                record = _record(stack, r, probabilities[r], dataset.test_labels)
+            if not member.over:
+                member.over = True
+                on_end(member, record)
+    except MemoryError:
+        if len(members) == 1:
+            raise
+    finally:
+        if stack is not None:
+            stack.close()
+    return [member for member in members if not member.over]
+
+
+def _record(stack: Stack, run: int, probabilities: np.ndarray, labels: np.ndarray) -> RunRecord:
+    member, model = stack.members[run], stack.model.config
+    images = stack.config.epochs * stack.steps * stack.batch_size
+    return RunRecord(
+        config=member.config,
+        metrics=member.metrics,
+        predictions={"labels": labels, "predicted": probabilities.argmax(axis=1), "probabilities": probabilities},
+        test_accuracy=accuracy(probabilities, labels),
+        test_loss=finite("test", cross_entropy(probabilities, labels), stack.config.epochs),
+        validation_accuracy=member.metrics[-1].validation_accuracy,
+        state=stack.state(run),
+        parameters=cost.parameters(model),
+        flops=cost.TRAINING_FACTOR * cost.forward_flops(model) * images,
+        train_seconds=sum(metrics.seconds for metrics in member.metrics),
+        seconds=stack.seconds(member),
+        stack=len(stack.members),
+        places=member.places,
+    )
+
+
+def calibrate(
+    config: RunConfig, dataset: Dataset, *, backend: str = "numpy", threads: int | None = None, stack: int = 1
+) -> float:
+    """Seconds an epoch of this run will take, from a few of its steps; its share of them in a stack of so many."""
+    members = [StackedRun(replace(config, seed=config.seed + r), dataset) for r in range(stack)]
+    together = _make_stack(members, dataset, backend, threads)
+    trial = together.trial()
+    times = []
+    try:
+        for _ in range(CALIBRATION_STEPS):
+            begun = time.perf_counter()
+            trial()
+            times.append(time.perf_counter() - begun)
+    finally:
+        together.close()
+    forward_only = len(members[0].feed.validation_images) / together.batch_size / cost.TRAINING_FACTOR
+    return float(np.median(times[2:])) * (together.steps + forward_only) / stack

@@ -1,0 +1,183 @@
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ablations.config import FIELDS, Grid, RunConfig, coerce, parse, run_key
+from ablations.config.run_config import RULES
+from ablations.errors import UsageError
+
+GOOD = RunConfig()
+
+
+def test_every_field_has_a_rule_and_the_defaults_are_valid():
+    assert set(RULES) == set(FIELDS)
+    GOOD.validate()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "valid"),
+    [
+        ("data", "digit", "did you mean 'digits'?"),
+        ("position", "ropee", "did you mean 'rope'?"),
+        ("pool", "max", "'mean' or 'cls'"),
+        ("labels", "medium", "'fine' or 'coarse'"),
+        ("labels", "coarse", "cifar100"),
+        ("epochs", 0, "1 or more"),
+        ("epochs", 2.5, "1 or more"),
+        ("epochs", True, "1 or more"),
+        ("depth", 0, "1 or more"),
+        ("width", -4, "1 or more"),
+        ("learning_rate", 0.0, "above 0"),
+        ("learning_rate", float("nan"), "above 0"),
+        ("learning_rate", "fast", "above 0"),
+        ("weight_decay", -0.1, "0 or more"),
+        ("validation", 1.0, "between 0 and 1"),
+        ("data_fraction", 0.0, "above 0"),
+        ("dropout", 1.0, "up to, but not, 1"),
+        ("erase", 1.5, "from 0 to 1"),
+        ("flip", 1, "true or false"),
+        ("classes", 1, "2 or more"),
+        ("classes", ("cat", "cat"), "different"),
+        ("per_class", 0, "1 or more"),
+        ("seed", -1, "2^32"),
+        ("warmup_epochs", 30.0, "below epochs (30)"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_valid(field, value, valid):
+    with pytest.raises(UsageError) as error:
+        dataclasses.replace(GOOD, **{field: value}).validate()
+    message = str(error.value)
+    assert valid in message
+    assert "\n" not in message
+    assert (str(value) in message) or (list(value) if isinstance(value, tuple) else value) is not None
+
+
+def test_from_mapping_is_strict_and_suggests():
+    assert RunConfig.from_mapping({"depth": 3, "learning_rate": 1}).learning_rate == 1.0
+    assert RunConfig.from_mapping({"classes": ["3", "5"]}).classes == ("3", "5")
+    with pytest.raises(UsageError, match=r"unknown field 'detph'.*did you mean 'depth'"):
+        RunConfig.from_mapping({"detph": 3})
+    with pytest.raises(UsageError, match="depth must be a whole number of 1 or more, got '3'"):
+        RunConfig.from_mapping({"depth": "3"})
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("learning_rate", "1e-3", 1e-3),
+        ("depth", " 4", 4),
+        ("flip", "True", True),
+        ("classes", "20", 20),
+        ("classes", "cat, dog", ("cat", "dog")),
+        ("classes", "none", None),
+        ("per_class", "none", None),
+        ("per_class", "5", 5),
+        ("position", "rope", "rope"),
+    ],
+)
+def test_values_of_the_command_line(field, text, value):
+    assert parse(field, text) == value
+    assert type(parse(field, text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [("depth", "4.5"), ("depth", "x"), ("learning_rate", "nan"), ("learning_rate", "inf"), ("flip", "yes")],
+)
+def test_bad_values_of_the_command_line(field, text):
+    with pytest.raises(UsageError, match=rf"{field} must be .*{text}"):
+        parse(field, text)
+
+
+def test_the_key_depends_on_every_field_and_on_the_data_only():
+    base = run_key(GOOD, "f" * 64)
+    assert len(base) == 64
+    assert base == run_key(RunConfig(), "f" * 64)
+    assert base == run_key(dataclasses.replace(GOOD, learning_rate=2e-3, mlp_ratio=4), "f" * 64)
+    others = {"classes": 5, "per_class": 5, "labels": "coarse", "data": "cifar10", "position": "none", "pool": "cls"}
+    keys = {run_key(GOOD, "e" * 64), base}
+    for name, kind in FIELDS.items():
+        value = getattr(GOOD, name)
+        other = others.get(name, not value if kind is bool else value + 1 if kind in (int, float) else None)
+        keys.add(run_key(dataclasses.replace(GOOD, **{name: other}), "f" * 64))
+    assert len(keys) == len(FIELDS) + 2
+
+
+def test_the_key_is_the_same_for_ever():
+    """A change here orphans every finished run of every user: raise the format in run_key, and say so."""
+    config = RunConfig(
+        data="digits",
+        labels="fine",
+        classes=None,
+        per_class=None,
+        data_fraction=1.0,
+        validation=0.15,
+        position="rope",
+        depth=2,
+        patch=2,
+        width=64,
+        heads=2,
+        mlp_ratio=4.0,
+        pool="mean",
+        dropout=0.0,
+        drop_path=0.0,
+        init_std=0.06,
+        epochs=10,
+        batch_size=64,
+        learning_rate=0.001,
+        weight_decay=0.05,
+        warmup_epochs=3.0,
+        label_smoothing=0.1,
+        clip_norm=1.0,
+        crop_padding=0,
+        flip=False,
+        erase=0.0,
+        mixup=0.0,
+        cutmix=0.0,
+        trivial_augment=False,
+        ema=0.0,
+        seed=0,
+    )
+    assert run_key(config, "0" * 64) == "12b4690f6d764497bb2265eb6237d455e992882252c4245b1d990cb3bc95c7a0"
+
+
+@given(
+    depth=st.integers(1, 50),
+    rate=st.floats(1e-6, 1, allow_nan=False),
+    classes=st.none() | st.integers(2, 99) | st.lists(st.text(), min_size=2, max_size=4, unique=True).map(tuple),
+    flip=st.booleans(),
+)
+def test_a_config_survives_json(depth, rate, classes, flip):
+    config = RunConfig(depth=depth, learning_rate=rate, classes=classes, flip=flip)
+    assert RunConfig.from_mapping(json.loads(json.dumps(config.canonical()))) == config
+
+
+def test_coerce_refuses_a_bool_for_a_number():
+    with pytest.raises(UsageError, match="depth must be"):
+        coerce("depth", True)
+
+
+def test_a_grid_has_each_run_once_and_a_whole_block_first():
+    grid = Grid("g", "?", GOOD, {"position": ("none", "rope"), "patch": (2, 4, 2), "width": (32, 64)}, (0, 1))
+    runs = grid.expand()
+    assert len(runs) == 2 * 2 * 2 * 2
+    assert [(r.position, r.patch, r.width, r.seed) for r in runs[:5]] == [
+        ("none", 2, 32, 0),
+        ("rope", 2, 32, 0),
+        ("none", 4, 32, 0),
+        ("rope", 4, 32, 0),
+        ("none", 2, 64, 0),
+    ]
+    assert [r.seed for r in runs] == [0] * 8 + [1] * 8
+
+
+def test_what_a_grid_compares():
+    base = Grid("g", "?", GOOD, {"position": ("rope",), "depth": (1, 2, 4), "patch": (2, 4)}, (0, 1, 2))
+    assert (base.compared, base.levels, base.blocks) == ("depth", (1, 2, 4), 6)
+    wider = dataclasses.replace(base, axes={**base.axes, "position": ("none", "rope")})
+    assert (wider.compared, wider.levels, wider.blocks) == ("position", ("none", "rope"), 18)
+    single = dataclasses.replace(base, axes={})
+    assert (single.compared, single.levels, single.blocks) == ("position", ("rope",), 3)

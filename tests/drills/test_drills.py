@@ -1,0 +1,101 @@
+"""The drill of `tests.drills` in short, and files that are damaged in every way: detected or harmless."""
+
+import numpy as np
+import pytest
+
+from ablations.config import GRIDS, override
+from ablations.execution import plan as study
+from ablations.execution import worker as workers
+from ablations.execution.tasks import ExecutionSettings, RunHooks, Task
+from ablations.storage import Store, files, problems
+from ablations.storage.verification import FILES
+from tests.drills import dask_kills, failing_writes, fuzz, kills
+from tests.drills.common import CHECKPOINT
+from tests.support import fake_trainer
+
+GRID = override(GRIDS["smoke"], settings={"per_class": 5}, axes={"position": ("none",)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stack", [1, 3])
+def test_killed_processes_lose_repeat_and_change_nothing(stack):
+    tally = kills.drill(5, stack=stack)
+    assert tally.kills >= 5
+    assert (tally.lost, tally.duplicated, tally.different, tally.damaged) == (0, 0, 0, 0)
+    assert max(tally.redone, default=0.0) < CHECKPOINT
+
+
+@pytest.mark.slow
+def test_killed_workers_and_clients_of_a_cluster_lose_repeat_and_change_nothing():
+    pytest.importorskip("distributed", reason="the extra dask is not installed")
+    tally = dask_kills.drill(6, epochs=300)
+    assert tally.kills >= 6
+    assert (tally.lost, tally.duplicated, tally.different, tally.damaged, tally.left_over) == (0, 0, 0, 0, 0)
+
+
+@pytest.mark.slow
+def test_writes_that_fail_lose_repeat_and_change_nothing_and_are_told_of_in_clear_lines():
+    tally = failing_writes.drill((failing_writes.disk_that_fills_up, failing_writes.output_that_fills_up), epochs=300)
+    assert (tally.lost, tally.duplicated, tally.different, tally.damaged, tally.unclear) == (0, 0, 0, 0, [])
+    if not tally.skipped:  # only root may mount the small disks
+        assert min(tally.failed["disk that is full"], tally.failed["output that fills up"]) > 0
+
+
+@pytest.mark.slow
+def test_nobody_believes_a_damaged_file():
+    tally = fuzz.drill(4 * len(fuzz.ALL) * len(fuzz.KINDS))
+    verdicts = {verdict for _, _, verdict in tally.counts}
+    assert verdicts == {"detected", "harmless"}, str(tally)
+
+
+def harm(content, how, rng):
+    """A damaged copy of a file."""
+    if how == "emptied":
+        return b""
+    if how == "truncated":
+        return content[: rng.integers(1, len(content))]
+    flipped = bytearray(content)
+    flipped[rng.integers(len(flipped))] ^= 1 << rng.integers(8)
+    return bytes(flipped)
+
+
+@pytest.fixture(scope="module")
+def store_and_keys(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("runs"))
+    plan = study.make_plan(GRID, study="s")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ablations.training.trainer.train", fake_trainer.train)
+        for key, config in plan.runs.items():
+            task = Task(key, config, "a run")
+            workers.train_and_store(task, ExecutionSettings(store.root), RunHooks(lambda metrics: None))
+    return store, plan.keys
+
+
+@pytest.mark.parametrize("name", [*FILES, "DONE.json"])
+@pytest.mark.parametrize("how", ["emptied", "truncated", "flipped", "swapped", "removed"])
+def test_a_damaged_file_of_a_finished_run_is_detected_or_the_run_is_not_finished(store_and_keys, name, how):
+    store, (key, other) = store_and_keys
+    path = store.folder(key) / name
+    good, rng = path.read_bytes(), np.random.default_rng(0)
+    detected = unfinished = harmless = 0
+    for _ in range(20 if how in ("truncated", "flipped") else 1):
+        if how == "removed":
+            path.unlink()
+        elif how == "swapped":
+            path.write_bytes((store.folder(other) / name).read_bytes())
+        else:
+            path.write_bytes(harm(good, how, rng))
+        same = how != "removed" and path.read_bytes() == good  # what two runs share may be swapped
+        if not store.done(key):
+            unfinished += 1  # it is trained again
+        elif problems(store, key):
+            detected += 1
+        else:
+            # what a bit in DONE.json can do unnoticed: its format number, of which nothing depends
+            assert same or (name == "DONE.json" and how in ("flipped", "truncated"))
+            harmless += 1
+        files.write_file(path, good)
+    assert problems(store, key) == []
+    if name != "DONE.json" and not same:
+        assert (unfinished, harmless) == (0, 0)
+    assert detected + unfinished + harmless in (1, 20)

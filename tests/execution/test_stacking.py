@@ -1,0 +1,338 @@
+"""Stacks claimed, trained and written by processes: every run keeps its own claim, files and fate."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ablations.config import GRIDS, RunConfig, override
+from ablations.errors import StorageError, VitabError
+from ablations.execution import inline as this_process
+from ablations.execution import plan as study
+from ablations.execution import pool as children
+from ablations.execution import stacking as stacks
+from ablations.execution import worker as workers
+from ablations.execution.lease import LeaseManager, last_attempt
+from ablations.execution.queue import RunQueue
+from ablations.execution.reproduction import _where, reproduce
+from ablations.execution.tasks import ExecutionSettings, Finished
+from ablations.storage import Store
+from ablations.training.stack import Stack
+from tests.drills.common import numbers
+from tests.execution.test_plan import Log
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {"per_class": 8, "epochs": 3, "warmup_epochs": 1.0}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "runs")
+
+
+def plan_and_tasks(store, stack, *, seeds=3, axes=None, settings=None):
+    axes = axes or {"position": ("none", "rope")}
+    grid = override(GRIDS["smoke"], settings=SMALL | (settings or {}), axes=axes, seeds=seeds)
+    plan = study.make_plan(grid, study="s")
+    store.write_study(plan)
+    tasks = study.tasks_of(plan, study.survey(plan, store), store)
+    return plan, [replace(task, stack=stack) for task in tasks]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The runs of the plan, each trained by itself."""
+    store = Store(tmp_path_factory.mktemp("alone"))
+    _, tasks = plan_and_tasks(store, 1)
+    this_process.run_inline(tasks, ExecutionSettings(store.root), Log())
+    return store
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """How many runs each stack that is trained here has."""
+    found = []
+    original = Stack.__init__
+
+    def init(own, members, *rest):
+        found.append([member.config.seed for member in members])
+        original(own, members, *rest)
+
+    monkeypatch.setattr(Stack, "__init__", init)
+    return found
+
+
+def environment(store, key):
+    return json.loads((store.folder(key) / "environment.json").read_text())
+
+
+def test_which_runs_may_be_one_model():
+    base = RunConfig()
+    own = {"seed": 3, "learning_rate": 1e-4, "weight_decay": 0.3, "warmup_epochs": 1.0, "label_smoothing": 0.0}
+    for name, value in own.items():
+        assert stacks.shape(replace(base, **{name: value})) == stacks.shape(base)
+    others = {"position": "none", "depth": 4, "epochs": 31, "batch_size": 32, "flip": True, "ema": 0.9, "dropout": 0.1}
+    others |= {"clip_norm": 0.0, "validation": 0.2, "init_std": 0.02, "data": "cifar10", "mixup": 0.1}
+    for name, value in others.items():
+        assert stacks.shape(replace(base, **{name: value})) != stacks.shape(base)
+    assert stacks.without_seed(replace(base, seed=3)) == stacks.without_seed(base)
+    assert stacks.without_seed(replace(base, learning_rate=1.0)) != stacks.without_seed(base)
+
+
+def test_a_stack_writes_what_each_run_writes_alone(store, alone, sizes):
+    plan, tasks = plan_and_tasks(store, 3)
+    log = Log()
+    this_process.run_inline(tasks, ExecutionSettings(store.root), log)
+    assert sizes == [[0, 1, 2], [0, 1, 2]]
+    for key in plan.keys:
+        assert list(numbers(store, key)) == list(numbers(alone, key))
+        assert store.verify(key) == []
+        assert (environment(store, key)["stack"], environment(alone, key)["stack"]) == (3, 1)
+        assert last_attempt(store.folder(key)) == 1
+        assert LeaseManager().free(store.folder(key))
+        assert not store.snapshot(key).exists()
+        rows = store.metrics(key)
+        assert [row["epoch"] for row in rows] == [1, 2, 3]
+    labels = [f"none, seed {seed}" for seed in range(3)]
+    assert log.events[:3] == [("started", label) for label in labels]
+    assert log.events[3:12] == [("epoch", label, epoch) for epoch in (1, 2, 3) for label in labels]
+    assert log.events[12:15] == [("finished", label) for label in labels]
+
+
+def test_seeds_of_an_arm_are_put_together_before_other_arms(store, sizes):
+    _, tasks = plan_and_tasks(
+        store, 4, axes={"position": ("rope",), "learning_rate": (1e-3, 2e-3), "depth": (1, 2)}, seeds=3
+    )
+    waiting = RunQueue(tasks, ExecutionSettings(store.root), Log())
+    for size in (4, 2):
+        for depth in (1, 2):
+            taken = list(waiting.take(os.getpid()))
+            assert [task.config.depth for task in taken] == [depth] * size
+            rates = [task.config.learning_rate for task in taken]
+            assert rates == ([1e-3] * 3 + [2e-3] if size == 4 else [2e-3] * 2)
+    assert waiting.take(os.getpid()) == {}
+
+
+def test_a_run_that_another_process_has_is_left_out_and_waited_for(store, alone, sizes):
+    plan, tasks = plan_and_tasks(store, 6)
+    theirs = LeaseManager().take(store.folder(tasks[2].key))  # none, seed 1
+    log = Log()
+    ours = threading.Thread(target=this_process.run_inline, args=(tasks, ExecutionSettings(store.root), log))
+    ours.start()
+    deadline = time.monotonic() + 60
+    while ("waiting", 1) not in log.events and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sizes == [[0, 2], [0, 1, 2]]
+    theirs.release()
+    ours.join(timeout=60)
+    assert all(list(numbers(store, key)) == list(numbers(alone, key)) for key in plan.keys)
+    assert [last_attempt(store.folder(task.key)) for task in tasks] == [1, 1, 2, 1, 1, 1]
+
+
+def test_a_run_that_breaks_fails_alone(store, alone):
+    axes = {"position": ("none",), "learning_rate": (1e30, 2e-3)}
+    _, tasks = plan_and_tasks(store, 6, axes=axes)
+    log = Log()
+    this_process.run_inline(tasks, ExecutionSettings(store.root), log)
+    wild = [task for task in tasks if task.config.learning_rate == 1e30]
+    for task in tasks:
+        if task in wild:
+            assert "loss became" in store.failure(task.key)
+            assert store.failed_attempt(task.key) == 1
+            assert "Traceback" in json.loads((store.folder(task.key) / "failure.json").read_text())["details"]
+            assert not store.snapshot(task.key).exists()
+        else:
+            assert store.done(task.key)
+            assert environment(store, task.key)["stack"] == 6
+        assert LeaseManager().free(store.folder(task.key))
+    assert {event[1] for event in log.events if event[0] == "failed"} == {task.label for task in wild}
+    first_end = next(event for event in log.events if event[0] in ("failed", "finished"))
+    assert first_end[0] == "failed"
+
+
+@pytest.mark.parametrize("event", ["epoch", "finished"])
+def test_an_output_that_cannot_be_written_fails_no_run_of_a_stack(store, event):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    _, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)})
+    log = Log()
+    setattr(log, event, full)
+    with pytest.raises(StorageError, match="the output could not be written: No space left on device"):
+        this_process.run_inline(tasks, ExecutionSettings(store.root), log)
+    assert store.done(tasks[0].key) is (event == "finished")
+    assert [store.failed_attempt(task.key) for task in tasks] == [0, 0, 0]
+    assert all(LeaseManager().free(store.folder(task.key)) for task in tasks)
+
+
+def test_an_error_of_what_they_share_fails_all(store, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr(Stack, "train_epoch", broken)
+    _, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)})
+    log = Log()
+    this_process.run_inline(tasks, ExecutionSettings(store.root), log)
+    assert [event[2] for event in log.events if event[0] == "failed"] == ["RuntimeError: no device"] * 3
+
+
+def test_a_run_that_is_taken_over_is_left_to_the_other_and_not_written(store, monkeypatch):
+    plan, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)})
+    lost = tasks[1].key
+
+    class Takes(Log):
+        def epoch(self, task, metrics):
+            super().epoch(task, metrics)
+            if task.key == lost and metrics.epoch == 2:
+                (store.folder(lost) / "attempt-0002.json").write_text("{}")
+
+    log = Takes()
+    waiting = RunQueue(tasks, ExecutionSettings(store.root), log)
+    outcomes = {}
+    stacks.execute_stack(
+        list(waiting.take(os.getpid()).items()),
+        ExecutionSettings(store.root),
+        workers.train_and_store,
+        epoch=log.epoch,
+        end=lambda task, outcome: outcomes.setdefault(task.key, outcome),
+        stop=lambda: False,
+    )
+    assert outcomes.pop(lost) is None
+    assert not store.done(lost)
+    assert store.failure(lost) is None
+    assert all(isinstance(outcome, Finished) for outcome in outcomes.values())
+    assert [store.done(key) for key in plan.keys] == [True, False, True]
+
+
+def test_a_stack_that_is_stopped_is_resumed_in_another(store, alone, sizes):
+    plan, tasks = plan_and_tasks(store, 3)
+    log = Log()
+    with pytest.raises(KeyboardInterrupt):
+        this_process.run_inline(tasks, ExecutionSettings(store.root), log, stop=lambda: len(log.events) > 5)
+    held = [task for task in tasks if store.snapshot(task.key).exists()]
+    assert [task.label for task in held] == [f"none, seed {seed}" for seed in range(3)]
+    assert all(LeaseManager().free(store.folder(task.key)) for task in tasks)
+    again = Log()
+    this_process.run_inline([replace(task, stack=2) for task in tasks], ExecutionSettings(store.root), again)
+    assert sizes == [[0, 1, 2], [0, 1], [0, 1], [2], [2]]
+    assert ("epoch", "none, seed 0", 1) not in again.events
+    assert all(list(numbers(store, key)) == list(numbers(alone, key)) for key in plan.keys)
+    assert [environment(store, key)["stack"] for key in plan.keys] == [2, 2, 2, 2, 1, 1]
+
+
+def test_a_full_disk_ends_a_stack_with_one_line_and_loses_no_snapshot(store, monkeypatch):
+    _, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)})
+    log = Log()
+    with pytest.raises(KeyboardInterrupt):
+        this_process.run_inline(tasks, ExecutionSettings(store.root), log, stop=lambda: len(log.events) > 5)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ablations.storage.store.write_file", full)
+        with pytest.raises(StorageError, match="No space left"):
+            this_process.run_inline(tasks, ExecutionSettings(store.root), Log())
+    assert all(store.snapshot(task.key).exists() for task in tasks)
+    assert all(store.failure(task.key) is None for task in tasks)
+
+
+def test_children_share_stacks_fairly(store, alone):
+    plan, tasks = plan_and_tasks(store, 6)
+    children.run_in_pool(tasks, ExecutionSettings(store.root), Log(), workers=2)
+    assert all(list(numbers(store, key)) == list(numbers(alone, key)) for key in plan.keys)
+    assert [environment(store, key)["stack"] for key in plan.keys] == [3] * 6  # half of six each, not six and none
+
+
+def test_the_runs_of_a_killed_child_are_tried_again_each_alone(store, alone):
+    plan, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)}, settings={"epochs": 3})
+    killed = []
+
+    class Kills(Log):
+        def epoch(self, task, metrics):
+            super().epoch(task, metrics)
+            if not killed:
+                owner = json.loads((store.folder(task.key) / "attempt-0001.json").read_text())
+                killed.append(owner["pid"])
+                os.kill(owner["pid"], signal.SIGKILL)
+
+    log = Kills()
+    children.run_in_pool(tasks, ExecutionSettings(store.root), log, workers=1)
+    assert [event[1] for event in log.events if event[0] == "again"] == [task.label for task in tasks]
+    assert [last_attempt(store.folder(key)) for key in plan.keys] == [2] * 3
+    assert [environment(store, key)["stack"] for key in plan.keys] == [1] * 3
+    assert all(list(numbers(store, key)) == list(numbers(alone, key)) for key in plan.keys)
+
+
+def test_an_error_before_training_fails_that_run_alone(store, monkeypatch):
+    _, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)})
+    original = workers.checkpointer_for
+
+    def checkpointer_for(task, *rest):
+        if task.config.seed == 1:
+            raise VitabError("no keeper")
+        return original(task, *rest)
+
+    monkeypatch.setattr(stacks, "checkpointer_for", checkpointer_for)
+    log = Log()
+    this_process.run_inline(tasks, ExecutionSettings(store.root), log)
+    assert [event[1:] for event in log.events if event[0] == "failed"] == [("none, seed 1", "no keeper")]
+    assert [store.done(task.key) for task in tasks] == [True, False, True]
+
+
+def test_what_is_due_bit_for_bit(store):
+    """On the CPU a run of a stack alone too; on a GPU the stack is a part of where a run was trained."""
+    plan, tasks = plan_and_tasks(store, 2, axes={"position": ("rope",)}, seeds=2)
+    this_process.run_inline(tasks, ExecutionSettings(store.root), Log())
+    again = reproduce(store, plan.keys[1], data_dir=None, backend="numpy", threads=1)
+    assert (again.same_place, again.same_bits) == (True, True)
+    for backend, same in (("numpy", True), ("cupy", False)):
+        here, there = ({"backend": backend, "stack": size} for size in (1, 4))
+        assert (_where(here) == _where(there)) is same
+    assert _where({"backend": "cupy"}) == _where({"backend": "cupy", "stack": 1})
+
+
+def vitab(*arguments, cwd):
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "ablations.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_a_grid_of_stacks_that_is_interrupted_ends_with_the_same_bits(tmp_path, count):
+    command = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "4", "--epochs", "100", "--workers", count)
+    store = Store(tmp_path / "runs")
+    first = vitab(*command, "--stack", "4", "--checkpoint", "0.1", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not list(store.root.glob(f"*/{store.snapshot('x').name}")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    first.send_signal(signal.SIGINT)
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 130, err
+    assert err.splitlines()[-1].endswith("the same command resumes")
+    keys = store.read_study("smoke").keys
+    kept = [store.snapshot(key).exists() for key in keys]
+    assert all(kept) if count == "1" else any(kept)
+    second = vitab(*command, "--stack", "3", cwd=tmp_path)
+    out, err = second.communicate(timeout=120)
+    assert second.returncode == 0, err
+    for seed in range(4):
+        assert f"rope, seed {seed}: test " in out
+    whole = Store(tmp_path / "whole")
+    undisturbed = vitab(*command, "--runs", "whole", cwd=tmp_path)
+    _, err = undisturbed.communicate(timeout=120)
+    assert undisturbed.returncode == 0, err
+    for key in keys:
+        assert list(numbers(store, key)) == list(numbers(whole, key))

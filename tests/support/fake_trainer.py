@@ -1,0 +1,141 @@
+"""Stand-ins for training: they answer at once, and fail or die where a test wants them to."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from ablations.data import Dataset
+from ablations.errors import UnfitError, VitabError
+from ablations.execution.tasks import ExecutionSettings, Finished, RunHooks, Task
+from ablations.storage import RunRecord
+from ablations.training.checkpoint import Checkpointer
+from ablations.training.trainer import EpochMetrics
+
+
+def train(
+    config: object,
+    dataset: Dataset,
+    *,
+    backend: str = "numpy",
+    threads: int | None = None,
+    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
+    keeper: Checkpointer | None = None,
+) -> RunRecord:
+    """A record with numbers made from the config; nothing is trained."""
+    metrics = [
+        EpochMetrics(epoch, 1e-3 / epoch, 2.0 / epoch, 1.5 / epoch, 0.1 * epoch, 0.25, 1000.0)
+        for epoch in range(1, config.epochs + 1)
+    ]
+    for one in metrics:
+        on_epoch(one)
+    count = len(dataset.test_labels)
+    return RunRecord(
+        config=config,
+        metrics=metrics,
+        predictions={
+            "labels": dataset.test_labels,
+            "predicted": np.zeros(count, np.int64),
+            "probabilities": np.full((count, dataset.classes), 1 / dataset.classes, np.float32),
+        },
+        test_accuracy=np.float64(0.5 + 0.01 * config.seed),
+        test_loss=1.25,
+        validation_accuracy=metrics[-1].validation_accuracy,
+        state={"norm.weight": np.arange(3, dtype=np.float32)},
+        parameters=np.int64(7),
+        flops=1_000,
+        train_seconds=0.5,
+        seconds=0.75,
+    )
+
+
+def train_with_failures(config: object, dataset: Dataset, **rest: object) -> RunRecord:
+    """Fails the runs of seed 1, in two ways."""
+    if config.seed == 1 and config.position == "none":
+        raise VitabError("the training loss became nan in epoch 1")
+    if config.seed == 1:
+        raise ZeroDivisionError("division by zero\nsecond line")
+    return train(config, dataset, **rest)
+
+
+def job(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+    """A job for child processes: seed 1 kills its process, seed 2 fails, others answer."""
+    if task.config.seed == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task.config.seed == 2:
+        raise VitabError("no luck")
+    watch.epoch(EpochMetrics(1, 1e-3, 2.0, 1.5, 0.5, 0.25, 1000.0))
+    return Finished(0.5, 0.4, 0.1)
+
+
+def job_that_dies_once(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+    """Seed 0 kills its process the first time, seed 1 hangs always; others answer."""
+    mark = setting.runs / f"mark.{task.config.seed}"
+    if task.config.seed == 0 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task.config.seed == 1:
+        time.sleep(600)
+    return Finished(0.5, 0.4, 0.1)
+
+
+def job_that_runs_out_of_memory_once(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+    """Seed 0 does, the first time; every run writes down its process."""
+    mark = setting.runs / f"pid.{task.config.seed}"
+    again = mark.exists()
+    mark.with_name(f"{mark.name}.again" if again else mark.name).write_text(str(os.getpid()))
+    if task.config.seed == 0 and not again:
+        raise MemoryError
+    return Finished(0.5, 0.4, 0.1)
+
+
+def job_that_does_not_fit(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+    """As on a machine without the data."""
+    raise UnfitError("cifar10 is not here")
+
+
+def job_that_is_silent(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+    """For longer than a test's patience, until a moment after its parent was halted."""
+    time.sleep(6)
+    return Finished(0.5, 0.4, 0.1)
+
+
+def job_that_asks(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+    """Takes steps until it is asked to stop."""
+    watch.epoch(EpochMetrics(1, 1e-3, 2.0, 1.5, 0.5, 0.25, 1000.0))
+    while not watch.stop():
+        time.sleep(0.01)
+    raise KeyboardInterrupt
+
+
+def job_that_tells_its_gpu(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+    """Writes down which GPU it sees. Seeds 0 and 1 wait for each other; then seed 1 dies once while 0 is at work."""
+    seed, gpu = task.config.seed, os.environ["CUDA_VISIBLE_DEVICES"]
+    marks = [setting.runs / f"gpu.{name}" for name in (0, 1, "dead", "again")]
+    if seed < 2:
+        if marks[2].exists() and seed == 1:
+            marks[3].write_text(gpu)
+            return Finished(0.5, 0.4, 0.1)
+        marks[seed].write_text(gpu)
+        while not (marks[0].exists() and marks[1].exists()):
+            time.sleep(0.01)
+        if seed == 1:
+            marks[2].write_text(gpu)
+            os.kill(os.getpid(), signal.SIGKILL)
+        while not marks[3].exists():
+            time.sleep(0.01)
+    return Finished(0.5, 0.4, 0.1)
+
+
+def job_that_counts_others(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+    """Its accuracy says how many runs were at work in the same folder at the same moment, itself among them."""
+    mark = setting.runs / f"at-work.{task.key[:16]}"
+    mark.touch()
+    count, deadline = 0, time.monotonic() + (3.0 if setting.backend == "numpy" else 0.3)
+    while count < 2 and time.monotonic() < deadline:
+        count = len(list(setting.runs.glob("at-work.*")))
+        time.sleep(0.01)
+    mark.unlink()
+    return Finished(count / 100, 0.4, 0.1)

@@ -1,0 +1,146 @@
+"""Made-up results of a study, with known truth, for the tests of everything that reads results."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ablations.config import Grid, RunConfig, SequentialDesign
+
+GAIN = {"none": 0.0, "learned": 21.5, "sinusoidal": 21.3, "rope": 22.6}
+
+
+@dataclass(frozen=True)
+class Plan:
+    study: str
+    grid: str
+    question: str
+    baseline: str
+    axes: dict[str, tuple[Any, ...]]
+    seeds: tuple[int, ...]
+    keys: list[str]
+    configs: list[RunConfig]
+    command: str
+    design: SequentialDesign | None = None
+
+    @property
+    def runs(self) -> dict[str, RunConfig]:
+        return dict(zip(self.keys, self.configs, strict=True))
+
+
+@dataclass(frozen=True)
+class FakeResults:
+    plan: Plan
+    runs: pd.DataFrame
+    epochs: pd.DataFrame
+    missing: list[RunConfig] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    environments: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def checkpoint(self, key: str) -> dict[str, np.ndarray]:
+        row = self.runs.set_index("key").loc[key]
+        grid = 8 // int(row["patch"])
+        rng = np.random.default_rng(int(row["seed"]))
+        y, x = np.divmod(np.arange(grid * grid), grid)
+        waves = rng.normal(size=(2, 64)) * 0.8
+        table = np.cos(np.outer(x, waves[0]) + np.outer(y, waves[1])) + 0.3 * rng.normal(size=(grid**2, 64))
+        return {"pos_embed": table[None].astype(np.float32)} if row["position"] == "learned" else {}
+
+    def predictions(self, key: str) -> dict[str, np.ndarray]:
+        return {}
+
+
+def accuracy(config: RunConfig, noise: float = 0.5) -> float:
+    """Share of test images correct; position, depth and patch matter, and so does position x patch."""
+    shared = np.random.default_rng([config.seed, config.depth, config.patch])
+    own = np.random.default_rng(
+        [config.seed, config.depth, config.patch, len(config.position), ord(config.position[0])]
+    )
+    percent = 71 + GAIN.get(config.position, 20.0) + 0.7 * (config.depth / 2 - 1) - 3.0 * (config.patch / 2 - 1)
+    if config.position != "none":
+        percent -= 4.0 * (config.patch / 2 - 1)
+    percent += noise * (shared.normal() + own.normal())
+    return round(percent / 100 * 397) / 397
+
+
+def make(
+    axes: dict[str, tuple[Any, ...]] | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    missing: Callable[[RunConfig], bool] = lambda config: False,
+    measure: Callable[[RunConfig], float] = accuracy,
+    baseline: str = "none",
+    study: str = "rope",
+    base: RunConfig | None = None,
+    design: SequentialDesign | None = None,
+    asked: Callable[[RunConfig], bool] = lambda config: True,
+) -> FakeResults:
+    """A study as the store would load it, without the runs for which `missing` is true.
+
+    With a `design` it is one that grows in rounds, and its plan has the runs for which `asked` is true.
+    """
+    if axes is None:
+        axes = {"position": tuple(GAIN), "depth": (2, 4), "patch": (2, 4)}
+    question = "Which positional encoding earns its keep, and does it depend on depth and patch size?"
+    grid = Grid(study, question, base or RunConfig(), axes, tuple(seeds), baseline)
+    configs = [config for config in grid.expand() if asked(config)]
+    written = [repr(config).replace(", precision='float32'", "") for config in configs]  # as in the golden report
+    keys = [hashlib.sha256(text.encode()).hexdigest() for text in written]
+    command = f"vitab run --grid {study}"
+    plan = Plan(study, study, question, baseline, axes, tuple(seeds), keys, configs, command, design=design)
+    rows, epochs, lost, environments = [], [], [], {}
+    for key, config in zip(keys, configs, strict=True):
+        if missing(config):
+            lost.append(config)
+            continue
+        final = measure(config)
+        tokens = (8 // config.patch) ** 2
+        flops = 3 * 30 * 1190 * tokens * config.depth * (24 * 64 * 64 + 4 * tokens * 64)
+        seconds = round(flops / 4e10 + 0.2 * config.depth, 3)
+        rows.append(
+            {
+                "key": key,
+                **asdict(config),
+                "test_accuracy": final,
+                "test_loss": round(2.0 - 1.5 * final, 4),
+                "validation_accuracy": round(final - 0.01, 4),
+                "parameters": 50_000 * config.depth + 64 * tokens,
+                "flops": flops,
+                "train_seconds": seconds,
+                "seconds": round(seconds + 0.4, 3),
+            }
+        )
+        rng = np.random.default_rng(config.seed)
+        for epoch in range(1, 31):
+            wobble = rng.normal() * 0.02 * np.exp(-epoch / 10)
+            reached = 0.1 + (final - 0.1) * (1 - np.exp(-epoch / (4 + config.patch))) + wobble
+            epochs.append(
+                {
+                    "key": key,
+                    "position": config.position,
+                    "depth": config.depth,
+                    "patch": config.patch,
+                    "seed": config.seed,
+                    "epoch": epoch,
+                    "learning_rate": 2e-3,
+                    "train_loss": 2.3 * np.exp(-epoch / 12),
+                    "validation_loss": 2.3 * np.exp(-epoch / 11),
+                    "validation_accuracy": reached,
+                    "seconds": seconds / 30,
+                }
+            )
+        environments[key] = {
+            "git_commit": "0123abc",
+            "git_dirty": False,
+            "packages": {"numpy": "2.4.0", "scipy": "1.17.0"},
+            "cpu": "Example CPU",
+            "threads": 2,
+            "data_sha256": "f" * 64,
+        }
+    failed = {keys[configs.index(config)]: "NonFiniteLoss: loss is nan | epoch 3" for config in lost[:1]}
+    return FakeResults(plan, pd.DataFrame(rows), pd.DataFrame(epochs), lost, failed, environments)

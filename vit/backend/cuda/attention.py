@@ -1,0 +1,242 @@
+"""Attention's kernels. H heads, K head width, T tokens (a class token included), N patches; otherwise as cuda_tokens.
+
+`attention` and its backward read the bare product of tokens and qkv weights and do all between it and the next
+product: bias, scale, rotation, scores, softmax, mixing. Scores never leave the chip, and backward recomputes them from
+their log-sum-exp. They serve positions that are the identity on scores and rotate by tables or not at all. For any
+other position the steps are kernels of their own: `qkv_bias` (or the position's own hook), a product, the
+position's `add_to_scores`, `softmax`, a product; and backward likewise.
+"""
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from vit.backend.cuda.launch import (
+    BLOCK,
+    Launcher,
+    aligned,
+    expression,
+    f32,
+    i32,
+    optional,
+    require_contiguous,
+    require_contiguous_runs,
+    require_shape,
+    require_type,
+    run_stride,
+    type_name,
+    vector,
+)
+from vit.backend.ops import Array
+
+TOKENS = 256
+"""`attention` serves up to so many."""
+HEAD_WIDTHS = tuple(range(16, 65, 8))
+"""Head widths that `attention` serves."""
+RESIDENT_BYTES = 64 << 10
+"""Backward keeps queries, keys, values and gradients of a head side by side where they take no more than this of a
+block's shared memory (99 KiB on the smallest of chips with bf16); else keys and values make room and come back."""
+SOFTMAX_ITEMS = (1, 2, 4, 8, 16, 32)
+"""Elements of a row that a thread of `softmax` may hold."""
+
+
+def fits(tokens: int, head_width: int) -> bool:
+    """Whether `attention` serves such a model."""
+    return tokens <= TOKENS and head_width in HEAD_WIDTHS
+
+
+class AttentionKernels(Launcher):
+    """Fused attention, and its steps one by one."""
+
+    def attention(
+        self,
+        qkv: Array,
+        bias: Array,
+        scale: float,
+        cos: Array | None,
+        sin: Array | None,
+        prefix: int,
+        *,
+        out: Array,
+        logsumexp: Array,
+    ) -> None:
+        """softmax(scale rot(q) rot(k)^T) v for every head, from q, k, v = qkv + bias.
+
+        `qkv` (R, B, T, 3, H, K) and `out` (R, B, T, H K) in the type of activations, `bias` (R, 3 H K) float32,
+        `cos`, `sin` (N, K/2) float32 as in `Ops.qkv_bias_rotate`, or None for no rotation; the first `prefix` tokens
+        do not turn. Overwrites `out` and `logsumexp` (R, B, H, T) float32. Raises ValueError where not `fits`.
+        float32 computes with FMA; bf16 multiplies on tensor cores, with float32 sums and softmax.
+        """
+        arrays = self._check_attention(qkv, bias, cos, sin, prefix, out, logsumexp)
+        launch = _Shape(qkv, aligned(out))
+        args = (qkv, bias, run_stride(bias), *arrays, i32(prefix), f32(scale), out, logsumexp, *launch.sizes)
+        self.launch(launch.kernel("attention"), launch.grid, launch.block, launch.shared(backward=False), args)
+
+    def attention_backward(
+        self,
+        dout: Array,
+        qkv: Array,
+        bias: Array,
+        scale: float,
+        cos: Array | None,
+        sin: Array | None,
+        prefix: int,
+        out: Array,
+        logsumexp: Array,
+        *,
+        dqkv: Array,
+        dbias: Array,
+    ) -> None:
+        """Overwrites `dqkv` (as `qkv`) with the gradient of the bare product, and `dbias` (R, 3 H K) float32.
+
+        `dout` (R, B, T, H K); the others as `attention` had and left them.
+        """
+        arrays = self._check_attention(qkv, bias, cos, sin, prefix, out, logsumexp)
+        require_shape(out.shape, dout=dout)
+        require_shape(qkv.shape, dqkv=dqkv)
+        require_shape(bias.shape, dbias=dbias)
+        require_type(type_name(qkv), dout=dout, dqkv=dqkv)
+        require_type("float", dbias=dbias)
+        require_contiguous(dout=dout, dqkv=dqkv)
+        require_contiguous_runs(dbias=dbias)
+        launch = _Shape(qkv, aligned(dout) and aligned(dqkv) and aligned(out))
+        runs, columns = bias.shape
+        count = qkv.shape[1] * launch.tiles
+        sums = self.scratch(runs * count * columns)
+        args = (dout, qkv, bias, run_stride(bias), *arrays, i32(prefix), f32(scale), out, logsumexp, dqkv, sums)
+        residence = (i32(launch.resident),) if launch.tensor_cores else ()
+        kernel, shared = launch.kernel("attention", "_backward"), launch.shared(backward=True)
+        self.launch(kernel, launch.grid, launch.block, shared, (*args, *residence, *launch.sizes))
+        self.sum_parts(sums, count, columns, dbias)
+
+    def _check_attention(
+        self, qkv: Array, bias: Array, cos: Array | None, sin: Array | None, prefix: int, out: Array, logsumexp: Array
+    ) -> tuple[Any, Any]:
+        runs, batch, tokens, _, heads, head_width = qkv.shape
+        if not fits(tokens, head_width):
+            raise ValueError(
+                f"attention: {tokens} tokens and head width {head_width} given, valid are up to {TOKENS} tokens and "
+                f"head widths {', '.join(map(str, HEAD_WIDTHS))}"
+            )
+        require_shape((runs, 3 * heads * head_width), bias=bias)
+        require_shape((tokens - prefix, head_width // 2), cos=cos, sin=sin)
+        require_shape((runs, batch, tokens, heads * head_width), out=out)
+        require_shape((runs, batch, heads, tokens), logsumexp=logsumexp)
+        require_type(type_name(qkv), out=out)
+        require_type("float", bias=bias, cos=cos, sin=sin, logsumexp=logsumexp)
+        require_contiguous(qkv=qkv, cos=cos, sin=sin, out=out, logsumexp=logsumexp)
+        require_contiguous_runs(bias=bias)
+        if not (aligned(qkv) and aligned(bias)):
+            raise ValueError("attention: arrays that do not begin at multiples of 16 bytes given")
+        return optional(cos), optional(sin)
+
+    def qkv_bias(self, qkv: Array, bias: Array, scale: float) -> None:
+        """In place on qkv (R, B, T, 3, H, K): adds bias (R, 3 H K) float32, then multiplies queries by `scale`."""
+        self._bias_rotate(qkv, bias, scale, None, None, 0)
+
+    def qkv_bias_backward(self, dqkv: Array, scale: float, *, dbias: Array) -> None:
+        """In place: multiplies the queries' gradients by `scale`; `dbias` (R, 3 H K) is the sum over tokens."""
+        self._bias_rotate_backward(dqkv, scale, None, None, 0, dbias)
+
+    def qkv_bias_rotate(self, qkv: Array, bias: Array, scale: float, cos: Array, sin: Array, prefix: int) -> None:
+        """`qkv_bias`, then pairs (2j, 2j+1) of queries and keys of patch n turn by the angle of cos, sin (N, K/2)."""
+        self._bias_rotate(qkv, bias, scale, cos, sin, prefix)
+
+    def _bias_rotate(
+        self, qkv: Array, bias: Array, scale: float, cos: Array | None, sin: Array | None, prefix: int
+    ) -> None:
+        runs, batch, tokens, _, heads, head_width = qkv.shape
+        columns, rows = 3 * heads * head_width, batch * tokens
+        require_shape((runs, columns), bias=bias)
+        require_contiguous_runs(bias=bias)
+        v = self._pairs(qkv, cos, sin, prefix, bias)
+        args = (qkv, bias, run_stride(bias), f32(scale), optional(cos), optional(sin), i32(prefix))
+        sizes = (i32(rows), i32(tokens), i32(heads * head_width), i32(head_width))
+        kernel = expression("qkv_bias", type_name(qkv), v)
+        self.over_columns(kernel, v, self.parts(rows, columns, runs), columns, runs, (*args, *sizes))
+
+    def qkv_bias_rotate_backward(
+        self, dqkv: Array, scale: float, cos: Array, sin: Array, prefix: int, *, dbias: Array
+    ) -> None:
+        """Turns back, then `qkv_bias_backward`."""
+        self._bias_rotate_backward(dqkv, scale, cos, sin, prefix, dbias)
+
+    def _bias_rotate_backward(
+        self, dqkv: Array, scale: float, cos: Array | None, sin: Array | None, prefix: int, dbias: Array
+    ) -> None:
+        runs, batch, tokens, _, heads, head_width = dqkv.shape
+        columns, rows = 3 * heads * head_width, batch * tokens
+        require_shape((runs, columns), dbias=dbias)
+        require_contiguous_runs(dbias=dbias)
+        v, parts = self._pairs(dqkv, cos, sin, prefix, None), self.parts(rows, columns, runs)
+        sums = self.scratch(runs * parts * columns)
+        args = (dqkv, f32(scale), optional(cos), optional(sin), i32(prefix), sums)
+        sizes = (i32(rows), i32(tokens), i32(heads * head_width), i32(head_width))
+        kernel = expression("qkv_bias_backward", type_name(dqkv), v)
+        self.over_columns(kernel, v, parts, columns, runs, (*args, *sizes))
+        self.sum_parts(sums, parts, columns, dbias)
+
+    def _pairs(self, qkv: Array, cos: Array | None, sin: Array | None, prefix: int, bias: Array | None) -> int:
+        """Elements that a thread moves at a time: at least the pair that turns."""
+        tokens, _, heads, head_width = qkv.shape[2:]
+        require_shape((tokens - prefix, head_width // 2), cos=cos, sin=sin)
+        require_type("float", cos=cos, sin=sin, bias=bias)
+        require_contiguous(qkv=qkv, cos=cos, sin=sin)
+        v = vector(3 * heads * head_width, qkv, bias)
+        return 2 if v == 1 and cos is not None else v
+
+    def softmax(self, x: Array) -> Array:
+        """Over the last axis (up to 1024), in place, float32 or bf16."""
+        self._over_rows("softmax", x)
+        return x
+
+    def softmax_backward(self, dy: Array, y: Array) -> Array:
+        """Overwrites `dy` with y (dy - sum(dy y))."""
+        require_shape(dy.shape, y=y)
+        require_type(type_name(dy), y=y)
+        self._over_rows("softmax_backward", dy, y)
+        return dy
+
+    def _over_rows(self, kernel: str, *arrays: Array) -> None:
+        width, rows = arrays[0].shape[-1], prod(arrays[0].shape[:-1])
+        for array in arrays:
+            require_contiguous(**{kernel: array})
+        if width > 32 * SOFTMAX_ITEMS[-1]:
+            raise ValueError(f"{kernel}: rows of {width} given, valid are up to {32 * SOFTMAX_ITEMS[-1]}")
+        items = next(items for items in SOFTMAX_ITEMS if width <= 32 * items)
+        grid = (-(-rows // (BLOCK // 32)), 1, 1)
+        name = expression(kernel, type_name(arrays[0]), items)
+        self.launch(name, grid, (BLOCK, 1, 1), 0, (*arrays, np.int64(rows), i32(width)))
+
+
+class _Shape:
+    """How a fused attention is cut into blocks; see the two attention_*.cu."""
+
+    def __init__(self, qkv: Array, others_aligned: bool) -> None:
+        runs, batch, tokens, _, heads, head_width = qkv.shape
+        if not others_aligned:
+            raise ValueError("attention: arrays that do not begin at multiples of 16 bytes given")
+        self.tensor_cores = type_name(qkv) == "bf16"
+        self.width, self.padded = -(-head_width // 16) * 16, -(-tokens // 16) * 16
+        most = 128 if self.tensor_cores else 64
+        self.tiles = -(-tokens // most)
+        warps = -(-self.padded // (16 * self.tiles)) if self.tensor_cores else 8
+        self.block = (32 * warps, 1, 1)
+        self.grid = (batch * heads, self.tiles, runs)
+        self.sizes = (i32(tokens), i32(heads), i32(head_width))
+        self.resident = 4 * self.padded * 2 * (self.width + 8) <= RESIDENT_BYTES
+
+    def kernel(self, name: str, suffix: str = "") -> str:
+        if self.tensor_cores:
+            return expression(f"{name}_tensor{suffix}", self.width)
+        return expression(f"{name}_float{suffix}", self.width // 16)
+
+    def shared(self, *, backward: bool) -> int:
+        """Bytes of dynamic shared memory."""
+        if not self.tensor_cores:
+            return 2 * 64 * self.width * 4
+        row = 2 * (self.width + 8)
+        if backward:
+            return (4 if self.resident else 2) * self.padded * row + 2 * self.padded * 4
+        return (2 * self.padded + self.block[0] // 2) * row

@@ -1,0 +1,356 @@
+"""`Ops` by CUDA kernels and cuBLAS, on any device that can launch them.
+
+The device is a GPU through CuPy, or, in the tests, a CPU that runs the same kernels: what is computed, in which buffers
+and in which order is the same code.
+"""
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from vit.backend.cuda import attention as cuda_attention
+from vit.backend.cuda.kernels import CudaKernels
+from vit.backend.cuda.launch import Launch
+from vit.backend.ops import Array, Ops
+
+
+class Replayable(Protocol):
+    """Work that was captured once."""
+
+    def launch(self) -> None:
+        """Starts all of it and returns at once."""
+
+
+class Mark(Protocol):
+    """A place in the order of what was started."""
+
+    def wait(self) -> None:
+        """Returns when the device has done all before it."""
+
+
+class Products(Protocol):
+    """Matrix products, batched over the axes before the last two."""
+
+    def matmul(self, a: Array, b: Array, out: Array) -> None: ...
+
+
+class Device(Protocol):
+    """What `CudaOps` needs of a device. Everything is started in order on one stream."""
+
+    name: str
+    xp: ModuleType
+    multiprocessors: int
+    shared_bytes: int
+    """Shared memory that a block may have where it asks."""
+    compiling: float
+    """Seconds that compiling kernels has taken."""
+
+    @property
+    def launch(self) -> Launch: ...
+
+    def load(self, kernels: set[str]) -> None:
+        """Compiles kernels (name expressions) where they are not, many at a time."""
+
+    def products(self, precision: str) -> Products: ...
+
+    def capture(self, work: Callable[[], Any]) -> Replayable:
+        """Records what `work` starts, without running it."""
+
+    def mark(self) -> Mark:
+        """The place behind all that was started so far."""
+
+    def to_numpy(self, array: Array) -> Array:
+        """A copy in the host's memory, of the array as it is when all work that was started is done."""
+
+
+class Graph:
+    """Captured work, and the arrays that it reads and writes: they live as long as it does."""
+
+    def __init__(self, replayable: Replayable, arrays: Sequence[Array]) -> None:
+        self._replayable, self._arrays = replayable, arrays
+
+    @property
+    def bytes_named(self) -> int:
+        """Bytes of all arrays that kernels and products are given, once for each: the least that a step moves, unless
+        it is given more than it reads."""
+        return sum(int(array.nbytes) for array in self._arrays)
+
+    def launch(self) -> None:
+        """Starts it again, on the same memory."""
+        self._replayable.launch()
+
+
+class CudaOps(Ops):
+    """The operations in float32, with products of `precision` "float32", "tf32" or "bf16"; the latter halves what
+    products read: operands are bf16, as uint16 arrays of the same bits."""
+
+    def __init__(self, device: Device, precision: str) -> None:
+        super().__init__(device.xp, "float32")
+        self.name, self.device, self.precision = device.name, device, precision
+        self.rounds_operands = precision == "bf16"
+        self._products = device.products(precision)
+        self._scratch = self.empty((0,))
+        self._outgrown: list[Array] = []
+        self._captured: list[Array] | None = None
+        self._products_only = False
+        self._noted: set[str] | None = None
+        self.kernels = CudaKernels(self._launch, self._float_scratch, device.multiprocessors, device.shared_bytes)
+
+    # Launching and capturing
+
+    def load_kernels(self, work: Callable[[], Any]) -> None:
+        """Compiles what `work` will launch, all at once, and runs nothing."""
+        noted: set[str] = set()
+        self._noted = noted
+        try:
+            work()
+        finally:
+            self._noted = None
+        self.device.load(noted)
+
+    def capture(self, work: Callable[[], Any], *, products_only: bool = False) -> Graph:
+        """What `work` starts, captured and not run. It must have run before, so that its buffers and kernels exist,
+        and may call nothing but kernels and products. `products_only` leaves out the kernels, to measure products."""
+        captured: list[Array] = []
+        self._captured, self._products_only = captured, products_only
+        try:
+            replayable = self.device.capture(work)
+        finally:
+            self._captured, self._products_only = None, False
+        return Graph(replayable, captured)
+
+    def _launch(
+        self, kernel: str, grid: Sequence[int], block: Sequence[int], shared_bytes: int, args: Sequence[Any]
+    ) -> None:
+        if self._noted is not None:
+            self._noted.add(kernel)
+            return
+        if self._products_only:
+            return
+        self._keep(*args)
+        self.device.launch(kernel, grid, block, shared_bytes, args)
+
+    def _keep(self, *arguments: Any) -> None:
+        if self._captured is not None:
+            self._captured.extend(x for x in arguments if not isinstance(x, np.generic))
+
+    def _float_scratch(self, elements: int) -> Array:
+        """One piece of memory for all kernels, as they run one after another. Graphs may still use what it outgrew."""
+        if self._scratch.size < elements:
+            self._outgrown.append(self._scratch)
+            self._scratch = self.empty((elements,))
+        return self._scratch[:elements]
+
+    # Arrays
+
+    def asarray(self, array: Array) -> Array:
+        if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+            array = np.ascontiguousarray(array, dtype=np.float32)  # half of what would be brought over
+        return super().asarray(array)
+
+    def to_numpy(self, array: Array) -> Array:
+        return self.device.to_numpy(array)
+
+    def empty_operand(self, shape: tuple[int, ...]) -> Array:
+        return self.xp.empty(shape, dtype="uint16") if self.rounds_operands else self.empty(shape)
+
+    def round_operand(self, x: Array, out: Array) -> None:
+        self.kernels.cast(x, out)
+
+    # Products
+
+    def matmul(
+        self, a: Array, b: Array, *, trans_a: bool = False, trans_b: bool = False, out: Array | None = None
+    ) -> Array:
+        a = a.swapaxes(-1, -2) if trans_a else a
+        b = b.swapaxes(-1, -2) if trans_b else b
+        if out is None:
+            lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+            out = self.empty_operand((*lead, a.shape[-2], b.shape[-1]))
+        if self._noted is None:
+            self._keep(a, b, out)
+            self._products.matmul(a, b, out)
+        return out
+
+    # Patches and tokens
+
+    def patchify(self, images: Array, patch: int, out: Array) -> Array:
+        return self.kernels.patchify(images, patch, out)
+
+    def add_bias(self, x: Array, bias: Array) -> Array:
+        return self.kernels.add_bias(x, bias)
+
+    def sum_tokens(self, dy: Array, out: Array) -> Array:
+        return self.kernels.sum_tokens(dy, out)
+
+    def add_table(self, x: Array, table: Array) -> None:
+        self.kernels.add_table(x, table)
+
+    def sum_images(self, dy: Array, out: Array) -> None:
+        self.kernels.sum_images(dy, out)
+
+    def mean_tokens(self, x: Array, out: Array) -> None:
+        self.kernels.mean_tokens(x, out)
+
+    def mean_tokens_backward(self, dy: Array, out: Array) -> None:
+        self.kernels.mean_tokens_backward(dy, out)
+
+    def copy_tokens(self, source: Array, out: Array) -> None:
+        self.kernels.copy_tokens(source, out)
+
+    def fill(self, out: Array, value: float) -> None:
+        self.kernels.fill(out, value)
+
+    def add(self, x: Array, y: Array) -> None:
+        self.kernels.add(x, y)
+
+    def dropout(
+        self,
+        x: Array,
+        bias: Array | None,
+        *,
+        rate: float,
+        path_rate: float,
+        seeds: Array,
+        step: Array,
+        site: int,
+        out: Array,
+    ) -> None:
+        rates = {"rate": rate, "path_rate": path_rate}
+        self.kernels.dropout(x, bias, **rates, seeds=seeds, step=step, site=site, out=out)
+
+    # Layer normalisation
+
+    def residual_layer_norm(
+        self,
+        x: Array,
+        branch: Array | None,
+        branch_bias: Array | None,
+        weight: Array,
+        bias: Array,
+        *,
+        stream: Array,
+        out: Array,
+        mean: Array,
+        rstd: Array,
+    ) -> None:
+        self.kernels.residual_layer_norm(
+            x, branch, branch_bias, weight, bias, stream=stream, out=out, mean=mean, rstd=rstd
+        )
+
+    def residual_layer_norm_backward(
+        self,
+        dout: Array,
+        dstream: Array,
+        stream: Array,
+        weight: Array,
+        mean: Array,
+        rstd: Array,
+        *,
+        dweight: Array,
+        dbias: Array,
+        dbranch_bias: Array | None,
+    ) -> None:
+        sums = {"dweight": dweight, "dbias": dbias, "dbranch_bias": dbranch_bias}
+        self.kernels.residual_layer_norm_backward(dout, dstream, stream, weight, mean, rstd, **sums)
+
+    def residual_layer_norm_backward_rounded(
+        self,
+        dout: Array,
+        dstream: Array,
+        stream: Array,
+        weight: Array,
+        mean: Array,
+        rstd: Array,
+        *,
+        dweight: Array,
+        dbias: Array,
+        dbranch_bias: Array | None,
+        rounded: Array,
+    ) -> None:
+        sums = {"dweight": dweight, "dbias": dbias, "dbranch_bias": dbranch_bias}
+        self.kernels.residual_layer_norm_backward(dout, dstream, stream, weight, mean, rstd, **sums, dbranch=rounded)
+
+    # GELU
+
+    def bias_gelu(self, x: Array, bias: Array, *, out: Array, derivative: bool) -> None:
+        self.kernels.bias_gelu(x, bias, out=out, derivative=derivative)
+
+    def bias_gelu_backward(self, dy: Array, derivative: Array, *, dbias: Array) -> Array:
+        return self.kernels.bias_gelu_backward(dy, derivative, dbias=dbias)
+
+    # Attention
+
+    def fuses_attention(self, tokens: int, head_width: int) -> bool:
+        return cuda_attention.fits(tokens, head_width)
+
+    def attention(
+        self,
+        qkv: Array,
+        bias: Array,
+        scale: float,
+        cos: Array | None,
+        sin: Array | None,
+        prefix: int,
+        *,
+        out: Array,
+        logsumexp: Array,
+    ) -> None:
+        self.kernels.attention(qkv, bias, scale, cos, sin, prefix, out=out, logsumexp=logsumexp)
+
+    def attention_backward(
+        self,
+        dout: Array,
+        qkv: Array,
+        bias: Array,
+        scale: float,
+        cos: Array | None,
+        sin: Array | None,
+        prefix: int,
+        out: Array,
+        logsumexp: Array,
+        *,
+        dqkv: Array,
+        dbias: Array,
+    ) -> None:
+        self.kernels.attention_backward(
+            dout, qkv, bias, scale, cos, sin, prefix, out, logsumexp, dqkv=dqkv, dbias=dbias
+        )
+
+    def qkv_bias(self, qkv: Array, bias: Array, scale: float) -> None:
+        self.kernels.qkv_bias(qkv, bias, scale)
+
+    def qkv_bias_backward(self, dqkv: Array, scale: float, *, dbias: Array) -> None:
+        self.kernels.qkv_bias_backward(dqkv, scale, dbias=dbias)
+
+    def qkv_bias_rotate(self, qkv: Array, bias: Array, scale: float, cos: Array, sin: Array, prefix: int) -> None:
+        self.kernels.qkv_bias_rotate(qkv, bias, scale, cos, sin, prefix)
+
+    def qkv_bias_rotate_backward(
+        self, dqkv: Array, scale: float, cos: Array, sin: Array, prefix: int, *, dbias: Array
+    ) -> None:
+        self.kernels.qkv_bias_rotate_backward(dqkv, scale, cos, sin, prefix, dbias=dbias)
+
+    def softmax(self, x: Array) -> Array:
+        return self.kernels.softmax(x)
+
+    def softmax_backward(self, dy: Array, y: Array) -> Array:
+        return self.kernels.softmax_backward(dy, y)
+
+    # Loss
+
+    def cross_entropy(
+        self,
+        logits: Array,
+        targets: Array,
+        scale: float,
+        *,
+        losses: Array,
+        dlogits: Array,
+        totals: Array | None = None,
+    ) -> None:
+        """`Ops.cross_entropy`; adds to `totals` (R, 2), where given, the sum of the losses and the number of images
+        whose largest logit is where their largest target is."""
+        self.kernels.cross_entropy(logits, targets, scale, losses=losses, dlogits=dlogits, totals=totals)
