@@ -156,7 +156,7 @@ def resolve_backend(name: str, *, here: bool = True) -> str:
         return "numpy"
     problem = gpu_problem()
     if name == "cupy" and problem:
-        raise UsageError(f"--backend cupy cannot train here: {problem}; valid here: numpy")
+        raise UsageError(f"--backend cupy cannot train here, as {problem}; valid here: numpy")
     return "numpy" if problem else "cupy"
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from ablations.errors import StorageError
-from ablations.execution import lease as lease_module
+from ablations.execution import lease as leases
 from ablations.execution.lease import Lease, LeaseManager, active_lease, last_attempt
 
 
@@ -60,7 +60,7 @@ def test_a_number_used_again_by_another_process_is_not_the_owner(folder):
 def test_a_process_that_is_not_shown_is_dead_only_when_there_is_none_of_its_number(folder, monkeypatch):
     """As with hidepid, where /proc has nothing of other users' processes."""
     LeaseManager().acquire(folder)
-    monkeypatch.setattr(lease_module, "_stat", lambda pid: None)
+    monkeypatch.setattr(leases, "_stat", lambda pid: None)
     for error, dead in ((PermissionError(), False), (None, False), (ProcessLookupError(), True)):
 
         def kill(pid, number, error=error):
@@ -130,7 +130,7 @@ def test_a_full_disk_leaves_no_attempt(folder, monkeypatch, where):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((lease_module.os, "link") if where == "link" else (lease_module.Path, "write_bytes")), full)
+        patch.setattr(*((leases.os, "link") if where == "link" else (leases.Path, "write_bytes")), full)
         with pytest.raises(StorageError, match="No space left"):
             LeaseManager().acquire(folder)
     assert list(folder.iterdir()) == []
@@ -145,13 +145,13 @@ def test_a_link_that_was_made_though_the_answer_was_lost(folder, monkeypatch):
         real(*paths)
         real(*paths)
 
-    monkeypatch.setattr(lease_module.os, "link", twice)
+    monkeypatch.setattr(leases.os, "link", twice)
     assert LeaseManager().acquire(folder).number == 1
 
 
 def test_a_silent_owner_elsewhere_expires_by_the_watchers_clock(folder, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(lease_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(leases.time, "monotonic", lambda: now[0])
     lease = LeaseManager().acquire(folder)
     move_to_another_machine(lease)
     observer = LeaseManager(timeout=60)
@@ -196,9 +196,9 @@ def test_numbers_that_have_gone_by_are_not_taken(folder, monkeypatch):
     folder.mkdir()
     Lease(folder, 3).path.write_text("{}")
     first = iter([0])
-    real = lease_module.last_attempt
+    real = leases.last_attempt
     monkeypatch.setattr(
-        lease_module, "last_attempt", lambda where: next(first, None) if first.__length_hint__() else real(where)
+        leases, "last_attempt", lambda where: next(first, None) if first.__length_hint__() else real(where)
     )
     assert LeaseManager().acquire(folder) is None
     assert [path.name for path in folder.iterdir()] == ["attempt-0003.json"]
@@ -208,7 +208,7 @@ def test_without_links(folder, monkeypatch):
     def refuse(*_):
         raise OSError(1, "Operation not permitted")
 
-    monkeypatch.setattr(lease_module.os, "link", refuse)
+    monkeypatch.setattr(leases.os, "link", refuse)
     assert LeaseManager().acquire(folder).number == 1
     assert LeaseManager().acquire(folder) is None
     assert [path.name for path in folder.iterdir()] == ["attempt-0001.json"]
@@ -222,7 +222,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 def test_one_who_comes_between_look_and_creation_keeps_the_run(folder, monkeypatch):
     """Between two looks another took 1; whoever looked before must not follow with 2."""
-    real = lease_module.last_attempt
+    real = leases.last_attempt
 
     def late(where):
         number = real(where)
@@ -230,7 +230,7 @@ def test_one_who_comes_between_look_and_creation_keeps_the_run(folder, monkeypat
             Lease(folder, 1).path.write_text("{}")
         return number
 
-    monkeypatch.setattr(lease_module, "last_attempt", late)
+    monkeypatch.setattr(leases, "last_attempt", late)
     assert LeaseManager().acquire(folder) is None
     assert [path.name for path in folder.iterdir()] == ["attempt-0001.json"]
 

@@ -235,7 +235,7 @@ def test_which_backend(monkeypatch):
     monkeypatch.setattr(resources, "devices", lambda: ("a GPU",))
     monkeypatch.setattr(resources, "gpu_problem", lambda: "CuPy is not installed: pip install it")
     assert resolve_backend("auto") == "numpy"
-    with pytest.raises(UsageError, match="--backend cupy cannot train here: CuPy is not installed: pip install it;"):
+    with pytest.raises(UsageError, match="--backend cupy cannot train here, as CuPy is not installed: pip install it;"):
         resolve_backend("cupy")
     monkeypatch.setattr(resources, "has_cupy", lambda: True)
     assert resolve_backend("auto") == "numpy"
