@@ -111,7 +111,7 @@ def grow(
 
 
 def simulate(case: Growing, studies: int, seed: int = 0) -> Rates:
-    """Return the rates of a case over `studies` studies each: under the null, at the margin, with a lead and twice it."""
+    """Return the rates of a case over `studies` studies each under the null, at the margin, and with two leads."""
     plan = SequentialDesign(case.first, case.maximum)
     tests = GroupSequential(plan, CONTRASTS, BITS)
     kind = Case(case.cells, case.maximum, case.noise, False)
