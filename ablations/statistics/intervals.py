@@ -7,7 +7,7 @@ from scipy import special
 from scipy import stats as scipy_stats
 
 from ablations.statistics.outcomes import FloatArray
-from ablations.statistics.setting_weights import estimate
+from ablations.statistics.setting_weights import complete_blocks, estimate, variance_shares
 
 LEVEL = 0.95
 RESAMPLES = 4_000
@@ -37,12 +37,12 @@ def estimate_error(differences: FloatArray) -> tuple[float, float]:
     unbiased where each has few: (sum a_g s_g^2)^2 / (sum (a_g s_g^2)^2 / (f_g + 2)) - 2 with f_g = n_g - 1, since
     s^4 f / (f + 2) has the mean sigma^4; at most sum f_g. The spread of a setting with one block is that of the others.
     """
-    settings = _settings(differences)
+    settings = complete_blocks(differences)
     sizes = np.array([row.size for row in settings])
     freedom = sizes - 1
     if freedom.sum() < 1:
         return _NOTHING
-    shares = _shares(sizes)
+    shares = variance_shares(sizes)
     parts = shares * np.array([row.var(ddof=1) if row.size > 1 else 0.0 for row in settings])
     variance = parts.sum()
     if variance <= 1e-24:
@@ -69,7 +69,7 @@ def paired_interval(
     tail = (1 - level) / 2
     student = float(special.stdtrit(freedom, 1 - tail))
     low = high = student
-    if sum(row.size - 1 for row in _settings(differences)) >= LEAST_FREEDOM:
+    if sum(row.size - 1 for row in complete_blocks(differences)) >= LEAST_FREEDOM:
         below, above = np.quantile(studentised_bootstrap(differences, resamples, seed), [tail, 1 - tail])
         low += LEAN * max(0.0, float(above) - student)
         high += LEAN * max(0.0, float(-below) - student)
@@ -81,7 +81,7 @@ def studentised_bootstrap(differences: FloatArray, resamples: int = RESAMPLES, s
 
     A setting with one block draws from the deviations of the others.
     """
-    settings = _settings(differences)
+    settings = complete_blocks(differences)
     # A setting of m seeds shows only (m - 1) / m of its variance in its deviations.
     own = [(row - row.mean()) * np.sqrt(row.size / max(row.size - 1, 1)) for row in settings]
     all_of_them = np.concatenate([row for row in own if row.size > 1])
@@ -91,7 +91,7 @@ def studentised_bootstrap(differences: FloatArray, resamples: int = RESAMPLES, s
     pivots = []
     for rows in _chunks(resamples, max(1, 2**21 // int(sizes.sum()))):
         means, variance = np.zeros(rows), np.zeros(rows)
-        for pool, size, share in zip(pools, sizes, _shares(sizes), strict=True):
+        for pool, size, share in zip(pools, sizes, variance_shares(sizes), strict=True):
             drawn = pool[rng.integers(0, pool.size, (rows, size))].T.copy()
             mean = drawn.mean(axis=0)
             means += mean / sizes.size
@@ -100,21 +100,6 @@ def studentised_bootstrap(differences: FloatArray, resamples: int = RESAMPLES, s
         varied = variance > 1e-12 * np.abs(all_of_them).max() ** 2
         pivots.append(means[varied] / np.sqrt(variance[varied]))
     return np.concatenate(pivots)
-
-
-def _settings(differences: FloatArray) -> list[FloatArray]:
-    """The complete blocks of each setting that has any."""
-    rows = [row[np.isfinite(row)] for row in np.atleast_2d(differences)]
-    return [row for row in rows if row.size]
-
-
-def _shares(sizes: np.ndarray) -> FloatArray:
-    """What the variance of each setting counts for in that of the estimate, (G,).
-
-    1 / (G^2 n_g), to which those with several blocks add, by their degrees of freedom, for those with one.
-    """
-    own, freedom = 1 / (sizes.size**2 * sizes), sizes - 1
-    return np.asarray(np.where(freedom > 0, own, 0.0) + own[freedom == 0].sum() * freedom / freedom.sum())
 
 
 def _chunks(total: int, most: int) -> list[int]:

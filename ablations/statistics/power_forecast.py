@@ -8,7 +8,7 @@ import numpy as np
 
 from ablations.config import Grid, SequentialDesign, count
 from ablations.statistics.power import MARGIN, MOST_SEEDS, detectable_effect, equivalence_seeds
-from ablations.statistics.sequential.sign_flip_orbit import SignFlipOrbit, flipped_sums
+from ablations.statistics.sequential.procedures import GroupSequential
 
 if TYPE_CHECKING:
     pass
@@ -32,7 +32,7 @@ def forecast_power(grid: Grid, spread: float = TYPICAL_SPREAD) -> list[str]:
     alpha = ALPHA / comparisons
     assumed = f"if paired differences spread by {spread:g} point{'s' * (spread != 1)} between seeds"
     lines = []
-    likely, unlikely = (detectable_effect(grid.blocks, alpha, power) for power in (0.8, 0.2))
+    likely, unlikely = (detectable_effect([len(grid.seeds)] * cells, alpha, power) for power in (0.8, 0.2))
     if likely is None or unlikely is None:
         lines.append("it cannot show that any two arms differ, however large the difference")
     else:
@@ -55,7 +55,7 @@ def _seeds_for(effect: float, cells: int, alpha: float) -> int:
     low, high = 1, MOST_SEEDS
     while low < high:
         middle = (low + high) // 2
-        least = detectable_effect(cells * middle, alpha)
+        least = detectable_effect([middle] * cells, alpha)
         low, high = (low, middle) if least is not None and least <= effect else (middle + 1, high)
     return low
 
@@ -65,7 +65,7 @@ def forecast_sequential_power(grid: Grid, design: SequentialDesign, spread: floa
     tests = len(grid.levels) - 1
     cells = grid.blocks // len(grid.seeds)
     alpha = ALPHA / tests
-    fixed = detectable_effect(cells * design.maximum, alpha)
+    fixed = detectable_effect([design.maximum] * cells, alpha)
     if fixed is None:
         return ["it cannot show that any two arms differ, however large the difference"]
     low, high = fixed, 1.5 * fixed
@@ -86,14 +86,9 @@ def rejections(
     effect: float, design: SequentialDesign, cells: int, tests: int, studies: int = 200
 ) -> tuple[float, float]:
     """Share of simulated studies in which an effect (d_z) is found, and the mean seeds they take, up to the look."""
-    looks, shares = design.looks, design.shares(cells, tests)
-    noise = np.random.default_rng(0).normal(size=(studies, design.maximum * cells))
-    round_of = np.repeat(np.searchsorted(looks, np.arange(1, design.maximum + 1)), cells)
-    ended = []
-    for values in noise + effect:
-        parts = [flipped_sums(np.where(round_of == i, values, 0.0), _BITS) for i in range(len(looks))]
-        sums = np.abs(np.cumsum(parts, axis=0))
-        ended.append(SignFlipOrbit(sums, sums[:, 0], shares).rejected(ALPHA / tests)[0])
+    looks, procedure = design.looks, GroupSequential(design, contrasts=tests, bits=_BITS)
+    noise = np.random.default_rng(0).normal(size=(studies, cells, design.maximum))
+    ended = [procedure.orbit(values).rejected(ALPHA / tests)[0] for values in noise + effect]
     taken = np.array([*looks, design.maximum])[ended]
     return float(np.mean(np.array(ended) < len(looks))), float(taken.mean())
 

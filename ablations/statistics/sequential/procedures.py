@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ablations.config import SequentialDesign
 from ablations.config.sequential_design import GROUP_BITS
@@ -15,7 +16,7 @@ from ablations.statistics.outcomes import FloatArray
 from ablations.statistics.permutation import joint_sign_flip_p, sign_flip_p
 from ablations.statistics.power import MARGIN, equivalence_p, smallest_p
 from ablations.statistics.sequential.sign_flip_orbit import SignFlipOrbit, flipped_sums
-from ablations.statistics.setting_weights import weigh
+from ablations.statistics.studentised import studentise
 
 SEQUENTIAL = "sequential "
 
@@ -51,7 +52,7 @@ class FixedDesign:
         return sign_flip_p(differences)
 
     def joint(self, differences: Sequence[FloatArray]) -> FloatArray:
-        return joint_sign_flip_p(np.stack([weigh(each).ravel() for each in differences]))
+        return joint_sign_flip_p(differences)
 
     def equivalence(self, differences: FloatArray) -> float:
         return equivalence_p(differences)
@@ -87,18 +88,17 @@ class GroupSequential:
         return self.orbit(differences).path()
 
     def orbit(self, differences: FloatArray) -> SignFlipOrbit:
-        """The test of no difference over the looks there were."""
-        sums = np.abs(self._sums(differences))
-        return SignFlipOrbit(sums, sums[:, 0], self._shares(differences))
+        """Return the test of no difference over the looks so far."""
+        found = np.abs(self._statistics(differences))
+        return SignFlipOrbit(found, found[:, 0], self._shares(differences))
 
     def joint(self, differences: Sequence[FloatArray]) -> FloatArray:
-        blocks = np.any([np.isfinite(each) for each in differences], axis=0)
-        filled = [np.where(blocks, np.nan_to_num(each), np.nan) for each in differences]
-        counts = np.array([self._counts(each, self._looked(filled[0])) for each in differences])
-        means = np.abs([self._sums(each) for each in filled]) / np.maximum(counts, 1)[:, :, None]
-        shares = self._shares(filled[0])
-        found = [_last(SignFlipOrbit(means.max(axis=0), mean[:, 0], shares).path()) for mean in means]
-        return np.where([np.isfinite(each).any() for each in differences], found, np.nan)
+        known = np.any([np.isfinite(each) for each in differences], axis=0)
+        union = np.where(known, 0.0, np.nan)
+        found = [np.abs(self._statistics(each, known)) for each in differences]
+        largest, shares = np.max(found, axis=0), self._shares(union)
+        p = [_last(SignFlipOrbit(largest, each[:, 0], shares).path()) for each in found]
+        return np.where([np.isfinite(each).any() for each in differences], p, np.nan)
 
     def equivalence(self, differences: FloatArray) -> float:
         return _last(self.equivalence_path(differences))
@@ -112,7 +112,7 @@ class GroupSequential:
     def margin_orbits(self, differences: FloatArray) -> tuple[SignFlipOrbit, SignFlipOrbit]:
         """The one-sided tests that the mean is at most -`MARGIN`, and that it is at least `MARGIN`."""
         shares = self._shares(differences)
-        above, below = self._sums(differences + MARGIN), self._sums(MARGIN - differences)
+        above, below = self._statistics(differences + MARGIN), self._statistics(MARGIN - differences)
         return SignFlipOrbit(above, above[:, 0], shares), SignFlipOrbit(below, below[:, 0], shares)
 
     def interval(self, differences: FloatArray) -> tuple[float, float]:
@@ -139,17 +139,26 @@ class GroupSequential:
     def _counts(self, differences: FloatArray, looks: int) -> list[int]:
         return [int(np.isfinite(differences[:, :seeds]).sum()) for seeds in self.design.looks[:looks]]
 
-    def _sums(self, differences: FloatArray) -> FloatArray:
-        """Sums of the blocks up to each look under every sign pattern, the observed first; (looks, patterns).
+    def _statistics(self, differences: FloatArray, known: NDArray[np.bool_] | None = None) -> FloatArray:
+        """Return the studentised estimate at each look under every sign pattern, the observed first, (looks, patterns).
 
-        Blocks are weighed as they stand at the look, so that the observed sum is n times the estimate.
+        `known` (G, S) are the blocks that the patterns give signs to: by default the complete ones.
         """
-        blocks = np.isfinite(differences.T)
+        known = np.isfinite(differences) if known is None else known
+        complete = np.isfinite(differences)
+        looks = self.design.looks[: self._looked(np.where(known, 0.0, np.nan))]
+        settings, seeds = np.nonzero(known.T)[::-1]
+        values = np.nan_to_num(differences)[settings, seeds]
+        rounds = np.searchsorted(looks, seeds, side="right")
+        own = (settings == np.arange(len(known))[:, None, None]) & (rounds == np.arange(len(looks))[:, None])
+        sums = flipped_sums(np.where(own, values, 0.0), self.bits).cumsum(axis=1)  # (G, looks, patterns)
         found = []
-        for seeds in self.design.looks[: self._looked(differences)]:
-            values = np.zeros(differences.T.shape)
-            values[:seeds] = np.nan_to_num(weigh(differences[:, :seeds]).T)
-            found.append(flipped_sums(values[blocks], self.bits))
+        for look, seen in enumerate(looks):
+            counts = complete[:, :seen].sum(axis=1)
+            squares = np.nansum(differences[:, :seen] ** 2, axis=1)
+            used = counts > 0
+            zeros = np.zeros(sums.shape[-1])
+            found.append(studentise(sums[used, look], counts[used], squares[used]) if used.any() else zeros)
         return np.array(found) if found else np.zeros((0, 1))
 
 

@@ -16,21 +16,25 @@ from numpy.typing import NDArray
 
 from ablations.config.sequential_design import GROUP_BITS
 from ablations.statistics.outcomes import FloatArray
+from ablations.statistics.permutation import TIE
 
 
 def flipped_sums(values: FloatArray, bits: int = GROUP_BITS) -> FloatArray:
-    """The sum of `values` (n,) under every sign pattern of the group, the observed signs first; (2^min(bits, n),).
+    """Return the sums of `values` (..., n) under every sign pattern of the group, observed signs first, (..., 2^bits).
 
-    Pattern b gives block i the sign (-1)^(b . v_i), v_i the block's vector of bits: a Walsh-Hadamard transform. With
-    the unit vectors for the first blocks the patterns run through all signs of these. Sums of a part of the blocks
-    (the rest zero) belong to the same patterns.
+    At most n bits are used. Pattern b gives block i the sign (-1)^(b . v_i), where v_i is the block's vector of bits:
+    a Walsh-Hadamard transform. With the unit vectors for the first blocks the patterns run through all signs of these.
+    Sums of a part of the blocks (the rest zero) belong to the same patterns.
     """
-    bits = min(bits, values.size)
-    sums = np.zeros(2**bits)
-    np.add.at(sums, _vectors(bits)[np.arange(values.size) % 2 ** (bits - 1)] if bits else [], values)
+    *batch, blocks = values.shape
+    bits = min(bits, blocks)
+    sums = np.zeros((*batch, 2**bits))
+    for block in range(blocks):
+        sums[..., _vectors(bits)[block % 2 ** (bits - 1)]] += values[..., block]
     for half in 2 ** np.arange(bits):
-        pairs = sums.reshape(-1, 2, half)
-        sums = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1).ravel()
+        pairs = sums.reshape(*batch, -1, 2, half)
+        even, odd = pairs[..., 0, :], pairs[..., 1, :]
+        sums = np.stack([even + odd, even - odd], axis=-2).reshape(*batch, -1)
     return sums
 
 
@@ -54,12 +58,11 @@ class SignFlipOrbit:
         self._shares = shares
         self._order = np.argsort(-statistics, axis=1, kind="stable")
         ranked = -np.take_along_axis(statistics, self._order, axis=1)
-        slack = 1e-9 * np.abs(ranked).max(axis=1, initial=1e-300)
         self._ends, self._places = [], []
-        for row, value, tie in zip(ranked, -observed, slack, strict=True):
-            last = np.append(np.flatnonzero(np.diff(row) > tie), row.size - 1)
+        for row, value in zip(ranked, -observed, strict=True):
+            last = np.append(np.flatnonzero(np.diff(row) > TIE * np.abs(row[:-1])), row.size - 1)
             self._ends.append(last[np.searchsorted(last, np.arange(row.size))])
-            self._places.append(int(np.searchsorted(row, value + tie, side="right")) - 1)
+            self._places.append(int(np.searchsorted(row, value + TIE * abs(value), side="right")) - 1)
 
     def rejected(self, alpha: float) -> tuple[int, int]:
         """The look at which the data are rejected at level `alpha`, and how many patterns are so extreme there.
