@@ -32,7 +32,6 @@ from numpy.typing import NDArray
 from ablations.config import SequentialDesign
 from ablations.config import sequential_design as designs
 from ablations.statistics import ALPHA, MARGIN, FloatArray, GroupSequential, holm
-from ablations.statistics.sequential.sign_flip_orbit import flipped_sums
 from benchmarks.statistics import ARMS, NOISE, Case, lead_for, study
 
 BITS = 12
@@ -137,7 +136,7 @@ def simulate(case: Growing, studies: int, seed: int = 0) -> Rates:
             sums[0] += bool(different[-1])
             sums[1] += looks[last[-1]]
             if times == 1:
-                fixed += bool(once(ahead)[-1])
+                fixed += bool(once(ahead, tests)[-1])
     numbers = [
         false / studies,
         float(np.mean(covered)),
@@ -151,10 +150,10 @@ def simulate(case: Growing, studies: int, seed: int = 0) -> Rates:
     return Rates(studies, *(round(number, 4) for number in numbers))
 
 
-def once(differences: Sequence[FloatArray]) -> NDArray[np.bool_]:
+def once(differences: Sequence[FloatArray], tests: GroupSequential) -> NDArray[np.bool_]:
     """Which contrasts the same test finds when it looks once, at the end."""
-    sums = [np.abs(flipped_sums(each.T.ravel(), BITS)) for each in differences]
-    return holm([float(np.mean(each >= each[0] * (1 - 1e-9))) for each in sums]) <= ALPHA
+    looks = [tests.statistics(each)[-1] for each in differences]
+    return holm([float(np.mean(np.abs(each) >= abs(each[0]) * (1 - 1e-9))) for each in looks]) <= ALPHA
 
 
 Procedure = Callable[[FloatArray, SequentialDesign, int], list[int]]
@@ -173,8 +172,8 @@ def spending(power: float, *, apart: bool = False) -> Procedure:
             shares = plan.shares(len(differences), CONTRASTS)
         finally:
             designs.SPENDING = kept
-        sums = [np.abs(flipped_sums(differences[:, :seeds].T.ravel(), BITS)) for seeds in plan.looks]
-        p = np.array([np.mean(each >= each[0] * (1 - 1e-9)) for each in sums])
+        looks = np.abs(tests.statistics(differences))
+        p = np.mean(looks >= looks[:, :1] * (1 - 1e-9), axis=1)
         return [int(np.argmax(np.append(p <= level * shares, True))) for level in LEVELS]
 
     return looks_at

@@ -10,8 +10,7 @@ Studies and noise are those of `benchmarks.statistics`, whole. A difference is f
 - both: the larger p of these two;
 - Johnson: the larger of the sign-flip's and that of Johnson's t corrected for skew (1978).
 
-A sign-flip test of Student's t in place of the mean is the same test: flips do not change the sum of squares, so t and
-mean order the flips alike. Counted are studies with a false difference among three, and those that find a true lead.
+Counted are studies with a false difference among three, and those that find a true lead.
 
 How is power promised best, given the true lead and spread?
 

@@ -43,40 +43,54 @@ def joint_sign_flip_p(differences: Sequence[FloatArray], seed: int = 0) -> Float
     """
     arrays = [np.atleast_2d(each) for each in differences]
     known = np.any([np.isfinite(each) for each in arrays], axis=0)
-    patterns = sign_patterns(int(known.sum()), seed)
-    statistics = [np.abs(flipped_statistics(each, known, patterns)) for each in arrays]
+    statistics = [np.abs(flipped_statistics(each, known, seed)) for each in arrays]
     largest = np.max(statistics, axis=0, initial=0.0)
     p = [float(np.mean(largest >= each[0] * (1 - TIE))) for each in statistics]
     return np.where([np.isfinite(each).any() for each in arrays], p, np.nan)
 
 
-@lru_cache(maxsize=4)
-def sign_patterns(blocks: int, seed: int = 0) -> NDArray[np.int8]:
-    """Return sign patterns (patterns, blocks) of +1 and -1, int8, the observed one (all +1) first.
+def flipped_statistics(differences: FloatArray, known: NDArray[np.bool_], seed: int = 0) -> FloatArray:
+    """Return the studentised estimate of `differences` (G, S) under sign patterns of the `known` blocks.
 
-    All 2^blocks up to `EXACT_BLOCKS`, otherwise `PATTERNS` of which all but the first are random.
+    The observed pattern is the first. Up to `EXACT_BLOCKS` blocks the patterns are those that leave the last block's
+    sign as it is: the opposite ones have the same statistics, negated. Otherwise they are `PATTERNS`, of which all but
+    the first are random.
     """
-    if blocks <= EXACT_BLOCKS:
-        bits = np.arange(2**blocks)[:, None] >> np.arange(blocks) & 1
-    else:
-        bits = np.random.default_rng(seed).integers(0, 2, (PATTERNS, blocks), dtype=np.int8)
-        bits[0] = 0
-    return (1 - 2 * bits).astype(np.int8)
-
-
-def flipped_statistics(differences: FloatArray, known: NDArray[np.bool_], patterns: NDArray[np.int8]) -> FloatArray:
-    """Return the studentised estimate of `differences` (G, S) under each pattern of signs of the `known` blocks."""
-    columns = np.cumsum(known).reshape(known.shape) - 1  # of a block in the patterns
+    n = int(known.sum())
+    exact = n <= EXACT_BLOCKS
     sums, counts, squares = [], [], []
-    for row, column in zip(differences, columns, strict=True):
-        finite = np.isfinite(row)
-        if finite.any():
-            sums.append(patterns[:, column[finite]] @ row[finite])
-            counts.append(int(finite.sum()))
-            squares.append(float(row[finite] @ row[finite]))
+    first = 0  # block of the setting; block i has the sign of bit i in a pattern's number
+    for row, blocks in zip(differences, known, strict=True):
+        last = first + int(blocks.sum())
+        values = np.nan_to_num(row[blocks])
+        if np.isfinite(row).any():
+            if exact:
+                own = (all_signs(values.size) @ values)[None, :, None]
+                own = own[:, : own.size // 2] if last == n else own
+                shape = (2 ** max(n - 1 - last, 0), own.size, 2**first)
+                sums.append(np.broadcast_to(own, shape).ravel())
+            else:
+                sums.append(random_signs(n, seed)[:, first:last] @ values)
+            counts.append(int(np.isfinite(row).sum()))
+            squares.append(float(values @ values))
+        first = last
     if not counts:
-        return np.zeros(len(patterns))
-    return studentise(np.array(sums), np.array(counts), np.array(squares))
+        return np.zeros(2 ** max(n - 1, 0) if exact else PATTERNS)
+    return studentise(sums, np.array(counts), squares)
+
+
+@lru_cache(maxsize=EXACT_BLOCKS + 1)
+def all_signs(blocks: int) -> FloatArray:
+    """Return every sign pattern, (2^blocks, blocks) of +1 and -1, the observed one (all +1) first."""
+    return np.asarray(1.0 - 2.0 * (np.arange(2**blocks)[:, None] >> np.arange(blocks) & 1))
+
+
+@lru_cache(maxsize=2)
+def random_signs(blocks: int, seed: int) -> FloatArray:
+    """Return `PATTERNS` random sign patterns, (PATTERNS, blocks) of +1 and -1, the observed one (all +1) first."""
+    signs = 1.0 - 2.0 * np.random.default_rng(seed).integers(0, 2, (PATTERNS, blocks))
+    signs[0] = 1.0
+    return np.asarray(signs)
 
 
 def holm(p_values: Sequence[float]) -> FloatArray:

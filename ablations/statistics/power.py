@@ -12,7 +12,7 @@ from scipy import special
 
 from ablations.statistics.intervals import estimate_error
 from ablations.statistics.outcomes import FloatArray
-from ablations.statistics.permutation import sign_patterns
+from ablations.statistics.permutation import all_signs
 from ablations.statistics.setting_weights import complete_blocks, estimate, variance_shares
 from ablations.statistics.studentised import studentise
 
@@ -77,7 +77,7 @@ def power_under(noise: Noise, effect_size: float, blocks: int | Sequence[int], a
     return float(found.sum()) / thresholds.size
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _detected_from(counts: tuple[int, ...], alpha: float, noise: Noise) -> FloatArray:
     """Return the effect above which each of many simulated studies rejects in the positive direction, sorted.
 
@@ -96,7 +96,7 @@ def _detected_from(counts: tuple[int, ...], alpha: float, noise: Noise) -> Float
 
 def _sign_flip_thresholds(noise: FloatArray, counts: NDArray[np.integer], alpha: float) -> FloatArray:
     """Return the effect from which each study, (studies, n), is rejected by the sign-flip test, by bisection."""
-    patterns = sign_patterns(noise.shape[1])[: 2 ** (noise.shape[1] - 1)]  # of two opposite patterns one suffices
+    patterns = all_signs(noise.shape[1])[: 2 ** (noise.shape[1] - 1)]  # of two opposite patterns one suffices
     allowed = int(np.floor(alpha * len(patterns) + 1e-9))
     if allowed < 1:
         return np.full(len(noise), np.inf)
@@ -107,8 +107,8 @@ def _sign_flip_thresholds(noise: FloatArray, counts: NDArray[np.integer], alpha:
     for _ in range(14):
         effect = (low + high) / 2
         moved = [each + effect[:, None] * sign for each, sign in zip(sums, signs, strict=True)]
-        squares = [((noise[:, own] + effect[:, None]) ** 2).sum(axis=1) for own in settings]
-        found = studentise(np.stack(moved), counts, np.stack(squares))
+        squares = [((noise[:, own] + effect[:, None]) ** 2).sum(axis=1, keepdims=True) for own in settings]
+        found = studentise(moved, counts, squares)
         extreme = (np.abs(found) >= found[:, :1] * (1 - 1e-9)).sum(axis=1)
         rejected = (found[:, 0] > 0) & (extreme <= allowed)
         low, high = np.where(rejected, low, effect), np.where(rejected, effect, high)

@@ -8,6 +8,8 @@ theory of studentised permutation tests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,26 +22,29 @@ FLOOR = 1e-12
 """The same share, added to every variance: patterns without any spread are ordered by their estimate."""
 
 
-def studentise(sums: FloatArray, counts: NDArray[np.integer], squares: FloatArray) -> FloatArray:
+def studentise(
+    sums: Sequence[FloatArray], counts: NDArray[np.integer], squares: Sequence[FloatArray | float]
+) -> FloatArray:
     """Return the studentised estimate under each sign pattern, (..., patterns).
 
-    `sums` (G, ..., patterns) are the signed sums of each setting's differences, `counts` (G,) the number of blocks n_g
-    and `squares` (G, ...) the sum of squared differences, which signs do not change. With m_g = sums / n_g,
+    For each of G settings, `sums` are the signed sums of its differences, (..., patterns), `counts` the number of its
+    blocks n_g, and `squares` the sum of its squared differences, (..., 1) or a number, which signs do not change. With
+    m_g = sums / n_g,
 
         t = mean_g(m_g) / sqrt(sum_g share_g (squares_g - n_g m_g^2) / (n_g - 1)),    share_g: `variance_shares`.
 
     If no setting has two blocks there is no spread of seeds to divide by, and the plain estimate is returned. It counts
     differences between settings as noise.
     """
-    across = (slice(None), *[None] * (sums.ndim - 1))
-    means = sums / counts[across]
-    estimates = means.mean(axis=0)
     shares = variance_shares(counts)
-    if not shares.any():
-        return np.asarray(estimates)
-    squares = squares[..., None]
-    residual = squares - sums * means
-    residual[residual < NO_SPREAD * squares] = 0.0
-    variance = np.tensordot(shares / np.maximum(counts - 1, 1), residual, axes=1)
-    floor = FLOOR * (squares / counts[across]).max(axis=0)
-    return np.asarray(estimates / np.sqrt(variance + np.maximum(floor, np.finfo(float).tiny)))
+    estimates, variance = np.zeros_like(sums[0]), np.zeros_like(sums[0])
+    floor: FloatArray | float = np.finfo(float).tiny
+    for own, count, share, square in zip(sums, counts, shares, squares, strict=True):
+        mean = own / count
+        estimates += mean / counts.size
+        if share:
+            residual = square - own * mean
+            residual[residual < NO_SPREAD * square] = 0.0
+            variance += share / (count - 1) * residual
+        floor = np.maximum(floor, FLOOR * square / count)
+    return estimates / np.sqrt(variance + floor) if shares.any() else estimates

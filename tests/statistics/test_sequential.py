@@ -130,7 +130,7 @@ def test_every_look_has_the_statistic_of_the_blocks_so_far():
     design = SequentialDesign(3, 6)
     differences = np.random.default_rng(6).normal(0.8, 1, (2, 6))
     differences[0, [0, 2, 5]] = np.nan
-    statistics = np.abs(GroupSequential(design, contrasts=1)._statistics(differences))
+    statistics = np.abs(GroupSequential(design, contrasts=1).statistics(differences))
     for look, seeds in enumerate(design.looks):
         row = statistics[look]
         assert np.mean(row >= row[0] * (1 - 1e-9)) == pytest.approx(stats.sign_flip_p(differences[:, :seeds]))

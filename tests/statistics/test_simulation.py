@@ -34,7 +34,7 @@ def test_a_main_effect_is_not_found_in_shared_luck():
 
 def test_the_lead_is_one_that_is_promised_to_be_found():
     case = Case(cells=4, seeds=3, noise="skewed", missing=False)
-    assert sign_flip_power(lead_for(case) / spread(case), 12, 0.05 / (ARMS - 1)) == pytest.approx(0.8, abs=0.02)
+    assert sign_flip_power(lead_for(case) / spread(case), [3] * 4, 0.05 / (ARMS - 1)) == pytest.approx(0.8, abs=0.02)
 
 
 def test_the_stored_simulation_is_whole():

@@ -89,13 +89,13 @@ class GroupSequential:
 
     def orbit(self, differences: FloatArray) -> SignFlipOrbit:
         """Return the test of no difference over the looks so far."""
-        found = np.abs(self._statistics(differences))
+        found = np.abs(self.statistics(differences))
         return SignFlipOrbit(found, found[:, 0], self._shares(differences))
 
     def joint(self, differences: Sequence[FloatArray]) -> FloatArray:
         known = np.any([np.isfinite(each) for each in differences], axis=0)
         union = np.where(known, 0.0, np.nan)
-        found = [np.abs(self._statistics(each, known)) for each in differences]
+        found = [np.abs(self.statistics(each, known)) for each in differences]
         largest, shares = np.max(found, axis=0), self._shares(union)
         p = [_last(SignFlipOrbit(largest, each[:, 0], shares).path()) for each in found]
         return np.where([np.isfinite(each).any() for each in differences], p, np.nan)
@@ -112,7 +112,7 @@ class GroupSequential:
     def margin_orbits(self, differences: FloatArray) -> tuple[SignFlipOrbit, SignFlipOrbit]:
         """The one-sided tests that the mean is at most -`MARGIN`, and that it is at least `MARGIN`."""
         shares = self._shares(differences)
-        above, below = self._statistics(differences + MARGIN), self._statistics(MARGIN - differences)
+        above, below = self.statistics(differences + MARGIN), self.statistics(MARGIN - differences)
         return SignFlipOrbit(above, above[:, 0], shares), SignFlipOrbit(below, below[:, 0], shares)
 
     def interval(self, differences: FloatArray) -> tuple[float, float]:
@@ -139,7 +139,7 @@ class GroupSequential:
     def _counts(self, differences: FloatArray, looks: int) -> list[int]:
         return [int(np.isfinite(differences[:, :seeds]).sum()) for seeds in self.design.looks[:looks]]
 
-    def _statistics(self, differences: FloatArray, known: NDArray[np.bool_] | None = None) -> FloatArray:
+    def statistics(self, differences: FloatArray, known: NDArray[np.bool_] | None = None) -> FloatArray:
         """Return the studentised estimate at each look under every sign pattern, the observed first, (looks, patterns).
 
         `known` (G, S) are the blocks that the patterns give signs to: by default the complete ones.
