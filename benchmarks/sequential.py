@@ -23,7 +23,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -233,21 +235,24 @@ def compare(case: Growing, studies: int, seed: int = 0) -> list[dict[str, object
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Error rates and seeds of studies that grow until decided.")
-    parser.add_argument("--studies", type=int, default=2000)
+    parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--procedures", action="store_true", help="compare ways to look, in three cases")
     parser.add_argument("--json", type=Path, help="where to write the rates; default: benchmarks/results")
     options = parser.parse_args()
     rows: list[dict[str, object]] = []
     if options.procedures:
-        for case in (Growing(2, 3, 12, "normal"), Growing(4, 3, 12, "normal"), Growing(2, 5, 20, "skewed")):
-            rows += (found := compare(case, options.studies))
-            for row in found:
-                print(" ".join(f"{value:>11}" for value in row.values()), flush=True)
+        kinds = (Growing(2, 3, 12, "normal"), Growing(4, 3, 12, "normal"), Growing(2, 5, 20, "skewed"))
+        with ProcessPoolExecutor() as pool:  # each case has its own random numbers
+            for found in pool.map(partial(compare, studies=options.studies), kinds):
+                rows += found
+                for row in found:
+                    print(" ".join(f"{value:>11}" for value in row.values()), flush=True)
     else:
         print(" ".join(f"{name:>11}" for name in (*Growing.__annotations__, *Rates.__annotations__)))
-        for case in cases():
-            rows.append(asdict(case) | asdict(simulate(case, options.studies)))
-            print(" ".join(f"{value:>11}" for value in rows[-1].values()), flush=True)
+        with ProcessPoolExecutor() as pool:
+            for case, rates in zip(cases(), pool.map(partial(simulate, studies=options.studies), cases()), strict=True):
+                rows.append(asdict(case) | asdict(rates))
+                print(" ".join(f"{value:>11}" for value in rows[-1].values()), flush=True)
     name = "sequential_procedures.json" if options.procedures else "sequential.json"
     path = options.json or RESULTS / name
     path.parent.mkdir(parents=True, exist_ok=True)
