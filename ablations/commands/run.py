@@ -147,9 +147,9 @@ class _Campaign:
         from ablations.statistics.sequential import rounds as growing
 
         grid = self.settle(grid)
-        plan = growing.begin(grid, self.store, self.study, self.plan, max_seeds) if until_decided else self.plan(grid)
+        plan = growing.first_or_stored_plan(grid, self.store, self.study, self.plan, max_seeds) if until_decided else self.plan(grid)
         if not until_decided:
-            growing.refuse_fixed(self.store, self.study)
+            growing.require_fixed(self.store, self.study)
         largest = growing.with_seeds(grid, plan.design.maximum) if plan.design else grid
         if warning := power_warning(largest):
             typer.echo(f"warning: {warning}", err=True)

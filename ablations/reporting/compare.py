@@ -20,9 +20,9 @@ from ablations.statistics import (
     ModelComparison,
     Outcomes,
     Procedure,
-    as_looked,
     baseline_contrasts,
     compare_models,
+    outcomes_at_last_look,
     varying_axes,
 )
 from ablations.statistics.contrasts import holm
@@ -77,7 +77,7 @@ def two_arms(results: Results, first: str, second: str) -> tuple[Outcomes, Proce
         raise UsageError(f"{first} and {second} are levels of different axes: {chosen[0][0]} and {chosen[1][0]}")
     if chosen[0] == chosen[1]:
         raise UsageError(f"{first} and {second} are the same arm")
-    outcomes, tests = as_looked(results, chosen[0][0])
+    outcomes, tests = outcomes_at_last_look(results, chosen[0][0])
     at = [outcomes.arms.index(level) for _, level in chosen]
     arms = tuple(level for _, level in chosen)
     return replace(outcomes, arms=arms, baseline=1, accuracy=outcomes.accuracy[at], keys=outcomes.keys[at]), tests

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ablations.config import level_text, name_level
 from ablations.reporting.formatting import listed
-from ablations.statistics import Analysis, FloatArray, Outcomes, asked, seeds_to_add
+from ablations.statistics import Analysis, FloatArray, Outcomes, planned_seeds, seeds_to_add
 
 if TYPE_CHECKING:
     from ablations.storage import StudyPlan
@@ -26,7 +26,7 @@ def saved(plan: StudyPlan, axis: str) -> Saved:
     """What a study with a design has saved so far, its arms being the levels of `axis`."""
     assert plan.design is not None
     settings = len({config for config in plan.configs if config.seed == plan.seeds[0]})
-    return Saved(len(plan.keys), settings * plan.design.maximum, asked(plan, axis))
+    return Saved(len(plan.keys), settings * plan.design.maximum, planned_seeds(plan, axis))
 
 
 def spending(plan: StudyPlan, outcomes: Outcomes) -> FloatArray:

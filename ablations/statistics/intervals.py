@@ -1,4 +1,4 @@
-"""Confidence intervals for means of few values; how often they hold is measured in `benchmarks/statistics.py`."""
+"""Confidence intervals for means of few values; `benchmarks/statistics.py` measures their coverage."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ablations.statistics.setting_weights import complete_blocks, estimate, vari
 LEVEL = 0.95
 RESAMPLES = 4_000
 LEAST_FREEDOM = 5
-"""Degrees of freedom below which resamples too often have next to no spread, and the bootstrap is far too wide."""
+"""Degrees of freedom below which the bootstrap is far too wide, as too many resamples have almost no spread."""
 
 LEAN = 1 / 4
-"""How far an end of an interval goes from Student's to the bootstrap's where that is further out; by simulation."""
+"""Fraction of the way from Student's end of an interval to the bootstrap's, if that is wider; chosen by simulation."""
 
 _NOTHING = (np.nan, np.nan)
 
 
 def t_interval(values: FloatArray, level: float = LEVEL) -> tuple[float, float]:
-    """Student's interval for a mean; NaN for fewer than two values."""
+    """Return Student's interval for a mean; NaN for fewer than two values."""
     values = values[np.isfinite(values)]
     if values.size < 2:
         return _NOTHING
@@ -30,12 +30,13 @@ def t_interval(values: FloatArray, level: float = LEVEL) -> tuple[float, float]:
 
 
 def estimate_error(differences: FloatArray) -> tuple[float, float]:
-    """Standard error and degrees of freedom of the `estimate`, (G settings, S seeds) with NaN; NaN without any.
+    """Return the standard error and degrees of freedom of the `estimate` of (G settings, S seeds) with NaN.
 
-    Only the spread of seeds within settings counts: the settings are those of the plan, not a sample. Each setting has
-    a spread of its own, so the degrees of freedom are those of Welch and Satterthwaite, in the form that is nearly
-    unbiased where each has few: (sum a_g s_g^2)^2 / (sum (a_g s_g^2)^2 / (f_g + 2)) - 2 with f_g = n_g - 1, since
-    s^4 f / (f + 2) has the mean sigma^4; at most sum f_g. The spread of a setting with one block is that of the others.
+    Only the spread of seeds within settings counts: the settings are fixed by the plan, not sampled. Each setting has
+    its own variance, so the degrees of freedom are those of Welch and Satterthwaite, in a form that is nearly unbiased
+    for few seeds: (sum a_g s_g^2)^2 / (sum (a_g s_g^2)^2 / (f_g + 2)) - 2 with f_g = n_g - 1, since s^4 f / (f + 2) has
+    the mean sigma^4; at most sum f_g. The variance of a setting with one block is that of the others, pooled. NaN if no
+    setting has two blocks.
     """
     settings = complete_blocks(differences)
     sizes = np.array([row.size for row in settings])
@@ -54,12 +55,13 @@ def estimate_error(differences: FloatArray) -> tuple[float, float]:
 def paired_interval(
     differences: FloatArray, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval for the `estimate` of paired differences, (G settings, S seeds) with NaN; NaN if none has two seeds.
+    """Return the interval of the `estimate` of paired differences, (G settings, S seeds) with NaN.
 
-    Student's, with the error and degrees of freedom of `estimate_error`, holds for symmetric differences but is too
-    short on the long side of skewed ones. The studentised bootstrap (Efron 1981; Hall 1988), which resamples the seeds
-    within each setting, follows the skew but is too long where a setting has few. So each end is Student's, and goes a
-    quarter of the way (`LEAN`) to the bootstrap's where that is further out. Below `LEAST_FREEDOM` it is Student's.
+    Student's interval, with the error and degrees of freedom of `estimate_error`, covers symmetric differences but is
+    too short on the long side of skewed ones. The studentised bootstrap (Efron 1981; Hall 1988), which resamples the
+    seeds within each setting, follows the skew but is too wide with few seeds. Each end is therefore Student's, moved a
+    quarter (`LEAN`) of the way to the bootstrap's if that is wider. Below `LEAST_FREEDOM` it is Student's. NaN if no
+    setting has two seeds.
     """
     mean, (error, freedom) = estimate(differences), estimate_error(differences)
     if np.isnan(error):
@@ -77,12 +79,12 @@ def paired_interval(
 
 
 def studentised_bootstrap(differences: FloatArray, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
-    """`estimate` over its error in resamples of seeds within settings, around zero; without those of no spread.
+    """Return the studentised estimate, centred at zero, in resamples of the seeds within settings.
 
-    A setting with one block draws from the deviations of the others.
+    A setting with one block is resampled from the deviations of the others. Resamples without spread are left out.
     """
     settings = complete_blocks(differences)
-    # A setting of m seeds shows only (m - 1) / m of its variance in its deviations.
+    # The deviations of m seeds from their mean have (m - 1) / m of the variance.
     own = [(row - row.mean()) * np.sqrt(row.size / max(row.size - 1, 1)) for row in settings]
     all_of_them = np.concatenate([row for row in own if row.size > 1])
     pools = [row if row.size > 1 else all_of_them for row in own]

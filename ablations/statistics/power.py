@@ -1,4 +1,4 @@
-"""What a number of paired runs can and cannot show: smallest p, seeds for a given power, equivalence."""
+"""Power analysis of paired runs: smallest possible p, power, seeds needed, equivalence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ablations.statistics.studentised import studentise
 Noise = Literal["normal", "laplace"]
 
 MARGIN = 0.5
-"""Percentage points below which a difference is of no practical interest."""
+"""Differences smaller than this, in percentage points, are of no practical interest."""
 
 MOST_SEEDS = 1_000
 
@@ -34,7 +34,7 @@ LARGEST_EFFECT = 16.0
 
 
 def smallest_p(blocks: int) -> float:
-    """The smallest two-sided p that a sign-flip test over this many blocks can give: 2 / 2^n."""
+    """Return the smallest possible two-sided p of a sign-flip test over n blocks, 2 / 2^n."""
     return min(1.0, 2.0 ** (1 - blocks))
 
 
@@ -155,11 +155,11 @@ def seeds_needed(differences: FloatArray, alpha: float, power: float = 0.8) -> i
 
 
 def equivalence_p(differences: FloatArray, margin: float = MARGIN) -> float:
-    """p of two one-sided t-tests (TOST) that the mean lies within ±`margin`; differences are (G, S) with NaN.
+    """Return p of two one-sided t-tests (TOST) that the mean lies within ±`margin`; differences are (G, S) with NaN.
 
-    Standard error and degrees of freedom are those of Student's interval (`estimate_error`): where that of 95 % lies
-    within the margin, p is at most 0.025. NaN where nothing is known of the spread of seeds within settings: none has
-    two, or all its differences are the same (accuracies are counts of images, so that happens by rounding).
+    Standard error and degrees of freedom are those of Student's interval (`estimate_error`): if its 95 % interval lies
+    within the margin, p is at most 0.025. NaN if the spread of seeds within settings is unknown: no setting has two
+    seeds, or all differences are equal (accuracies are counts of images, so this happens by rounding).
     """
     error, freedom = estimate_error(differences)
     if not error > 1e-12:
@@ -184,7 +184,7 @@ def detectable_effect(blocks: int | Sequence[int], alpha: float, power: float = 
 
 
 def equivalence_seeds(cells: int, spread: float, alpha: float, margin: float = MARGIN, power: float = 0.8) -> int:
-    """Seeds per cell at which two arms that do not differ at all are shown equivalent with this power; at most 1,000.
+    """Return the seeds per setting at which two identical arms are shown equivalent with this power, at most 1,000.
 
     `spread` is the standard deviation of paired differences in points, `alpha` the level of the two one-sided tests.
     """

@@ -1,4 +1,4 @@
-"""How a family of paired differences is tested: once, or at every look of a study that grows in rounds."""
+"""Test procedures for paired differences: a single analysis, or group-sequential interim analyses."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ SEQUENTIAL = "sequential "
 
 
 class Procedure(Protocol):
-    """What is asked of paired differences, (G cells, S seeds) in points with NaN for an incomplete block."""
+    """Tests and intervals of paired differences, (G settings, S seeds) in points, NaN for an incomplete block."""
 
     name: str
-    """In front of the name of a correction."""
+    """Prefix of the name of a correction."""
 
     def p(self, differences: FloatArray) -> float:
-        """Two-sided p of no difference; NaN without blocks."""
+        """Return the two-sided p of no difference; NaN without blocks."""
 
     def joint(self, differences: Sequence[FloatArray]) -> FloatArray:
-        """p of every one of k means, adjusted for testing all at once."""
+        """Return the p of each of k differences, adjusted for testing all at once."""
 
     def equivalence(self, differences: FloatArray) -> float:
-        """p of a difference beyond `MARGIN` points either way."""
+        """Return the p of equivalence within `MARGIN` points."""
 
     def interval(self, differences: FloatArray) -> tuple[float, float]:
-        """95 % interval of the `estimate`."""
+        """Return the 95 % interval of the `estimate`."""
 
     def smallest(self, differences: FloatArray) -> float:
-        """The least that `p` could be with so many blocks."""
+        """Return the smallest possible `p` with this number of blocks."""
 
 
 class FixedDesign:
-    """Procedure of a plan that was fixed before it ran."""
+    """A single analysis, with all seeds planned beforehand."""
 
     name = ""
 
@@ -69,14 +69,14 @@ FIXED = FixedDesign()
 
 @dataclass(frozen=True)
 class GroupSequential:
-    """Tests of a study that is looked at after every round, however it came to stop.
+    """Analyses after every round, valid whatever decided when to stop.
 
-    A contrast has been looked at up to the round of its last seed.
+    A contrast has been analysed up to the round of its last seed.
     """
 
     design: SequentialDesign
     contrasts: int
-    """Arms that are compared with the baseline: what decides which looks can reject."""
+    """Number of arms compared with the baseline; it determines which looks can reject."""
     bits: int = GROUP_BITS
     name = SEQUENTIAL
 
@@ -84,7 +84,7 @@ class GroupSequential:
         return _last(self.path(differences))
 
     def path(self, differences: FloatArray) -> FloatArray:
-        """The sequential p after each look there was."""
+        """Return the sequential p after each look so far."""
         return self.orbit(differences).path()
 
     def orbit(self, differences: FloatArray) -> SignFlipOrbit:
@@ -104,19 +104,22 @@ class GroupSequential:
         return _last(self.equivalence_path(differences))
 
     def equivalence_path(self, differences: FloatArray) -> FloatArray:
-        """The larger p of two one-sided tests after each look; NaN where all differences so far are the same."""
+        """Return the larger p of two one-sided tests after each look; NaN while all differences are equal."""
         above, below = (orbit.path() for orbit in self.margin_orbits(differences))
         varied = [np.nanstd(differences[:, :seeds]) > 1e-12 for seeds in self.design.looks[: above.size]]
         return np.where(varied, np.maximum(above, below), np.nan)
 
     def margin_orbits(self, differences: FloatArray) -> tuple[SignFlipOrbit, SignFlipOrbit]:
-        """The one-sided tests that the mean is at most -`MARGIN`, and that it is at least `MARGIN`."""
+        """Return the one-sided tests of a mean of at most -`MARGIN`, and of at least `MARGIN`."""
         shares = self._shares(differences)
         above, below = self.statistics(differences + MARGIN), self.statistics(MARGIN - differences)
         return SignFlipOrbit(above, above[:, 0], shares), SignFlipOrbit(below, below[:, 0], shares)
 
     def interval(self, differences: FloatArray) -> tuple[float, float]:
-        """Widened so that the intervals of all looks together hold the mean in 95 % of studies."""
+        """Return the interval at the level that this look spends.
+
+        The intervals of all looks together cover the mean in 95 % of studies.
+        """
         looks = self._looked(differences)
         if not looks:
             return np.nan, np.nan
@@ -129,7 +132,7 @@ class GroupSequential:
         return min([1.0, *least])
 
     def _looked(self, differences: FloatArray) -> int:
-        """How many looks there were: up to that which has the last seed with a block."""
+        """Return the number of looks so far: up to the one that includes the last seed with a block."""
         seeds = np.flatnonzero(np.isfinite(differences).any(axis=0))
         return int(np.searchsorted(self.design.looks, seeds[-1] + 1)) + 1 if seeds.size else 0
 

@@ -1,10 +1,10 @@
-"""Sign-flip tests that may be looked at again and again: a group-sequential design with alpha spending.
+"""Group-sequential sign-flip tests with alpha spending.
 
-A study grows in rounds. After each, the sum of a contrast's paired differences is set against the same sum under the
-sign patterns of a group (its orbit), and the level is spent over the looks (Lan & DeMets 1983): among the patterns not
-rejected at an earlier look, those with the largest sums are, as many as the look's share of the level allows. As the
-patterns of an orbit are equally likely when differences are symmetric about zero, the chance that the observed one is
-ever rejected is at most the level, whatever the number of blocks, and whatever decides when to stop.
+After each round the statistic of a contrast is compared with its values under the sign patterns of a group (the orbit
+of the data), and the level is spent over the looks (Lan and DeMets 1983): of the patterns that no earlier look
+rejected, those with the largest statistics are rejected, as many as the look's share of the level allows. If
+differences are symmetric about zero all patterns of the orbit are equally likely, so the probability that the observed
+one is ever rejected is at most the level, for any number of blocks and any stopping rule.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def flipped_sums(values: FloatArray, bits: int = GROUP_BITS) -> FloatArray:
 
 @lru_cache(maxsize=32)
 def _vectors(bits: int) -> NDArray[np.int64]:
-    """All bit vectors of odd weight, so that the group holds the flip of all signs; the unit vectors first."""
+    """Return all bit vectors of odd weight, unit vectors first. The group then contains the flip of all signs."""
     numbers = np.arange(2**bits)
     units = 2 ** np.arange(bits)
     odd = numbers[np.array([bin(number).count("1") % 2 == 1 for number in numbers])]
@@ -48,9 +48,9 @@ def _vectors(bits: int) -> NDArray[np.int64]:
 
 
 class SignFlipOrbit:
-    """A statistic at each look under every sign pattern, and what a group-sequential test makes of it.
+    """A group-sequential test: a statistic at each look under every sign pattern.
 
-    `statistics` (K looks, N patterns), large against the null hypothesis; `observed` (K,) are those of the data.
+    `statistics` (K looks, N patterns) are large under the alternative; `observed` (K,) are those of the data.
     """
 
     def __init__(self, statistics: FloatArray, observed: FloatArray, shares: FloatArray) -> None:
@@ -65,9 +65,9 @@ class SignFlipOrbit:
             self._places.append(int(np.searchsorted(row, value + TIE * abs(value), side="right")) - 1)
 
     def rejected(self, alpha: float) -> tuple[int, int]:
-        """The look at which the data are rejected at level `alpha`, and how many patterns are so extreme there.
+        """Return the look that rejects the data at level `alpha`, and the number of patterns at least as extreme there.
 
-        The look is the number of looks when they are not.
+        The look is K if none rejects.
         """
         alive = np.ones(self._patterns, dtype=bool)
         looks = zip(self._order, self._ends, self._places, self._shares, strict=True)
@@ -82,9 +82,9 @@ class SignFlipOrbit:
         return len(self._shares), 0
 
     def path(self) -> FloatArray:
-        """The sequential p after each look, (K,): the least level at which the data are rejected by then.
+        """Return the sequential p after each look, (K,): the smallest level at which the data are rejected by then.
 
-        Rejections at a level are among those at any higher one, so it is found by bisection, to a thousandth.
+        Rejection at a level implies rejection at every higher one, so p is found by bisection, to a thousandth.
         """
         found = np.ones(len(self._shares))
         least = 1.0 / self._patterns
