@@ -24,8 +24,9 @@ class Commands(TyperGroup):
     def main(  # type: ignore[override]
         self, args: list[str] | None = None, *, standalone_mode: bool = True, **extra: Any
     ) -> Any:
+        arguments = sys.argv[1:] if args is None else list(args)
         try:
-            code = super().main(args, standalone_mode=False, **extra)
+            code = super().main(arguments, standalone_mode=False, obj=arguments, **extra)
         except UsageError as error:
             stop(str(error), USAGE)
         except VitabError as error:
