@@ -1,4 +1,4 @@
-"""`vitab bench` compares with PyTorch where this clone and PyTorch are there, and says in one line where they are not."""
+"""`vitab bench` compares with PyTorch, or says in one line why it cannot."""
 
 import sys
 from pathlib import Path
