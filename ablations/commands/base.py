@@ -24,6 +24,11 @@ class Commands(TyperGroup):
     def main(  # type: ignore[override]
         self, args: list[str] | None = None, *, standalone_mode: bool = True, **extra: Any
     ) -> Any:
+        if sys.platform == "win32":  # leases ask for processes by signal 0, which ends a process of Windows
+            stop(
+                "vitab runs on Linux and macOS; on Windows, use it in WSL (https://learn.microsoft.com/windows/wsl)",
+                USAGE,
+            )
         try:
             code = super().main(args, standalone_mode=False, **extra)
         except UsageError as error:
