@@ -11,7 +11,7 @@ its block, and noise of unit spread. Kinds of noise:
 - skewed: now and then a bad seed (minus an exponential variable), in all arms alike;
 - one-sided: the same, but in the compared arms only; the baseline's noise is normal with half the spread. The paired
   differences are then themselves skewed, which no assumption-free procedure can handle from a handful of seeds;
-- spread by setting: normal, with a spread of its own in each cell, in the ratios of `reports/rope`.
+- spread by setting: normal, with a spread of its own in each cell, in the ratios of `docs/studies/rope`.
 
 Missing: each run is lost with a chance of 10 %. What is counted, over studies in which nothing differs:
 
@@ -26,7 +26,7 @@ and over studies in which something does:
 - false_equivalent: at least one of three arms that differ by the margin, two down and one up, is called equivalent
   (noise a quarter);
 - covered: the 95 % interval of a contrast holds the true difference, which is 22 points in one cell and 0.8 in the
-  next, as in `reports/rope`; the truth is its mean over the cells in which a pair finished (10,000 studies);
+  next, as in `docs/studies/rope`; the truth is its mean over the cells in which a pair finished (10,000 studies);
 - power, promised: how often one arm with a true lead is found, and how often `ablations.statistics.power` said it would
   be, given the true lead and spread, the pairs that finished, and the strictest step of Holm. The lead is the one
   promised about 80 %, or where no lead can be found, 3 units;
@@ -74,9 +74,9 @@ BY_SETTING = "spread by setting"
 KINDS = (*NOISE, BY_SETTING)
 LOST = 0.1
 SPREADS = {2: (0.77, 3.86), 4: (0.76, 0.77, 3.86, 0.25)}
-"""Spreads of paired differences in the cells of `reports/rope`, in points, by the number of cells."""
+"""Spreads of paired differences in the cells of `docs/studies/rope`, in points, by the number of cells."""
 LEADS = {2: (22.0, 0.8), 4: (22.0, 0.8, 20.0, 0.25)}
-"""Leads in the cells of `reports/rope`, in points."""
+"""Leads in the cells of `docs/studies/rope`, in points."""
 QUARTER = 0.25
 COVERED = 5
 """Studies for the coverage of contrasts, for each of the others: its bounds are narrow."""

@@ -24,6 +24,11 @@ class Commands(TyperGroup):
     def main(  # type: ignore[override]
         self, args: list[str] | None = None, *, standalone_mode: bool = True, **extra: Any
     ) -> Any:
+        if sys.platform == "win32":  # leases probe processes with signal 0, which terminates them on Windows
+            stop(
+                "vitab runs on Linux and macOS; on Windows, use it in WSL (https://learn.microsoft.com/windows/wsl)",
+                USAGE,
+            )
         arguments = sys.argv[1:] if args is None else list(args)
         try:
             code = super().main(arguments, standalone_mode=False, obj=arguments, **extra)

@@ -189,6 +189,8 @@ class Child:
     process: BaseProcess
 
     def __init__(self, setting: ExecutionSettings, job: Job, device: str | None) -> None:
+        import vit.backend.numba_cache  # noqa: F401  its choice of a folder is inherited through the environment
+
         context = multiprocessing.get_context("spawn")
         self.device = device
         self.held: dict[Task, Lease] = {}

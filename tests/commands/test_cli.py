@@ -390,6 +390,15 @@ def test_help_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL, timeout=30)
 
 
+@pytest.mark.parametrize("command", [["--help"], ["status"], ["data"], [*SMOKE]])
+def test_windows_is_refused_in_one_line(here, command, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    result = vitab(*command)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert result.stderr.startswith("error: vitab runs on Linux and macOS; on Windows, use it in WSL")
+    assert list(here.iterdir()) == []
+
+
 def test_no_command_prints_help():
     result = vitab()
     assert (result.exit_code, "Commands" in result.stdout) == (0, True)

@@ -35,6 +35,7 @@ from ablations.machine import (
 )
 from ablations.storage import Store, read_json
 from ablations.training import memory
+from vit.caches import user_cache, writable_cache
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -123,9 +124,7 @@ def forget(key: str) -> None:
 
 def spool() -> Path:
     """The folder of runs of this machine's own, for clients whose folder it does not see."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("vitab") / "cluster"
+    return (writable_cache() or user_cache()) / "cluster"
 
 
 def execute_run(order: dict[str, Any], job: Job | None = None) -> dict[str, Any]:
