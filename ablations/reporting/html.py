@@ -74,10 +74,11 @@ def page(markdown: str, files: Mapping[str, bytes]) -> str:
             token.children = list(_inside(token.children, files))
     body = str(parser.renderer.render(tokens, parser.options, {}))
     body = body.replace("<table>", '<div class="table" tabindex="0"><table>').replace("</table>", "</table></div>")
+    title = escape(titles[0] if titles else "Report")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<title>{escape(titles[0] if titles else "Report")}</title>\n<link rel="icon" href="{_ICON}">\n<style>{_STYLE}</style>\n</head>\n'
+        f'<title>{title}</title>\n<link rel="icon" href="{_ICON}">\n<style>{_STYLE}</style>\n</head>\n'
         f"<body>\n{body}</body>\n</html>\n"
     )
 
