@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from ablations.config.safe_text import one_line, visible
 from ablations.errors import UsageError, VitabError
 
 if TYPE_CHECKING:
@@ -47,12 +48,17 @@ class Commands(TyperGroup):
 
 def stop(message: str, code: int) -> NoReturn:
     """End the program with one line on stderr."""
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    typer.echo(f"error: {one_line(message)}", err=True)
     try:
         sys.stdout.flush()
     except OSError:  # what is left to say cannot be said
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print one line of plain text, with control characters as escapes."""
+    typer.echo(visible(text), err=err)
 
 
 def console() -> "Console":

@@ -34,6 +34,7 @@ em { color: var(--soft) }
   transparent), linear-gradient(90deg, var(--line), transparent), linear-gradient(270deg, var(--line), transparent) }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .35em .55em; border-bottom: 1px solid var(--line); white-space: nowrap }
+td.long { white-space: normal; min-width: 12rem; max-width: 24rem }
 td[style*="left"]:last-child { white-space: normal; min-width: 12rem }
 thead th { border-bottom: 2px solid var(--line); white-space: normal; vertical-align: bottom }
 pre { overflow-x: auto; padding: .8em 1em; background: var(--band); border-radius: 6px }
@@ -47,6 +48,8 @@ _ICON = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'/%3E"
 _KINDS = {"png": "image/png", "csv": "text/csv", "tex": "text/x-tex"}
 
 
+LONG_CELL = 80
+"""Characters of a cell beyond which it may take several lines."""
 _ADDED = re.compile(r"</?details>|<summary>[^<>]*</summary>")
 """Lines of HTML that the template adds to the markdown; all other HTML is text."""
 _TOGETHER = re.compile(r"(?<=\d) (?=%)|(?<=\bp [=<]) (?=\d)|(?<=\bp) (?=[=<] ?\d)|(?<=<) (?=\d)")
@@ -72,6 +75,9 @@ def page(markdown: str, files: Mapping[str, bytes]) -> str:
     for token in tokens:
         if token.children:
             token.children = list(_inside(token.children, files))
+    for cell, inline in pairwise(tokens):
+        if cell.type == "td_open" and len(inline.content) > LONG_CELL:
+            cell.attrSet("class", "long")
     body = str(parser.renderer.render(tokens, parser.options, {}))
     body = body.replace("<table>", '<div class="table" tabindex="0"><table>').replace("</table>", "</table></div>")
     title = escape(titles[0] if titles else "Report")
