@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ablations.config.safe_text import one_line, visible
 from ablations.errors import UsageError, VitabError
 
 if TYPE_CHECKING:
@@ -48,6 +47,8 @@ class Commands(TyperGroup):
 
 def stop(message: str, code: int) -> NoReturn:
     """End the program with one line on stderr."""
+    from ablations.config.safe_text import one_line
+
     typer.echo(f"error: {one_line(message)}", err=True)
     try:
         sys.stdout.flush()
@@ -58,6 +59,8 @@ def stop(message: str, code: int) -> NoReturn:
 
 def echo(text: object, *, err: bool = False) -> None:
     """Print one line of plain text, with control characters as escapes."""
+    from ablations.config.safe_text import visible
+
     typer.echo(visible(text), err=err)
 
 
