@@ -68,9 +68,13 @@ def _visible(character: str) -> str:
 
 
 def one_line(text: object) -> str:
-    """Return text with every run of white space as one space, and what is then still not visible as escapes."""
-    folded = " ".join(str(text).split())
-    return visible(folded or text)
+    """Return text with each run of white space as one space, and other hidden characters as escapes.
+
+    Text of white space alone is quoted: `' '`.
+    """
+    line = str(text)
+    folded = " ".join(line.split())
+    return visible(folded) if folded or not line else repr(line)
 
 
 def shortened(text: object, longest: int = LONGEST) -> str:

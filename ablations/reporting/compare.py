@@ -86,13 +86,11 @@ def two_arms(results: Results, first: str, second: str) -> tuple[Outcomes, Proce
 
 
 def _find_arm(text: str, axes: dict[str, tuple[Any, ...]]) -> tuple[str, Any]:
-    axis, _, name = text.rpartition("=")
     found = [
-        (a, level)
-        for a, levels in axes.items()
-        if not axis or a == axis
+        (axis, level)
+        for axis, levels in axes.items()
         for level in levels
-        if level_text(level) == name
+        if text in (level_text(level), f"{axis}={level_text(level)}")
     ]
     if len(found) == 1:
         return found[0]

@@ -121,9 +121,10 @@ LEGEND_WIDTH = 90
 
 
 def arm_legend(figure: Figure, marks: Mapping[str, Mark], line: float = 0, **options: Any) -> None:
-    """Draw the legend of the arms above the axes."""
+    """Draw the legend of the arms above the axes; the figure grows by its lines after the first."""
     names = list(map(shortened, marks))
     columns = max(1, min(len(names), 5, LEGEND_WIDTH // (max(map(len, names)) + 5)))
+    figure.set_figheight(figure.get_figheight() + 0.2 * ((len(names) - 1) // columns))
     handles = [mark.key(line) for mark in marks.values()]
     legend = figure.legend(handles, [" "] * len(names), loc="outside upper center", ncols=columns, **options)
     for text, name in zip(legend.get_texts(), names, strict=True):
