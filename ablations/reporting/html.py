@@ -48,7 +48,7 @@ _ICON = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'/%3E"
 _KINDS = {"png": "image/png", "csv": "text/csv", "tex": "text/x-tex"}
 
 
-LONG_CELL = 80
+LONG_CELL = 64
 """Characters of a cell beyond which it may take several lines."""
 _ADDED = re.compile(r"</?details>|<summary>[^<>]*</summary>")
 """Lines of HTML that the template adds to the markdown; all other HTML is text."""

@@ -15,16 +15,19 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from ablations.cli import app
-from ablations.config import RunConfig, name_level
+from ablations.config import RunConfig, SequentialDesign, name_level
 from ablations.config.safe_text import bold, code, code_block, latex, markdown, one_line, plain, shortened
 from ablations.reporting import compare as comparing
+from ablations.reporting.figures.figure import canvas
+from ablations.reporting.figures.palette import Mark, arm_legend
 from ablations.reporting.html import page
-from ablations.reporting.report import write_report
+from ablations.reporting.report import compose, csv_text, write_report
 from ablations.reporting.tables import Code, Strong, Table
 from tests.reporting.test_browser import CHROMIUM, FLAGS
 from tests.support import fake_trainer, synthetic_results
@@ -74,6 +77,17 @@ TAGS = {
 }
 SVG_TAGS = {"svg", "metadata", "RDF", "Work", "type", "format", "defs", "style", "g", "path", "use", "clipPath", "rect"}
 SVG_TAGS |= {"image", "title"}
+INLINE = {
+    "text",
+    "strong_open",
+    "strong_close",
+    "em_open",
+    "em_close",
+    "link_open",
+    "link_close",
+    "image",
+    "code_inline",
+}
 ATTRIBUTES = {"lang", "charset", "name", "content", "rel", "href", "id", "class", "tabindex", "style", "src", "alt"}
 ATTRIBUTES |= {"download"}
 VOID = ("meta", "link", "img")
@@ -214,16 +228,7 @@ def test_the_report_as_markdown_holds_every_name_as_text(written):
         "</details>\n",
     ]
     kinds = {token.type for token in inline(tokens)}
-    assert kinds == {
-        "text",
-        "strong_open",
-        "strong_close",
-        "em_open",
-        "em_close",
-        "link_open",
-        "link_close",
-        "image",
-    } | {"code_inline"}
+    assert kinds == INLINE
     links = {token.attrs["href"] for token in inline(tokens) if token.type == "link_open"}
     assert all(re.fullmatch(r"#[\w-]+|(figures|tables)/\w+\.(svg|csv|tex)", link) for link in links), links
     assert text_of(tokens[1]) == one_line(QUESTION)
@@ -235,6 +240,29 @@ def test_the_report_as_markdown_holds_every_name_as_text(written):
     for arm in ARMS:
         if arm != ARMS[1]:
             assert f"{one_line(arm)} is " in findings or f"{one_line(arm)} against " in findings
+
+
+@pytest.mark.parametrize("some", [LEVELS[:4], LEVELS[4:8], LEVELS[8:13], LEVELS[13:]])
+@pytest.mark.parametrize("grown", [True, False])
+def test_prose_on_settings_and_on_rounds_holds_names_as_text(some, grown):
+    """Hostile settings of two positions, and a study of hostile arms that grew in rounds."""
+
+    def measure(config: RunConfig) -> float:
+        lead = 0.02 * some.index(config.classes) * (1 if grown else config.position == "rope")
+        return 0.4 + lead + 0.001 * ((7 * config.seed + config.depth) % 5)
+
+    axes = {"classes": some, "depth": (2, 4)} if grown else {"position": ("none", "rope"), "classes": some}
+    design = SequentialDesign(4, 8) if grown else None
+    results = synthetic_results.make(axes, range(8), measure=measure, design=design, baseline="none")
+    text = compose(results).text
+    tokens = as_github(text)
+    assert {token.type for token in inline(tokens)} <= INLINE
+    assert [token.content[:9] for token in tokens if token.type == "html_block"] == ["<details>", "</details"]
+    prose = " ".join(text_of(token) for token in tokens if token.type == "inline")
+    for level in some:
+        assert prose.count(one_line(name_level("classes", level))) >= 2
+    found = Page(page(text, {}))
+    assert {tag for tag, _ in found.elements} <= TAGS
 
 
 def test_the_page_has_no_element_or_attribute_of_a_name(folder):
@@ -261,6 +289,10 @@ def test_a_csv_holds_names_as_they_are(folder):
     for claim in rows("claims.csv"):
         if claim["kind"] == "Contrast":
             assert one_line(claim["subject"]) in claim["sentence"]
+
+
+def test_a_csv_shows_bytes_that_are_no_text():
+    assert csv_text(pd.DataFrame({"name": ["\udcff", "é\rb", "=1+1", -1]})) == 'name\n\\udcff\n"é\rb"\n=1+1\n-1\n'
 
 
 def from_latex(cell: str) -> str:
@@ -320,6 +352,14 @@ def test_figures_draw_names_as_text(folder):
             drawn = {html.unescape(str(e.text)).strip() for e in root.iter() if not isinstance(e.tag, str)}
             expected = {re.sub("-(?=-)", "- ", shortened(arm)) for arm in ARMS if arm != ARMS[1]}
             assert expected <= drawn
+            group = re.search(r"<!-- (classes \$x.*?) -->(.*?)<!--", path.read_text(encoding="utf-8"), re.S)
+            assert group[2].count("<use ") == len(group[1])  # a glyph per character: no formula is set
+
+
+def test_a_name_with_an_underscore_first_stays_in_the_legend():
+    figure, _ = canvas(3.0)
+    arm_legend(figure, {"_a": Mark("#000000", "o"), "$b$": Mark("#56B4E9", "s"), NAMES[-1]: Mark("#332288", "X")})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["_a", "$b$", shortened(NAMES[-1])]
 
 
 def test_a_comparison_holds_names_as_text(monkeypatch):

@@ -111,7 +111,8 @@ def _contrasts(analysis: Analysis) -> Picture | None:
     ax = axes[0, 0]
     figures.contrast_forest(ax, [p[0] for p in pairs], [p[1] for p in pairs], _marks(outcomes))
     base = outcomes.arm_name(outcomes.baseline)
-    ax.set_xlabel(f"difference from {shortened(base)} (percentage points)")
+    label = "difference from", shortened(base), "(percentage points)"
+    ax.set_xlabel((" " if len(base) <= LONGEST // 2 else "\n").join(label))
     interval = any(np.isfinite(contrast.low) for contrast, _ in pairs)
     return Picture(
         "contrasts",

@@ -117,13 +117,13 @@ def arm_marks(axis: str, names: Sequence[str]) -> dict[str, Mark]:
 
 
 LEGEND_WIDTH = 90
-"""Characters that fit beside each other in a legend, marks and gaps counted as five a name."""
+"""Characters that fit beside each other in a legend, a mark and a gap counted as eight per name."""
 
 
 def arm_legend(figure: Figure, marks: Mapping[str, Mark], line: float = 0, **options: Any) -> None:
     """Draw the legend of the arms above the axes; the figure grows by its lines after the first."""
     names = list(map(shortened, marks))
-    columns = max(1, min(len(names), 5, LEGEND_WIDTH // (max(map(len, names)) + 5)))
+    columns = max(1, min(len(names), 5, LEGEND_WIDTH // (max(map(len, names)) + 8)))
     figure.set_figheight(figure.get_figheight() + 0.2 * ((len(names) - 1) // columns))
     handles = [mark.key(line) for mark in marks.values()]
     legend = figure.legend(handles, [" "] * len(names), loc="outside upper center", ncols=columns, **options)
