@@ -58,7 +58,8 @@ _LATEX = {
 
 def visible(text: object) -> str:
     r"""Return text with control and formatting characters shown as escapes, such as `\x1b`, `\n` or `\u202e`."""
-    return "".join(map(_visible, str(text)))
+    line = str(text)
+    return line if line.isprintable() else "".join(map(_visible, line))
 
 
 def _visible(character: str) -> str:

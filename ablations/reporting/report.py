@@ -114,9 +114,12 @@ def pngs(folder: Path) -> dict[str, bytes]:
 
 
 def csv_text(frame: pd.DataFrame, *, exact: bool = False) -> str:
-    """A table as the CSV file of a report: LF, six digits, or as many as give the same number when read again."""
+    """A table as the CSV file of a report: LF, six digits, or as many as give the same number when read again.
+
+    Carriage returns, which the CSV writer does not quote, and bytes that are no text are written as escapes.
+    """
     text = frame.to_csv(index=False, float_format=None if exact else "%.6g", lineterminator="\n")
-    return str(text).encode(errors="backslashreplace").decode()
+    return str(text).replace("\r", "\\r").encode(errors="backslashreplace").decode()
 
 
 def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:

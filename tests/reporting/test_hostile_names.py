@@ -284,15 +284,17 @@ def test_a_csv_holds_names_as_they_are(folder):
     def rows(name):
         return list(csv.DictReader(io.StringIO((folder / "tables" / name).read_bytes().decode(), newline="")))
 
-    assert [row["subject"] for row in rows("contrasts.csv")] == [arm for arm in ARMS if arm != ARMS[1]]
-    assert {row["classes"] for row in rows("cost.csv")} == {"+".join(level) for level in LEVELS}
+    assert [row["subject"] for row in rows("contrasts.csv")] == [
+        arm.replace("\r", "\\r") for arm in ARMS if arm != ARMS[1]
+    ]
+    assert {row["classes"] for row in rows("cost.csv")} == {"+".join(level).replace("\r", "\\r") for level in LEVELS}
     for claim in rows("claims.csv"):
-        if claim["kind"] == "Contrast":
+        if claim["kind"] == "Contrast" and "\\r" not in claim["subject"]:
             assert one_line(claim["subject"]) in claim["sentence"]
 
 
-def test_a_csv_shows_bytes_that_are_no_text():
-    assert csv_text(pd.DataFrame({"name": ["\udcff", "é\rb", "=1+1", -1]})) == 'name\n\\udcff\n"é\rb"\n=1+1\n-1\n'
+def test_a_csv_shows_carriage_returns_and_bytes_that_are_no_text_as_escapes():
+    assert csv_text(pd.DataFrame({"name": ["\udcff", "é\rb", "=1+1", -1]})) == "name\n\\udcff\né\\rb\n=1+1\n-1\n"
 
 
 def from_latex(cell: str) -> str:
