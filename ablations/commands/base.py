@@ -53,12 +53,21 @@ class Commands(TyperGroup):
 
 def stop(message: str, code: int) -> NoReturn:
     """End the program with one line on stderr."""
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    from ablations.config.safe_text import one_line
+
+    typer.echo(f"error: {one_line(message)}", err=True)
     try:
         sys.stdout.flush()
     except OSError:  # what is left to say cannot be said
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print one line of plain text, with control characters as escapes."""
+    from ablations.config.safe_text import visible
+
+    typer.echo(visible(text), err=err)
 
 
 def console() -> "Console":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ablations.commands.base import console as make_console
+from ablations.commands.base import echo
 from ablations.commands.execute import train, train_on_cluster
 from ablations.commands.options import Backend, DataDir, Precision, Quiet, Runs, Stack, Workers
 from ablations.errors import UsageError
@@ -158,7 +159,7 @@ class _Campaign:
             growing.require_fixed(self.store, self.study)
         largest = growing.with_seeds(grid, plan.design.maximum) if plan.design else grid
         if warning := power_warning(largest):
-            typer.echo(f"warning: {warning}", err=True)
+            echo(f"warning: {warning}", err=True)
         if dry_run:
             self.foresee(plan, grid)
         elif plan.design:
@@ -180,7 +181,7 @@ class _Campaign:
         resolve_workers(self.workers, runs=1, backend=self.backend)
         crew.parse_stack(self.stack)
         if here and asked != self.backend == "numpy" and (line := unused_gpu()):
-            typer.echo(f"note: {line}", err=True)
+            echo(f"note: {line}", err=True)
         return choose(grid, self.precision, self.backend if here else None)
 
     def plan(self, grid: "Grid") -> "StudyPlan":
