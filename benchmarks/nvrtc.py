@@ -54,6 +54,9 @@ class Nvrtc:
         path = library()
         if path is None:
             raise RuntimeError(f"NVRTC is not installed: {REMEDY}")
+        # NVRTC opens its builtins by name, and not every wheel says where to look for them; what is loaded is found.
+        for builtins in path.parent.glob("libnvrtc-builtins.so.*"):
+            ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
         self._library = ctypes.CDLL(str(path))
         self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
 

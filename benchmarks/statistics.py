@@ -12,7 +12,7 @@ Kinds of noise:
 - skewed: an occasional bad seed (minus an exponential variable), in all arms;
 - one-sided: the same, but not in the baseline, whose noise is normal with half the standard deviation. The paired
   differences are then skewed too, which no assumption-free procedure can handle with few seeds;
-- spread by setting: normal, with a different standard deviation in each cell, in the ratios of `reports/rope`.
+- spread by setting: normal, with a different standard deviation in each cell, in the ratios of `docs/studies/rope`.
 
 Missing: each run is lost with a probability of 10 %. Counted over studies without any difference:
 
@@ -27,10 +27,13 @@ Counted over studies with differences:
 - false_equivalent: at least one of three arms that differ by the margin, two down and one up, is called equivalent (a
   quarter of the noise);
 - covered: the 95 % interval of a contrast contains the true difference, which is 22 points in one cell and 0.8 in the
-  next, as in `reports/rope`; the truth is its mean over the cells in which a pair finished (10,000 studies);
+  next, as in `docs/studies/rope`; the truth is its mean over the cells in which a pair finished (10,000 studies);
 - power, promised: the measured power for one arm with a true lead, and the power that `ablations.statistics.power`
   predicts, given the true lead and standard deviation, the pairs that finished, and the strictest step of Holm. The
-  lead is the one with a predicted power of about 80 %, or 3 units if no lead can be detected.
+  lead is the one with a predicted power of about 80 %, or 3 units if no lead can be detected;
+- uneven: power for the same mean lead when every second cell has twice the lead and the others none;
+- cancelling: share of significant differences when twice the lead and its negative alternate, so that the mean is zero;
+- false_plain, power_plain, uneven_plain, cancelling_plain: the same by sign flips of the plain mean (earlier versions).
 """
 
 from __future__ import annotations
@@ -52,14 +55,18 @@ from ablations.statistics import (
     Outcomes,
     all_contrasts,
     baseline_contrasts,
+    contrasts,
     holm,
     interactions,
     main_effects,
     smallest_p,
 )
 from ablations.statistics.intervals import paired_interval
+from ablations.statistics.permutation import sign_flip_p
 from ablations.statistics.power import equivalence_p, sign_flip_power
 from ablations.statistics.sequential.procedures import FixedDesign
+
+contrasts.seeds_needed = lambda differences, alpha: None  # not measured here, and slow
 
 ARMS = 4
 SEEDS = (3, 5, 8)
@@ -68,9 +75,9 @@ BY_SETTING = "spread by setting"
 KINDS = (*NOISE, BY_SETTING)
 LOST = 0.1
 SPREADS = {2: (0.77, 3.86), 4: (0.76, 0.77, 3.86, 0.25)}
-"""Spreads of paired differences in the cells of `reports/rope`, in points, by the number of cells."""
+"""Spreads of paired differences in the cells of `docs/studies/rope`, in points, by the number of cells."""
 LEADS = {2: (22.0, 0.8), 4: (22.0, 0.8, 20.0, 0.25)}
-"""Leads in the cells of `reports/rope`, in points."""
+"""Leads in the cells of `docs/studies/rope`, in points."""
 QUARTER = 0.25
 COVERED = 5
 """Factor by which more studies are used for the coverage of contrasts, whose tolerance is narrow."""
@@ -104,6 +111,12 @@ class Rates:
     lead: float
     power: float
     promised: float
+    false_plain: float
+    power_plain: float
+    uneven: float
+    uneven_plain: float
+    cancelling: float
+    cancelling_plain: float
 
 
 class OnlyP(FixedDesign):
@@ -116,7 +129,19 @@ class OnlyP(FixedDesign):
         return np.nan, np.nan
 
 
-ONLY_P = OnlyP()
+class Plain(OnlyP):
+    """Sign-flip test of the plain mean, as in earlier versions: differences between cells count as noise.
+
+    Blocks are weighted so that cells count equally.
+    """
+
+    def p(self, differences: FloatArray) -> float:
+        counts = np.isfinite(differences).sum(axis=1, keepdims=True)
+        weights = counts.sum() / (np.count_nonzero(counts) or 1) / np.maximum(counts, 1)
+        return sign_flip_p((differences * weights).ravel())
+
+
+ONLY_P, PLAIN = OnlyP(), Plain()
 
 
 def cases() -> list[Case]:
@@ -126,7 +151,7 @@ def cases() -> list[Case]:
 
 
 def study(case: Case, leads: FloatArray, rng: np.random.Generator, between: float = 5.0) -> Outcomes:
-    """Simulate a study. `leads` (arms,) are the true means of the arms, `between` the spread of the cell means."""
+    """Simulate a study. `leads` (arms,) or (arms, cells) are true means, `between` the spread of the cell means."""
     shape = (ARMS, case.cells, case.seeds)
     noise = rng.normal(size=shape)
     if case.noise == BY_SETTING:
@@ -137,7 +162,7 @@ def study(case: Case, leads: FloatArray, rng: np.random.Generator, between: floa
         noise = bad if case.noise == "skewed" else np.concatenate([noise[:1] / 2, bad[1:]])
     cells = rng.normal(0, between, (case.cells, 1))
     shared = rng.normal(0, 1, shape[1:])
-    accuracy = 70 + cells + shared + leads[:, None, None] + noise
+    accuracy = 70 + cells + shared + leads.reshape(ARMS, -1, 1) + noise
     if case.missing:
         accuracy[rng.random(shape) < LOST] = np.nan
     arms = ("none", "learned", "sinusoidal", "rope")
@@ -154,8 +179,8 @@ def spread(case: Case) -> float:
 
 def lead_for(case: Case) -> float:
     """Return the lead with a predicted power of about 80 %; 3 if no lead can be detected."""
-    blocks, alpha = case.cells * case.seeds, ALPHA / (ARMS - 1)
-    if smallest_p(blocks) > alpha:
+    blocks, alpha = [case.seeds] * case.cells, ALPHA / (ARMS - 1)
+    if smallest_p(sum(blocks)) > alpha:
         return 3.0
     found = next(d for d in np.arange(0.05, 10, 0.05) if sign_flip_power(d, blocks, alpha) >= 0.8)
     return round(float(found * spread(case)), 3)
@@ -186,23 +211,41 @@ def simulate(case: Case, studies: int, seed: int = 0) -> Rates:
     within, rng = covered(case, COVERED * studies, np.random.default_rng([*stream, 1])), np.random.default_rng(stream)
     lead = lead_for(case)
     false, within_main = np.zeros(5), []
-    found, promised = 0, 0.0
+    found, promised, beside = 0, 0.0, np.zeros(6)
     for _ in range(studies):
         null = study(case, np.zeros(ARMS), rng, between=0)
-        contrasts = [c.p_adjusted for c in baseline_contrasts(null, ONLY_P)]
+        leads = [c.p_adjusted for c in baseline_contrasts(null, ONLY_P)]
         pairs = [c.p_adjusted for c in all_contrasts(null, ONLY_P)]
         changes = {axis: [i.change.p_adjusted for i in interactions(null, axis, ONLY_P)] for axis in null.cell_axes}
         effects = {axis: [c.p_adjusted for c in main_effects(null, axis, ONLY_P)] for axis in null.cell_axes}
-        everything = [*contrasts, *pairs, *chain(*changes.values()), *chain(*effects.values())]
+        everything = [*leads, *pairs, *chain(*changes.values()), *chain(*effects.values())]
         near = [equivalence_p(QUARTER * null.differences(arm, 0) + MARGIN * (-1) ** arm) for arm in range(1, ARMS)]
-        tested = (contrasts, changes["depth"], effects["depth"], everything, list(holm(near)))
+        tested = (leads, changes["depth"], effects["depth"], everything, list(holm(near)))
         false += [differs(ps) for ps in tested]
         within_main += [c.low <= 0 <= c.high for c in main_effects(null, "depth") if np.isfinite(c.low)]
         led = study(case, np.array([0, 0, 0, lead]), rng)
         found += bool(baseline_contrasts(led, ONLY_P)[-1].p_adjusted <= ALPHA)
         pairs_left = np.isfinite(led.differences(ARMS - 1, 0)).sum(axis=1)
         promised += sign_flip_power(lead / spread(case), pairs_left, ALPHA / (ARMS - 1))
+        by_cell = np.zeros((2, ARMS, case.cells))
+        by_cell[0, -1, ::2] = 2 * lead
+        by_cell[1, -1] = 2 * lead * (-1) ** np.arange(case.cells)
+        uneven, cancelling = (study(case, means, rng) for means in by_cell)
+        beside += [
+            differs([c.p_adjusted for c in baseline_contrasts(null, PLAIN)]),
+            *(
+                baseline_contrasts(each, procedure)[-1].p_adjusted <= ALPHA
+                for each, procedure in (
+                    (led, PLAIN),
+                    (uneven, ONLY_P),
+                    (uneven, PLAIN),
+                    (cancelling, ONLY_P),
+                    (cancelling, PLAIN),
+                )
+            ),
+        ]
     rates = (*false / studies, within, np.mean(within_main), lead, found / studies, promised / studies)
+    rates += tuple(beside / studies)
     return Rates(studies, *(round(float(rate), 4) for rate in rates))
 
 

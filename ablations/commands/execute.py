@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ablations.commands.base import FAILED, INTERRUPTED, stop
+from ablations.commands.base import FAILED, INTERRUPTED, echo, stop
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,7 @@ def train(
             console, f"study {plan.study} was planned otherwise before: its plan is replaced, its runs are kept"
         )
     if tasks and (warning := stale_runs_warning(store, plan)):
-        typer.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     live = console.is_terminal and not quiet
     listener = (LiveProgress if live else Progress)(console, tasks, skipped=skipped)
     try:
@@ -66,10 +66,8 @@ def train(
         stop(f"interrupted after {listener.count} of {len(plan.keys)} runs; the same command resumes", INTERRUPTED)
     if outcome.failed:
         for run_label, reason in outcome.failed.items():
-            typer.echo(f"failed: {run_label}: {reason}", err=True)
-        typer.echo(
-            f"{len(outcome.failed)} of {len(plan.keys)} runs failed; the same command tries them again", err=True
-        )
+            echo(f"failed: {run_label}: {reason}", err=True)
+        echo(f"{len(outcome.failed)} of {len(plan.keys)} runs failed; the same command tries them again", err=True)
         raise typer.Exit(FAILED)
     if not last:
         return

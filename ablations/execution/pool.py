@@ -191,6 +191,8 @@ class WorkerProcess:
     process: BaseProcess
 
     def __init__(self, settings: ExecutionSettings, job: Job, device: str | None) -> None:
+        import vit.backend.numba_cache  # noqa: F401  its choice of a folder is inherited through the environment
+
         context = multiprocessing.get_context("spawn")
         self.device = device
         self.leases: dict[Task, Lease] = {}

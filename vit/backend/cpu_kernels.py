@@ -13,11 +13,13 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
+from vit.backend.numba_cache import CACHED
+
 # No `ninf`: infinities must stay what they are. `nnan` lets maxima vectorise; that a NaN still comes out as a NaN is
 # then no promise of the compiler's, and the tests check it.
 _FAST = {"reassoc", "nsz", "arcp", "contract", "nnan"}
 # Inlined, since what a process that compiles calls may be another copy, rounded otherwise, than what the cache keeps.
-_jit = numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy", forceinline=True)
+_jit = numba.njit(nogil=True, cache=CACHED, fastmath=_FAST, error_model="numpy", forceinline=True)
 
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH = np.float32(0.693359375)

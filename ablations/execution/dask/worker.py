@@ -35,6 +35,7 @@ from ablations.machine import (
 )
 from ablations.storage import Store, read_json
 from ablations.training import memory
+from vit.caches import user_cache, writable_cache
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -123,9 +124,7 @@ def delete_spooled_run(key: str) -> None:
 
 def spool_folder() -> Path:
     """Return the folder of runs on this machine, used for clients whose folder this machine does not share."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("vitab") / "cluster"
+    return (writable_cache() or user_cache()) / "cluster"
 
 
 def execute_run(request: dict[str, Any], job: Job | None = None) -> dict[str, Any]:
