@@ -36,7 +36,7 @@ def train(
     from ablations.commands import display
     from ablations.commands.progress import LiveProgress, Progress
     from ablations.config import count
-    from ablations.execution.execute import run
+    from ablations.execution.execute import execute_plan
     from ablations.execution.interrupt import Interrupt
     from ablations.storage import stale_runs_warning
 
@@ -58,9 +58,9 @@ def train(
     try:
         with Interrupt() as stop_asked, listener:
             if cluster is not None:
-                cluster.say = listener.line
-            outcome = run(
-                plan, store, tasks, setting=setting, workers=crew, listener=listener, stop=stop_asked, cluster=cluster
+                cluster.log = listener.line
+            outcome = execute_plan(
+                plan, store, tasks, settings=setting, workers=crew, listener=listener, stop=stop_asked, cluster=cluster
             )
     except KeyboardInterrupt:
         stop(f"interrupted after {listener.count} of {len(plan.keys)} runs; the same command resumes", INTERRUPTED)
@@ -98,8 +98,8 @@ def train_on_cluster(
     address, insecure = access
     with connect(address, insecure=insecure) as client:
         store.check_writable()
-        cluster = Cluster(client, store.root, say=lambda line: display.say(console, line), insecure=insecure)
-        with cluster.watched():
+        cluster = Cluster(client, store.root, log=lambda line: display.say(console, line), insecure=insecure)
+        with cluster.folder_probe():
             setting = replace(setting, backend=cluster.choose_backend(setting.backend))
             display.say(console, cluster.describe())
             train(console, store, plan, tasks, setting=setting, crew=1, quiet=quiet, last=last, cluster=cluster)

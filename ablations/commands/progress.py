@@ -62,12 +62,12 @@ class Progress:
         self._over(task)
         self.line(f"{self.place()} {task.label}: FAILED: {reason}")
 
-    def again(self, task: Task, reason: str) -> None:
+    def retrying(self, task: Task, reason: str) -> None:
         """A run was cut short by no fault of its own, and is tried once more."""
         self.running.pop(task, None)
         self.line(f"{task.label}: {reason}; once more")
 
-    def elsewhere(self, task: Task, result: Finished) -> None:
+    def finished_elsewhere(self, task: Task, result: Finished) -> None:
         """Another process has finished a run."""
         self._over(task)
         self.line(f"{self.place()} {task.label}: test {result.test_accuracy:.1%}, finished by another process")

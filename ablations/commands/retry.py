@@ -42,7 +42,7 @@ def retry(
         return
     chosen = resolve_backend(backend)
     check_runs((task.config for task in tasks), chosen)
-    sharing = crew.resolve(tasks, workers=workers, stack=stack, backend=chosen, data_dir=data_dir)
+    sharing = crew.plan_resources(tasks, workers=workers, stack=stack, backend=chosen, data_dir=data_dir)
     setting = ExecutionSettings(runs, data_dir, chosen, sharing.threads, devices=sharing.devices)
     for line in sharing.lines:
         display.say(console, line)

@@ -217,7 +217,7 @@ class _Campaign:
         from ablations.commands import display
         from ablations.execution import resources as crew
 
-        sharing = crew.resolve(
+        sharing = crew.plan_resources(
             tasks, workers=self.workers, stack=self.stack, backend=self.backend, data_dir=self.data_dir
         )
         for line in sharing.lines:

@@ -246,7 +246,7 @@ def test_workers_and_stacks_are_limited_by_memory_and_a_run_that_cannot_fit_is_r
         refused = vitab("run", "--grid", "rope", "--set", "per_class=5", *option)
         assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
         assert re.match(
-            r"error: none, depth 2, patch 2, seed 0 takes about \d+ MB of memory to train, and 1 MB can be used here; ",
+            r"error: none, depth 2, patch 2, seed 0 needs about \d+ MB of memory for training, but only 1 MB is available; ",
             refused.stderr,
         )
     assert list(here.iterdir()) == []
@@ -255,7 +255,7 @@ def test_workers_and_stacks_are_limited_by_memory_and_a_run_that_cannot_fit_is_r
     result = vitab("run", "--grid", "smoke", "--set", "per_class=5")
     assert result.exit_code == 0, result.stderr
     assert re.match(
-        r"1 worker instead of 4: each of 4 would take about 2\d\d MB, and 360 MB of memory can be used\n"
+        r"1 worker instead of 4: each of 4 would need about 2\d\d MB, but only 360 MB of memory is available\n"
         r"study smoke: 4 runs, 4 to do\n",
         result.stdout,
     )
@@ -451,8 +451,8 @@ def test_status_says_where_a_run_is_and_watches_until_all_is_over(monkeypatch):
     store = Store(Path("runs"))
     plan = store.read_study("smoke")
     (store.folder(plan.keys[0]) / "DONE.json").unlink()
-    attempt = LeaseManager().take(store.folder(plan.keys[0]))
-    attempt.note(epoch=3, epochs=8, seconds_left=75)
+    attempt = LeaseManager().acquire(store.folder(plan.keys[0]))
+    attempt.update(epoch=3, epochs=8, seconds_left=75)
     shown = vitab("status").stdout
     assert shown.splitlines()[1].split()[:6] == ["smoke", "4", "3", "0", "0", "1"]
     assert f"smoke: none, seed 0 is running on {os.uname().nodename} (process {os.getpid()}, since 2" in shown
@@ -476,8 +476,8 @@ def test_status_says_since_when_a_run_is_silent_and_ends_watching_when_nobody_is
     store = Store(Path("runs"))
     plan = store.read_study("smoke")
     (store.folder(plan.keys[0]) / "DONE.json").unlink()
-    attempt = LeaseManager().take(store.folder(plan.keys[0]))
-    attempt.note(machine="another")
+    attempt = LeaseManager().acquire(store.folder(plan.keys[0]))
+    attempt.update(machine="another")
     for silent, counts in ((60, ["0", "1"]), (3600, ["1", "0"])):
         os.utime(attempt.path, (time.time() - silent,) * 2)
         shown = vitab("status").stdout
