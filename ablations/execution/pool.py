@@ -191,7 +191,7 @@ class WorkerProcess:
     process: BaseProcess
 
     def __init__(self, settings: ExecutionSettings, job: Job, device: str | None) -> None:
-        import vit.backend.numba_cache  # noqa: F401  its choice of a folder is inherited through the environment
+        import vit.backend.numba_cache  # noqa: F401  worker processes inherit its choice through the environment
 
         context = multiprocessing.get_context("spawn")
         self.device = device

@@ -176,6 +176,7 @@ def test_a_dry_run_says_when_it_looks_and_what_it_takes_at_most(here):
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_rounds_are_those_that_were_simulated():
     """The command's rounds, from plans and runs, against the loop of benchmarks/sequential.py."""
     design, positions = SequentialDesign(3, 9), ("none", "learned", "sinusoidal", "rope")

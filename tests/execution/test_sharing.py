@@ -51,6 +51,7 @@ def finish(store, task):
         workers.train_and_store(task, ExecutionSettings(store.root), RunHooks(lambda metrics: None))
 
 
+@pytest.mark.slow
 def test_a_killed_child_is_replaced_and_its_run_tried_again_and_a_hung_one_is_ended(store):
     _, tasks = plan_and_tasks(store, 3)
     log = Log()
@@ -305,6 +306,7 @@ def test_a_run_whose_attempts_fall_silent_fails_in_the_end(store):
     assert (store.failure(task.key), store.failed_attempt(task.key)) == (reason, 4)
 
 
+@pytest.mark.slow
 def test_children_of_a_process_that_was_halted_are_not_taken_for_hung(store, monkeypatch):
     _, tasks = plan_and_tasks(store, 1)
     log, halted = Log(), []
@@ -347,8 +349,15 @@ def test_two_programs_share_a_grid_and_train_each_run_once(tmp_path):
     assert trained == 6
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("presses", [1, 2])
+@pytest.mark.parametrize(
+    ("presses", "workers"),
+    [
+        pytest.param(1, "1", marks=pytest.mark.slow),
+        pytest.param(1, "2", marks=pytest.mark.slow),
+        (2, "1"),
+        pytest.param(2, "2", marks=pytest.mark.slow),
+    ],
+)
 def test_a_grid_that_is_interrupted_or_cut_off_ends_with_the_same_bits(tmp_path, workers, presses):
     command = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "2", "--epochs", "400", "--workers", workers)
     store = Store(tmp_path / "runs")

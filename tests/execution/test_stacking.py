@@ -308,7 +308,7 @@ def vitab(*arguments, cwd):
     )
 
 
-@pytest.mark.parametrize("count", ["1", "2"])
+@pytest.mark.parametrize("count", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_grid_of_stacks_that_is_interrupted_ends_with_the_same_bits(tmp_path, count):
     command = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "4", "--epochs", "100", "--workers", count)
     store = Store(tmp_path / "runs")

@@ -242,10 +242,10 @@ def test_the_report_as_markdown_holds_every_name_as_text(written):
             assert f"{one_line(arm)} is " in findings or f"{one_line(arm)} against " in findings
 
 
-@pytest.mark.parametrize("some", [LEVELS[:4], LEVELS[4:8], LEVELS[8:13], LEVELS[13:]])
 @pytest.mark.parametrize("grown", [True, False])
-def test_prose_on_settings_and_on_rounds_holds_names_as_text(some, grown):
+def test_prose_on_settings_and_on_rounds_holds_names_as_text(grown):
     """Hostile settings of two positions, and a study of hostile arms that grew in rounds."""
+    some = LEVELS[0], LEVELS[2], LEVELS[3], LEVELS[6], LEVELS[14], LEVELS[16]
 
     def measure(config: RunConfig) -> float:
         lead = 0.02 * some.index(config.classes) * (1 if grown else config.position == "rope")
