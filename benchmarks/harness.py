@@ -60,7 +60,7 @@ def timed(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
         result = train_and_store(task, settings, hooks)
     finally:
         snapshot.Checkpointer.due = keeper_due  # type: ignore[method-assign]
-    times = {"begun": start, "first": steps[0], "second": steps[1], "last": steps[-1], "done": time.monotonic()}
+    times = {"taken": start, "first": steps[0], "second": steps[1], "last": steps[-1], "done": time.monotonic()}
     (settings.runs / f"{task.key}.times").write_text(json.dumps(times))
     return result
 
