@@ -46,7 +46,7 @@ class Trace:
     ended: float
 
     @property
-    def begun(self) -> float:
+    def start(self) -> float:
         return self.rows[0][0]
 
 
@@ -62,7 +62,7 @@ def read(folder: Path, killed: dict[int, float], groups: dict[int, float]) -> li
         rows = [(float(at), int(step)) for at, step in map(str.split, path.read_text().splitlines())]
         end = max(rows[-1][0], killed.get(int(pid), 0.0), groups.get(int(group), 0.0))
         runs[run].append(Trace(rows, int(pid), end))
-    return [sorted(attempts, key=lambda trace: trace.begun) for attempts in runs.values()]
+    return [sorted(attempts, key=lambda trace: trace.start) for attempts in runs.values()]
 
 
 def work_redone(runs: list[list[Trace]]) -> list[float]:
@@ -72,14 +72,14 @@ def work_redone(runs: list[list[Trace]]) -> list[float]:
         for before, after in pairwise(attempts):
             kept = [at for at, step in before.rows if step <= after.rows[0][1]]
             if len(before.rows) > 1:  # it had started training
-                redone.append(before.ended - (kept[-1] if kept else before.begun))
+                redone.append(before.ended - (kept[-1] if kept else before.start))
     return redone
 
 
 def at_once(runs: list[list[Trace]]) -> int:
     """Return how often two processes trained a run at the same time."""
     return sum(
-        before.rows[-1][0] > after.begun and before.pid != after.pid
+        before.rows[-1][0] > after.start and before.pid != after.pid
         for attempts in runs
         for before, after in pairwise(attempts)
     )

@@ -206,7 +206,7 @@ def test_a_plan_without_power_says_how_many_seeds_it_needs():
     assert power_warning(GRIDS["rope"]) is None
     warning = power_warning(GRIDS["smoke"])
     assert "2 pairs" in warning
-    assert "smallest p is 0.5;" in warning
+    assert "smallest possible p is 0.5;" in warning
     assert "--seeds 6" in warning
     assert power_warning(override(GRIDS["smoke"], seeds=6)) is None
     three = override(GRIDS["smoke"], axes={"position": ("none", "rope", "learned")}, seeds=6)
