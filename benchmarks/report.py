@@ -60,7 +60,7 @@ def fill(store: Store, runs: int) -> str:
     plan = study.make_plan(grid, study="many", command="vitab run --grid rope")
     store.write_study(plan)
     dataset = dataset_for(base, None)
-    about = describe(backend="numpy", threads=1) | {"stack": 1, "data_sha256": dataset.fingerprint}
+    about = describe(position="rope", backend="numpy", threads=1) | {"stack": 1, "data_sha256": dataset.fingerprint}
     states: dict[RunConfig, dict[str, np.ndarray]] = {}
     for key, config in plan.runs.items():
         shape = replace(config, seed=0)

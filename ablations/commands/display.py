@@ -14,7 +14,7 @@ from ablations.execution.lease import HEARTBEAT_INTERVAL, LEASE_TIMEOUT, active_
 from ablations.execution.plan import Arm, shown_axes
 from ablations.execution.resources import ResourcePlan
 from ablations.machine import format_bytes
-from ablations.storage import Store, StudyPlan
+from ablations.storage import Store, StudyPlan, stale_runs_warning
 from ablations.training.memory import Need
 
 if TYPE_CHECKING:
@@ -126,6 +126,8 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
                 lines.append(f"{name} failed: {reason} ({store.folder(key) / 'failure.json'})")
             else:
                 counts["to do"] += 1
+        if stale := stale_runs_warning(store, plan):
+            lines.append(stale)
         add_row(rows, plan.study, str(len(plan.keys)), *map(str, counts.values()), plan.question)
         to_do, at_work_now = to_do + counts["to do"], at_work_now + counts["running"]
     return Group(rows, *(Text(visible(line)) for line in lines)), to_do, at_work_now

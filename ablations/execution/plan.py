@@ -1,6 +1,6 @@
 """Plan of a study: its runs, the cost of each arm, and the unfinished runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,12 +124,12 @@ def shown_axes(plan: StudyPlan) -> list[str]:
     return varying if "position" in varying else ["position", *varying]
 
 
-def tasks_of(plan: StudyPlan, arms: Sequence[Arm], store: Store) -> list[Task]:
-    """Return the unfinished runs, in order."""
+def tasks_of(plan: StudyPlan, arms: Sequence[Arm], store: Store, again: Container[str] = ()) -> list[Task]:
+    """Return the unfinished runs, and the finished ones to train `again` (keys), in order."""
     weights = {key: arm.flops + BLOCK_OVERHEAD * arm.config.depth * arm.steps for arm in arms for key in arm.keys}
     axes = shown_axes(plan)
     return [
         Task(key, config, run_label(config, axes), weights[key], store.failed_attempt(key))
         for key, config in plan.runs.items()
-        if not store.done(key)
+        if not store.done(key) or key in again
     ]

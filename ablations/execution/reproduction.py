@@ -11,7 +11,7 @@ from ablations.config import run_key
 from ablations.data.loading import dataset_for
 from ablations.errors import UsageError, VitabError
 from ablations.storage import Store, config_of, problems
-from ablations.storage.provenance import WHERE
+from ablations.storage.provenance import determinants
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,12 @@ def reproduce(store: Store, key: str, *, data_dir: Path | None, backend: str, th
         raise UsageError(
             f"the dataset must be the one that run {key[:16]} was trained on, got a different {config.data}"
         )
+    here = describe(position=config.position, backend=backend, threads=threads)
     record = train(config, dataset, backend=backend, threads=threads)
     before, weights = store.predictions(key), store.checkpoint(key)
     accuracy = float(store.result(key)["test_accuracy"])
     return Reproduction(
-        same_place=_where(store.environment(key)) == _where(describe(backend=backend, threads=threads)),
+        same_place=_where(store.environment(key)) == _where(here),
         same_bits=_same(record.predictions, before) and _same(record.state, {n: weights.get(n) for n in record.state}),
         accuracy=float(record.test_accuracy),
         accuracy_before=accuracy,
@@ -63,7 +64,7 @@ def reproduce(store: Store, key: str, *, data_dir: Path | None, backend: str, th
 
 
 def _where(environment: dict[str, Any]) -> dict[str, Any]:
-    where = {name: environment.get(name) for name in WHERE} | {"places": environment.get("places", [])}
+    where = determinants(environment) | {"places": environment.get("places", [])}
     # On a GPU a matrix product may sum in a different order in a stack than in a single run; on a CPU it does not
     return where | {"stack": environment.get("stack", 1) if where["backend"] == "cupy" else 1}
 

@@ -38,9 +38,11 @@ def train_and_store(task: Task, settings: ExecutionSettings, hooks: RunHooks) ->
 
 def checkpointer_for(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Checkpointer:
     """Return a Checkpointer that keeps the checkpoint of a run in the store."""
-    from ablations.storage.provenance import code_digest, place
+    from ablations.storage.code_version import checkpoint_digest
+    from ablations.storage.provenance import place
 
-    identity = {"key": task.key, "code": code_digest(), "backend": settings.backend}
+    code = checkpoint_digest(task.config.position, settings.backend)
+    identity = {"key": task.key, "code": code, "backend": settings.backend}
     return Checkpointer(
         Store(settings.runs).snapshot(task.key),
         identity,
@@ -49,7 +51,7 @@ def checkpointer_for(task: Task, settings: ExecutionSettings, hooks: RunHooks) -
         alive=hooks.heartbeat,
         held=hooks.holds_lease,
         say=hooks.log,
-        place=place(settings.backend),
+        place=place(task.config.position, settings.backend),
     )
 
 
@@ -59,8 +61,16 @@ def write_run(
     """Write a trained run to the store. Raises TakenOverError when another process has taken the run over."""
     from ablations.storage.provenance import describe
 
-    environment = describe(backend=settings.backend, threads=settings.threads)
+    environment = describe(position=task.config.position, backend=settings.backend, threads=settings.threads)
     environment |= {"stack": record.stack, "data_sha256": dataset.fingerprint}
+    own = settings.data_dir if task.config.data == "folder" else None
+    environment["dataset"] = {
+        "name": own.resolve().name if own else task.config.data,
+        "train_images": len(dataset.train_labels),
+        "test_images": len(dataset.test_labels),
+        "classes": dataset.classes,
+        "image_size": dataset.image_size,
+    }
     if len(record.places) > 1:
         environment["places"] = list(record.places)
     model = vit_config(task.config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)

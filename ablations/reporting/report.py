@@ -37,6 +37,8 @@ DIGESTS = {
     "data_sha256": "fingerprint of the data (SHA-256)",
     "vit_sha256": "code of the model (SHA-256)",
     "training_sha256": "code of the training (SHA-256)",
+    "code model": "code of the model (SHA-256)",
+    "code training": "code of the training (SHA-256)",
 }
 """What the checksums in the environment of a run are of."""
 
@@ -261,11 +263,14 @@ def _missing(results: Results) -> Table | None:
 
 def _environments(results: Results) -> Table | None:
     frame = tables.environments_frame(results)
-    rows = [
-        (DIGESTS.get(row["what"], tables.word(row["what"])), row["value"], row["runs"])
-        for row in frame.to_dict("records")
-    ]
+    rows = [(_fact_name(row["what"]), row["value"], row["runs"]) for row in frame.to_dict("records")]
     return tables.Table(["what", "value", "runs"], rows, left=2) if rows else None
+
+
+def _fact_name(what: str) -> str:
+    if what.startswith(("code backend ", "code position ")):
+        return f"code of the {what.removeprefix('code ')} (SHA-256)"
+    return DIGESTS.get(what, tables.word(what))
 
 
 def _runs(results: Results) -> Table:

@@ -37,8 +37,8 @@ def forecast_power(grid: Grid, spread: float = TYPICAL_SPREAD) -> list[str]:
         lines.append("no difference can be detected, however large: the smallest possible p is too large")
     else:
         lines.append(
-            f"minimum detectable difference: {likely * spread:.1f} points at 80 % power, {unlikely * spread:.1f} points "
-            f"at 20 % power, {assumed}; it is proportional to that standard deviation"
+            f"minimum detectable difference: {likely * spread:.1f} points at 80 % power, {unlikely * spread:.1f} "
+            f"points at 20 % power, {assumed}; it is proportional to that standard deviation"
         )
     per_cell = _seeds_for(MARGIN / spread, cells, alpha)
     seeds = f"{per_cell} seeds" if per_cell < MOST_SEEDS else f"more than {MOST_SEEDS:,} seeds"

@@ -135,7 +135,7 @@ def test_the_command_of_a_study_omits_the_cluster():
 
 
 def test_a_worker_with_other_code_is_refused(here, local, monkeypatch):
-    monkeypatch.setattr(cluster, "code_digest", lambda: "0" * 64)
+    monkeypatch.setattr(cluster, "package_digest", lambda: "0" * 64)
     result = vitab(*SMOKE, "--dask", local.scheduler_address)
     assert result.exit_code == 2
     assert "no Dask worker can execute runs (1 worker found): the Dask worker inproc://" in result.stderr

@@ -210,7 +210,7 @@ def test_a_plan_without_power_says_how_many_seeds_it_needs():
     assert "--seeds 6" in warning
     assert power_warning(override(GRIDS["smoke"], seeds=6)) is None
     three = override(GRIDS["smoke"], axes={"position": ("none", "rope", "learned")}, seeds=6)
-    assert "after Holm over 2 comparisons; --seeds 7" in power_warning(three)
+    assert "after Holm over 2 comparisons; use at least --seeds 7" in power_warning(three)
     alone = override(GRIDS["smoke"], axes={"position": ("none",)})
     assert power_warning(alone) is None
 
@@ -257,9 +257,10 @@ def test_labels():
 
 
 def test_the_environment_says_what_matters():
-    found = environment.describe(backend="numpy", threads=3)
+    found = environment.describe(position="rope", backend="numpy", threads=3)
     assert found["threads"] == 3
-    assert re.fullmatch("[0-9a-f]{64}", found["vit_sha256"])
+    assert list(found["code"]) == ["model", "training", "backend numpy", "position rope"]
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in found["code"].values())
     assert {"numpy", "numba"} <= set(found["packages"])
     assert found["cores"] >= 1
     assert found["cpu"]

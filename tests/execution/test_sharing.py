@@ -271,11 +271,11 @@ def execute_run(task, lease, store, job=workers.train_and_store):
 
 def test_a_run_trained_in_two_places_is_reproduced_by_accuracy_not_bits(store, monkeypatch):
     _, (task,) = plan_and_tasks(store, 1)
-    here, there = environment.place("numpy"), {"cpu": "another"}
+    here, there = environment.place("none", "numpy"), {"cpu": "another"}
     settings = ExecutionSettings(store.root)
     store.folder(task.key).mkdir(parents=True)
     with monkeypatch.context() as patch:
-        patch.setattr(environment, "place", lambda backend: there)
+        patch.setattr(environment, "place", lambda position, backend: there)
         with pytest.raises(KeyboardInterrupt):
             workers.train_and_store(task, settings, RunHooks(lambda metrics: None, lambda: True))
     workers.train_and_store(task, settings, RunHooks(lambda metrics: None))

@@ -26,6 +26,8 @@ def own(monkeypatch: pytest.MonkeyPatch) -> str:
     class Own(Position):
         """Computes with arrays."""
 
+        description = "an encoding of a test"
+
     monkeypatch.setitem(POSITIONS, "own", Own)
     return "own"
 

@@ -243,6 +243,8 @@ class TestChoices:
         class Own(Position):
             """Computes with arrays."""
 
+            description = "an encoding of a test"
+
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(POSITIONS, "own", Own)
             config = gpu_checks.small("own")

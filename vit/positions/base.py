@@ -54,6 +54,8 @@ class Position:
     def __init_subclass__(cls) -> None:
         for flag in ("traceable", "fusible"):
             setattr(cls, flag, cls.__dict__.get(flag, False))  # never inherited: the hooks may be others
+        if not isinstance(getattr(cls, "description", None), str):
+            raise TypeError(f"{cls.__name__}.description must be a string that describes the encoding in reports")
 
     def __init__(self, config: Geometry, ops: Ops, parameters: Views, gradients: Views) -> None:
         """`parameters` and `gradients` hold what `declare` declares, (R, *shape) each."""

@@ -19,7 +19,7 @@ from ablations.errors import UsageError, VitabError
 from ablations.execution.lease import is_dead, process_identity
 from ablations.machine import CUDA_PACKAGES, PACKAGES, versions
 from ablations.storage import read_json, storage_errors, to_json, write_file
-from ablations.storage.provenance import code_digest
+from ablations.storage.code_version import package_digest
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -97,7 +97,7 @@ class Cluster:
 
     def __init__(self, client: "Client", runs: Path, log: Callable[[str], None], *, insecure: bool = False) -> None:
         self.client, self.runs, self.log, self.insecure = client, runs.absolute(), log, insecure
-        self.code = code_digest()
+        self.code = package_digest()
         self.workers: dict[str, dict[str, Any]] = {}  # descriptions of the accepted workers, by address
         self._known: set[str] = set()  # addresses of the workers that answered a query
         self._authorized: dict[str, tuple[bool, int]] = {}  # by address: shares the folder, threads per run
@@ -283,9 +283,9 @@ def _worker_query() -> Callable[..., Any]:
     def query(code: str, runs: str, probe: str, token: str, dask_worker: Any) -> dict[str, Any]:
         gpu = dask_worker.state.total_resources.get("GPU", 0)
         try:
-            from ablations.storage.provenance import code_digest
+            from ablations.storage.code_version import package_digest
 
-            answer = {"code": code_digest(), "gpu": gpu}
+            answer = {"code": package_digest(), "gpu": gpu}
             if answer["code"] == code:
                 from ablations.execution.dask.worker import describe_worker
 

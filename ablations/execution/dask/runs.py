@@ -364,9 +364,9 @@ def _entry_point() -> Callable[[dict[str, Any]], Any]:
     # Serialized by value, as in `ablations.execution.dask.client`, so that a worker without this version can decline
     def vitab(request: dict[str, Any]) -> Any:
         try:
-            from ablations.storage.provenance import code_digest
+            from ablations.storage.code_version import package_digest
 
-            fit = code_digest() == request["code"]
+            fit = package_digest() == request["code"]
         except Exception:
             fit = False
         if fit:
