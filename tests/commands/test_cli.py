@@ -73,7 +73,10 @@ BAD = [
     ),
     (["run", "--grid", "rope", "--data", "digts"], "unknown dataset 'digts' (did you mean 'digits'?); valid: digits"),
     (["run", "--grid", "rope", "--patch", "3"], "error: patch: 3 given, which does not divide"),
-    (["run", "--grid", "rope", "--set", "crop_padding=9"], "crop_padding must be 0 to 8 for 8x8 images of digits, got 9"),
+    (
+        ["run", "--grid", "rope", "--set", "crop_padding=9"],
+        "crop_padding must be 0 to 8 for 8x8 images of digits, got 9",
+    ),
     (["run", "--grid", "rope", "--patch", "0"], "patch must be a whole number of 1 or more, got 0"),
     (["run", "--grid", "rope", "--depth", "2,x"], "depth must be a whole number of 1 or more, got 'x'"),
     (["run", "--grid", "rope", "--set", "heads=3"], "multiples of heads (3)"),
