@@ -13,7 +13,7 @@ format:
 	ruff check --fix .
 
 test:
-	python -m pytest -q -m "not slow"
+	python -m pytest -q -n auto -m "not slow"
 
 slow:
-	python -m pytest -q -m slow
+	python -m pytest -q -n auto -m slow

@@ -82,10 +82,10 @@ class Moments:
     def failed(self, task: Task, reason: str) -> None:
         raise SystemExit(f"{task.label}: {reason}")
 
-    def again(self, task: Task, reason: str) -> None:
+    def retrying(self, task: Task, reason: str) -> None:
         raise SystemExit(f"{task.label}: {reason}")
 
-    def elsewhere(self, task: Task, result: Finished) -> None: ...
+    def finished_elsewhere(self, task: Task, result: Finished) -> None: ...
 
     def waiting(self, runs: int) -> None: ...
 

@@ -23,7 +23,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,6 @@ from numpy.typing import NDArray
 from ablations.config import SequentialDesign
 from ablations.config import sequential_design as designs
 from ablations.statistics import ALPHA, MARGIN, FloatArray, GroupSequential, holm
-from ablations.statistics.sequential.sign_flip_orbit import flipped_sums
 from benchmarks.statistics import ARMS, NOISE, Case, lead_for, study
 
 BITS = 12
@@ -137,7 +138,7 @@ def simulate(case: Growing, studies: int, seed: int = 0) -> Rates:
             sums[0] += bool(different[-1])
             sums[1] += looks[last[-1]]
             if times == 1:
-                fixed += bool(once(ahead)[-1])
+                fixed += bool(once(ahead, tests)[-1])
     numbers = [
         false / studies,
         float(np.mean(covered)),
@@ -151,10 +152,10 @@ def simulate(case: Growing, studies: int, seed: int = 0) -> Rates:
     return Rates(studies, *(round(number, 4) for number in numbers))
 
 
-def once(differences: Sequence[FloatArray]) -> NDArray[np.bool_]:
+def once(differences: Sequence[FloatArray], tests: GroupSequential) -> NDArray[np.bool_]:
     """Which contrasts the same test finds when it looks once, at the end."""
-    sums = [np.abs(flipped_sums(each.T.ravel(), BITS)) for each in differences]
-    return holm([float(np.mean(each >= each[0] * (1 - 1e-9))) for each in sums]) <= ALPHA
+    looks = [tests.statistics(each)[-1] for each in differences]
+    return holm([float(np.mean(np.abs(each) >= abs(each[0]) * (1 - 1e-9))) for each in looks]) <= ALPHA
 
 
 Procedure = Callable[[FloatArray, SequentialDesign, int], list[int]]
@@ -173,8 +174,8 @@ def spending(power: float, *, apart: bool = False) -> Procedure:
             shares = plan.shares(len(differences), CONTRASTS)
         finally:
             designs.SPENDING = kept
-        sums = [np.abs(flipped_sums(differences[:, :seeds].T.ravel(), BITS)) for seeds in plan.looks]
-        p = np.array([np.mean(each >= each[0] * (1 - 1e-9)) for each in sums])
+        looks = np.abs(tests.statistics(differences))
+        p = np.mean(looks >= looks[:, :1] * (1 - 1e-9), axis=1)
         return [int(np.argmax(np.append(p <= level * shares, True))) for level in LEVELS]
 
     return looks_at
@@ -234,21 +235,24 @@ def compare(case: Growing, studies: int, seed: int = 0) -> list[dict[str, object
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Error rates and seeds of studies that grow until decided.")
-    parser.add_argument("--studies", type=int, default=2000)
+    parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--procedures", action="store_true", help="compare ways to look, in three cases")
     parser.add_argument("--json", type=Path, help="where to write the rates; default: benchmarks/results")
     options = parser.parse_args()
     rows: list[dict[str, object]] = []
     if options.procedures:
-        for case in (Growing(2, 3, 12, "normal"), Growing(4, 3, 12, "normal"), Growing(2, 5, 20, "skewed")):
-            rows += (found := compare(case, options.studies))
-            for row in found:
-                print(" ".join(f"{value:>11}" for value in row.values()), flush=True)
+        kinds = (Growing(2, 3, 12, "normal"), Growing(4, 3, 12, "normal"), Growing(2, 5, 20, "skewed"))
+        with ProcessPoolExecutor() as pool:  # each case has its own random numbers
+            for found in pool.map(partial(compare, studies=options.studies), kinds):
+                rows += found
+                for row in found:
+                    print(" ".join(f"{value:>11}" for value in row.values()), flush=True)
     else:
         print(" ".join(f"{name:>11}" for name in (*Growing.__annotations__, *Rates.__annotations__)))
-        for case in cases():
-            rows.append(asdict(case) | asdict(simulate(case, options.studies)))
-            print(" ".join(f"{value:>11}" for value in rows[-1].values()), flush=True)
+        with ProcessPoolExecutor() as pool:
+            for case, rates in zip(cases(), pool.map(partial(simulate, studies=options.studies), cases()), strict=True):
+                rows.append(asdict(case) | asdict(rates))
+                print(" ".join(f"{value:>11}" for value in rows[-1].values()), flush=True)
     name = "sequential_procedures.json" if options.procedures else "sequential.json"
     path = options.json or RESULTS / name
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,10 @@ and over studies in which something does:
   next, as in `docs/studies/rope`; the truth is its mean over the cells in which a pair finished (10,000 studies);
 - power, promised: how often one arm with a true lead is found, and how often `ablations.statistics.power` said it would
   be, given the true lead and spread, the pairs that finished, and the strictest step of Holm. The lead is the one
-  promised about 80 %, or where no lead can be found, 3 units.
+  promised about 80 %, or where no lead can be found, 3 units;
+- uneven: how often the same lead is found when all of it is in every second cell, twice as large there;
+- cancelling: how often a difference is called when twice the lead and its negative alternate, so that the mean is zero;
+- false_plain, power_plain, uneven_plain, cancelling_plain: the same by sign flips of the plain mean (earlier versions).
 """
 
 from __future__ import annotations
@@ -51,14 +54,18 @@ from ablations.statistics import (
     Outcomes,
     all_contrasts,
     baseline_contrasts,
+    contrasts,
     holm,
     interactions,
     main_effects,
     smallest_p,
 )
 from ablations.statistics.intervals import paired_interval
+from ablations.statistics.permutation import sign_flip_p
 from ablations.statistics.power import equivalence_p, sign_flip_power
 from ablations.statistics.sequential.procedures import FixedDesign
+
+contrasts.seeds_needed = lambda differences, alpha: None  # not measured here, and most of the time
 
 ARMS = 4
 SEEDS = (3, 5, 8)
@@ -103,6 +110,12 @@ class Rates:
     lead: float
     power: float
     promised: float
+    false_plain: float
+    power_plain: float
+    uneven: float
+    uneven_plain: float
+    cancelling: float
+    cancelling_plain: float
 
 
 class OnlyP(FixedDesign):
@@ -115,7 +128,19 @@ class OnlyP(FixedDesign):
         return np.nan, np.nan
 
 
-ONLY_P = OnlyP()
+class Plain(OnlyP):
+    """Sign flips of the plain mean, as in earlier versions: differences between cells count as noise.
+
+    Blocks are weighted so that cells count equally. A sign-flip test of one setting is one of its mean.
+    """
+
+    def p(self, differences: FloatArray) -> float:
+        counts = np.isfinite(differences).sum(axis=1, keepdims=True)
+        weights = counts.sum() / (np.count_nonzero(counts) or 1) / np.maximum(counts, 1)
+        return sign_flip_p((differences * weights).ravel())
+
+
+ONLY_P, PLAIN = OnlyP(), Plain()
 
 
 def cases() -> list[Case]:
@@ -125,7 +150,7 @@ def cases() -> list[Case]:
 
 
 def study(case: Case, leads: FloatArray, rng: np.random.Generator, between: float = 5.0) -> Outcomes:
-    """One study; `leads` (arms,) are the true means of the arms, `between` is the spread of the cells' means."""
+    """One study; `leads` (arms,) or (arms, cells) are true means, `between` is the spread of the cells' means."""
     shape = (ARMS, case.cells, case.seeds)
     noise = rng.normal(size=shape)
     if case.noise == BY_SETTING:
@@ -136,7 +161,7 @@ def study(case: Case, leads: FloatArray, rng: np.random.Generator, between: floa
         noise = bad if case.noise == "skewed" else np.concatenate([noise[:1] / 2, bad[1:]])
     cells = rng.normal(0, between, (case.cells, 1))
     shared = rng.normal(0, 1, shape[1:])
-    accuracy = 70 + cells + shared + leads[:, None, None] + noise
+    accuracy = 70 + cells + shared + leads.reshape(ARMS, -1, 1) + noise
     if case.missing:
         accuracy[rng.random(shape) < LOST] = np.nan
     arms = ("none", "learned", "sinusoidal", "rope")
@@ -153,8 +178,8 @@ def spread(case: Case) -> float:
 
 def lead_for(case: Case) -> float:
     """A true lead that the power tool promises to find in about 80 of 100 studies; 3 where none can be."""
-    blocks, alpha = case.cells * case.seeds, ALPHA / (ARMS - 1)
-    if smallest_p(blocks) > alpha:
+    blocks, alpha = [case.seeds] * case.cells, ALPHA / (ARMS - 1)
+    if smallest_p(sum(blocks)) > alpha:
         return 3.0
     found = next(d for d in np.arange(0.05, 10, 0.05) if sign_flip_power(d, blocks, alpha) >= 0.8)
     return round(float(found * spread(case)), 3)
@@ -185,23 +210,41 @@ def simulate(case: Case, studies: int, seed: int = 0) -> Rates:
     within, rng = covered(case, COVERED * studies, np.random.default_rng([*stream, 1])), np.random.default_rng(stream)
     lead = lead_for(case)
     false, within_main = np.zeros(5), []
-    found, promised = 0, 0.0
+    found, promised, beside = 0, 0.0, np.zeros(6)
     for _ in range(studies):
         null = study(case, np.zeros(ARMS), rng, between=0)
-        contrasts = [c.p_adjusted for c in baseline_contrasts(null, ONLY_P)]
+        leads = [c.p_adjusted for c in baseline_contrasts(null, ONLY_P)]
         pairs = [c.p_adjusted for c in all_contrasts(null, ONLY_P)]
         changes = {axis: [i.change.p_adjusted for i in interactions(null, axis, ONLY_P)] for axis in null.cell_axes}
         effects = {axis: [c.p_adjusted for c in main_effects(null, axis, ONLY_P)] for axis in null.cell_axes}
-        everything = [*contrasts, *pairs, *chain(*changes.values()), *chain(*effects.values())]
+        everything = [*leads, *pairs, *chain(*changes.values()), *chain(*effects.values())]
         near = [equivalence_p(QUARTER * null.differences(arm, 0) + MARGIN * (-1) ** arm) for arm in range(1, ARMS)]
-        tested = (contrasts, changes["depth"], effects["depth"], everything, list(holm(near)))
+        tested = (leads, changes["depth"], effects["depth"], everything, list(holm(near)))
         false += [differs(ps) for ps in tested]
         within_main += [c.low <= 0 <= c.high for c in main_effects(null, "depth") if np.isfinite(c.low)]
         led = study(case, np.array([0, 0, 0, lead]), rng)
         found += bool(baseline_contrasts(led, ONLY_P)[-1].p_adjusted <= ALPHA)
         pairs_left = np.isfinite(led.differences(ARMS - 1, 0)).sum(axis=1)
         promised += sign_flip_power(lead / spread(case), pairs_left, ALPHA / (ARMS - 1))
+        by_cell = np.zeros((2, ARMS, case.cells))
+        by_cell[0, -1, ::2] = 2 * lead
+        by_cell[1, -1] = 2 * lead * (-1) ** np.arange(case.cells)
+        uneven, cancelling = (study(case, means, rng) for means in by_cell)
+        beside += [
+            differs([c.p_adjusted for c in baseline_contrasts(null, PLAIN)]),
+            *(
+                baseline_contrasts(each, procedure)[-1].p_adjusted <= ALPHA
+                for each, procedure in (
+                    (led, PLAIN),
+                    (uneven, ONLY_P),
+                    (uneven, PLAIN),
+                    (cancelling, ONLY_P),
+                    (cancelling, PLAIN),
+                )
+            ),
+        ]
     rates = (*false / studies, within, np.mean(within_main), lead, found / studies, promised / studies)
+    rates += tuple(beside / studies)
     return Rates(studies, *(round(float(rate), 4) for rate in rates))
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ablations.commands.base import console as make_console
+from ablations.commands.base import echo
 from ablations.commands.execute import train
 from ablations.commands.options import Backend, DataDir, Quiet, Runs, Stack, Workers
 
@@ -37,11 +38,11 @@ def retry(
     arms = studies.survey(plan, store, data_dir=data_dir)
     tasks = [task for task in studies.tasks_of(plan, arms, store) if store.failure(task.key) is not None]
     if not tasks:
-        typer.echo(f"study {name} has no failed run")
+        echo(f"study {name} has no failed run")
         return
     chosen = resolve_backend(backend)
     check_runs((task.config for task in tasks), chosen)
-    sharing = crew.resolve(tasks, workers=workers, stack=stack, backend=chosen, data_dir=data_dir)
+    sharing = crew.plan_resources(tasks, workers=workers, stack=stack, backend=chosen, data_dir=data_dir)
     setting = ExecutionSettings(runs, data_dir, chosen, sharing.threads, devices=sharing.devices)
     for line in sharing.lines:
         display.say(console, line)

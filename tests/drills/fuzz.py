@@ -74,7 +74,7 @@ def finished_grid(root: Path) -> Store:
         arrays = {"weights": np.random.default_rng(number).standard_normal(100, dtype=np.float32)}
         who = WHO | {"key": key}
         store.snapshot(key).write_bytes(snapshot.to_bytes(snapshot.TrainingState(STATE | {"of": key}, arrays), who))
-        attempt = LeaseManager().take(unfinished(store, key))
+        attempt = LeaseManager().acquire(unfinished(store, key))
         assert attempt is not None
         if number:
             attempt.release()
@@ -106,7 +106,7 @@ def believed(store: Store, key: str, name: str) -> Any:
     if name.startswith("attempt"):
         # that a run is free is believed only where its owner does not: it asks before it writes anything
         folder = unfinished(store, key)
-        if not LeaseManager().free(folder):
+        if not LeaseManager().is_free(folder):
             return "at work"
         return "free" if Lease(folder, 1).held() else None
     return None if not store.done(key) or problems(store, key) else results(store, key)

@@ -9,11 +9,10 @@ from ablations.commands import progress
 from ablations.commands.display import duration
 from ablations.config import GRIDS, RunConfig, override, run_label
 from ablations.errors import UsageError, VitabError
-from ablations.execution import inline as this_process
+from ablations.execution import inline, resources
 from ablations.execution import plan as study
-from ablations.execution import resources
 from ablations.execution import worker as workers
-from ablations.execution.execute import run
+from ablations.execution.execute import execute_plan
 from ablations.execution.resources import resolve_backend, resolve_workers
 from ablations.execution.tasks import ExecutionSettings, Finished, Task
 from ablations.statistics import power_warning
@@ -42,11 +41,11 @@ class Log:
     def failed(self, task, reason):
         self.events.append(("failed", task.label, reason))
 
-    def again(self, task, reason):
-        self.events.append(("again", task.label, reason))
+    def retrying(self, task, reason):
+        self.events.append(("retrying", task.label, reason))
 
-    def elsewhere(self, task, result):
-        self.events.append(("elsewhere", task.label))
+    def finished_elsewhere(self, task, result):
+        self.events.append(("finished_elsewhere", task.label))
 
     def waiting(self, runs):
         self.events.append(("waiting", runs))
@@ -59,7 +58,9 @@ def execute_run(store, grid=GRID, *, workers=1, job=workers.train_and_store):
     plan = study.make_plan(grid, study="s")
     tasks = study.tasks_of(plan, study.survey(plan, store), store)
     log = Log()
-    outcome = run(plan, store, tasks, setting=ExecutionSettings(store.root), workers=workers, listener=log, job=job)
+    outcome = execute_plan(
+        plan, store, tasks, settings=ExecutionSettings(store.root), workers=workers, listener=log, job=job
+    )
     return outcome, log.events
 
 
@@ -85,8 +86,8 @@ def test_a_plan_lists_runs_with_their_keys_and_writes_nothing(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"patch": 3}, "patch: 3 .*8x8 images of digits"),
-        ({"width": 15, "position": "none"}, "width: 15 .*multiples of heads"),
+        ({"patch": 3}, r"patch\b.*8x8 images of digits"),
+        ({"width": 15, "position": "none"}, "width.*multiples of heads"),
         ({"width": 12, "position": "rope"}, "rope"),
         ({"width": 18, "position": "sinusoidal"}, "sinusoidal"),
     ],
@@ -163,8 +164,8 @@ def test_a_full_disk_stops_the_study_with_one_line(store, monkeypatch):
     tasks = study.tasks_of(plan, study.survey(plan, store), store)
     monkeypatch.setattr("ablations.storage.store.write_file", full)
     log = Log()
-    with pytest.raises(VitabError, match=r"could not be written.*No space left on device"):
-        this_process.run_inline(tasks, ExecutionSettings(store.root), log)
+    with pytest.raises(VitabError, match=r"No space left on device"):
+        inline.run_inline(tasks, ExecutionSettings(store.root), log)
     assert [e[0] for e in log.events].count("started") == 1
 
 
@@ -173,7 +174,7 @@ def test_children_share_the_work_and_one_that_dies_takes_only_its_run(store):
     outcome, events = execute_run(store, grid, workers=2, job=fake_trainer.job)
     assert len(outcome.finished) == 3
     assert outcome.failed == {
-        "none, seed 1": "its process was ended by SIGKILL, perhaps for want of memory",
+        "none, seed 1": "its worker process was killed by SIGKILL (possibly out of memory)",
         "none, seed 2": "no luck",
     }
     assert ("epoch", "none, seed 0", 1) in events

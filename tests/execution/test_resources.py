@@ -1,4 +1,4 @@
-"""Workers and stacks by the memory there is: of the machine, of its control groups, of its GPUs."""
+"""Numbers of workers and stack sizes limited by the memory of the machine, its control groups and its GPUs."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from ablations.config import RunConfig
 from ablations.data import load
 from ablations.data.loader import DataLoader, parts_of
 from ablations.errors import UsageError
-from ablations.execution import resources as crew
+from ablations.execution import resources
 from ablations.execution.tasks import Task
 from ablations.machine import Device, available_memory, format_bytes
 from ablations.training import memory
@@ -36,9 +36,9 @@ def machine(monkeypatch):
 
     def pretend(cores=8, free=None, run=100, device=0, gpus=()):
         found = tuple(Device(f"GPU {i}", 80_000 * MB, size * MB, "9.0", f"GPU-{i}") for i, size in enumerate(gpus))
-        monkeypatch.setattr(crew, "available_cores", lambda: cores)
-        monkeypatch.setattr(crew, "available_memory", lambda: None if free is None else free * MB)
-        monkeypatch.setattr(crew, "devices", lambda: found)
+        monkeypatch.setattr(resources, "available_cores", lambda: cores)
+        monkeypatch.setattr(resources, "available_memory", lambda: None if free is None else free * MB)
+        monkeypatch.setattr(resources, "devices", lambda: found)
         monkeypatch.setattr(
             memory,
             "need",
@@ -51,7 +51,7 @@ def machine(monkeypatch):
 
 
 def shared(tasks, workers="auto", stack="auto", backend="numpy"):
-    return crew.resolve(tasks, workers=workers, stack=stack, backend=backend, data_dir=None)
+    return resources.plan_resources(tasks, workers=workers, stack=stack, backend=backend, data_dir=None)
 
 
 def test_with_room_for_all_nothing_is_limited(machine):
@@ -71,7 +71,7 @@ def test_workers_are_limited_to_what_fits(machine):
     found = shared(tasks_of(*SEEDS))
     assert (found.workers, found.threads) == (3, 2)
     assert found.lines == [
-        "3 workers instead of 6: each of 6 would take about 370 MB, and 1.3 GB of memory can be used"
+        "3 workers instead of 6: each of 6 would need about 370 MB, but only 1.3 GB of memory is available"
     ]
     machine(free=int(1.5 * one / 0.9))
     assert shared(tasks_of(*SEEDS)).workers == 1
@@ -93,12 +93,14 @@ def test_a_stack_is_limited_to_what_fits_in_one_worker(machine):
     machine(free=500)
     found = shared(tasks_of(*SEEDS, RunConfig(depth=4)), workers="1", stack="6")
     assert [task.stack for task in found.tasks] == [4] * 6 + [1]
-    assert found.lines == ["stacks of up to 4 runs instead of 6 trained as one model, by the memory there is"]
+    assert found.lines == ["training stacks of up to 4 runs instead of 6, limited by memory"]
 
 
 def test_a_run_that_cannot_fit_is_refused_with_what_it_takes(machine):
     machine(free=1000)
-    with pytest.raises(UsageError, match=r"^run 6 takes about 1.2 GB of memory to train, and 900 MB can be used here"):
+    with pytest.raises(
+        UsageError, match=r"^run 6 needs about 1.2 GB of memory for training, but only 900 MB is available"
+    ):
         shared(tasks_of(*SEEDS, RunConfig(depth=25)), workers="1")
 
 
@@ -120,15 +122,15 @@ def test_gpus_get_a_worker_each_and_stacks_as_large_as_fit(machine):
     found = shared(tasks_of(*SEEDS, RunConfig(depth=4)), backend="cupy")
     assert (found.workers, found.devices) == (2, ("GPU-0", "GPU-1"))
     assert [task.stack for task in found.tasks] == [3] * 6 + [1]  # 500 + 3 x 1000 of 0.9 x 4000
-    assert found.lines == ["stacks of up to 3 runs instead of 6 trained as one model, by the memory there is"]
+    assert found.lines == ["training stacks of up to 3 runs instead of 6, limited by memory"]
     machine(free=100_000, device=1000, gpus=(80_000,))
     found = shared(tasks_of(*SEEDS), backend="cupy")
     assert [task.stack for task in found.tasks] == [6] * 6
-    assert found.lines == ["stacks of up to 6 runs trained as one model, by the memory there is"]
+    assert found.lines == ["training stacks of up to 6 runs as one model"]
     found = shared(tasks_of(*SEEDS), workers="3", stack="6", backend="cupy")  # three share the GPU
     assert (found.workers, found.tasks[0].stack) == (3, 6)
     machine(free=100_000, device=1000, gpus=(1500,))
-    with pytest.raises(UsageError, match=r"^run 0 takes about 1.5 GB of GPU memory to train, and 1.3 GB"):
+    with pytest.raises(UsageError, match=r"^run 0 needs about 1.5 GB of GPU memory for training, but only 1.3 GB"):
         shared(tasks_of(*SEEDS), backend="cupy")
 
 
@@ -279,8 +281,10 @@ SHORT = {"epochs": 1, "warmup_epochs": 0.0}
     ("fields", "count", "side", "runs", "threads"),
     [
         ({"width": 16, "depth": 1, "patch": 16, "heads": 1}, 16_000, 32, 1, 2),
-        ({"width": 96, "depth": 4, "patch": 4, "ema": 0.9, "flip": True}, 500, 32, 3, 2),
-        ({"width": 512, "depth": 2, "patch": 16, "heads": 8}, 300, 32, 2, 1),
+        pytest.param(
+            {"width": 96, "depth": 4, "patch": 4, "ema": 0.9, "flip": True}, 500, 32, 3, 2, marks=pytest.mark.slow
+        ),
+        pytest.param({"width": 512, "depth": 2, "patch": 16, "heads": 8}, 300, 32, 2, 1, marks=pytest.mark.slow),
     ],
     ids=["data", "buffers", "weights"],
 )

@@ -17,9 +17,8 @@ from PIL import Image
 from ablations.config import GRIDS, override
 from ablations.data.loading import dataset_for
 from ablations.errors import StorageError, TakenOverError
-from ablations.execution import inline as this_process
+from ablations.execution import inline, pool
 from ablations.execution import plan as study
-from ablations.execution import pool as children
 from ablations.execution import worker as workers
 from ablations.execution.lease import LeaseManager, last_attempt
 from ablations.execution.queue import RunQueue
@@ -52,14 +51,19 @@ def finish(store, task):
         workers.train_and_store(task, ExecutionSettings(store.root), RunHooks(lambda metrics: None))
 
 
+@pytest.mark.slow
 def test_a_killed_child_is_replaced_and_its_run_tried_again_and_a_hung_one_is_ended(store):
     _, tasks = plan_and_tasks(store, 3)
     log = Log()
-    setting = ExecutionSettings(store.root, patience=6.0)
-    children.run_in_pool(tasks, setting, log, workers=2, job=fake_trainer.job_that_dies_once)
-    hung = "its process gave no sign of life for 6 s and was ended"
-    assert ("again", "none, seed 0", "its process was ended by SIGKILL, perhaps for want of memory") in log.events
-    assert ("again", "none, seed 1", hung) in log.events
+    settings = ExecutionSettings(store.root, hang_timeout=6.0)
+    pool.run_in_pool(tasks, settings, log, workers=2, job=fake_trainer.job_that_dies_once)
+    hung = "its worker process did not respond for 6 s and was killed"
+    assert (
+        "retrying",
+        "none, seed 0",
+        "its worker process was killed by SIGKILL (possibly out of memory)",
+    ) in log.events
+    assert ("retrying", "none, seed 1", hung) in log.events
     over = sorted(event for event in log.events if event[0] in ("finished", "failed"))
     assert over == [("failed", "none, seed 1", hung), ("finished", "none, seed 0"), ("finished", "none, seed 2")]
     assert [last_attempt(store.folder(task.key)) for task in tasks] == [2, 2, 1]
@@ -71,7 +75,7 @@ def test_children_are_asked_to_stop(store, count):
     _, tasks = plan_and_tasks(store, 3)
     log = Log()
     with pytest.raises(KeyboardInterrupt):
-        children.run_in_pool(
+        pool.run_in_pool(
             tasks,
             ExecutionSettings(store.root),
             log,
@@ -80,15 +84,15 @@ def test_children_are_asked_to_stop(store, count):
             stop=lambda: any(event[0] == "epoch" for event in log.events),
         )
     assert 1 <= len([event for event in log.events if event[0] == "started"]) <= count
-    assert all(LeaseManager().free(store.folder(task.key)) for task in tasks)
+    assert all(LeaseManager().is_free(store.folder(task.key)) for task in tasks)
 
 
 def test_a_run_of_another_process_is_left_to_it_and_reported(store, monkeypatch):
     monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train)
     _, tasks = plan_and_tasks(store, 3)
-    theirs = [LeaseManager().take(store.folder(task.key)) for task in tasks[:2]]
+    theirs = [LeaseManager().acquire(store.folder(task.key)) for task in tasks[:2]]
     log = Log()
-    ours = threading.Thread(target=this_process.run_inline, args=(tasks, ExecutionSettings(store.root), log))
+    ours = threading.Thread(target=inline.run_inline, args=(tasks, ExecutionSettings(store.root), log))
     ours.start()
     deadline = time.monotonic() + 30
     while ("waiting", 2) not in log.events and time.monotonic() < deadline:
@@ -100,7 +104,7 @@ def test_a_run_of_another_process_is_left_to_it_and_reported(store, monkeypatch)
         ("started", "none, seed 2"),
         ("finished", "none, seed 2"),
         ("waiting", 2),
-        ("elsewhere", "none, seed 0"),
+        ("finished_elsewhere", "none, seed 0"),
         ("failed", "none, seed 1", "no luck (in another process)"),
     ]
 
@@ -111,45 +115,45 @@ def test_signs_of_life_are_given_while_pictures_are_read(tmp_path):
         for number in range(3):
             Image.new("RGB", (4, 4)).save(tmp_path / name / f"{number}.png")
     signs = []
-    watch = RunHooks(lambda metrics: None, alive=lambda: signs.append(1))
+    hooks = RunHooks(lambda metrics: None, heartbeat=lambda: signs.append(1))
     config = replace(NONE.base, data="folder", per_class=None)
-    dataset_for(config, tmp_path, watch.alive)
+    dataset_for(config, tmp_path, hooks.heartbeat)
     assert len(signs) == 6
-    dataset_for(config, tmp_path, watch.alive)
+    dataset_for(config, tmp_path, hooks.heartbeat)
     assert len(signs) == 6
 
 
 def test_a_run_that_was_taken_over_is_not_written(store):
     _, (task,) = plan_and_tasks(store, 1)
 
-    def job(task, setting, watch):
+    def job(task, settings, hooks):
         (store.folder(task.key) / "attempt-0002.json").write_text("{}")
-        assert not watch.held()
+        assert not hooks.holds_lease()
         raise TakenOverError
 
-    attempt = LeaseManager().take(store.folder(task.key))
+    lease = LeaseManager().acquire(store.folder(task.key))
     arguments = {"epoch": lambda metrics: None, "stop": lambda: False}
-    assert workers.execute_run(task, attempt, ExecutionSettings(store.root), job, **arguments) is None
+    assert workers.execute_run(task, lease, ExecutionSettings(store.root), job, **arguments) is None
 
-    def failing(task, setting, watch):
+    def failing(task, settings, hooks):
         raise ValueError("no longer ours to tell")
 
-    assert workers.execute_run(task, attempt, ExecutionSettings(store.root), failing, **arguments) is None
+    assert workers.execute_run(task, lease, ExecutionSettings(store.root), failing, **arguments) is None
     assert store.failure(task.key) is None
 
-    def slow(task, setting, watch):
-        while not watch.stop():
+    def slow(task, settings, hooks):
+        while not hooks.stop():
             time.sleep(0.01)
         raise KeyboardInterrupt
 
-    setting = ExecutionSettings(store.root, beat=0.01)
-    assert workers.execute_run(task, attempt, setting, slow, **arguments) is None
+    settings = ExecutionSettings(store.root, heartbeat_interval=0.01)
+    assert workers.execute_run(task, lease, settings, slow, **arguments) is None
 
 
 def test_a_full_disk_loses_no_snapshot(store, monkeypatch):
     monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train)
     _, (task,) = plan_and_tasks(store, 1)
-    attempt = LeaseManager().take(store.folder(task.key))
+    lease = LeaseManager().acquire(store.folder(task.key))
     store.snapshot(task.key).write_bytes(b"half a run")
 
     def full(*_):
@@ -159,7 +163,7 @@ def test_a_full_disk_loses_no_snapshot(store, monkeypatch):
     with pytest.raises(workers.StorageError, match="No space left"):
         workers.execute_run(
             task,
-            attempt,
+            lease,
             ExecutionSettings(store.root),
             workers.train_and_store,
             epoch=lambda m: None,
@@ -173,16 +177,16 @@ def test_what_is_no_fault_of_the_run_is_tried_once_more_and_costs_no_snapshot(st
     _, (task,) = plan_and_tasks(store, 1)
     log, times = Log(), [0]
 
-    def job(task, setting, watch):
+    def job(task, settings, hooks):
         times[0] += 1
         store.snapshot(task.key).write_bytes(b"half a run")
         raise error
 
-    this_process.run_inline([task], ExecutionSettings(store.root), log, job)
+    inline.run_inline([task], ExecutionSettings(store.root), log, job)
     reason = f"{type(error).__name__}: {error}"
     assert log.events == [
         ("started", "none, seed 0"),
-        ("again", "none, seed 0", reason),
+        ("retrying", "none, seed 0", reason),
         ("started", "none, seed 0"),
         ("failed", "none, seed 0", reason),
     ]
@@ -193,12 +197,12 @@ def test_what_is_no_fault_of_the_run_is_tried_once_more_and_costs_no_snapshot(st
 def test_a_child_that_ran_out_of_memory_gets_no_other_run(store):
     _, tasks = plan_and_tasks(store, 2)
     log = Log()
-    children.run_in_pool(
+    pool.run_in_pool(
         tasks, ExecutionSettings(store.root), log, workers=1, job=fake_trainer.job_that_runs_out_of_memory_once
     )
     assert log.events == [
         ("started", "none, seed 0"),
-        ("again", "none, seed 0", "MemoryError"),
+        ("retrying", "none, seed 0", "MemoryError"),
         ("started", "none, seed 1"),
         ("finished", "none, seed 1"),
         ("started", "none, seed 0"),
@@ -214,20 +218,20 @@ def test_an_output_that_cannot_be_written_is_no_failure_of_the_run(store, event)
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    def job(task, setting, watch):
-        watch.say("no checkpoint could be written: No space left on device")
-        watch.epoch(fake_trainer.EpochMetrics(1, 1e-3, 2.0, 1.5, 0.5, 0.25, 1000.0))
+    def job(task, settings, hooks):
+        hooks.log("no checkpoint could be written: No space left on device")
+        hooks.epoch(fake_trainer.EpochMetrics(1, 1e-3, 2.0, 1.5, 0.5, 0.25, 1000.0))
 
     _, (task,) = plan_and_tasks(store, 1)
     log = Log()
     setattr(log, event, full)
     store.folder(task.key).mkdir(parents=True)
     store.snapshot(task.key).write_bytes(b"half a run")
-    with pytest.raises(StorageError, match="the output could not be written: No space left on device"):
-        this_process.run_inline([task], ExecutionSettings(store.root), log, job)
+    with pytest.raises(StorageError, match="cannot write the output: No space left on device"):
+        inline.run_inline([task], ExecutionSettings(store.root), log, job)
     assert store.failed_attempt(task.key) == 0
     assert store.snapshot(task.key).read_bytes() == b"half a run"
-    assert LeaseManager().free(store.folder(task.key))
+    assert LeaseManager().is_free(store.folder(task.key))
 
 
 def test_whoever_was_asleep_while_writing_does_not_change_what_the_next_owner_has_finished(store, monkeypatch):
@@ -252,34 +256,34 @@ def test_whoever_was_asleep_while_writing_does_not_change_what_the_next_owner_ha
             return real(path, content, check)
 
         monkeypatch.setattr(stores, "write_file", write_file)
-        attempt = LeaseManager().take(folder)
-        assert execute_run(task, attempt, store) is None
+        lease = LeaseManager().acquire(folder)
+        assert execute_run(task, lease, store) is None
         monkeypatch.setattr(stores, "write_file", real)
         assert store.verify(task.key) == []
         assert all(path.read_bytes() == content for path, content in theirs[0].items())
 
 
-def execute_run(task, attempt, store, job=workers.train_and_store):
+def execute_run(task, lease, store, job=workers.train_and_store):
     return workers.execute_run(
-        task, attempt, ExecutionSettings(store.root), job, epoch=lambda metrics: None, stop=lambda: False
+        task, lease, ExecutionSettings(store.root), job, epoch=lambda metrics: None, stop=lambda: False
     )
 
 
 def test_a_run_of_two_places_is_reproduced_by_its_accuracy_and_not_by_its_bits(store, monkeypatch):
     _, (task,) = plan_and_tasks(store, 1)
     here, there = environment.place("numpy"), {"cpu": "another"}
-    setting = ExecutionSettings(store.root)
+    settings = ExecutionSettings(store.root)
     store.folder(task.key).mkdir(parents=True)
     with monkeypatch.context() as patch:
         patch.setattr(environment, "place", lambda backend: there)
         with pytest.raises(KeyboardInterrupt):
-            workers.train_and_store(task, setting, RunHooks(lambda metrics: None, lambda: True))
-    workers.train_and_store(task, setting, RunHooks(lambda metrics: None))
+            workers.train_and_store(task, settings, RunHooks(lambda metrics: None, lambda: True))
+    workers.train_and_store(task, settings, RunHooks(lambda metrics: None))
     assert store.environment(task.key)["places"] == [there, here]
     again = reproduce(store, task.key, data_dir=None, backend="numpy", threads=1)
     assert (again.same_place, again.good) == (False, True)
     (store.folder(task.key) / "DONE.json").unlink()
-    workers.train_and_store(task, setting, RunHooks(lambda metrics: None))
+    workers.train_and_store(task, settings, RunHooks(lambda metrics: None))
     assert "places" not in store.environment(task.key)
     assert reproduce(store, task.key, data_dir=None, backend="numpy", threads=1).same_place
 
@@ -287,34 +291,35 @@ def test_a_run_of_two_places_is_reproduced_by_its_accuracy_and_not_by_its_bits(s
 def test_a_run_whose_attempts_fall_silent_fails_in_the_end(store):
     _, (task,) = plan_and_tasks(store, 1)
     log = Log()
-    waiting = RunQueue([task], ExecutionSettings(store.root, expiry=0.0), log)
+    queue = RunQueue([task], ExecutionSettings(store.root, lease_timeout=0.0), log)
     for number in (1, 2, 3, 4):
-        while waiting.next() is None:
+        while queue.next_free() is None:
             pass
-        attempt = waiting.claim(task, os.getpid())
+        lease = queue.claim(task, os.getpid())
         if number < 4:
-            assert attempt.number == number
-            attempt.note(machine="another")
-            waiting.put_back(task)
-    assert attempt is None
-    reason = "3 attempts in a row gave no sign of life, and none came to the end of an epoch"
+            assert lease.number == number
+            lease.update(machine="another")
+            queue.requeue(task)
+    assert lease is None
+    reason = "3 leases in a row expired before the end of an epoch"
     assert log.events == [("failed", task.label, reason)]
     assert (store.failure(task.key), store.failed_attempt(task.key)) == (reason, 4)
 
 
+@pytest.mark.slow
 def test_children_of_a_process_that_was_halted_are_not_taken_for_hung(store, monkeypatch):
     _, tasks = plan_and_tasks(store, 1)
     log, halted = Log(), []
-    real = children.wait
+    real = pool.wait
 
     def wait(connections, timeout):
         if log.events and not halted:
             halted.append(time.sleep(5))  # longer than the patience, as after SIGSTOP and SIGCONT
         return real(connections, timeout=timeout)
 
-    monkeypatch.setattr(children, "wait", wait)
-    children.run_in_pool(
-        tasks, ExecutionSettings(store.root, patience=4.0), log, workers=1, job=fake_trainer.job_that_is_silent
+    monkeypatch.setattr(pool, "wait", wait)
+    pool.run_in_pool(
+        tasks, ExecutionSettings(store.root, hang_timeout=4.0), log, workers=1, job=fake_trainer.job_that_is_silent
     )
     assert halted
     assert log.events == [("started", "none, seed 0"), ("finished", "none, seed 0")]
@@ -344,8 +349,15 @@ def test_two_programs_share_a_grid_and_train_each_run_once(tmp_path):
     assert trained == 6
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("presses", [1, 2])
+@pytest.mark.parametrize(
+    ("presses", "workers"),
+    [
+        pytest.param(1, "1", marks=pytest.mark.slow),
+        pytest.param(1, "2", marks=pytest.mark.slow),
+        (2, "1"),
+        pytest.param(2, "2", marks=pytest.mark.slow),
+    ],
+)
 def test_a_grid_that_is_interrupted_or_cut_off_ends_with_the_same_bits(tmp_path, workers, presses):
     command = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "2", "--epochs", "400", "--workers", workers)
     store = Store(tmp_path / "runs")
