@@ -28,12 +28,12 @@ print(matplotlib.get_configdir(), matplotlib.get_cachedir())
 WORKER = """
 import os
 from pathlib import Path
-from ablations.execution.pool import Child
+from ablations.execution.pool import WorkerProcess
 from ablations.execution.tasks import ExecutionSettings
 from ablations.execution.worker import train_and_store
-child = Child(ExecutionSettings(Path("runs"), None, "cupy", 1), train_and_store, None)
+worker = WorkerProcess(ExecutionSettings(Path("runs"), None, "cupy", 1), train_and_store, None)
 print(os.environ["NUMBA_CACHE_DIR"])
-child.process.kill()
+worker.process.kill()
 """
 
 
