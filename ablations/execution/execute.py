@@ -1,4 +1,4 @@
-"""Execute the runs of a plan: in this process, in a worker pool, or on a Dask cluster."""
+"""Execution of a plan: in this process, in a worker pool, or on a Dask cluster."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

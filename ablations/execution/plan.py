@@ -1,4 +1,4 @@
-"""Plan a study: its runs, the cost of each arm, and the runs still to train."""
+"""Plan of a study: its runs, the cost of each arm, and the unfinished runs."""
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace

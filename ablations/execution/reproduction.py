@@ -1,4 +1,4 @@
-"""Train a finished run again and compare the results."""
+"""Reproduction of a finished run: train it again and compare the results."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`vitab run --dask`: addresses, workers that fit or not, that see the folder or not, failures and interruptions."""
+"""Tests of `vitab run --dask`: addresses, unfit workers, shared and unshared folders, failures, interruptions."""
 
 import asyncio
 import hashlib
@@ -29,7 +29,7 @@ from tests.support import fake_trainer
 
 distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
 
-pytestmark = [  # distributed leaves sockets and coroutines of its own to the garbage collector
+pytestmark = [  # distributed leaves sockets and coroutines to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:.*never awaited:RuntimeWarning"),
@@ -45,7 +45,7 @@ def vitab(*arguments):
 
 @pytest.fixture(scope="module")
 def local():
-    """A scheduler and a worker of two threads in this process, whose children train."""
+    """A scheduler and a worker with two threads in this process, which train in worker processes."""
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0", resources={"GPU": 1}
     ) as made:
@@ -64,7 +64,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture(params=["shared", "unshared"])
 def place(request, monkeypatch):
-    """Whether the worker sees the client's folder."""
+    """Whether the worker shares the client's folder."""
     if request.param == "unshared":
         monkeypatch.setattr(cluster_worker, "shares_folder", lambda *_: False)
     return request.param
@@ -100,7 +100,7 @@ def test_a_bad_address_is_one_line(here, monkeypatch, address, message):
     assert list(here.iterdir()) == []
 
 
-def test_what_is_encrypted_or_local_or_wanted_is_let_through():
+def test_encrypted_local_or_insecure_addresses_are_accepted():
     for address in (
         "tls://192.0.2.1:8786",
         "wss://192.0.2.1:8786",
@@ -121,17 +121,17 @@ def test_without_distributed_the_command_that_installs_it_is_named(monkeypatch):
     assert "error: --dask needs the package distributed: pip install 'vitab[dask]'" in result.stderr
 
 
-def test_workers_of_this_machine_and_a_cluster_exclude_each_other():
+def test_local_workers_and_a_cluster_exclude_each_other():
     result = vitab(*SMOKE, "--dask", "tcp://127.0.0.1:8786", "--workers", "2")
     assert (result.exit_code, "with --dask there are as many as the cluster has" in result.stderr) == (2, True)
 
 
-def test_the_command_of_a_study_leaves_the_cluster_out():
+def test_the_command_of_a_study_omits_the_cluster():
     given = ["run", "--grid", "rope", "--dask", "tcp://a:1", "--insecure", "--seeds", "2"]
     assert rerun_command(given) == "vitab run --grid rope --seeds 2"
 
 
-# -- workers that fit --
+# -- unfit workers --
 
 
 def test_a_worker_with_other_code_is_refused(here, local, monkeypatch):
@@ -144,7 +144,7 @@ def test_a_worker_with_other_code_is_refused(here, local, monkeypatch):
     assert not list(Path("runs").glob(".shared.*"))
 
 
-def test_a_worker_without_vitab_and_one_with_other_packages_are_told_of(local):
+def test_a_worker_without_vitab_and_one_with_other_packages_are_reported(local):
     with connect(local.scheduler_address, insecure=False) as client:
         lines = []
         found = Cluster(client, Path(), lines.append)
@@ -163,13 +163,13 @@ def test_a_worker_without_vitab_and_one_with_other_packages_are_told_of(local):
         assert " has python 3.0 (here 3." in lines[0]
 
 
-def test_a_task_goes_on_from_a_worker_that_does_not_fit(monkeypatch):
+def test_an_unfit_worker_reschedules_a_task(monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with pytest.raises(distributed.Reschedule):
         cluster_runs._entry_point()({"code": "of somebody else"})
 
 
-def test_a_folder_is_seen_only_with_the_right_token_and_where_one_may_write(here):
+def test_a_folder_is_shared_only_with_the_right_token_and_write_access(here):
     (here / "probe").write_text('{"token": "abc"}')
     assert cluster_worker.shares_folder(here, "probe", "abc")
     assert not cluster_worker.shares_folder(here, "probe", "abd")
@@ -222,7 +222,7 @@ def test_a_grid_is_trained_once_with_the_bits_of_local_workers(here, local, plac
         assert list(client.list_datasets()) == []
 
 
-def test_a_run_that_fails_by_itself_is_reported_as_with_local_workers(local, place):
+def test_a_failed_run_is_reported_as_with_local_workers(local, place):
     bad = [*SMOKE, "--set", "learning_rate=1e30", "--position", "none", "--seeds", "1"]
     result = vitab(*bad, "--dask", local.scheduler_address)
     assert result.exit_code == 1
@@ -264,7 +264,7 @@ def test_as_many_runs_side_by_side_as_threads_or_gpus(local, monkeypatch, backen
     assert (len(counts), max(counts)) == (4, most)
 
 
-def test_a_killed_child_is_replaced_and_its_run_tried_again(local, place, monkeypatch):
+def test_a_killed_worker_process_is_replaced_and_its_run_retried(local, place, monkeypatch):
     monkeypatch.setattr(cluster_worker, "check_data_and_train", fake_trainer.job_that_dies_once)
     store, log = Store(Path("runs")), Log()
     _, tasks = plan_and_tasks(store, 1)
@@ -282,7 +282,7 @@ def test_a_killed_child_is_replaced_and_its_run_tried_again(local, place, monkey
     assert log.events[1][2].startswith(reason)
 
 
-def test_files_that_do_not_arrive_as_they_were_sent_are_asked_for_once_more(local, monkeypatch):
+def test_files_damaged_on_the_way_are_requested_again(local, monkeypatch):
     monkeypatch.setattr(cluster_worker, "shares_folder", lambda *_: False)
     real, sent = Store.contents, []
 
@@ -300,7 +300,7 @@ def test_files_that_do_not_arrive_as_they_were_sent_are_asked_for_once_more(loca
     assert store.verify(task.key) == []
 
 
-def test_a_worker_that_cannot_do_the_runs_fails_none_and_is_left_out(local, place, monkeypatch):
+def test_a_worker_that_cannot_execute_the_runs_is_excluded_and_no_run_fails(local, place, monkeypatch):
     monkeypatch.setattr(cluster_worker, "check_data_and_train", fake_trainer.job_that_does_not_fit)
     store, log = Store(Path("runs")), Log()
     _, tasks = plan_and_tasks(store, 2)
@@ -313,12 +313,12 @@ def test_a_worker_that_cannot_do_the_runs_fails_none_and_is_left_out(local, plac
         time.sleep(0.01)
     assert all(LeaseManager().is_free(store.folder(task.key)) for task in tasks)
     monkeypatch.setattr(cluster_worker, "check_data_and_train", fake_trainer.job)
-    if place == "shared":  # mended meanwhile: a client that comes anew tries it anew
+    if place == "shared":  # fixed meanwhile: a new client tries the worker again
         execute_run(local, store, tasks[:1], log)
         assert log.events[-1] == ("finished", tasks[0].label)
 
 
-def test_a_worker_that_dies_before_it_answers_keeps_nobody_waiting(local, monkeypatch):
+def test_a_worker_that_dies_before_it_answers_does_not_block_the_client(local, monkeypatch):
     monkeypatch.setattr(cluster, "ANSWER_TIMEOUT", 0.2)
     with connect(local.scheduler_address, insecure=False) as client:
         real = client._run
@@ -337,7 +337,7 @@ def test_a_worker_that_dies_before_it_answers_keeps_nobody_waiting(local, monkey
         assert list(found._authorized) == [alive]
 
 
-def test_others_take_the_runs_of_a_worker_that_is_left_out(local):
+def test_other_workers_remain_when_one_is_excluded(local):
     lines = []
     with connect(local.scheduler_address, insecure=False) as client:
         found = Cluster(client, Path(), lines.append)
@@ -348,7 +348,7 @@ def test_others_take_the_runs_of_a_worker_that_is_left_out(local):
         assert lines == ["the Dask worker a on one is excluded from now on: cifar10 is not here"]
 
 
-def test_a_full_disk_of_a_worker_that_does_not_see_the_folder_is_that_workers_trouble(local, monkeypatch):
+def test_a_worker_with_an_unshared_folder_and_a_full_disk_is_excluded(local, monkeypatch):
     def full(self, folder, pid=None):
         if folder.is_relative_to(cluster_worker.spool_folder()):
             raise StorageError("a file could not be written: No space left on device")
@@ -363,7 +363,7 @@ def test_a_full_disk_of_a_worker_that_does_not_see_the_folder_is_that_workers_tr
         execute_run(local, store, tasks, Log())
 
 
-def test_a_damaged_run_that_a_worker_has_kept_is_trained_again(local, monkeypatch):
+def test_a_damaged_run_in_the_spool_folder_is_trained_again(local, monkeypatch):
     monkeypatch.setattr(cluster_worker, "shares_folder", lambda *_: False)
     store, kept = Store(Path("runs")), Store(cluster_worker.spool_folder())
     _, (task,) = plan_and_tasks(store, 1)
@@ -405,7 +405,7 @@ def test_a_worker_on_another_machine_is_refused_without_encryption(local, monkey
         trusting.refresh_workers()
 
 
-def test_status_tells_how_far_a_run_is_that_a_worker_elsewhere_trains(local, monkeypatch):
+def test_the_lease_has_the_progress_of_a_run_on_an_unshared_worker(local, monkeypatch):
     monkeypatch.setattr(cluster_worker, "shares_folder", lambda *_: False)
     monkeypatch.setattr(cluster_worker, "check_data_and_train", fake_trainer.job_that_asks)
     store, log, seen = Store(Path("runs")), Log(), []
@@ -422,7 +422,7 @@ def test_status_tells_how_far_a_run_is_that_a_worker_elsewhere_trains(local, mon
     assert told["where"].startswith("the Dask worker inproc://")
 
 
-def test_a_store_takes_a_run_of_another_whole_or_not_at_all(here, local):
+def test_a_store_receives_a_complete_run_or_nothing(here, local):
     assert vitab(*SMOKE, "--workers", "1", "--seeds", "1", "--position", "none").exit_code == 0
     store, other = Store(Path("runs")), Store(Path("other"))
     (key,) = store.read_study("smoke").keys
@@ -441,7 +441,7 @@ def test_a_store_takes_a_run_of_another_whole_or_not_at_all(here, local):
     assert not (other.root / "outside").exists()
 
 
-def test_a_run_that_a_local_process_is_at_is_left_to_it(local, place, monkeypatch):
+def test_a_run_leased_by_a_local_process_is_left_to_it(local, place, monkeypatch):
     monkeypatch.setattr(cluster_worker, "check_data_and_train", fake_trainer.job)
     store, log = Store(Path("runs")), Log()
     _, tasks = plan_and_tasks(store, 1)
@@ -456,7 +456,7 @@ def test_a_run_that_a_local_process_is_at_is_left_to_it(local, place, monkeypatc
     assert log.events == [("waiting", 1), ("failed", "none, seed 0", "no luck (in another process)")]
 
 
-def test_runs_are_asked_to_stop_and_those_not_begun_are_taken_back(local, place, monkeypatch):
+def test_active_runs_are_stopped_and_waiting_ones_cancelled(local, place, monkeypatch):
     monkeypatch.setattr(cluster_worker, "check_data_and_train", fake_trainer.job_that_asks)
     store, log = Store(Path("runs")), Log()
     _, tasks = plan_and_tasks(store, 4)
@@ -489,7 +489,7 @@ def test_a_second_interruption_ends_runs_that_do_not_stop(local, monkeypatch):
     assert LeaseManager().is_free(store.folder(tasks[1].key))
 
 
-def test_a_disk_of_a_worker_that_is_full_stops_the_study_with_one_line(local, monkeypatch):
+def test_a_full_shared_disk_stops_the_study_with_one_line(local, monkeypatch):
     def full(self, *_):
         raise StorageError("a file could not be written: No space left on device")
 
@@ -500,7 +500,7 @@ def test_a_disk_of_a_worker_that_is_full_stops_the_study_with_one_line(local, mo
         execute_run(local, store, tasks, Log())
 
 
-def test_the_scheduler_goes_away(monkeypatch):
+def test_a_lost_scheduler_is_one_line(monkeypatch):
     monkeypatch.setattr(cluster_worker, "check_data_and_train", fake_trainer.job_that_asks)
     store, log = Store(Path("runs")), Log()
     _, tasks = plan_and_tasks(store, 2)
@@ -516,7 +516,7 @@ def test_auto_means_gpus_where_the_workers_have_them(local):
     with connect(local.scheduler_address, insecure=False) as client:
         found = Cluster(client, Path(), print)
         assert found.choose_backend("auto") == "numpy"
-        assert found.choose_backend("cupy") == "cupy", "no worker is there yet that says otherwise"
+        assert found.choose_backend("cupy") == "cupy", "no worker contradicts yet"
         found.workers = {"a": {"cupy": True, "gpu": 0}, "b": {"cupy": False, "gpu": 1}}
         assert found.choose_backend("auto") == "numpy"
         with pytest.raises(UsageError, match="needs Dask workers with CuPy, an NVIDIA GPU and --resources GPU=1"):

@@ -1,4 +1,4 @@
-"""A run belongs to one process at a time: exclusive, given up, taken over, and never by comparing clocks."""
+"""Tests of leases: exclusive, released, taken over, and independent of the clocks of other machines."""
 
 import multiprocessing
 import os
@@ -19,11 +19,11 @@ def folder(tmp_path):
 
 
 def move_to_another_machine(lease):
-    """Let the lease be of a process on another machine."""
+    """Make the lease that of a process on another machine."""
     lease.update(machine="another")
 
 
-def test_one_has_the_run_until_it_is_over(folder):
+def test_one_process_holds_the_run_until_it_releases_it(folder):
     first = LeaseManager().acquire(folder)
     assert (first.number, first.held(), last_attempt(folder)) == (1, True, 1)
     assert LeaseManager().acquire(folder) is None
@@ -34,7 +34,7 @@ def test_one_has_the_run_until_it_is_over(folder):
     second = LeaseManager().acquire(folder)
     assert (second.number, second.held(), first.held()) == (2, True, False)
     assert [path.name for path in folder.iterdir()] == ["attempt-0002.json"]
-    first.release()  # too late: it is another's
+    first.release()  # too late: another process holds it
     assert active_lease(folder)["attempt"] == 2
 
 
@@ -51,14 +51,14 @@ def test_the_run_of_a_dead_process_is_free_at_once(folder):
     assert LeaseManager().acquire(folder).number == lease.number + 1
 
 
-def test_a_number_used_again_by_another_process_is_not_the_owner(folder):
+def test_a_reused_process_id_is_not_the_owner(folder):
     lease = LeaseManager().acquire(folder)
     lease.update(process_start_time="1")
     assert LeaseManager().is_free(folder)
 
 
-def test_a_process_that_is_not_shown_is_dead_only_when_there_is_none_of_its_number(folder, monkeypatch):
-    """As with hidepid, where /proc has nothing of other users' processes."""
+def test_a_hidden_process_is_dead_only_if_its_id_does_not_exist(folder, monkeypatch):
+    """As with hidepid, which hides the processes of other users in /proc."""
     LeaseManager().acquire(folder)
     monkeypatch.setattr(leases, "_stat", lambda pid: None)
     for error, dead in ((PermissionError(), False), (None, False), (ProcessLookupError(), True)):
@@ -71,15 +71,15 @@ def test_a_process_that_is_not_shown_is_dead_only_when_there_is_none_of_its_numb
         assert LeaseManager().is_free(folder) is dead
 
 
-def test_the_run_of_a_process_that_had_ended_before_it_was_written_down_is_free(folder):
+def test_the_run_of_a_process_that_ended_before_its_lease_was_created_is_free(folder):
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     LeaseManager().acquire(folder, child.pid)
     assert LeaseManager().is_free(folder)
 
 
-def test_a_bit_flipped_in_an_attempt_gives_nobody_the_run(folder):
-    """A flip in the birth of a living owner would make it look like another process, which is dead."""
+def test_a_flipped_bit_in_a_lease_does_not_free_the_run(folder):
+    """A flipped bit in the start time would make a living owner look like a dead process."""
     lease = LeaseManager().acquire(folder)
     good = lease.path.read_bytes()
     for position in range(len(good)):
@@ -92,10 +92,10 @@ def test_a_bit_flipped_in_an_attempt_gives_nobody_the_run(folder):
     lease.path.write_bytes(other.path.read_bytes())
     assert not LeaseManager().is_free(folder), "the file of another run"
     lease.release()
-    assert LeaseManager().is_free(folder), "its owner writes it anew"
+    assert LeaseManager().is_free(folder), "its owner rewrites it"
 
 
-def test_a_run_that_does_not_get_on_gives_no_sign_of_life(folder):
+def test_a_run_without_progress_has_no_heartbeat(folder):
     lease = LeaseManager().acquire(folder)
     os.utime(lease.path, (1, 1))
     with lease.heartbeat(interval=0.01, hang_timeout=0.0) as beat:
@@ -109,7 +109,7 @@ def test_a_run_that_does_not_get_on_gives_no_sign_of_life(folder):
         assert lease.path.stat().st_mtime > 1
 
 
-def test_attempts_that_fall_silent_are_counted_until_one_comes_to_the_end_of_an_epoch(folder):
+def test_expired_leases_are_counted_until_one_completes_an_epoch(folder):
     counts, observer = [], LeaseManager(timeout=0.0)
     for number in range(1, 6):
         if number > 1:
@@ -125,7 +125,7 @@ def test_attempts_that_fall_silent_are_counted_until_one_comes_to_the_end_of_an_
 
 
 @pytest.mark.parametrize("where", ["write_bytes", "link"])
-def test_a_full_disk_leaves_no_attempt(folder, monkeypatch, where):
+def test_a_full_disk_leaves_no_lease(folder, monkeypatch, where):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -137,8 +137,8 @@ def test_a_full_disk_leaves_no_attempt(folder, monkeypatch, where):
     assert LeaseManager().acquire(folder).number == 1
 
 
-def test_a_link_that_was_made_though_the_answer_was_lost(folder, monkeypatch):
-    """As a file server that is asked twice says: it exists."""
+def test_a_link_that_was_created_although_the_answer_was_lost(folder, monkeypatch):
+    """A file server that repeats a request reports that the file exists."""
     real = os.link
 
     def twice(*paths):
@@ -149,7 +149,7 @@ def test_a_link_that_was_made_though_the_answer_was_lost(folder, monkeypatch):
     assert LeaseManager().acquire(folder).number == 1
 
 
-def test_a_silent_owner_elsewhere_expires_by_the_watchers_clock(folder, monkeypatch):
+def test_a_lease_of_another_machine_expires_by_the_observers_clock(folder, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(leases.time, "monotonic", lambda: now[0])
     lease = LeaseManager().acquire(folder)
@@ -162,12 +162,12 @@ def test_a_silent_owner_elsewhere_expires_by_the_watchers_clock(folder, monkeypa
         assert not observer.is_free(folder)
     now[0] += 2
     assert observer.is_free(folder)
-    assert not LeaseManager(timeout=60).is_free(folder), "one that comes anew watches first"
+    assert not LeaseManager(timeout=60).is_free(folder), "a new observer has to wait first"
     taken = observer.acquire(folder)
     assert (taken.number, lease.held()) == (2, False)
 
 
-def test_a_damaged_attempt_counts_as_alive_until_it_expires(folder):
+def test_a_damaged_lease_counts_as_active_until_it_expires(folder):
     lease = LeaseManager().acquire(folder)
     for content in (b"", b"{", b"[]", b'{"over": true}', b"\xff"):
         lease.path.write_bytes(content)
@@ -177,7 +177,7 @@ def test_a_damaged_attempt_counts_as_alive_until_it_expires(folder):
         assert observer.is_free(folder)
 
 
-def test_signs_of_life_and_their_end_when_another_has_the_run(folder):
+def test_heartbeats_end_when_another_process_has_the_run(folder):
     lease = LeaseManager().acquire(folder)
     os.utime(lease.path, (1, 1))
     with lease.heartbeat(interval=0.01) as beat:
@@ -191,8 +191,8 @@ def test_signs_of_life_and_their_end_when_another_has_the_run(folder):
         assert beat.lost
 
 
-def test_numbers_that_have_gone_by_are_not_taken(folder, monkeypatch):
-    """One that looked before others took 1 to 3, and removed 1 and 2, must not get 1."""
+def test_lower_numbers_are_not_acquired(folder, monkeypatch):
+    """A process that read the folder before others acquired 1 to 3, and removed 1 and 2, must not get 1."""
     folder.mkdir()
     Lease(folder, 3).path.write_text("{}")
     first = iter([0])
@@ -220,8 +220,8 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         LeaseManager().acquire(tmp_path / "file" / "run")
 
 
-def test_one_who_comes_between_look_and_creation_keeps_the_run(folder, monkeypatch):
-    """Between two looks another took 1; whoever looked before must not follow with 2."""
+def test_a_lease_created_between_check_and_creation_is_kept(folder, monkeypatch):
+    """A process that read the folder before another acquired 1 must not acquire 2."""
     real = leases.last_attempt
 
     def late(where):
@@ -238,7 +238,7 @@ def test_one_who_comes_between_look_and_creation_keeps_the_run(folder, monkeypat
 def race(folders, start, out):
     start.wait()
     out.put([str(folder) for folder in folders if LeaseManager().acquire(folder) is not None])
-    start.wait()  # dead owners lose their runs: live until all have tried
+    start.wait()  # stay alive until all have tried, since dead owners lose their runs
 
 
 def test_of_several_processes_one_gets_each_run(tmp_path):

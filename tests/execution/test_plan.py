@@ -24,7 +24,7 @@ GRID = override(GRIDS["smoke"], settings={"per_class": 5})
 
 
 class Log:
-    """A listener that writes down what it is told."""
+    """Listener that records its events."""
 
     def __init__(self):
         self.events = []
@@ -92,12 +92,12 @@ def test_a_plan_lists_runs_with_their_keys_and_writes_nothing(tmp_path, monkeypa
         ({"width": 18, "position": "sinusoidal"}, "sinusoidal"),
     ],
 )
-def test_a_model_that_cannot_be_is_refused_when_planning(settings, message):
+def test_an_impossible_model_is_refused_when_planning(settings, message):
     with pytest.raises(UsageError, match=message):
         study.make_plan(override(GRID, settings=settings), study="s")
 
 
-def test_runs_are_carried_out_in_order_and_finished_ones_are_kept(store):
+def test_runs_are_executed_in_order_and_finished_ones_are_kept(store):
     outcome, events = execute_run(store)
     assert len(outcome.finished) == 4
     assert events[:4] == [
@@ -169,7 +169,7 @@ def test_a_full_disk_stops_the_study_with_one_line(store, monkeypatch):
     assert [e[0] for e in log.events].count("started") == 1
 
 
-def test_children_share_the_work_and_one_that_dies_takes_only_its_run(store):
+def test_worker_processes_share_the_work_and_a_crash_fails_only_its_run(store):
     grid = override(GRID, axes={"position": ("none",)}, seeds=5)
     outcome, events = execute_run(store, grid, workers=2, job=fake_trainer.job)
     assert len(outcome.finished) == 3
@@ -245,7 +245,7 @@ def test_which_backend(monkeypatch):
     assert resolve_backend("numpy") == "numpy"
     monkeypatch.setattr(resources, "devices", lambda: ())
     assert resolve_backend("auto") == "numpy"
-    assert resolve_backend("cupy") == "cupy"  # CUDA itself finds one that nvidia-smi does not tell of
+    assert resolve_backend("cupy") == "cupy"  # CUDA may find a GPU that nvidia-smi does not list
     with pytest.raises(UsageError, match="--backend must be auto, numpy, cupy, got 'jax'"):
         resolve_backend("jax")
 

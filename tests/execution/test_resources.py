@@ -32,7 +32,7 @@ SEEDS = [RunConfig(seed=seed) for seed in range(6)]
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A function that sets cores, free memory in MB, and what R runs take: (process, run, run on a GPU) in MB."""
+    """Function that sets cores, free memory, the memory of a run and of a run on a GPU, and free GPU memory, in MB."""
 
     def pretend(cores=8, free=None, run=100, device=0, gpus=()):
         found = tuple(Device(f"GPU {i}", 80_000 * MB, size * MB, "9.0", f"GPU-{i}") for i, size in enumerate(gpus))
@@ -84,7 +84,7 @@ def test_the_largest_shape_decides(machine):
 
 
 def test_a_single_worker_is_this_process_which_has_the_data_and_the_packages_already(machine):
-    machine(free=115)  # a hundred for the run
+    machine(free=115)  # of which 100 for the run
     found = shared(tasks_of(*SEEDS), workers="2")
     assert found.workers == 1
 
@@ -96,7 +96,7 @@ def test_a_stack_is_limited_to_what_fits_in_one_worker(machine):
     assert found.lines == ["training stacks of up to 4 runs instead of 6, limited by memory"]
 
 
-def test_a_run_that_cannot_fit_is_refused_with_what_it_takes(machine):
+def test_a_run_that_does_not_fit_is_refused_with_its_memory(machine):
     machine(free=1000)
     with pytest.raises(
         UsageError, match=r"^run 6 needs about 1.2 GB of memory for training, but only 900 MB is available"
@@ -207,7 +207,7 @@ def test_available_memory_in_a_control_group_of_version_1(tmp_path):
     assert available_memory(tmp_path) == 1.25 * GIB
 
 
-def test_sizes_for_people():
+def test_format_bytes():
     assert [format_bytes(size) for size in (0, 211.6 * MB, 999 * MB, 1500 * MB)] == [
         "0 MB",
         "212 MB",
@@ -217,8 +217,8 @@ def test_sizes_for_people():
 
 
 @pytest.mark.parametrize("changes", [{}, {"data_fraction": 0.3, "validation": 0.4}, {"flip": True}], ids=str)
-def test_what_a_feed_holds(changes):
-    """The part of the estimate that is no layer's: against a real one."""
+def test_memory_of_a_data_loader(changes):
+    """Compare the estimate of a DataLoader with a real one."""
     digits, config = load("digits"), replace(RunConfig(), **changes)
     feed = DataLoader.of(config, digits)
     assert (len(feed.images), len(feed.validation_images)) == parts_of(config, len(digits.train_labels))
@@ -233,10 +233,10 @@ def test_what_a_feed_holds(changes):
     )
     other = need(replace(config, validation=1e-3, data_fraction=1e-3), digits)
     more = sum(array.nbytes for array in held)
-    assert 0.9 * more <= one.runs - other.runs + 1e5  # all but a few images
+    assert 0.9 * more <= one.runs - other.runs + 1e5  # except a few images
 
 
-def test_more_of_everything_takes_more():
+def test_larger_runs_need_more_memory():
     digits = load("digits")
     base = need(RunConfig(), digits).runs
     for changes in ({"width": 128}, {"depth": 4}, {"ema": 0.9}, {"patch": 1}, {"batch_size": 256}):
@@ -260,7 +260,7 @@ from ablations.training.checkpoint import Checkpointer
 from ablations.training.stack import StackedRun
 from ablations.training.trainer import train_together
 fields, count, side, runs, threads = json.loads(sys.argv[1])
-load("digits")  # as every process does that finds out what a run is
+load("digits")  # as every process does to read the fingerprint
 rng = np.random.default_rng(0)
 def part(n):
     return rng.integers(0, 256, (n, side, side, 3), dtype=np.uint8), np.arange(n) % 10
@@ -288,7 +288,7 @@ SHORT = {"epochs": 1, "warmup_epochs": 0.0}
     ],
     ids=["data", "buffers", "weights"],
 )
-def test_a_process_takes_what_was_estimated_within_15_percent(tmp_path, fields, count, side, runs, threads):
+def test_a_process_needs_the_estimated_memory_within_15_percent(tmp_path, fields, count, side, runs, threads):
     done = subprocess.run(
         [sys.executable, "-c", CHILD, json.dumps([fields | SHORT, count, side, runs, threads])],
         capture_output=True,
@@ -299,5 +299,5 @@ def test_a_process_takes_what_was_estimated_within_15_percent(tmp_path, fields, 
     )
     assert done.returncode == 0, done.stderr
     estimate, peak = json.loads(done.stdout)
-    assert estimate > 1.3 * memory.PROCESS / MB  # what is estimated is more than the process itself
+    assert estimate > 1.3 * memory.PROCESS / MB  # the estimate exceeds the process itself
     assert peak == pytest.approx(estimate, rel=0.15)

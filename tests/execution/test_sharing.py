@@ -1,4 +1,4 @@
-"""Processes that share a folder of runs, children that die or hang, and requests to stop."""
+"""Tests of processes that share a folder of runs, of crashes and hangs, and of requests to stop."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def finish(store, task):
 
 
 @pytest.mark.slow
-def test_a_killed_child_is_replaced_and_its_run_tried_again_and_a_hung_one_is_ended(store):
+def test_killed_and_hung_worker_processes_are_replaced_and_their_runs_retried(store):
     _, tasks = plan_and_tasks(store, 3)
     log = Log()
     settings = ExecutionSettings(store.root, hang_timeout=6.0)
@@ -71,7 +71,7 @@ def test_a_killed_child_is_replaced_and_its_run_tried_again_and_a_hung_one_is_en
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_children_are_asked_to_stop(store, count):
+def test_worker_processes_are_asked_to_stop(store, count):
     _, tasks = plan_and_tasks(store, 3)
     log = Log()
     with pytest.raises(KeyboardInterrupt):
@@ -109,7 +109,7 @@ def test_a_run_of_another_process_is_left_to_it_and_reported(store, monkeypatch)
     ]
 
 
-def test_signs_of_life_are_given_while_pictures_are_read(tmp_path):
+def test_heartbeats_while_images_are_read(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         for number in range(3):
@@ -136,7 +136,7 @@ def test_a_run_that_was_taken_over_is_not_written(store):
     assert workers.execute_run(task, lease, ExecutionSettings(store.root), job, **arguments) is None
 
     def failing(task, settings, hooks):
-        raise ValueError("no longer ours to tell")
+        raise ValueError("not ours to report")
 
     assert workers.execute_run(task, lease, ExecutionSettings(store.root), failing, **arguments) is None
     assert store.failure(task.key) is None
@@ -150,7 +150,7 @@ def test_a_run_that_was_taken_over_is_not_written(store):
     assert workers.execute_run(task, lease, settings, slow, **arguments) is None
 
 
-def test_a_full_disk_loses_no_snapshot(store, monkeypatch):
+def test_a_full_disk_loses_no_checkpoint(store, monkeypatch):
     monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train)
     _, (task,) = plan_and_tasks(store, 1)
     lease = LeaseManager().acquire(store.folder(task.key))
@@ -173,7 +173,7 @@ def test_a_full_disk_loses_no_snapshot(store, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [MemoryError("512 MB"), OSError(5, "Input/output error", "images.bin")])
-def test_what_is_no_fault_of_the_run_is_tried_once_more_and_costs_no_snapshot(store, error):
+def test_a_transient_failure_is_retried_once_and_keeps_the_checkpoint(store, error):
     _, (task,) = plan_and_tasks(store, 1)
     log, times = Log(), [0]
 
@@ -194,7 +194,7 @@ def test_what_is_no_fault_of_the_run_is_tried_once_more_and_costs_no_snapshot(st
     assert store.snapshot(task.key).read_bytes() == b"half a run"
 
 
-def test_a_child_that_ran_out_of_memory_gets_no_other_run(store):
+def test_a_worker_process_that_ran_out_of_memory_gets_no_other_run(store):
     _, tasks = plan_and_tasks(store, 2)
     log = Log()
     pool.run_in_pool(
@@ -214,7 +214,7 @@ def test_a_child_that_ran_out_of_memory_gets_no_other_run(store):
 
 
 @pytest.mark.parametrize("event", ["epoch", "note"])
-def test_an_output_that_cannot_be_written_is_no_failure_of_the_run(store, event):
+def test_unwritable_output_does_not_fail_the_run(store, event):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -234,8 +234,8 @@ def test_an_output_that_cannot_be_written_is_no_failure_of_the_run(store, event)
     assert LeaseManager().is_free(store.folder(task.key))
 
 
-def test_whoever_was_asleep_while_writing_does_not_change_what_the_next_owner_has_finished(store, monkeypatch):
-    """It falls asleep before each file in turn; meanwhile another takes over and finishes, with another environment."""
+def test_a_suspended_process_does_not_change_a_run_finished_by_the_next_owner(store, monkeypatch):
+    """A process is suspended before each file in turn, while another takes over and finishes the run."""
     monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train)
     from ablations.storage import store as stores
 
@@ -248,7 +248,7 @@ def test_whoever_was_asleep_while_writing_does_not_change_what_the_next_owner_ha
 
         def write_file(path, content, check, folder=folder, asleep_before=asleep_before, task=task, theirs=theirs):
             if path.name == asleep_before and not theirs:
-                (folder / "attempt-0002.json").write_text("{}")  # as one that took over the run
+                (folder / "attempt-0002.json").write_text("{}")  # as if another process took the run over
                 (folder / "attempt-0001.json").unlink()
                 theirs.append(())
                 workers.train_and_store(task, ExecutionSettings(store.root), RunHooks(lambda metrics: None))
@@ -269,7 +269,7 @@ def execute_run(task, lease, store, job=workers.train_and_store):
     )
 
 
-def test_a_run_of_two_places_is_reproduced_by_its_accuracy_and_not_by_its_bits(store, monkeypatch):
+def test_a_run_trained_in_two_places_is_reproduced_by_accuracy_not_bits(store, monkeypatch):
     _, (task,) = plan_and_tasks(store, 1)
     here, there = environment.place("none", "numpy"), {"cpu": "another"}
     settings = ExecutionSettings(store.root)
@@ -288,7 +288,7 @@ def test_a_run_of_two_places_is_reproduced_by_its_accuracy_and_not_by_its_bits(s
     assert reproduce(store, task.key, data_dir=None, backend="numpy", threads=1).same_place
 
 
-def test_a_run_whose_attempts_fall_silent_fails_in_the_end(store):
+def test_a_run_with_repeatedly_expired_leases_fails(store):
     _, (task,) = plan_and_tasks(store, 1)
     log = Log()
     queue = RunQueue([task], ExecutionSettings(store.root, lease_timeout=0.0), log)
@@ -307,14 +307,14 @@ def test_a_run_whose_attempts_fall_silent_fails_in_the_end(store):
 
 
 @pytest.mark.slow
-def test_children_of_a_process_that_was_halted_are_not_taken_for_hung(store, monkeypatch):
+def test_worker_processes_of_a_suspended_process_do_not_count_as_hung(store, monkeypatch):
     _, tasks = plan_and_tasks(store, 1)
     log, halted = Log(), []
     real = pool.wait
 
     def wait(connections, timeout):
         if log.events and not halted:
-            halted.append(time.sleep(5))  # longer than the patience, as after SIGSTOP and SIGCONT
+            halted.append(time.sleep(5))  # longer than the timeout, as after SIGSTOP and SIGCONT
         return real(connections, timeout=timeout)
 
     monkeypatch.setattr(pool, "wait", wait)
@@ -358,7 +358,7 @@ def test_two_programs_share_a_grid_and_train_each_run_once(tmp_path):
         pytest.param(2, "2", marks=pytest.mark.slow),
     ],
 )
-def test_a_grid_that_is_interrupted_or_cut_off_ends_with_the_same_bits(tmp_path, workers, presses):
+def test_an_interrupted_grid_ends_with_the_same_bits(tmp_path, workers, presses):
     command = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "2", "--epochs", "400", "--workers", workers)
     store = Store(tmp_path / "runs")
     first = vitab(*command, "--checkpoint", "0.1", cwd=tmp_path)

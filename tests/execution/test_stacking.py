@@ -1,4 +1,4 @@
-"""Stacks claimed, trained and written by processes: every run keeps its own claim, files and fate."""
+"""Tests of stacks: every run keeps its own lease, files and outcome."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def plan_and_tasks(store, stack, *, seeds=3, axes=None, settings=None):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The runs of the plan, each trained by itself."""
+    """The runs of the plan, each trained alone."""
     store = Store(tmp_path_factory.mktemp("alone"))
     _, tasks = plan_and_tasks(store, 1)
     inline.run_inline(tasks, ExecutionSettings(store.root), Log())
@@ -55,7 +55,7 @@ def alone(tmp_path_factory):
 
 @pytest.fixture
 def sizes(monkeypatch):
-    """How many runs each stack that is trained here has."""
+    """The seeds of each stack that is trained in this process."""
     found = []
     original = Stack.__init__
 
@@ -104,7 +104,7 @@ def test_a_stack_writes_what_each_run_writes_alone(store, alone, sizes):
     assert log.events[12:15] == [("finished", label) for label in labels]
 
 
-def test_seeds_of_an_arm_are_put_together_before_other_arms(store, sizes):
+def test_seeds_of_an_arm_are_stacked_before_other_arms(store, sizes):
     _, tasks = plan_and_tasks(
         store, 4, axes={"position": ("rope",), "learning_rate": (1e-3, 2e-3), "depth": (1, 2)}, seeds=3
     )
@@ -118,7 +118,7 @@ def test_seeds_of_an_arm_are_put_together_before_other_arms(store, sizes):
     assert queue.claim_stack(os.getpid()) == {}
 
 
-def test_a_run_that_another_process_has_is_left_out_and_waited_for(store, alone, sizes):
+def test_a_run_leased_by_another_process_is_not_stacked_and_waited_for(store, alone, sizes):
     plan, tasks = plan_and_tasks(store, 6)
     theirs = LeaseManager().acquire(store.folder(tasks[2].key))  # none, seed 1
     log = Log()
@@ -134,7 +134,7 @@ def test_a_run_that_another_process_has_is_left_out_and_waited_for(store, alone,
     assert [last_attempt(store.folder(task.key)) for task in tasks] == [1, 1, 2, 1, 1, 1]
 
 
-def test_a_run_that_breaks_fails_alone(store, alone):
+def test_a_diverging_run_fails_alone(store, alone):
     axes = {"position": ("none",), "learning_rate": (1e30, 2e-3)}
     _, tasks = plan_and_tasks(store, 6, axes=axes)
     log = Log()
@@ -156,7 +156,7 @@ def test_a_run_that_breaks_fails_alone(store, alone):
 
 
 @pytest.mark.parametrize("event", ["epoch", "finished"])
-def test_an_output_that_cannot_be_written_fails_no_run_of_a_stack(store, event):
+def test_unwritable_output_fails_no_run_of_a_stack(store, event):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -170,7 +170,7 @@ def test_an_output_that_cannot_be_written_fails_no_run_of_a_stack(store, event):
     assert all(LeaseManager().is_free(store.folder(task.key)) for task in tasks)
 
 
-def test_an_error_of_what_they_share_fails_all(store, monkeypatch):
+def test_an_error_in_shared_code_fails_all_runs(store, monkeypatch):
     def broken(*_):
         raise RuntimeError("no device")
 
@@ -225,7 +225,7 @@ def test_a_stack_that_is_stopped_is_resumed_in_another(store, alone, sizes):
     assert [environment(store, key)["stack"] for key in plan.keys] == [2, 2, 2, 2, 1, 1]
 
 
-def test_a_full_disk_ends_a_stack_with_one_line_and_loses_no_snapshot(store, monkeypatch):
+def test_a_full_disk_ends_a_stack_with_one_line_and_loses_no_checkpoint(store, monkeypatch):
     _, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)})
     log = Log()
     with pytest.raises(KeyboardInterrupt):
@@ -242,14 +242,14 @@ def test_a_full_disk_ends_a_stack_with_one_line_and_loses_no_snapshot(store, mon
     assert all(store.failure(task.key) is None for task in tasks)
 
 
-def test_children_share_stacks_fairly(store, alone):
+def test_worker_processes_share_stacks_evenly(store, alone):
     plan, tasks = plan_and_tasks(store, 6)
     pool.run_in_pool(tasks, ExecutionSettings(store.root), Log(), workers=2)
     assert all(list(numbers(store, key)) == list(numbers(alone, key)) for key in plan.keys)
-    assert [environment(store, key)["stack"] for key in plan.keys] == [3] * 6  # half of six each, not six and none
+    assert [environment(store, key)["stack"] for key in plan.keys] == [3] * 6  # three each, not six and none
 
 
-def test_the_runs_of_a_killed_child_are_tried_again_each_alone(store, alone):
+def test_the_runs_of_a_killed_worker_process_are_retried_alone(store, alone):
     plan, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)}, settings={"epochs": 3})
     killed = []
 
@@ -285,8 +285,8 @@ def test_an_error_before_training_fails_that_run_alone(store, monkeypatch):
     assert [store.done(task.key) for task in tasks] == [True, False, True]
 
 
-def test_what_is_due_bit_for_bit(store):
-    """On the CPU a run of a stack alone too; on a GPU the stack is a part of where a run was trained."""
+def test_when_the_same_bits_are_expected(store):
+    """On a CPU a run of a stack has the same bits alone; on a GPU they may depend on the stack."""
     plan, tasks = plan_and_tasks(store, 2, axes={"position": ("rope",)}, seeds=2)
     inline.run_inline(tasks, ExecutionSettings(store.root), Log())
     again = reproduce(store, plan.keys[1], data_dir=None, backend="numpy", threads=1)
