@@ -1,4 +1,4 @@
-"""The reports in docs/studies/ and the golden one are whole on GitHub: links lead somewhere, tables and images are sound."""
+"""The reports in docs/studies/ and the golden one are whole: links lead somewhere, tables and images are sound."""
 
 import re
 from pathlib import Path

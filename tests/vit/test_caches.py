@@ -25,6 +25,16 @@ from ablations.reporting.figures import palette
 import matplotlib
 print(matplotlib.get_configdir(), matplotlib.get_cachedir())
 """
+WORKER = """
+import os
+from pathlib import Path
+from ablations.execution.pool import WorkerProcess
+from ablations.execution.tasks import ExecutionSettings
+from ablations.execution.worker import train_and_store
+worker = WorkerProcess(ExecutionSettings(Path("runs"), None, "cupy", 1), train_and_store, None)
+print(os.environ["NUMBA_CACHE_DIR"])
+worker.process.kill()
+"""
 
 
 @pytest.fixture
@@ -123,6 +133,12 @@ def test_kernels_are_cached_in_the_replacement(installation: Path) -> None:
         f"note: cannot write the cache folder {installation.parent}/home/.cache/vitab; using {folder} "
         "(XDG_CACHE_HOME sets another)"
     ]
+
+
+def test_worker_processes_inherit_the_replacement(installation: Path) -> None:
+    """Else each of them would choose, and say so."""
+    done = execute(installation, WORKER)
+    assert (done.returncode, done.stdout) == (0, f"{installation.parent}/temporary/{PRIVATE}/numba\n"), done.stderr
 
 
 def test_kernels_are_compiled_without_any_cache(installation: Path) -> None:
