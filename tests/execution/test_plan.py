@@ -87,7 +87,7 @@ def test_a_plan_lists_runs_with_their_keys_and_writes_nothing(tmp_path, monkeypa
     ("settings", "message"),
     [
         ({"patch": 3}, r"patch\b.*8x8 images of digits"),
-        ({"width": 15, "position": "none"}, "width.*multiples of heads"),
+        ({"width": 15, "position": "none"}, "width must be a multiple of heads"),
         ({"width": 12, "position": "rope"}, "rope"),
         ({"width": 18, "position": "sinusoidal"}, "sinusoidal"),
     ],

@@ -1,7 +1,7 @@
 """Fused CPU kernels in Numba: one run, one lane, in place, the GIL released.
 
 Each function is the fused form of the `Ops` method of the same name, on the arrays of a single run: tokens (M, D)
-where `Ops` has (R, B, N, D). Arrays come first, then whole numbers, then real numbers, as in an instruction of a program.
+where `Ops` has (R, B, N, D). Arrays come first, then integers, then real numbers, as in an instruction of a program.
 Compiled results are cached on disk, so only the first run on a machine compiles.
 """
 
