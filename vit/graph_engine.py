@@ -217,7 +217,7 @@ class GraphEngine:
         steps = rates.shape[1]
         if order.shape != (len(rates), steps * self.batch_size) or len(rates) != len(self.model.seeds):
             raise ConfigError(
-                f"order must match rates {rates.shape} and {self.batch_size} images per step, got the shape {order.shape}"
+                f"order must fit rates {rates.shape} and {self.batch_size} images per step, got {order.shape}"
             )
         if steps not in self._tables:
             xp = self.ops.xp

@@ -12,8 +12,8 @@ from vit.workspace import Draws
 class Lane:
     """Trains and evaluates at most `capacity` images at a time, with its own buffers and gradient vector.
 
-    On the CPU, a pass is captured as a program if the network allows it, one for each number of images. Its first use is
-    then a replay like any other, so results do not depend on what ran before.
+    On the CPU, a pass is captured as a program if the network allows it, one for each number of images. Its first use
+    is then a replay like any other, so results do not depend on what ran before.
     """
 
     def __init__(self, model: ViT, capacity: int) -> None:

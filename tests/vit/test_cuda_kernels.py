@@ -186,7 +186,7 @@ class TestViews:
         x, bias = device(np.zeros((2, 3, 4, 8), np.float32)), device(np.zeros((2, 8), np.float32))
         refused: list[tuple[type[Exception], str, Callable[[], object]]] = [
             (ValueError, r"bias must have the shape \(2, 8\), got \(2, 7\)", lambda: kernels.add_bias(x, bias[:, :7])),
-            (ValueError, "x: strides", lambda: kernels.add_bias(x[:, :, ::2], bias)),
+            (ValueError, "x must be contiguous, got strides", lambda: kernels.add_bias(x[:, :, ::2], bias)),
             (
                 TypeError,
                 "table must have the type float, got uint16",
@@ -218,7 +218,7 @@ class TestViews:
 
     def test_patches_of_a_part_of_the_images_are_refused(self, devices: Devices) -> None:
         images = device(np.zeros((2, 5, 6, 6, 3), dtype=np.float32))
-        with pytest.raises(ValueError, match="images: strides"):
+        with pytest.raises(ValueError, match="images must be contiguous, got strides"):
             devices.forwards.patchify(images[:, :3], 3, device(np.empty((2, 3, 4, 27), dtype=np.float32)))
 
     def test_wide_rows_are_refused(self, devices: Devices) -> None:

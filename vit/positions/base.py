@@ -40,8 +40,8 @@ class Position:
 
     description: ClassVar[str]
     traceable: ClassVar[bool] = False
-    """Whether the hooks use only methods of `ops` that a captured program can hold, on whole arrays, so that a step can be
-    captured once and replayed. An encoding that computes with array expressions leaves it False and runs uncaptured.
+    """Whether the hooks use only methods of `ops` that a captured program can hold, on whole arrays, so that a step can
+    be captured once and replayed. An encoding that computes with array expressions leaves it False and runs uncaptured.
     """
 
     fusible: ClassVar[bool] = False
