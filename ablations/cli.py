@@ -1,4 +1,4 @@
-"""The command line: thin commands over plain functions; exceptions become one line and an exit code."""
+"""The command line: the commands of `ablations.commands`, assembled."""
 
 from typing import Annotated
 
@@ -20,8 +20,8 @@ from ablations.commands.verify import verify
 
 app = typer.Typer(
     cls=Commands,
-    help="Which part of a small Vision Transformer earns its keep? Train a grid of them, and read the report.",
-    epilog="Start with:  vitab run --grid rope  and then  vitab report",
+    help="Train a grid of small Vision Transformers, and report which parts of them matter.",
+    epilog="Start with:  vitab run --grid rope && vitab report",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

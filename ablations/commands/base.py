@@ -1,4 +1,4 @@
-"""What the modules of the command line share: exit codes, errors as one line, options."""
+"""Shared parts of the commands: exit codes, errors as one line, printing."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 
 
 class Commands(TyperGroup):
-    """A group whose errors are one line on stderr: exit code 2 for bad input, 1 for what went wrong otherwise."""
+    """A group of commands whose errors are one line on stderr: exit code 2 for bad input, 1 for other errors."""
 
     def main(  # type: ignore[override]
         self, args: list[str] | None = None, *, standalone_mode: bool = True, **extra: Any
@@ -41,7 +41,7 @@ class Commands(TyperGroup):
         except OSError as error:
             if error.filename is not None or error.errno not in OUTPUT_FAILS:
                 raise
-            stop(f"the output could not be written: {error.strerror}; runs that are finished are kept", FAILED)
+            stop(f"cannot write the output: {error.strerror}; finished runs are kept", FAILED)
         except Exception as error:
             if not hasattr(error, "format_message"):
                 raise
@@ -52,7 +52,7 @@ class Commands(TyperGroup):
 
 
 def stop(message: str, code: int) -> NoReturn:
-    """End the program with one line on stderr."""
+    """Print one line to stderr and end the program."""
     from ablations.config.safe_text import one_line
 
     typer.echo(f"error: {one_line(message)}", err=True)
@@ -71,7 +71,7 @@ def echo(text: object, *, err: bool = False) -> None:
 
 
 def console() -> "Console":
-    """Where tables and lines go."""
+    """Return the console for tables and lines."""
     from rich.console import Console
 
     return Console()

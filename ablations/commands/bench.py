@@ -10,19 +10,19 @@ from ablations.errors import UsageError
 
 
 def bench(
-    width: Annotated[int, typer.Option(help="Width of the model.")] = 64,
-    depth: Annotated[int, typer.Option(help="Blocks.")] = 2,
-    heads: Annotated[int, typer.Option(help="Attention heads.")] = 2,
-    patch: Annotated[int, typer.Option(help="Pixels a side of a patch.")] = 4,
-    image: Annotated[int, typer.Option(help="Pixels a side of an image.")] = 32,
-    channels: Annotated[int, typer.Option(help="Channels of an image.")] = 3,
-    batch: Annotated[int, typer.Option(help="Images a step.", min=1)] = 64,
+    width: Annotated[int, typer.Option(help="Model width.")] = 64,
+    depth: Annotated[int, typer.Option(help="Number of blocks.")] = 2,
+    heads: Annotated[int, typer.Option(help="Number of attention heads.")] = 2,
+    patch: Annotated[int, typer.Option(help="Patch size in pixels.")] = 4,
+    image: Annotated[int, typer.Option(help="Image size in pixels.")] = 32,
+    channels: Annotated[int, typer.Option(help="Image channels.")] = 3,
+    batch: Annotated[int, typer.Option(help="Batch size.", min=1)] = 64,
     position: Annotated[str, typer.Option(help="Positional encoding.")] = "rope",
     backend: Annotated[str, typer.Option(metavar="auto|numpy|cupy")] = "auto",
     precision: Precision = None,
-    seconds: Annotated[float, typer.Option(help="How long to measure.", min=0.01)] = 5.0,
+    seconds: Annotated[float, typer.Option(help="Seconds to measure.", min=0.01)] = 5.0,
 ) -> None:
-    """Measure training steps of a model of your own shape on this machine."""
+    """Time the training steps of a model on this machine, beside PyTorch's if it is installed."""
     from ablations.execution.resources import resolve_backend
     from ablations.machine import available_cores
     from ablations.training.precision import check, fastest

@@ -10,13 +10,15 @@ from ablations.commands.report import last_study
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="An arm (rope, depth=4) or a study.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="What to compare it with.")],
-    study: Annotated[str | None, typer.Option(metavar="NAME", help="Study of the arms; default: the last.")] = None,
+    first: Annotated[str, typer.Argument(metavar="A", help="An arm (such as rope, or depth=4) or a study.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The arm or study to compare it with.")],
+    study: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Study of the arms. Default: the last one planned.")
+    ] = None,
     runs: Runs = Path("runs"),
     mixed: Mixed = False,
 ) -> None:
-    """Compare two arms of a study, or two studies, over pairs of runs and model by model."""
+    """Compare two arms of a study, or two studies, by paired runs and by trained models."""
     from ablations.reporting.compare import compare as compared
     from ablations.storage import Store
 

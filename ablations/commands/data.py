@@ -1,4 +1,4 @@
-"""`vitab data`: list the data sets, fetch them, check them, look at them."""
+"""`vitab data`: list, download, check and show datasets."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from ablations.commands.base import console as make_console
 from ablations.commands.options import DataDir
 
 data_app = typer.Typer(
-    cls=Commands, rich_markup_mode=None, help="List the data sets, or fetch one:  vitab data fetch cifar100"
+    cls=Commands, rich_markup_mode=None, help="List the datasets, or download one:  vitab data fetch cifar100"
 )
 
 
@@ -24,8 +24,8 @@ def list_data(context: typer.Context, data_dir: DataDir = None) -> None:
 
 
 @data_app.command("fetch")
-def fetch_data(name: Annotated[str, typer.Argument(help="A data set of `vitab data`.")]) -> None:
-    """Download a data set into the user's cache and check it; an interrupted download goes on where it stopped."""
+def fetch_data(name: Annotated[str, typer.Argument(help="Name of a dataset (see `vitab data`).")]) -> None:
+    """Download a dataset into the user's cache and verify it. An interrupted download resumes."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ablations.data.catalog import fetch_dataset, remotes_of
@@ -47,14 +47,14 @@ def fetch_data(name: Annotated[str, typer.Argument(help="A data set of `vitab da
 
 @data_app.command("verify")
 def verify_data(
-    name: Annotated[str, typer.Argument(help="A data set of `vitab data`.")], data_dir: DataDir = None
+    name: Annotated[str, typer.Argument(help="Name of a dataset (see `vitab data`).")], data_dir: DataDir = None
 ) -> None:
-    """Read a data set in full, with every check, and say what was found."""
+    """Read a whole dataset with all checks, and print what it contains."""
     from ablations.data.catalog import verify_dataset
 
     found = verify_dataset(name, data_dir)
     echo(
-        f"{found.name} in {found.where} is good: {found.train_images:,} + {found.test_images:,} images of "
+        f"{found.name} in {found.where} is complete: {found.train_images:,} + {found.test_images:,} images of "
         f"{found.image_size} x {found.image_size} x {found.channels} in {found.classes} classes, "
         f"fingerprint {found.fingerprint[:16]}"
     )
@@ -62,16 +62,18 @@ def verify_data(
 
 @data_app.command("sheet")
 def draw_sheet(
-    name: Annotated[str, typer.Argument(help="A data set of `vitab data`.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.png", help="Where to write the picture.")],
+    name: Annotated[str, typer.Argument(help="Name of a dataset (see `vitab data`).")],
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="Image file to write.")],
     data_dir: DataDir = None,
-    labels: Annotated[str, typer.Option(metavar="fine|coarse", help="cifar100: 100 or 20 classes.")] = "fine",
+    labels: Annotated[
+        str, typer.Option(metavar="fine|coarse", help="For cifar100: 100 fine or 20 coarse classes.")
+    ] = "fine",
     classes: Annotated[
-        str | None, typer.Option(metavar="N|a,b", help="Only the first N classes, or the classes named.")
+        str | None, typer.Option(metavar="N|a,b", help="Use the first N classes, or the named ones.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Which samples are drawn.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random samples.", min=0)] = 0,
 ) -> None:
-    """Write a picture of samples of every class with their labels."""
+    """Write an image with labelled samples of every class."""
     from ablations.config import parse
     from ablations.data.catalog import sheet
 

@@ -1,4 +1,4 @@
-"""Tables that commands print."""
+"""Tables and lines that commands print."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ablations.config import Grid, run_label
+from ablations.config import Grid, count, run_label
 from ablations.config.safe_text import one_line, visible
 from ablations.errors import UsageError
 from ablations.execution.lease import HEARTBEAT_INTERVAL, LEASE_TIMEOUT, active_lease
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def table(*columns: str, right: Iterable[str] = ()) -> Table:
-    """An empty table without lines; the columns in `right` are numbers."""
+    """Return an empty table without borders; the columns in `right` are right-aligned."""
     empty = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         empty.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -35,9 +35,9 @@ def add_row(rows: Table, *cells: str) -> None:
 
 
 def show_plan(
-    console: Console, plan: StudyPlan, arms: Sequence[Arm], needs: Sequence[Need], crew: ResourcePlan
+    console: Console, plan: StudyPlan, arms: Sequence[Arm], needs: Sequence[Need], resources: ResourcePlan
 ) -> None:
-    """What `vitab run --dry-run` says: each arm, the totals, the time, and what of the machine that takes."""
+    """Print the arms of a plan, their cost and memory, and the estimated time."""
     numbers = ("runs", "done", "parameters", "FLOPs/run", "memory", "time/run")
     axes = shown_axes(plan)
     rows = table(*(axis.replace("_", " ") for axis in axes), *numbers, right=numbers)
@@ -59,24 +59,25 @@ def show_plan(
     say(console, f"{len(plan.keys)} runs, {to_do} to do: {magnitude(flops)} training FLOPs")
     if to_do:
         seconds = sum(arm.to_do * (arm.seconds or 0.0) for arm in arms)
-        workers = f"{crew.workers} worker{'s' * (crew.workers > 1)}"
+        workers = count(resources.workers, "worker")
         say(
             console,
-            f"about {duration(seconds / crew.workers)} with {workers}, {machine_hours(seconds, crew)}, from a few "
-            "steps timed here",
+            f"about {duration(seconds / resources.workers)} with {workers}, {machine_hours(seconds, resources)}, "
+            "estimated from a few steps timed on this machine",
         )
 
 
-def machine_hours(seconds: float, crew: ResourcePlan) -> str:
-    """What runs that take so many seconds of one worker cost: core-hours, or GPU-hours where they are on GPUs."""
-    taken = min(crew.workers, len(crew.devices)) / crew.workers if crew.devices else crew.threads
+def machine_hours(seconds: float, resources: ResourcePlan) -> str:
+    """Return the cost of runs that take this time of one worker: core-hours, or GPU-hours on GPUs."""
+    devices, workers = len(resources.devices), resources.workers
+    taken = min(workers, devices) / workers if devices else resources.threads
     hours = seconds * taken / 3600
     number = "under 0.01" if hours < 0.01 else f"{hours:,.2f}" if hours < 10 else f"{hours:,.0f}"
-    return f"{number} {'GPU' if crew.devices else 'core'}-hours"
+    return f"{number} {'GPU' if devices else 'core'}-hours"
 
 
 def show_grids(console: Console, grids: Mapping[str, Grid]) -> None:
-    """What `vitab grids` says."""
+    """Print the grids."""
     rows = table("grid", "runs", "question", "axes", right=("runs",))
     for grid in grids.values():
         axes = "; ".join(f"{axis} {', '.join(map(str, levels))}" for axis, levels in grid.axes.items())
@@ -85,7 +86,7 @@ def show_grids(console: Console, grids: Mapping[str, Grid]) -> None:
 
 
 def show_datasets(console: Console, listed: Sequence["DatasetLocation"]) -> None:
-    """What `vitab data` says."""
+    """Print the datasets, and which are on this machine."""
     rows = table("data", "classes", "images", "here", "what", right=("classes",))
     for found in listed:
         info = found.info
@@ -100,17 +101,17 @@ def show_datasets(console: Console, listed: Sequence["DatasetLocation"]) -> None
         )
     console.print(rows)
     console.print()
-    say(console, "from")
+    say(console, "sources")
     for found in listed:
         say(console, f"{found.info.name:<14} {found.info.source}")
 
 
 def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType, int, int]:
-    """What `vitab status` shows of a study or all of them as they are now, and how many runs are to do and at work."""
+    """Return the state of one study or all, and the numbers of remaining and running runs."""
     numbers = ("runs", "done", "failed", "to do", "running")
     rows = table("study", *numbers, "question", right=numbers)
     plans, lines = read_studies(store, study)
-    to_do = at_work_now = 0
+    to_do = active = 0
     for plan in plans:
         axes = shown_axes(plan)
         counts = dict.fromkeys(("done", "failed", "to do", "running"), 0)
@@ -129,12 +130,12 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
         if stale := stale_runs_warning(store, plan):
             lines.append(stale)
         add_row(rows, plan.study, str(len(plan.keys)), *map(str, counts.values()), plan.question)
-        to_do, at_work_now = to_do + counts["to do"], at_work_now + counts["running"]
-    return Group(rows, *(Text(visible(line)) for line in lines)), to_do, at_work_now
+        to_do, active = to_do + counts["to do"], active + counts["running"]
+    return Group(rows, *(Text(visible(line)) for line in lines)), to_do, active
 
 
 def read_studies(store: Store, study: str | None = None) -> tuple[list[StudyPlan], list[str]]:
-    """The plan of a study or of all, and a line about each that cannot be read."""
+    """Return the plan of one study or of all, and a line about each that cannot be read."""
     plans, lines = [], []
     for name in store.studies() if study is None else [study]:
         try:
@@ -145,11 +146,11 @@ def read_studies(store: Store, study: str | None = None) -> tuple[list[StudyPlan
 
 
 def running(owner: Mapping[str, Any]) -> str:
-    """Where a run is trained and how far it is, from what its attempt says."""
+    """Return where a run is trained and its progress, from its lease."""
     place = owner.get("where") or f"{owner.get('host')} (process {owner.get('pid')}, since {owner.get('begun')})"
     where = f"is running on {place}"
     if owner["silent"] > 4 * HEARTBEAT_INTERVAL:
-        where += f", last sign of life {duration(owner['silent'])} ago"
+        where += f", last heartbeat {duration(owner['silent'])} ago"
     number = owner.get("attempt")
     again = f", attempt {number}" if number != 1 else ""
     if "epoch" not in owner:
@@ -159,7 +160,7 @@ def running(owner: Mapping[str, Any]) -> str:
 
 
 def show_studies(console: Console, store: Store, study: str | None = None, *, verify: bool = False) -> bool:
-    """What `vitab status` says; whether all finished runs are sound, which it only looks at to `verify`."""
+    """Print the state of the studies; return whether the files of finished runs are intact (checked if `verify`)."""
     console.print(view_studies(store, study)[0], soft_wrap=True)
     sound = True
     for plan in read_studies(store, study)[0] if verify else ():
@@ -169,7 +170,7 @@ def show_studies(console: Console, store: Store, study: str | None = None, *, ve
                 say(console, f"{plan.study}: {run_label(config, shown_axes(plan))} is damaged: {', '.join(damaged)}")
                 say(console, f"  delete {store.folder(key)} and run the study again")
     if verify and sound:
-        say(console, "all files of all finished runs are as they were written")
+        say(console, "all files of all finished runs are intact")
     return sound
 
 
@@ -179,7 +180,7 @@ def say(console: Console, text: str, *, style: str = "") -> None:
 
 
 def magnitude(value: float) -> str:
-    """12.3 G, 4.56 T: three digits and a unit of thousands."""
+    """Return a number with three digits and an SI prefix: 12.3 G, 4.56 T."""
     units: Any = ("", "k", "M", "G", "T", "P", "E")
     scale = 0
     while value >= 999.5 and scale < len(units) - 1:
@@ -188,7 +189,7 @@ def magnitude(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: 4.2 s, 38 s, 3 min 05 s, 2 h 07 min."""
+    """Return a duration as text: 4.2 s, 38 s, 3 min 05 s, 2 h 07 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -6,7 +6,7 @@ from ablations.commands.base import FAILED, stop
 
 
 def doctor() -> None:
-    """Say what vitab finds on this machine, and how to install what is missing."""
+    """Check Python, packages, processor, memory and GPUs, and print how to install what is missing."""
     from ablations.machine.doctor import examine
 
     report = examine()

@@ -4,7 +4,7 @@ from ablations.commands.base import console as make_console
 
 
 def list_grids() -> None:
-    """List the built-in grids, each with the question it answers."""
+    """List the built-in grids with their questions."""
     from ablations.commands.display import show_grids
     from ablations.config import GRIDS
 

@@ -5,23 +5,35 @@ from typing import Annotated
 
 import typer
 
-Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of finished runs.")]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of the runs.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", metavar="DIR", help="Where the data set's files are; default: the user's cache."),
+    typer.Option("--data-dir", metavar="DIR", help="Folder of the dataset's files. Default: the user's cache."),
 ]
-Study = Annotated[str | None, typer.Argument(help="Name of the study; default: all.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Plain lines instead of the live table.")]
+Study = Annotated[str | None, typer.Argument(help="Name of the study. Default: all studies.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print plain lines instead of a live table.")]
 Precision = Annotated[
     str | None,
-    typer.Option(metavar="float32|tf32|bf16", help="Of matrix products; default: bf16 on GPUs that have it."),
+    typer.Option(
+        metavar="float32|tf32|bf16",
+        help="Precision of matrix products. Default: bf16 on GPUs that support it, else float32.",
+    ),
 ]
-Backend = Annotated[str, typer.Option(metavar="auto|numpy|cupy", help="auto: cupy where there is a GPU for it.")]
-Workers = Annotated[str, typer.Option(metavar="N|auto", help="Runs side by side; the results do not depend on it.")]
+Backend = Annotated[
+    str, typer.Option(metavar="auto|numpy|cupy", help="Array library. auto: cupy if there is a usable GPU, else numpy.")
+]
+Workers = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto",
+        help="Number of worker processes. Does not affect the results. auto: one per core, or one per GPU.",
+    ),
+]
 Stack = Annotated[
     str,
     typer.Option(
-        metavar="N|auto", help="Runs of one shape trained as one model; auto: 1 on a CPU, by memory on a GPU."
+        metavar="N|auto",
+        help="Number of runs of one shape to train as one model. auto: 1 on a CPU, as many as fit on a GPU.",
     ),
 ]
-Mixed = Annotated[bool, typer.Option("--mixed", help="Take runs of different code or data together, and say so.")]
+Mixed = Annotated[bool, typer.Option("--mixed", help="Include runs of different code or data. The report says so.")]

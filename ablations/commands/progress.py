@@ -1,10 +1,11 @@
-"""How a study gets on: a live table on a terminal, plain lines elsewhere."""
+"""Progress of a study: a live table on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ablations.commands.display import add_row, duration, say
+from ablations.config import count
 from ablations.execution.tasks import Finished, Task
 
 if TYPE_CHECKING:
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
     from ablations.training.trainer import EpochMetrics
 
 EPOCH_LINE_EVERY = 15.0
-"""Seconds between two plain lines about the epochs of runs."""
+"""Seconds between two plain lines about epochs."""
 
 
 class Progress:
-    """Plain lines: one a finished or failed run, and now and then one about the epochs of a long run."""
+    """Prints plain lines: one per finished or failed run, and one every 15 s about the epochs of long runs."""
 
     def __init__(self, console: "Console", tasks: Sequence[Task], *, skipped: int = 0) -> None:
         self.console = console
@@ -35,11 +36,11 @@ class Progress:
     def __exit__(self, *error: object) -> None: ...
 
     def started(self, task: Task) -> None:
-        """A run begins."""
+        """Register a run that starts."""
         self.running[task] = (time.monotonic(), None)
 
     def epoch(self, task: Task, metrics: "EpochMetrics") -> None:
-        """A run has ended an epoch."""
+        """Register the metrics of an epoch."""
         begun = self.running[task][0]
         self.running[task] = (begun, metrics)
         if time.monotonic() - self._last_line >= EPOCH_LINE_EVERY:
@@ -50,66 +51,66 @@ class Progress:
             )
 
     def finished(self, task: Task, result: Finished) -> None:
-        """A run is in the store."""
-        self._over(task)
+        """Report a finished run."""
+        self._end_run(task)
         self.line(
-            f"{self.place()} {task.label}: test {result.test_accuracy:.1%}, validation "
+            f"{self.counter()} {task.label}: test {result.test_accuracy:.1%}, validation "
             f"{result.validation_accuracy:.1%}, {duration(result.seconds)}; {_left(self.study_left())}"
         )
 
     def failed(self, task: Task, reason: str) -> None:
-        """A run has failed."""
-        self._over(task)
-        self.line(f"{self.place()} {task.label}: FAILED: {reason}")
+        """Report a failed run."""
+        self._end_run(task)
+        self.line(f"{self.counter()} {task.label}: FAILED: {reason}")
 
     def retrying(self, task: Task, reason: str) -> None:
-        """A run was cut short by no fault of its own, and is tried once more."""
+        """Report a run that failed for a transient reason and is retried."""
         self.running.pop(task, None)
-        self.line(f"{task.label}: {reason}; once more")
+        self.line(f"{task.label}: {reason}; retrying")
 
     def finished_elsewhere(self, task: Task, result: Finished) -> None:
-        """Another process has finished a run."""
-        self._over(task)
-        self.line(f"{self.place()} {task.label}: test {result.test_accuracy:.1%}, finished by another process")
+        """Report a run that another process has finished."""
+        self._end_run(task)
+        self.line(f"{self.counter()} {task.label}: test {result.test_accuracy:.1%}, finished by another process")
 
     def waiting(self, runs: int) -> None:
-        """Only runs that other processes are at are left."""
-        self.line(f"waiting for {runs} run{'s' * (runs != 1)} that other processes are at; Ctrl-C leaves them to those")
+        """Report that all remaining runs are being trained by other processes."""
+        self.line(f"waiting for {count(runs, 'run')} being trained by other processes; Ctrl-C stops waiting")
 
     def note(self, task: Task, line: str) -> None:
-        """Something about a run that goes on."""
+        """Report a message about a running run."""
         self.line(f"{task.label}: {line}")
 
     def line(self, text: str) -> None:
-        """One line of text, as it is."""
+        """Print one line."""
         self._last_line = time.monotonic()
         say(self.console, text)
 
-    def place(self) -> str:
-        """[ 7/48]"""
+    def counter(self) -> str:
+        """Return the number of the run that has just ended, such as [ 7/48]."""
         return f"[{self.count:>{len(str(self.total))}}/{self.total}]"
 
     def study_left(self) -> float | None:
-        """Seconds until all runs are over; None before the first epoch is."""
+        """Return the estimated seconds left for the study; None before the first epoch has ended."""
         worked = self.worked()
         return (time.monotonic() - self.begun) * (self._work / worked - 1) if worked > 0 else None
 
     def worked(self) -> float:
-        """The weight of what is done, parts of runs included."""
+        """Return the weight of the work done, including parts of runs."""
         return self._worked + sum(
             task.weight * metrics.epoch / task.config.epochs
             for task, (_, metrics) in list(self.running.items())
             if metrics is not None
         )
 
-    def _over(self, task: Task) -> None:
+    def _end_run(self, task: Task) -> None:
         self.running.pop(task, None)
         self._worked += task.weight
         self.count += 1
 
 
 class LiveProgress(Progress):
-    """A table of the runs at work that redraws itself, below the lines of those that are over."""
+    """Shows a live table of the running runs, below the lines of those that have ended."""
 
     def __init__(self, console: "Console", tasks: Sequence[Task], *, skipped: int = 0) -> None:
         from rich.live import Live
@@ -126,11 +127,11 @@ class LiveProgress(Progress):
         self._live.stop()
 
     def line(self, text: str) -> None:
-        """One line above the table."""
+        """Print one line above the table."""
         say(self.console, text, style="red" if "FAILED" in text else "")
 
     def table(self) -> "RenderableType":
-        """The runs at work, and how far the study is."""
+        """Return the table of the running runs and the progress of the study."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -156,13 +157,13 @@ class LiveProgress(Progress):
         bar.add_row(
             f"{self.count} of {self.total} runs",
             ProgressBar(total=self._work or 1, completed=self.worked(), width=30),
-            f"{duration(time.monotonic() - self.begun)} so far, {_left(self.study_left())}",
+            f"{duration(time.monotonic() - self.begun)} elapsed, {_left(self.study_left())}",
         )
         return Group(table, bar)
 
 
 def _run_left(task: Task, begun: float, metrics: "EpochMetrics") -> float:
-    """Seconds until a run is over."""
+    """Return the estimated seconds left for a run."""
     return max(0.0, (time.monotonic() - begun) * (task.config.epochs / metrics.epoch - 1))
 
 

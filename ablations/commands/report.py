@@ -11,21 +11,21 @@ from ablations.errors import UsageError
 
 
 def report(
-    study: Annotated[str | None, typer.Argument(help="Name of the study; default: the last one run.")] = None,
+    study: Annotated[str | None, typer.Argument(help="Name of the study. Default: the last one planned.")] = None,
     runs: Runs = Path("runs"),
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of reports.")] = Path("reports"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the reports.")] = Path("reports"),
     format: Annotated[
-        str, typer.Option(metavar="markdown|html", help="html: also report.html, one file with everything inside.")
+        str, typer.Option(metavar="markdown|html", help="html also writes report.html, a single self-contained file.")
     ] = "markdown",
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; say what in the report no longer follows from the runs.")
+        bool, typer.Option("--check", help="Write nothing; check that the report follows from the runs.")
     ] = False,
     mixed: Mixed = False,
 ) -> None:
-    """Write a study's report: DIR/<study>/README.md with figures/ and tables/ (CSV, LaTeX).
+    """Write the report of a study: DIR/<study>/README.md, with figures/ and tables/ (CSV and LaTeX).
 
-    With --check the exit code is 1 when the report there is not the one that follows from the runs, with a line for
-    every difference.
+    With --check, print every difference between the report and the one that follows from the runs, and exit with
+    code 1 if there is any.
     """
     from ablations.storage import Store, load_results, require_one_version
 

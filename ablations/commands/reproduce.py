@@ -10,12 +10,18 @@ from ablations.commands.options import Backend, DataDir, Runs
 
 
 def reproduce(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="A finished run: how the name of its folder begins.")],
+    key: Annotated[
+        str,
+        typer.Argument(metavar="KEY", help="Key of a finished run, or its first characters (the name of its folder)."),
+    ],
     data_dir: DataDir = None,
     backend: Backend = "auto",
     runs: Runs = Path("runs"),
 ) -> None:
-    """Train a finished run again and compare: bit for bit where it was trained, by its accuracy elsewhere."""
+    """Train a finished run again and compare the results.
+
+    On the same machine and code the bits must be equal; elsewhere the accuracies must agree within two standard errors.
+    """
     from ablations.execution.reproduction import reproduce
     from ablations.execution.resources import resolve_backend
     from ablations.machine import available_cores

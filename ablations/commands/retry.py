@@ -7,18 +7,17 @@ import typer
 
 from ablations.commands.base import console as make_console
 from ablations.commands.base import echo
-from ablations.commands.execute import train
 from ablations.commands.options import Backend, DataDir, Quiet, Runs, Stack, Workers
 
 
 def retry(
-    study: Annotated[str | None, typer.Argument(help="Name of the study; default: the last one planned.")] = None,
+    study: Annotated[str | None, typer.Argument(help="Name of the study. Default: the last one planned.")] = None,
     stale: Annotated[
         bool,
         typer.Option(
             "--stale",
-            help="Train the finished runs again that different code has trained, instead of the failed ones. "
-            "Their old results are discarded.",
+            help="Train again the finished runs that different code has trained, instead of the failed runs. "
+            "Their old results are discarded first.",
         ),
     ] = False,
     data_dir: DataDir = None,
@@ -30,6 +29,7 @@ def retry(
 ) -> None:
     """Train the failed runs of a study again, or its stale runs."""
     from ablations.commands import display
+    from ablations.commands.execute import train
     from ablations.errors import UsageError
     from ablations.execution.plan import survey, tasks_of
     from ablations.execution.resources import plan_resources, resolve_backend
@@ -51,11 +51,10 @@ def retry(
     chosen = resolve_backend(backend)
     check_runs((task.config for task in tasks), chosen)
     resources = plan_resources(tasks, workers=workers, stack=stack, backend=chosen, data_dir=data_dir)
-    settings = ExecutionSettings(runs, data_dir, chosen, resources.threads, devices=resources.devices)
     for line in resources.lines:
         display.say(console, line)
     if stale:
         store.check_writable()
         for task in tasks:
             store.discard(task.key)
-    train(console, store, plan, resources.tasks, setting=settings, crew=resources.workers, quiet=quiet)
+    train(console, store, plan, resources, ExecutionSettings(runs, data_dir, chosen), quiet=quiet)

@@ -12,20 +12,20 @@ from ablations.commands.base import console as make_console
 from ablations.commands.options import Runs, Study
 
 WATCH_EVERY = 2.0
-"""Seconds between two looks of `vitab status --watch`."""
+"""Seconds between two updates of `vitab status --watch`."""
 WATCH_NOBODY = 30.0
-"""Seconds without a run at work after which it ends."""
+"""Seconds without an active run after which `vitab status --watch` ends."""
 
 
 def status(
     study: Study = None,
     runs: Runs = Path("runs"),
-    verify: Annotated[bool, typer.Option("--verify", help="Also read every file and compare checksums.")] = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Look again every two seconds until all is over, or nobody is at work.")
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Also check the files of finished runs, as `vitab verify` does.")
     ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Update every two seconds until no run is active.")] = False,
 ) -> None:
-    """Say which runs are done, running (where, how far), failed (why) and still to do."""
+    """Show finished, running, failed and remaining runs."""
     from ablations.commands import display
     from ablations.storage import Store
 

@@ -1,4 +1,4 @@
-"""`vitab run --until-decided`, as people see it: round after round until nothing is open."""
+"""`vitab run --until-decided`: train in rounds until every contrast is decided."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -31,10 +31,10 @@ def train_in_rounds(
     plan_of: Planner,
     train: Callable[[StudyPlan, frozenset[str]], None],
 ) -> None:
-    """Carry out a plan, look, and go on with the next round, until every contrast is decided or at the maximum.
+    """Train a plan, analyse it, and continue with the next round, until every contrast is decided or at the maximum.
 
-    `train(plan, tried)` trains what is missing of a plan but for the runs tried before. A run that fails stops no
-    round: the look is over the pairs there are. Ends the program with exit code 1 if any has failed at the end.
+    `train(plan, tried)` trains the unfinished runs of a plan except those tried before. A failed run does not stop a
+    round: the analysis uses the complete pairs. Ends the program with exit code 1 if any run failed.
     """
     failed, tried = False, frozenset[str]()
     while True:
@@ -57,8 +57,7 @@ def train_in_rounds(
             elsewhere = "" if store.root == Path("runs") else f" --runs {shlex.quote(str(store.root))}"
             say(
                 console,
-                f"{found.runs} runs of the {found.maximum} at the maximum of seeds; "
-                f"next: vitab report {plan.study}{elsewhere}",
+                f"{found.runs} of at most {found.maximum} runs were needed; next: vitab report {plan.study}{elsewhere}",
             )
             break
         plan = grown
@@ -66,16 +65,16 @@ def train_in_rounds(
         raise typer.Exit(FAILED)
 
 
-def foresee_rounds(console: "Console", plan: StudyPlan, arms: "Sequence[Arm]", crew: "ResourcePlan") -> None:
-    """What `--dry-run` says of the rounds: when it looks, and what it takes at most."""
+def print_rounds(console: "Console", plan: StudyPlan, arms: "Sequence[Arm]", resources: "ResourcePlan") -> None:
+    """Print the rounds of a sequential study, and the cost of all of them."""
     assert plan.design is not None
     looks = plan.design.looks
     console.print()
-    say(console, f"rounds: {', '.join(map(str, looks))} seeds a setting, until every contrast is decided")
+    say(console, f"rounds: {', '.join(map(str, looks))} seeds per setting, until every contrast is decided")
     runs = len(arms) * plan.design.maximum
     flops = sum(arm.flops for arm in arms) * plan.design.maximum
     line = f"at most {runs} runs: {magnitude(flops)} training FLOPs"
     if all(arm.seconds is not None for arm in arms):
         seconds = sum(arm.seconds or 0.0 for arm in arms) * plan.design.maximum
-        line += f", about {duration(seconds / crew.workers)}, {machine_hours(seconds, crew)}"
+        line += f", about {duration(seconds / resources.workers)}, {machine_hours(seconds, resources)}"
     say(console, line)

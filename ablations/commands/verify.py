@@ -7,7 +7,7 @@ from ablations.commands.options import Runs, Study
 
 
 def verify(study: Study = None, runs: Runs = Path("runs")) -> None:
-    """Compare every checksum of the finished runs, and read every file."""
+    """Check the files of finished runs against their checksums, and read them."""
     from ablations.storage import Store, finished_keys, problems
 
     store = Store(runs)
@@ -21,5 +21,8 @@ def verify(study: Study = None, runs: Runs = Path("runs")) -> None:
     for path, found in bad.items():
         echo(f"{path}: {'; '.join(found)}")
     if bad:
-        stop(f"{len(bad)} of {len(keys) + len(unreadable)} finished runs are damaged: delete their folders", FAILED)
-    echo(f"all files of {len(keys)} finished runs are as they were written, and can be read")
+        stop(
+            f"{len(bad)} of {len(keys) + len(unreadable)} finished runs are damaged; delete their folders",
+            FAILED,
+        )
+    echo(f"all files of {len(keys)} finished runs are intact")

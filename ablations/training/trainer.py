@@ -52,8 +52,8 @@ def train_together(
     """Train runs of one shape as one model, each to the record that it would have alone.
 
     `on_end` is called when a run ends, with its record, its error, or KeyboardInterrupt if its checkpointer was asked
-    to stop; the others continue. Runs whose checkpoints are at different steps are trained one group after another. Runs
-    that do not fit into memory together resume from their checkpoints in two halves.
+    to stop; the others continue. Runs whose checkpoints are at different steps are trained one group after another.
+    Runs that do not fit into memory together resume from their checkpoints in two halves.
     """
     paces: dict[tuple[int, ...], list[StackedRun]] = {}
     for member in members:

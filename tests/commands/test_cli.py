@@ -149,12 +149,12 @@ def test_a_grid_from_run_to_status(here):
     assert result.stderr.startswith("warning: no difference can reach p = 0.05")
     again = vitab(*SMOKE)
     assert again.stdout.splitlines() == [
-        "study smoke: 4 runs, 0 to do, 4 finished before and kept",
+        "study smoke: 4 runs, 0 to do, 4 already finished",
         "all 4 runs are finished; next: vitab report smoke",
     ]
     status = vitab("status", "--verify")
     assert status.stdout.splitlines()[1].split()[:5] == ["smoke", "4", "4", "0", "0"]
-    assert "all files of all finished runs are as they were written" in status.stdout
+    assert "all files of all finished runs are intact" in status.stdout
     assert [path.name for path in here.iterdir()] == ["runs"]
     key = Store(Path("runs")).read_study("smoke").keys[2]
     Path("runs", key[:16], "metrics.csv").write_text("")
@@ -171,7 +171,7 @@ def test_failed_runs_are_named_with_their_reasons(monkeypatch):
     assert result.stderr.splitlines()[1:] == [
         "failed: none, seed 1: the training loss became nan in epoch 1",
         "failed: rope, seed 1: ZeroDivisionError: division by zero",
-        "2 of 4 runs failed; the same command tries them again",
+        "2 of 4 runs failed; the same command retries them",
     ]
     status = vitab("status")
     assert status.stdout.splitlines()[1].split()[:5] == ["smoke", "4", "2", "2", "0"]
@@ -234,8 +234,10 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(here):
     assert 255 < int(lines[1].split()[-4]) < 265  # the process, and next to nothing
     assert lines[1].split()[-3] == "MB"
     assert "4 runs, 4 to do" in result.stdout
-    assert re.search(r"about [\d.]+ s with \d workers?, under 0.01 core-hours, from a few steps timed", result.stdout)
-    assert "smallest two-sided p it can give, after Holm: 0.5" in result.stdout
+    assert re.search(
+        r"about [\d.]+ s with \d workers?, under 0.01 core-hours, estimated from a few steps timed", result.stdout
+    )
+    assert "smallest possible two-sided p after Holm: 0.5" in result.stdout
     assert "no difference can be detected" in result.stdout
     assert "warning: no difference can reach p = 0.05" in result.stderr
     assert list(here.iterdir()) == []
@@ -268,8 +270,8 @@ def test_workers_and_stacks_are_limited_by_memory_and_a_run_that_cannot_fit_is_r
 def test_a_plan_that_changes_is_replaced_and_says_so():
     vitab(*SMOKE)
     result = vitab(*SMOKE, "--seeds", "1", "--position", "rope")
-    assert "study smoke was planned otherwise before" in result.stdout
-    assert "1 run, 0 to do, 1 finished before and kept" in result.stdout
+    assert "study smoke already exists with a different plan" in result.stdout
+    assert "1 run, 0 to do, 1 already finished" in result.stdout
     assert vitab("status").stdout.splitlines()[1].split()[:3] == ["smoke", "1", "1"]
 
 
@@ -440,9 +442,9 @@ def test_retry_trains_the_failed_runs_and_no_other(monkeypatch):
     result = vitab("retry", "--workers", "1")
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[0] == "study smoke: 4 runs, 2 to do, 1 finished before and kept"
+    assert lines[0] == "study smoke: 4 runs, 2 to do, 1 already finished"
     assert [line.split(": ")[0] for line in lines[1:3]] == ["[2/3] none, seed 1", "[3/3] rope, seed 1"]
-    assert lines[3] == "2 runs are finished now; vitab status tells which are still to do"
+    assert lines[3] == "2 runs finished; vitab status shows the remaining runs"
     assert vitab("status").stdout.splitlines()[1].split()[:6] == ["smoke", "4", "3", "0", "1", "0"]
     assert vitab("retry", "smoke").stdout == "study smoke has no failed run\n"
 
@@ -486,7 +488,7 @@ def test_status_says_since_when_a_run_is_silent_and_ends_watching_when_nobody_is
         os.utime(attempt.path, (time.time() - silent,) * 2)
         shown = vitab("status").stdout
         assert shown.splitlines()[1].split()[4:6] == counts
-        assert f", last sign of life {'1 min 00 s' if silent == 60 else '1 h 00 min'} ago" in shown
+        assert f", last heartbeat {'1 min 00 s' if silent == 60 else '1 h 00 min'} ago" in shown
     monkeypatch.setattr("ablations.commands.status.WATCH_EVERY", 0.0)
     monkeypatch.setattr("ablations.commands.status.WATCH_NOBODY", 0.1)
     assert vitab("status", "--watch").exit_code == 0
@@ -520,7 +522,7 @@ def test_what_a_killed_process_left_beside_finished_runs_is_removed():
 
 def test_verify_reads_every_file(here):
     vitab(*SMOKE)
-    assert "all files of 4 finished runs are as they were written" in vitab("verify").stdout
+    assert "all files of 4 finished runs are intact" in vitab("verify").stdout
     store = Store(Path("runs"))
     keys = store.read_study("smoke").keys
     (store.folder(keys[1]) / "checkpoint.safetensors").write_bytes(b"x")

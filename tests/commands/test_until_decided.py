@@ -123,7 +123,7 @@ def test_the_rounds_of_a_study_do_not_change():
     ("arguments", "message"),
     [
         ([*GROW, "--max-seeds", 3], "--max-seeds must be above the 3 seeds of the first round, got 3"),
-        ([*RUN, "--max-seeds", 9], "--max-seeds goes with --until-decided only"),
+        ([*RUN, "--max-seeds", 9], "--max-seeds requires --until-decided"),
         (["run", "--grid", "smoke", "--position", "none", "--until-decided"], "needs two levels to compare"),
     ],
 )
@@ -169,7 +169,7 @@ def test_an_arm_that_always_fails_does_not_grow(monkeypatch):
 def test_a_dry_run_says_when_it_looks_and_what_it_takes_at_most(here):
     said = vitab(*GROW, "--max-seeds", 12, "--dry-run")
     assert said.exit_code == 0, said.output
-    assert "rounds: 3, 4, 5, 7, 9, 12 seeds a setting" in said.output
+    assert "rounds: 3, 4, 5, 7, 9, 12 seeds per setting" in said.output
     assert "at most 72 runs" in said.output
     assert "points at 80 % power" in said.output
     assert "warning" not in said.output  # the maximum can show a difference, though the first round cannot

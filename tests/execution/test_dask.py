@@ -217,7 +217,7 @@ def test_a_grid_is_trained_once_with_the_bits_of_local_workers(here, local, plac
     )
     assert not list(Path("cache").glob("vitab/cluster/*"))
     again = vitab(*SMOKE, "--dask", local.scheduler_address, "--runs", "far")
-    assert again.stdout.splitlines()[0] == "study smoke: 4 runs, 0 to do, 4 finished before and kept"
+    assert again.stdout.splitlines()[0] == "study smoke: 4 runs, 0 to do, 4 already finished"
     with distributed.Client(local) as client:
         assert list(client.list_datasets()) == []
 
