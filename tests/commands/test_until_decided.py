@@ -61,7 +61,7 @@ def test_only_open_arms_grow_and_the_report_says_how():
     assert f"round 3, 5 seeds: learned {'better' if seeds['learned'] == 5 else 'undecided'}" in done.output
     runs = 2 * sum(seeds.values())
     assert len(plan.keys) == runs == len(list(Path("runs").glob("*/DONE.json")))
-    assert f"{runs} runs of the 54 at the maximum of seeds; next: vitab report smoke" in done.output
+    assert f"{runs} of at most 54 runs were needed; next: vitab report smoke" in done.output
 
     assert vitab("report", "smoke", "--format", "html").exit_code == 0
     text = Path("reports/smoke/README.md").read_text(encoding="utf-8")

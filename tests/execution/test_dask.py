@@ -123,7 +123,7 @@ def test_without_distributed_the_command_that_installs_it_is_named(monkeypatch):
 
 def test_local_workers_and_a_cluster_exclude_each_other():
     result = vitab(*SMOKE, "--dask", "tcp://127.0.0.1:8786", "--workers", "2")
-    assert (result.exit_code, "with --dask there are as many as the cluster has" in result.stderr) == (2, True)
+    assert (result.exit_code, "cannot be combined with --dask" in result.stderr) == (2, True)
 
 
 def test_the_command_of_a_study_omits_the_cluster():
