@@ -19,13 +19,17 @@ OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 
 
 class Commands(TyperGroup):
-    """A group whose errors are one line on stderr: exit code 2 for bad input, 1 for what went wrong otherwise."""
+    """A group whose errors are one line on stderr: exit code 2 for bad input, 1 for what went wrong otherwise.
+
+    The arguments of the program are the object of the context (`context.obj`).
+    """
 
     def main(  # type: ignore[override]
         self, args: list[str] | None = None, *, standalone_mode: bool = True, **extra: Any
     ) -> Any:
+        arguments = sys.argv[1:] if args is None else list(args)
         try:
-            code = super().main(args, standalone_mode=False, **extra)
+            code = super().main(arguments, standalone_mode=False, obj=arguments, **extra)
         except UsageError as error:
             stop(str(error), USAGE)
         except VitabError as error:

@@ -1,7 +1,6 @@
 """`vitab run`: the runs of a grid, planned, shared out and trained."""
 
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 
 def run(
+    context: typer.Context,
     grid: Annotated[
         str, typer.Option(metavar="NAME|FILE.toml", help="A grid of `vitab grids`, or a TOML file of your own.")
     ],
@@ -109,6 +109,7 @@ def run(
     if dask is not None and (workers != "auto" or stack != "auto"):
         raise UsageError("--workers and --stack are for this machine; with --dask there are as many as the cluster has")
     _Campaign(
+        arguments=context.obj,
         study=name,
         store=Store(runs),
         console=make_console(),
@@ -128,6 +129,7 @@ def run(
 class _Campaign:
     """How and where the runs of a study are trained, as `vitab run` was asked."""
 
+    arguments: list[str]
     study: str
     store: "Store"
     console: "Console"
@@ -181,7 +183,7 @@ class _Campaign:
         """The plan of the study with this grid, and the command that anybody would type for it."""
         from ablations.execution.plan import make_plan
 
-        command = rerun_command(sys.argv[1:], grid.base.precision)
+        command = rerun_command(self.arguments, grid.base.precision)
         return make_plan(grid, study=self.study, data_dir=self.data_dir, command=command)
 
     def train(self, plan: "StudyPlan", tried: frozenset[str] = frozenset()) -> None:

@@ -281,6 +281,12 @@ def test_a_study_has_the_name_it_is_given():
     assert Store(Path("runs")).studies() == ["mine"]
 
 
+def test_the_command_of_a_study_comes_from_its_arguments_and_not_from_the_process(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["vitab", "run", "--grid", "other"])
+    assert vitab(*SMOKE).exit_code == 0
+    assert Store(Path("runs")).read_study("smoke").command == "vitab run --grid smoke --set per_class=5"
+
+
 def test_report_takes_the_last_study(here, monkeypatch):
     written = []
 

@@ -109,7 +109,7 @@ def test_the_rounds_of_a_study_do_not_change():
         ([*GROW, "--max-seeds", 10], "was begun with --seeds 3 --max-seeds 4: its rounds are settled"),
         ([*GROW, "--seeds", 2, "--max-seeds", 4], "was begun with --seeds 3 --max-seeds 4"),
         ([*GROW, "--position", "none,rope", "--max-seeds", 4], "was begun with other runs or other data"),
-        ([*RUN, "--seeds", 3], "was begun with --until-decided: give --study another name, or go on with: vitab "),
+        ([*RUN, "--seeds", 3], "was begun with --until-decided: give --study another name, or go on with: vitab run --grid smoke "),
     ):
         refused = vitab(*arguments)
         assert refused.exit_code == 2

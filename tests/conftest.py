@@ -1,0 +1,21 @@
+"""What every test process has in common: its share of the cores, and an environment without a terminal's settings."""
+
+import os
+
+import pytest
+
+from ablations.machine.cpu import available_cores
+
+TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+"""Variables that change what Rich prints."""
+
+for name in TERMINAL:
+    os.environ.pop(name, None)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the processes side by side use the cores
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of processes of `-n auto`: with psutil installed it would be the number of physical cores."""
+    return available_cores()
