@@ -1,6 +1,7 @@
 """What every test process has in common: its share of the cores, and an environment without a terminal's settings."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,3 +20,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def pytest_xdist_auto_num_workers() -> int:
     """Return the number of processes of `-n auto`: with psutil installed it would be the number of physical cores."""
     return available_cores()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Files of this process are not flushed to the disk: that takes longest of all, and only a power cut shows it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield

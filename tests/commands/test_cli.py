@@ -190,7 +190,7 @@ def test_ctrl_c_says_that_the_same_command_resumes(monkeypatch):
     assert vitab("status").stdout.splitlines()[1].split()[:5] == ["smoke", "4", "2", "0", "2"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_real_grid_is_interrupted_and_resumed(here, number):
     command = ["run", "--grid", "smoke", "--position", "none", "--set", "width=32", "--workers", "2"]
     process = start(*command, "--epochs", "2000", start_new_session=True)
@@ -208,6 +208,7 @@ def test_a_real_grid_is_interrupted_and_resumed(here, number):
     assert not any(map(store.done, store.read_study("smoke").keys))
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_no_result(here):
     keep = {"predictions.npz", "checkpoint.safetensors", "config.json"}
     for workers in ("1", "2"):

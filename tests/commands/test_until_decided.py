@@ -109,7 +109,10 @@ def test_the_rounds_of_a_study_do_not_change():
         ([*GROW, "--max-seeds", 10], "was begun with --seeds 3 --max-seeds 4: its rounds are settled"),
         ([*GROW, "--seeds", 2, "--max-seeds", 4], "was begun with --seeds 3 --max-seeds 4"),
         ([*GROW, "--position", "none,rope", "--max-seeds", 4], "was begun with other runs or other data"),
-        ([*RUN, "--seeds", 3], "was begun with --until-decided: give --study another name, or go on with: vitab run --grid smoke "),
+        (
+            [*RUN, "--seeds", 3],
+            "was begun with --until-decided: give --study another name, or go on with: vitab run --grid smoke ",
+        ),
     ):
         refused = vitab(*arguments)
         assert refused.exit_code == 2
@@ -176,43 +179,43 @@ def test_a_dry_run_says_when_it_looks_and_what_it_takes_at_most(here):
     assert list(here.iterdir()) == []
 
 
-def test_the_rounds_are_those_that_were_simulated():
+@pytest.mark.parametrize("trial", [0, *(pytest.param(trial, marks=pytest.mark.slow) for trial in (1, 2))])
+def test_the_rounds_are_those_that_were_simulated(trial):
     """The command's rounds, from plans and runs, against the loop of benchmarks/sequential.py."""
     design, positions = SequentialDesign(3, 9), ("none", "learned", "sinusoidal", "rope")
     grid = synthetic_results.Grid(
         "g", "?", synthetic_results.RunConfig(), {"position": positions, "patch": (2, 4)}, (0, 1, 2)
     )
-    for trial in range(3):
 
-        def measure(config, trial=trial):
-            draw = np.random.default_rng([trial, config.seed, config.patch, positions.index(config.position)])
-            return (70 + 1.5 * (config.position == "rope") + draw.normal()) / 100
+    def measure(config):
+        draw = np.random.default_rng([trial, config.seed, config.patch, positions.index(config.position)])
+        return (70 + 1.5 * (config.position == "rope") + draw.normal()) / 100
 
-        def results_of(seeds, measure=measure):
-            return synthetic_results.make(
-                grid.axes,
-                range(max(seeds.values())),
-                measure=measure,
-                study="g",
-                design=design,
-                asked=lambda config: config.seed < seeds[config.position],
-            )
+    def results_of(seeds):
+        return synthetic_results.make(
+            grid.axes,
+            range(max(seeds.values())),
+            measure=measure,
+            study="g",
+            design=design,
+            asked=lambda config: config.seed < seeds[config.position],
+        )
 
-        def plan_of(grid):
-            return synthetic_results.make(grid.axes, grid.seeds, study="g", missing=lambda config: True).plan
+    def plan_of(grid):
+        return synthetic_results.make(grid.axes, grid.seeds, study="g", missing=lambda config: True).plan
 
-        results = results_of(dict.fromkeys(positions, 3))
-        while (plan := next_round(results.plan, grid, analyse(results), plan_of)) is not None:
-            results = results_of(asked(plan, "position"))
-        analysis = analyse(results)
-        whole = arrange(results_of(dict.fromkeys(positions, 9)))
-        tests = replace(analysis.tests, bits=16)
-        differences = [whole.differences(arm, 0) for arm in range(1, 1 + CONTRASTS)]
-        last, different, equal = grow(*first_looks(differences, tests), len(design.looks))
-        assert [design.looks[look] for look in last] == list(analysis.growth.seeds[1:])
-        verdicts = [look.verdict for look in analysis.rounds if look.seeds == analysis.growth.seeds[3]][-1:]
-        assert (verdicts == [Verdict.BETTER]) == bool(different[2])
-        assert [i + 1 for i in range(3) if not different[i] and not equal[i]] == analysis.open_arms
+    results = results_of(dict.fromkeys(positions, 3))
+    while (plan := next_round(results.plan, grid, analyse(results), plan_of)) is not None:
+        results = results_of(asked(plan, "position"))
+    analysis = analyse(results)
+    whole = arrange(results_of(dict.fromkeys(positions, 9)))
+    tests = replace(analysis.tests, bits=16)
+    differences = [whole.differences(arm, 0) for arm in range(1, 1 + CONTRASTS)]
+    last, different, equal = grow(*first_looks(differences, tests), len(design.looks))
+    assert [design.looks[look] for look in last] == list(analysis.growth.seeds[1:])
+    verdicts = [look.verdict for look in analysis.rounds if look.seeds == analysis.growth.seeds[3]][-1:]
+    assert (verdicts == [Verdict.BETTER]) == bool(different[2])
+    assert [i + 1 for i in range(3) if not different[i] and not equal[i]] == analysis.open_arms
 
 
 def test_a_round_counts_when_all_its_runs_have_ended():

@@ -62,7 +62,7 @@ def here(tmp_path, monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.fixture(params=["shared", "apart"])
+@pytest.fixture(params=["shared", pytest.param("apart", marks=pytest.mark.slow)])
 def place(request, monkeypatch):
     """Whether the worker sees the client's folder."""
     if request.param == "apart":
@@ -191,6 +191,7 @@ def test_the_probe_of_a_client_that_was_killed_is_removed(here, local):
 # -- runs --
 
 
+@pytest.mark.parametrize("place", ["shared", "apart"], indirect=True)
 def test_a_grid_is_trained_once_with_the_bits_of_local_workers(here, local, place):
     result = vitab(*SMOKE, "--dask", local.scheduler_address, "--runs", "far")
     assert result.exit_code == 0, result.stderr
@@ -504,7 +505,14 @@ def test_the_scheduler_goes_away(monkeypatch):
     store, log = Store(Path("runs")), Log()
     _, tasks = plan_and_tasks(store, 2)
     made = distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0")
-    gone = threading.Timer(3.0, made.close)
+
+    def close_when_a_run_has_started():
+        deadline = time.monotonic() + 30
+        while not any(event[0] == "epoch" for event in log.events) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        made.close()
+
+    gone = threading.Thread(target=close_when_a_run_has_started)
     gone.start()
     with pytest.raises(VitabError, match="the Dask scheduler is gone; finished runs are kept"):
         execute_run(made, store, tasks, log)

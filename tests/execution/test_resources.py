@@ -278,11 +278,14 @@ SHORT = {"epochs": 1, "warmup_epochs": 0.0}
 @pytest.mark.parametrize(
     ("fields", "count", "side", "runs", "threads"),
     [
-        ({"width": 16, "depth": 1, "patch": 16, "heads": 1}, 16_000, 32, 1, 2),
-        ({"width": 96, "depth": 4, "patch": 4, "ema": 0.9, "flip": True}, 500, 32, 3, 2),
-        ({"width": 512, "depth": 2, "patch": 16, "heads": 8}, 300, 32, 2, 1),
+        pytest.param(
+            {"width": 16, "depth": 1, "patch": 16, "heads": 1}, 16_000, 32, 1, 2, id="data", marks=pytest.mark.slow
+        ),
+        pytest.param({"width": 96, "depth": 4, "patch": 4, "ema": 0.9, "flip": True}, 500, 32, 3, 2, id="buffers"),
+        pytest.param(
+            {"width": 512, "depth": 2, "patch": 16, "heads": 8}, 300, 32, 2, 1, id="weights", marks=pytest.mark.slow
+        ),
     ],
-    ids=["data", "buffers", "weights"],
 )
 def test_a_process_takes_what_was_estimated_within_15_percent(tmp_path, fields, count, side, runs, threads):
     done = subprocess.run(

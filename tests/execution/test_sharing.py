@@ -52,6 +52,8 @@ def finish(store, task):
         workers.train_and_store(task, ExecutionSettings(store.root), RunHooks(lambda metrics: None))
 
 
+@pytest.mark.slow
+@pytest.mark.serial
 def test_a_killed_child_is_replaced_and_its_run_tried_again_and_a_hung_one_is_ended(store):
     _, tasks = plan_and_tasks(store, 3)
     log = Log()
@@ -302,6 +304,8 @@ def test_a_run_whose_attempts_fall_silent_fails_in_the_end(store):
     assert (store.failure(task.key), store.failed_attempt(task.key)) == (reason, 4)
 
 
+@pytest.mark.slow
+@pytest.mark.serial
 def test_children_of_a_process_that_was_halted_are_not_taken_for_hung(store, monkeypatch):
     _, tasks = plan_and_tasks(store, 1)
     log, halted = Log(), []
@@ -331,9 +335,10 @@ def vitab(*arguments, cwd):
     )
 
 
-def test_two_programs_share_a_grid_and_train_each_run_once(tmp_path):
+@pytest.mark.parametrize("second", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_two_programs_share_a_grid_and_train_each_run_once(tmp_path, second):
     command = ("run", "--grid", "smoke", "--seeds", "3", "--epochs", "20", "--workers")
-    programs = [vitab(*command, workers, cwd=tmp_path) for workers in ("1", "2")]
+    programs = [vitab(*command, workers, cwd=tmp_path) for workers in ("1", second)]
     outputs = [program.communicate(timeout=120) for program in programs]
     assert [program.returncode for program in programs] == [0, 0], outputs
     store = Store(tmp_path / "runs")
@@ -344,10 +349,30 @@ def test_two_programs_share_a_grid_and_train_each_run_once(tmp_path):
     assert trained == 6
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("presses", [1, 2])
-def test_a_grid_that_is_interrupted_or_cut_off_ends_with_the_same_bits(tmp_path, workers, presses):
-    command = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "2", "--epochs", "400", "--workers", workers)
+INTERRUPTED = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "2", "--epochs", "400")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The runs of `INTERRUPTED`, trained without an interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    undisturbed = vitab(*INTERRUPTED, "--workers", "1", cwd=folder)
+    _, err = undisturbed.communicate(timeout=120)
+    assert undisturbed.returncode == 0, err
+    return Store(folder / "runs")
+
+
+@pytest.mark.parametrize(
+    ("presses", "workers"),
+    [
+        (1, "1"),
+        pytest.param(1, "2", marks=pytest.mark.slow),
+        pytest.param(2, "1", marks=pytest.mark.slow),
+        pytest.param(2, "2", marks=pytest.mark.slow),
+    ],
+)
+def test_a_grid_that_is_interrupted_or_cut_off_ends_with_the_same_bits(tmp_path, whole, workers, presses):
+    command = (*INTERRUPTED, "--workers", workers)
     store = Store(tmp_path / "runs")
     first = vitab(*command, "--checkpoint", "0.1", cwd=tmp_path)
     deadline = time.monotonic() + 60
@@ -366,10 +391,6 @@ def test_a_grid_that_is_interrupted_or_cut_off_ends_with_the_same_bits(tmp_path,
     second = vitab(*command, cwd=tmp_path)
     _, err = second.communicate(timeout=120)
     assert second.returncode == 0, err
-    undisturbed = vitab(*command, "--runs", "whole", cwd=tmp_path)
-    assert undisturbed.wait(timeout=120) == 0
-    undisturbed.communicate()
-    whole = Store(tmp_path / "whole")
     for key in keys:
         assert not store.snapshot(key).exists()
         for name in ("predictions.npz", "checkpoint.safetensors", "config.json"):

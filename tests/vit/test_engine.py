@@ -77,6 +77,7 @@ def test_a_turn_abandoned_while_another_is_taken_stays_abandoned() -> None:
         in_a_thread(wait).result(timeout=2)
 
 
+@pytest.mark.slow
 def test_a_process_that_compiles_gives_the_bits_of_one_that_finds_the_kernels(tmp_path: Path) -> None:
     program = """
 import numpy as np
