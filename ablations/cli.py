@@ -7,6 +7,7 @@ import typer
 from ablations.commands.base import Commands
 from ablations.commands.bench import bench
 from ablations.commands.compare import compare
+from ablations.commands.completion import add_completion
 from ablations.commands.data import data_app
 from ablations.commands.doctor import doctor
 from ablations.commands.grids import list_grids
@@ -21,7 +22,6 @@ app = typer.Typer(
     cls=Commands,
     help="Which part of a small Vision Transformer earns its keep? Train a grid of them, and read the report.",
     epilog="Start with:  vitab run --grid rope  and then  vitab report",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -51,6 +51,10 @@ app.command(
 app.command("grids")(list_grids)
 app.command()(bench)
 app.command()(doctor)
+
+for registered in (*app.registered_commands, *data_app.registered_commands, data_app.registered_callback):
+    if registered is not None and registered.callback is not None:
+        add_completion(registered.callback)
 
 if __name__ == "__main__":
     app()

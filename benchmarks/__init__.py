@@ -1,1 +1,1 @@
-"""Speed against peers, side by side in one run. PyTorch is needed here and nowhere else."""
+"""Benchmarks of speed, memory and statistics. Only the comparisons with PyTorch require PyTorch."""

@@ -1,8 +1,8 @@
-"""CPU training steps of vitab and of PyTorch, alternating in one process: `python -m benchmarks.cpu`.
+"""Compare CPU training steps of vitab and PyTorch in one process: `python -m benchmarks.cpu`.
 
-A pair is one step of each, each after untimed steps of its own for 0.02 s; ratios are of pairs, and what is
-reported is their median with the middle 90 % of them. Products are the matrix products of the step alone. Peak memory
-is that of a process of its own that makes a few steps, libraries included.
+Steps alternate. A pair is one step of each, measured after 0.02 s of untimed steps of the same kind. The reported
+ratio is the median over pairs, with the middle 90 % of the pairs. "products" are the matrix products of the step
+alone. Peak memory is measured in a separate process that runs a few steps, and includes the libraries.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from benchmarks.shapes import POSITIONS, SHAPES
 
 @dataclass(frozen=True)
 class Record:
-    """Times in milliseconds, memory in 2^20 bytes; ratios are to the faster torch. None: not measured."""
+    """Row of the table: times in ms, memory in 2^20 bytes, ratios to the faster PyTorch. None: not measured."""
 
     shape: str
     position: str
@@ -38,7 +38,7 @@ class Record:
 
 
 def torch_steppers(stepper: Stepper, compiled: bool) -> dict[str, Callable[[], object]]:
-    """PyTorch's steps by name, warmed up; none where PyTorch is not installed."""
+    """Return warmed-up PyTorch steps by name; an empty dictionary if PyTorch is not installed."""
     try:
         from benchmarks.torch_peer import TorchStepper
     except ModuleNotFoundError as error:
@@ -53,7 +53,7 @@ def torch_steppers(stepper: Stepper, compiled: bool) -> dict[str, Callable[[], o
 
 
 def measure(shape: str, position: str, *, seconds: float, compiled: bool, memory: bool = True) -> Record:
-    """One row of the table."""
+    """Measure one row of the table."""
     config, batch = SHAPES[shape].config(position), SHAPES[shape].batch
     stepper = Stepper(config, batch)
     peers = torch_steppers(stepper, compiled)
@@ -107,7 +107,7 @@ def _in_a_process(peak: Callable[[str, str], float], shape: str, position: str) 
 
 
 def table(records: Sequence[Record]) -> str:
-    """For people: one line a record."""
+    """Return the records as a text table, one line per record."""
     lines = [
         f"{'shape':<11}{'position':<9}{'vitab':>9}{'eager':>9}{'compile':>9}{'ratio (90 % of pairs)':>23}"
         f"{'products':>9}{'images/s':>10}{'peak':>8}{'torch':>8}",
@@ -133,7 +133,7 @@ def _names(valid: Sequence[str]) -> Callable[[str], list[str]]:
         names = text.split(",")
         for name in names:
             if name not in valid:
-                raise argparse.ArgumentTypeError(f"{name!r} given, valid are {', '.join(valid)}")
+                raise argparse.ArgumentTypeError(f"must be {', '.join(valid)}, got {name!r}")
         return names
 
     return parse
@@ -143,9 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__.split("\n")[0])
     parser.add_argument("--shapes", type=_names(list(SHAPES)), default=list(SHAPES), metavar="a,b")
     parser.add_argument("--positions", type=_names(POSITIONS), default=list(POSITIONS), metavar="a,b")
-    parser.add_argument("--seconds", type=float, default=20.0, help="time for each row (default: 20)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds per row (default: 20)")
     parser.add_argument("--quick", action="store_true", help="digits and rope only, without torch.compile: under 20 s")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the records to FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the records to FILE")
     options = parser.parse_args(arguments)
     shapes, positions = (["digits"], ["rope"]) if options.quick else (options.shapes, options.positions)
     seconds = 2.0 if options.quick else options.seconds

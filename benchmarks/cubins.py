@@ -1,7 +1,7 @@
-"""What every CUDA kernel takes of a chip: `python -m benchmarks.cubins`, on a machine without a GPU.
+"""Print the resources of every CUDA kernel: `python -m benchmarks.cubins`. Does not need a GPU.
 
-The kernels of training and evaluating the measured shapes in float32 and bf16, compiled by NVRTC; as a table of
-registers, static shared memory and spills. A warning or a spill is a failure (exit code 1).
+Compiles the kernels that train and evaluate the measured shapes in float32 and bf16 with NVRTC, and prints their
+registers, static shared memory and spills. The exit code is 1 if there is a warning or a spill.
 """
 
 import argparse
@@ -21,7 +21,7 @@ WIDE = Shape(384, 12, 6, 4, 32, 3, 100, 64)
 
 
 def used() -> set[str]:
-    """The kernels that the measured shapes launch."""
+    """Return the names of the kernels that the measured shapes launch."""
     names: set[str] = set()
 
     def note(kernel: str, *launch: Any) -> None:
@@ -36,7 +36,7 @@ def used() -> set[str]:
 
 
 def _launch_all(kernels: CudaKernels, shape: Shape, position: str, kind: type) -> None:
-    """Every method once, on one image of one run."""
+    """Call every method once, on one image of one run."""
     config = shape.config(position)
     tokens, width, heads, head_width = config.tokens, config.width, config.heads, config.head_width
 
@@ -132,9 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if unknown := [name for name in wanted if name not in nvrtc.architectures]:
-        print(
-            f"--architectures: {', '.join(unknown)} given, valid are {', '.join(nvrtc.architectures)}", file=sys.stderr
-        )
+        print(f"--architectures must be {', '.join(nvrtc.architectures)}, got {', '.join(unknown)}", file=sys.stderr)
         return 2
     names = used()
     if missing := kernel_names() - {name.partition("<")[0] for name in names}:
@@ -149,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for c in cubin.kernels
         if c.spilled
     ]
-    print(f"Registers of a thread, bytes of static shared memory and bytes spilled, on {', '.join(wanted)}.\n")
+    print(f"Registers per thread, bytes of static shared memory, and bytes spilled, on {', '.join(wanted)}.\n")
     print("| source | kernel | registers | shared | spilled |\n| :-- | :-- | --: | --: | --: |")
     for name, compiled in sorted(rows.items(), key=lambda row: (file_of(row[0]), row[0])):
         columns = [", ".join(dict.fromkeys(str(getattr(c, f)) for c in compiled)) for f in ("shared", "spilled")]

@@ -1,7 +1,8 @@
-"""What data and augmentation add to an epoch: `python -m benchmarks.epoch`.
+"""Measure the cost of data loading and augmentation: `python -m benchmarks.epoch`.
 
-An epoch as it is trained, batches made and augmented beside the steps, against as many steps on a batch that is already
-there; in turn, the median of the paired ratios. The data set of photographs is random: only its size matters here.
+Compares an epoch, in which batches are made and augmented, with the same number of steps on one fixed batch. The two
+alternate, and the median of the paired ratios is printed. The photographs are random, since only their size matters
+here.
 """
 
 import argparse
@@ -18,7 +19,7 @@ CASES = ("digits", "light", "strong")
 
 
 def photographs(count: int = 1280) -> Dataset:
-    """Random pictures of 32 x 32 in 20 classes."""
+    """Return random 32 x 32 images in 20 classes."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 20
     names = tuple(f"class {label}" for label in range(20))
@@ -26,7 +27,7 @@ def photographs(count: int = 1280) -> Dataset:
 
 
 def ratio(config: RunConfig, dataset: Dataset, rounds: int) -> tuple[float, float]:
-    """Time of an epoch over that of its steps, and milliseconds of a step."""
+    """Return the time of an epoch divided by that of its steps, and milliseconds per step."""
     member = StackedRun(config, dataset)
     run, feed, rate = Stack([member], dataset), member.feed, np.array([1e-4])
     images, targets = (array[None] for array in next(feed.epoch(1)))
@@ -46,7 +47,7 @@ def ratio(config: RunConfig, dataset: Dataset, rounds: int) -> tuple[float, floa
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.epoch", description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9, help="epochs measured (default: 9)")
+    parser.add_argument("--rounds", type=int, default=9, help="number of epochs to measure (default: 9)")
     options = parser.parse_args()
     for case in CASES:
         if case == "digits":

@@ -1,10 +1,10 @@
-"""GPU training: first whether it is right, then how fast, side by side with PyTorch: `python -m benchmarks.gpu`.
+"""Check GPU training for correctness, then compare its speed with PyTorch: `python -m benchmarks.gpu`.
 
-Correctness: every operation and draw against the host, whole gradients, R = 8 against 8 x R = 1, ten losses against
-the CPU. Speed: images a second of R = 1, 4, 16, 64 runs trained as one, as shares of the chip's own measured peaks;
-PyTorch with bf16 autocast, eager and compiled (max-autotune, some models at a time while vitab is checked), in turn
-with R = 1; and R PyTorch processes at once. Each part ends when its share of the time does and names what it left out;
-what hangs is cut off.
+Correctness: every operation and random draw is compared with the host, gradients of whole models with float64, R = 8
+with 8 x R = 1, and ten losses with the CPU. Speed: images per second of R = 1, 4, 16, 64 runs trained as one model,
+and their shares of the measured peaks of the chip. PyTorch uses bf16 autocast, eager and compiled (max-autotune;
+models are compiled while vitab is checked), alternating with R = 1; then R PyTorch processes run at the same time.
+Each part has a share of the time and lists what it omitted; a part that hangs is stopped.
 """
 
 import argparse
@@ -35,50 +35,50 @@ from vit.backend.cuda.ops import CudaOps
 
 RUNS = (1, 4, 16, 64)
 PROCESSES = (4, 16)
-"""R at which separate PyTorch processes are measured; at 64 the host would not hold them."""
+"""R at which separate PyTorch processes are measured; 64 processes would not fit into host memory."""
 PROCESS_WIDTHS = 128
-"""The largest width of shapes for which they are: where one process leaves the chip idle."""
+"""Maximum width for which separate processes are measured; one process of these leaves the chip partly idle."""
 PROCESS_SECONDS = 4.0
 ENDS = {"checks": 0.2, "compile": 0.43, "alone": 0.66, "stacks": 0.89, "processes": 1.0}
-"""When each part ends, as a share of the time; what one leaves is the next one's."""
+"""End of each part, as a share of the time. Unused time goes to the next part."""
 GRACE = 15.0
-"""Seconds after the time is over at which everything is stopped, whatever it is at."""
+"""Seconds after the time limit when the process is stopped."""
 STARTING = 60.0
-"""Seconds that processes may take to import PyTorch and make their first models."""
+"""Seconds for processes to import PyTorch and make their first models."""
 SECONDS = 430.0
-"""For everything."""
+"""Time limit of the benchmark."""
 RESULT = Path(__file__).parent / "results" / "gpu.json"
 T = TypeVar("T")
 
 
 @dataclass
 class Budget:
-    """Seconds for the parts of a benchmark, one after another."""
+    """Time limits of the parts of a benchmark."""
 
     seconds: float
     clock: Callable[[], float] = time.perf_counter
     notes: list[str] = field(default_factory=list)
-    """What was left out."""
+    """Descriptions of what was omitted."""
 
     def __post_init__(self) -> None:
-        self.begun = self.end = self.clock()
+        self.start = self.end = self.clock()
         self.name = ""
 
     def part(self, name: str) -> None:
-        """Begins a part: it ends when its share of the time, and of all before it, is over."""
-        self.name, self.end = name, self.begun + self.seconds * ENDS[name]
+        """Start a part. It ends when the shares of it and of all parts before it are used up."""
+        self.name, self.end = name, self.start + self.seconds * ENDS[name]
 
     def spare(self, seconds: float) -> None:
-        """Moves the end of this part: so many seconds were not its own. The whole has no later end."""
-        self.end = min(self.end + seconds, self.begun + self.seconds)
+        """Extend this part by `seconds`, but not beyond the time limit of the benchmark."""
+        self.end = min(self.end + seconds, self.start + self.seconds)
 
     @property
     def left(self) -> float:
-        """Seconds of this part."""
+        """Seconds left in this part."""
         return max(0.0, self.end - self.clock())
 
     def allows(self, what: str, needed: float = 0.0) -> bool:
-        """Whether there is time for more of this part, `needed` seconds of it; notes what there is not."""
+        """Return whether more than `needed` seconds are left in this part; add a note if not."""
         if self.left > needed:
             return True
         self.note(f"no time for {what}")
@@ -89,7 +89,7 @@ class Budget:
 
 
 class Benchmark:
-    """All parts, in an order in which what was claimed is measured first; `save` is called after each step."""
+    """The benchmark: its parts, ordered so that the targets are measured first. `save` is called after each step."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Benchmark:
         positions: Sequence[str],
         make: Make | None,
     ) -> None:
-        """`make` makes PyTorch's models; None leaves them out."""
+        """`make` makes PyTorch models; None omits PyTorch."""
         self.make_ops, self.precisions, self.budget, self.save, self.make = make_ops, precisions, budget, save, make
         self.ops = make_ops(precisions[0])
         parts = [part.__name__ for part in gpu_checks.CHECKS]
@@ -112,7 +112,7 @@ class Benchmark:
         self.pairs = [(shape, position) for position in reversed(positions) for shape in large_first]
         self.records: dict[tuple[str, str, int], Record] = {}
         self.peers = ExitStack()
-        """Closing it ends every process that was started."""
+        """Kills all started processes when it is closed."""
         at_once = max(2, min(5, (os.cpu_count() or 1) // 4))
         self.compilations = Compilations(self.pairs, make, at_once) if make else None
         self.eager: Peer | None = None
@@ -130,10 +130,10 @@ class Benchmark:
         self.keep()
         return self.result
 
-    # The parts
+    # Parts
 
     def check(self) -> None:
-        """Every check in every precision, the fastest first and whatever time it takes; compiling counts for none."""
+        """Run every check in every precision, the first one without a time limit. Compilation time does not count."""
         self.budget.part("checks")
         host = multiprocessing.get_context("spawn").Process(target=gpu_checks.compile_host_side, daemon=True)
         host.start()
@@ -149,17 +149,17 @@ class Benchmark:
                     continue
                 if part in gpu_checks.ON_HOST_TOO:
                     host.join(STARTING)
-                begun = ops.device.compiling
+                compiled_before = ops.device.compiling
                 found = self.attempt(what, lambda part=part, ops=ops: [*part(ops)])
-                self.budget.spare(ops.device.compiling - begun)
-                for each in [gpu_checks.Check("it broke off", float("nan"), 0.0)] if found is None else found:
+                self.budget.spare(ops.device.compiling - compiled_before)
+                for each in [gpu_checks.Check("raised an error", float("nan"), 0.0)] if found is None else found:
                     error = each.error if isfinite(each.error) else None
                     about = {"precision": precision, "part": part.__name__, **asdict(each)}
                     self.result.checks.append(about | {"error": error, "passed": each.passed})
                 self.keep()
 
     def prepare(self) -> None:
-        """What takes time once: kernels and graphs of every shape, beside the compilation of PyTorch's models."""
+        """Compile the kernels and graphs of every shape, while PyTorch compiles its models."""
         self.budget.part("compile")
         if self.make:
             self.attempt("torch eager", self._start_eager)
@@ -178,22 +178,22 @@ class Benchmark:
                 self.budget.note(f"{why}, {shape}, {position}")
 
     def alone(self) -> None:
-        """R = 1, in turn with PyTorch."""
+        """Measure R = 1, alternating with PyTorch."""
         self.budget.part("alone")
         for shape, position in self.pairs:
             self.records[shape, position, 1] = Record(shape, position, 1)
             if self.budget.allows(f"{shape}, {position}, R=1"):
                 self._alone(shape, position)
             self.keep()
-        for peers in filter(None, (self.eager, self.compilations)):  # what follows has the chip's memory to itself
+        for peers in filter(None, (self.eager, self.compilations)):  # frees device memory for the next parts
             peers.close()
 
     def stacks(self) -> None:
-        """R runs as one, R rising, as far as time and memory go."""
+        """Measure R runs as one model, with increasing R, as far as time and memory allow."""
         self.budget.part("stacks")
         for position in dict.fromkeys(position for _, position in self.pairs):
             for runs in RUNS[1:]:
-                for shape in (shape for shape, own in reversed(self.pairs) if own == position):  # the small ones first
+                for shape in (shape for shape, own in reversed(self.pairs) if own == position):  # small shapes first
                     name = f"{shape}, {position}, R={runs}"
                     if not self.budget.allows(name):
                         continue
@@ -203,7 +203,7 @@ class Benchmark:
                     self.keep()
 
     def processes(self) -> None:
-        """R PyTorch processes at once."""
+        """Measure R PyTorch processes at the same time."""
         self.budget.part("processes")
         pairs = [(shape, position) for shape, position in self.pairs if GPU_SHAPES[shape].width <= PROCESS_WIDTHS]
         if not self.make or not pairs or not self.budget.allows("processes", STARTING / 2):
@@ -218,7 +218,7 @@ class Benchmark:
                 break
             within = min(STARTING, self.budget.left - len(PROCESSES) * PROCESS_SECONDS)
             if self.attempt(name, lambda s=shape, p=position, w=within: crowd.make(s, p, w) or True) is None:
-                break  # the others wait for what this one has failed to say
+                break  # the other processes may be in an undefined state
             for runs in PROCESSES:
                 speed = self.attempt(name, lambda r=runs: crowd.images_per_s(r, PROCESS_SECONDS))
                 if speed is None:
@@ -227,18 +227,18 @@ class Benchmark:
                 self.records[shape, position, runs] = replace(record, processes_images_per_s=speed)
                 self.keep()
 
-    # What they are made from
+    # Helpers
 
     def attempt(self, what: str, work: Callable[[], T]) -> T | None:
-        """What `work` returns; None, and a note, where it fails: what comes after it may do."""
+        """Return the result of `work`, or None with a note if it raises, so that the benchmark continues."""
         try:
             return work()
         except Exception as error:
             lines = f"{type(error).__name__}: {error}".splitlines()
             reason = "no memory" if isinstance(error, MemoryError) else lines[0][:200]
-        # not in the except clause, where the error still holds the arrays of what failed
+        # outside the except clause, in which the exception still references the arrays
         self.budget.note(f"{what}: {reason}")
-        with suppress(Exception):  # of a chip that has failed for good
+        with suppress(Exception):  # if the chip has failed permanently
             gpu_speed.release(self.ops)
         return None
 
@@ -250,12 +250,12 @@ class Benchmark:
         shapes, positions = [*GPU_SHAPES], [*POSITIONS]
         order = sorted(self.records, key=lambda key: (shapes.index(key[0]), positions.index(key[1]), key[2]))
         self.result.records = [self.records[key] for key in order]
-        self.result.seconds = self.budget.clock() - self.budget.begun
+        self.result.seconds = self.budget.clock() - self.budget.start
         self.result.compiling_s = self.ops.device.compiling
         self.save(self.result)
 
     def _start_eager(self) -> None:
-        """A process for PyTorch's eager models, which imports it and makes the first."""
+        """Start a process for eager PyTorch models, which makes its first model."""
         assert self.make
         self.eager = Peer(self.make)
         self.peers.callback(self.eager.close)
@@ -279,14 +279,14 @@ class Benchmark:
             record = self.attempt(f"{name} without PyTorch", lambda: self._measure(shape, position, 1))
         if compiled:
             compiled.close()
-        if eager and eager.owed:  # it may still say what nobody waits for
+        if eager and eager.pending:  # discards a late answer
             eager.close()
             self.attempt("torch eager", self._start_eager)
         if record:
             self.records[shape, position, 1] = record
 
     def _measure(self, shape: str, position: str, runs: int, others: Sequence[Way] = ()) -> Record:
-        """R runs as one, and the others, in turn."""
+        """Measure R runs as one model, alternating with `others`."""
         together = RunsAsOne(GPU_SHAPES[shape], position, runs, self.ops)
         times = time_ways([together.way(), together.products(GPU_SHAPES[shape].batch), *others])
         seconds = times["vitab"].seconds
@@ -313,7 +313,7 @@ class Benchmark:
 
 
 def machine(ops: CudaOps) -> dict[str, object]:
-    """The chip and the versions behind the figures."""
+    """Return the chip and the package versions."""
     from ablations.machine import cpu_model, describe_gpus
 
     packages: dict[str, object] = {}
@@ -327,12 +327,12 @@ def machine(ops: CudaOps) -> dict[str, object]:
 
 
 def stop_after(seconds: float, benchmark: Benchmark, leave: Callable[[int], object] = os._exit) -> threading.Timer:
-    """Ends this process then, wherever it hangs, with what was found so far."""
+    """Exit the process after `seconds`, even if it hangs, and save the results so far."""
 
     def stop() -> None:
-        benchmark.budget.note("stopped, as the time was over")
+        benchmark.budget.note("stopped at the time limit")
         for last in (benchmark.keep, lambda: print(table(benchmark.result), flush=True), benchmark.peers.close):
-            doing = threading.Thread(target=last, daemon=True)  # none of which may fail or hang the others
+            doing = threading.Thread(target=last, daemon=True)  # a thread each, so that one cannot block the others
             doing.start()
             doing.join(GRACE / 3)
         leave(1)
@@ -348,7 +348,7 @@ def _names(valid: Sequence[str]) -> Callable[[str], list[str]]:
         names = text.split(",")
         for name in names:
             if name not in valid:
-                raise argparse.ArgumentTypeError(f"{name!r} given, valid are {', '.join(valid)}")
+                raise argparse.ArgumentTypeError(f"must be {', '.join(valid)}, got {name!r}")
         return names
 
     return parse
@@ -358,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n")[0])
     parser.add_argument("--shapes", type=_names(list(GPU_SHAPES)), default=list(GPU_SHAPES), metavar="a,b")
     parser.add_argument("--positions", type=_names(POSITIONS), default=list(POSITIONS), metavar="a,b")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for everything (default: {SECONDS:.0f})")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"time limit (default: {SECONDS:.0f})")
     parser.add_argument("--json", type=Path, default=RESULT, metavar="FILE", help=f"default: {RESULT.name} in results/")
     options = parser.parse_args(arguments)
     budget = Budget(options.seconds)
@@ -367,7 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     with_torch = find_spec("torch") is not None
     if not with_torch:
-        print("PyTorch is not installed: its columns stay empty (pip install 'vitab[bench]')", file=sys.stderr)
+        print("PyTorch is not installed, so its columns are empty (pip install 'vitab[bench]')", file=sys.stderr)
 
     def save(result: Result) -> None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -384,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         positions=options.positions,
         make=torch_stepper if with_torch else None,
     )
-    timer = stop_after(options.seconds + GRACE - (budget.clock() - budget.begun), benchmark)
+    timer = stop_after(options.seconds + GRACE - (budget.clock() - budget.start), benchmark)
     result = benchmark.run()
     timer.cancel()
     print(table(result))

@@ -1,7 +1,7 @@
-"""Whether a device computes what it should: every operation, whole gradients, stacks, and training.
+"""Correctness checks of a device: operations, random draws, gradients, stacks, and training.
 
-Each check is a number and its limit. They run on a GPU first thing in `python -m benchmarks.gpu` and in the tests
-marked `gpu`; the tests on a CPU run them through the same kernels and engine on another device.
+A check compares an error with its limit. `python -m benchmarks.gpu` and the tests marked `gpu` run the checks on a GPU;
+other tests run them on the CPU with the same kernels and engine.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,14 +19,14 @@ from vit.engine import Engine
 from vit.graph_engine import AdamWConfig, DeviceAugmentation, GraphEngine
 
 LIMITS = {"float32": 2e-5, "tf32": 2e-3, "bf16": 1.6e-2}
-"""Largest error of an operation over the largest magnitude: some roundings of float32, TF32 (11 bits), bf16 (8)."""
+"""Maximum error of an operation relative to the largest magnitude: a few roundings of float32, TF32 or bf16."""
 GRADIENT_LIMITS = {"float32": 1e-4, "tf32": 2e-2, "bf16": 8e-2}
 LOSS_LIMITS = {"float32": 1e-4, "tf32": 2e-3, "bf16": 2e-2}
-OWN_WAY = ("sum_of_squares", "adamw")
-"""Operations that a graph does in a launch of its own; the losses of ten steps check those."""
+OWN_LAUNCH = ("sum_of_squares", "adamw")
+"""Operations with their own launch in a graph; they are checked by the losses of ten steps."""
 ATTENTIONS = ((2, 17, 2, 16), (1, 65, 3, 32), (2, 5, 1, 64), (1, 65, 1, 64), (1, 144, 1, 32), (1, 160, 1, 64))
 ATTENTIONS += ((1, 256, 1, 64),)
-"""Images, tokens, heads, head width: tokens that fill no tile, and shared memory around what a block has unasked."""
+"""Images, tokens, heads, head width: incomplete tiles, and shared memory around the default limit of a block."""
 RECIPES = {
     "crop, flip": DeviceAugmentation(2, True),
     "erase": DeviceAugmentation(2, True, erase=0.5),
@@ -35,7 +35,7 @@ RECIPES = {
     "cutmix": DeviceAugmentation(cutmix=1.0),
 }
 LEVELS_OFF = 5e-3
-"""The largest share of pixels that TrivialAugment may give another level than the host, as rounding falls."""
+"""Maximum share of pixels whose level may differ from the host with TrivialAugment, because of rounding."""
 
 ROUNDED = {
     "matmul": ("a", "b"),
@@ -53,12 +53,12 @@ ROUNDED = {
     "mean_tokens_backward": ("dy", "out"),
     "cross_entropy": ("dlogits",),
 }
-"""The arguments that are operands, and so bf16 where products are."""
+"""Arguments that are operands of matrix products, and therefore bf16 if the products are."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: the error that was found, and the largest that passes."""
+    """Result of a comparison: the error and its limit."""
 
     name: str
     error: float
@@ -66,16 +66,16 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        return self.error <= self.limit  # and not where the error is NaN
+        return self.error <= self.limit  # False for NaN
 
 
 def operations(ops: CudaOps, runs: int = 2) -> Iterator[Check]:
-    """Every operation against float64 `Ops`, on the arrays as the device holds them."""
+    """Compare every operation with float64 `Ops`, on the arrays as rounded by the device."""
     yield from _prepared(ops, lambda: _operations(ops, runs))
 
 
 def _prepared(ops: CudaOps, checks: Callable[[], Iterator[Check]]) -> Iterator[Check]:
-    """The checks, after all their kernels are compiled at once, which running them without launching tells."""
+    """Return the checks after compiling all their kernels together, found by a run without launches."""
     with np.errstate(all="ignore"):
         ops.load_kernels(lambda: list(checks()))
     return checks()
@@ -83,7 +83,7 @@ def _prepared(ops: CudaOps, checks: Callable[[], Iterator[Check]]) -> Iterator[C
 
 def _operations(ops: CudaOps, runs: int) -> Iterator[Check]:
     for method, make in CASES:
-        if method not in OWN_WAY:
+        if method not in OWN_LAUNCH:
             yield Check(make.__name__, max(_errors(ops, method, make, runs)), LIMITS[ops.precision])
     for position in ("none", "rope"):
         worst = max(attention_error(ops, position, 2, *size) for size in ATTENTIONS)
@@ -97,14 +97,14 @@ def _errors(ops: CudaOps, method: str, make: Maker, runs: int) -> Iterator[float
         exact = Case({name: from_device(ops, array) for name, array in held.items()}, case.written, case.other)
         expected = exact.run(Ops(np, "float64"), method)
         getattr(ops, method)(**held, **case.other)
-        amplified = expected.arrays.get("rstd", np.ones(1)).max()  # rounding, where a norm divides by little
+        amplified = expected.arrays.get("rstd", np.ones(1)).max()  # a norm that divides by little amplifies rounding
         for name in case.written:
             value = expected.arrays[name]
             yield float(np.abs(from_device(ops, held[name]) - value).max() / max(amplified, np.abs(value).max()))
 
 
 def on_device(ops: CudaOps, array: Array, narrow: bool, name: str = "") -> Array:
-    """A float64 array of the host as the device would hold it."""
+    """Return a float64 host array in the format of the device."""
     if name in KEPT:
         return ops.xp.asarray(array)
     wide = ops.xp.asarray(array.astype(np.float32))
@@ -117,7 +117,7 @@ def on_device(ops: CudaOps, array: Array, narrow: bool, name: str = "") -> Array
 
 
 def from_device(ops: CudaOps, array: Array) -> np.ndarray:
-    """An array of the device in float64 on the host; bf16 are uint16 of the same bits."""
+    """Return a device array as float64 on the host. bf16 arrays are uint16 with the same bits."""
     host = np.ascontiguousarray(ops.to_numpy(array))
     if host.dtype == np.uint16:
         host = (host.astype(np.uint32) << 16).view(np.float32)
@@ -125,7 +125,7 @@ def from_device(ops: CudaOps, array: Array) -> np.ndarray:
 
 
 def attention_error(ops: CudaOps, position: str, runs: int, batch: int, tokens: int, heads: int, width: int) -> float:
-    """The largest error of the fused attention and its gradients, with a class token."""
+    """Return the largest error of the fused attention and its gradients, with a class token."""
     rng, exactly = np.random.default_rng(11), Ops(np, "float64")
     angles = rng.normal(size=(tokens - 1, width // 2))
     cos, sin = (np.cos(angles), np.sin(angles)) if position == "rope" else (None, None)
@@ -149,7 +149,7 @@ def attention_error(ops: CudaOps, position: str, runs: int, batch: int, tokens: 
 
 
 def draws(ops: CudaOps) -> Iterator[Check]:
-    """Batches and dropout, whose random draws the host makes as well."""
+    """Compare batches and dropout with the host, which makes the same random draws."""
     yield from _prepared(ops, lambda: _draws(ops))
 
 
@@ -161,7 +161,7 @@ def _draws(ops: CudaOps) -> Iterator[Check]:
         error = loading_error(ops, recipe)
         yield Check(f"load_batch, {name}", error, LEVELS_OFF if recipe.trivial_augment else limit)
     yield Check(
-        "load_batch, large pictures", loading_error(ops, DeviceAugmentation(4, True, erase=1.0), 128, 128, 2), limit
+        "load_batch, large images", loading_error(ops, DeviceAugmentation(4, True, erase=1.0), 128, 128, 2), limit
     )
 
 
@@ -178,11 +178,14 @@ def _dropout_error(ops: CudaOps, bias: bool) -> float:
 
 
 def loading_error(ops: CudaOps, recipe: DeviceAugmentation, size: int = 12, patch: int = 4, batch: int = 6) -> float:
-    """The largest error of patches and targets; with TrivialAugment, whose levels are rounded, the share of patches'
-    elements that are more than half a level off, where targets are right."""
+    """Return the largest error of patches and targets.
+
+    With TrivialAugment, whose levels are rounded, return instead the share of patch elements that are off by more than
+    half a level, if the targets are correct.
+    """
     rng, runs, classes = np.random.default_rng(size), 2, 7
     images = rng.integers(0, 256, size=(3 * batch, size, size, 3), dtype=np.uint8)
-    images[::3] = 90 + images[::3] // 4  # levels that do not span all
+    images[::3] = 90 + images[::3] // 4  # a reduced range of levels
     data = (images, rng.integers(0, classes, len(images)).astype(np.int32))
     state = (np.stack([rng.permutation(len(images)) for _ in range(runs)]).astype(np.int32), np.array([4], np.int32))
     named = {"mean": rng.uniform(0.3, 0.6, (runs, 3)), "std": rng.uniform(0.1, 0.3, (runs, 3))}
@@ -200,11 +203,11 @@ def loading_error(ops: CudaOps, recipe: DeviceAugmentation, size: int = 12, patc
     if recipe.trivial_augment and errors[1] <= LIMITS["float32"]:
         off = np.abs(from_device(ops, patches) - wanted[0]) * 255 * float(named["std"].min())
         return float((off > 0.5).mean()) if np.isfinite(off).all() else float("nan")
-    return float(np.max(errors))  # NaN where one is
+    return float(np.max(errors))  # NaN if any is NaN
 
 
 def small(position: str, **changes: object) -> ViTConfig:
-    """A model with the shapes that a chip finds awkward: 17 tokens, 7 classes."""
+    """Return a small model with sizes that do not fill tiles: 17 tokens, 7 classes."""
     fields = {
         "image_size": 16,
         "patch_size": 4,
@@ -227,7 +230,7 @@ def images_and_labels(config: ViTConfig, runs: int, batch: int) -> tuple[np.ndar
 
 
 def gradients(ops: CudaOps, positions: Sequence[str] = POSITIONS) -> Iterator[Check]:
-    """The gradients of the whole model against float64: the worst array's largest error over its largest element."""
+    """Compare the gradients of whole models with float64: the largest relative error of any array."""
     yield from _prepared(ops, lambda: _gradients(ops, positions))
 
 
@@ -250,7 +253,7 @@ def _gradients(ops: CudaOps, positions: Sequence[str]) -> Iterator[Check]:
 
 
 def stacks(ops: CudaOps, runs: int = 8, steps: int = 4) -> Iterator[Check]:
-    """R runs together against each alone: losses of some captured steps."""
+    """Compare R runs trained together with each trained alone: losses of captured steps."""
     config = small("rope", pool="mean")
     images, labels = images_and_labels(config, runs, 6)
     targets = one_hot(labels, config.classes, 0.1).astype(np.float32)
@@ -266,7 +269,7 @@ def stacks(ops: CudaOps, runs: int = 8, steps: int = 4) -> Iterator[Check]:
 
 
 def training(ops: CudaOps, positions: Sequence[str] = POSITIONS, steps: int = 10) -> Iterator[Check]:
-    """The losses of ten steps against the NumPy backend: clipping, AdamW and rounded copies included."""
+    """Compare the losses of ten steps with the NumPy backend, including clipping, AdamW and rounded copies."""
     for position in positions:
         config = small(position)
         images, labels = images_and_labels(config, 1, 6)
@@ -280,7 +283,7 @@ def training(ops: CudaOps, positions: Sequence[str] = POSITIONS, steps: int = 10
 
 
 def compile_host_side() -> None:
-    """What the checks compute on the host, once, so that its kernels lie compiled on disk when they are needed."""
+    """Compile the host kernels that the checks need, and cache them on disk."""
     config = small("rope")
     images, labels = images_and_labels(config, 1, 6)
     ViT(config, get_ops("numpy", "float64"), seeds=[3]).loss_and_gradients(images, labels)
@@ -292,21 +295,21 @@ def compile_host_side() -> None:
 
 CHECKS: tuple[Callable[[CudaOps], Iterator[Check]], ...] = (operations, draws, gradients, stacks, training)
 ON_HOST_TOO = (gradients, training)
-"""Those that train on the host, too."""
+"""Checks that also train on the host."""
 
 
 def distance(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Largest difference over the largest expected magnitude."""
+    """Return the largest difference relative to the largest expected magnitude."""
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
 def without_key_bias(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without the gradient that softmax cannot see: it is rounding alone."""
+    """Remove the key bias, whose gradient is zero except for rounding, since softmax is invariant to it."""
     parts = {name: np.split(value, 3) for name, value in state.items() if name.endswith("qkv.bias")}
     return state | {name: np.concatenate([query, value]) for name, (query, _, value) in parts.items()}
 
 
 def _scrambled(state: dict[str, np.ndarray], run: int) -> dict[str, np.ndarray]:
-    """Weights far from their start: no bias of zero, no norm of one, scores that matter."""
+    """Return perturbed weights, so that no bias is zero, no norm weight is one, and scores are not negligible."""
     rng = np.random.default_rng((17, run))
     return {name: state[name] + 0.25 * rng.normal(size=state[name].shape) for name in sorted(state)}

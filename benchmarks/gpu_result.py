@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.gpu` found: records, what was claimed beforehand and whether it holds, and a table."""
+"""Results of `python -m benchmarks.gpu`: records, verdicts on the targets set beforehand, and a table."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,7 +10,7 @@ from benchmarks.shapes import GPU_SHAPES, POSITIONS
 
 @dataclass(frozen=True)
 class Record:
-    """One row. Shares are of the measured peaks; None: not measured."""
+    """Row of the table. Shares refer to the measured peaks. None: not measured."""
 
     shape: str
     position: str
@@ -18,55 +18,55 @@ class Record:
     ms: float | None = None
     images_per_s: float | None = None
     product_peak_share: float | None = None
-    """Operations of the matrix products of a step over what the large product would do in its time."""
+    """Operations of the matrix products of a step, as a share of what the peak allows in the time of the step."""
     copy_peak_share: float | None = None
-    """Bytes of the arrays that its kernels and products are given, each once, over what the large copy would move."""
+    """Bytes of the arrays used in a step, each counted once per kernel, as a share of what the peak allows."""
     products_share: float | None = None
-    """Time of the step's products alone over that of the step."""
+    """Time of the matrix products alone, as a share of the time of the step."""
     growth: float | None = None
-    """Images a second over those of R = 1."""
+    """Images per second, relative to R = 1."""
     torch_eager_images_per_s: float | None = None
     torch_compile_images_per_s: float | None = None
     ratio: float | None = None
-    """Images a second over those of the faster PyTorch that was measured, in turn; at R = 1."""
+    """Images per second at R = 1, relative to the faster PyTorch that was measured."""
     processes_images_per_s: float | None = None
-    """Of so many separate PyTorch processes."""
+    """Images per second of R separate PyTorch processes."""
 
     @property
     def ratio_to(self) -> str | None:
-        """What the ratio is to: "both" where eager and compiled were measured."""
+        """PyTorch variant that the ratio refers to; "both" if eager and compiled were measured."""
         measured = [name for name in ("eager", "compile") if getattr(self, f"torch_{name}_images_per_s")]
         return None if not measured else measured[0] if len(measured) == 1 else "both"
 
     @property
     def torch_images_per_s(self) -> float | None:
-        """Of the faster PyTorch process that was measured."""
+        """Images per second of the faster PyTorch that was measured."""
         speeds = [s for s in (self.torch_eager_images_per_s, self.torch_compile_images_per_s) if s is not None]
         return max(speeds, default=None)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, the number that decides it, and whether it holds: None where what it takes was not all measured."""
+    """Verdict on a target: the deciding value and whether the target is met (None: not fully measured)."""
 
     claim: str
     value: float | None
     wanted: float
     holds: bool | None
     where: str = ""
-    """The row that decides, or what was not measured."""
+    """The deciding row, or what was not measured."""
 
 
 @dataclass
 class Result:
-    """Everything that was found, as it is written to JSON."""
+    """All results, as written to JSON."""
 
     machine: dict[str, object]
     precision: str
     expected: list[tuple[str, str]] = field(default_factory=list)
-    """Precision and part of every check that has to run."""
+    """Precision and part of every check that must run."""
     compiling_s: float = 0.0
-    """Seconds that compiling vitab's kernels took."""
+    """Seconds spent compiling vitab's kernels."""
     peaks: Peaks | None = None
     checks: list[dict[str, Any]] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
@@ -75,13 +75,13 @@ class Result:
 
     @property
     def not_run(self) -> list[tuple[str, str]]:
-        """Checks that have to run and did not."""
+        """Checks that did not run."""
         run = {(check["precision"], check["part"]) for check in self.checks}
         return [what for what in self.expected if tuple(what) not in run]
 
     @property
     def correct(self) -> bool:
-        """Every check of every precision ran and passed."""
+        """Whether every check of every precision ran and passed."""
         return bool(self.checks) and not self.not_run and all(check["passed"] for check in self.checks)
 
     def as_json(self) -> dict[str, Any]:
@@ -90,10 +90,10 @@ class Result:
         return {"correct": self.correct, "verdicts": verdicts} | asdict(self) | {"records": records}
 
     def verdicts(self) -> list[Verdict]:
-        """What the GPU backend was to show (issue 7), by the rows that decide it."""
+        """Return the verdicts on the targets of the GPU backend."""
         found = {(r.shape, r.position): r for r in self.records if r.runs == 1}
         every = [(shape, position) for shape in GPU_SHAPES for position in POSITIONS]
-        alone = [found.get(pair, Record(*pair, 1)) for pair in every]  # one that is missing decides nothing
+        alone = [found.get(pair, Record(*pair, 1)) for pair in every]  # a missing row decides nothing
         narrow = [record for record in alone if _width(record) <= 192]
         wide = [record for record in alone if _width(record) > 192]
         small = [record for record in alone if _width(record) <= 128]
@@ -128,7 +128,7 @@ def _name(record: Record) -> str:
 
 
 def _least(claim: str, rows: Sequence[Record], value: Callable[[Record], float | None], wanted: float) -> Verdict:
-    """Of a number that every row has to reach; a row that does not is enough to say that the claim does not hold."""
+    """Return the verdict on a value that every row must reach. One row below it is enough to fail the target."""
     values = [(number, row) for row in rows if (number := value(row)) is not None]
     if not values:
         return Verdict(claim, None, wanted, None, "not measured")
@@ -137,12 +137,12 @@ def _least(claim: str, rows: Sequence[Record], value: Callable[[Record], float |
         return Verdict(claim, least, wanted, False, _name(row))
     partly = [_name(r) for r in rows if value(r) is None or r.ratio_to != "both"]
     if partly:
-        return Verdict(claim, least, wanted, None, f"not beside both kinds of PyTorch: {'; '.join(partly)}")
+        return Verdict(claim, least, wanted, None, f"not measured with both kinds of PyTorch: {'; '.join(partly)}")
     return Verdict(claim, least, wanted, True, _name(row))
 
 
 def table(result: Result) -> str:
-    """For people."""
+    """Return the results as text."""
     failed = [check for check in result.checks if not check["passed"]]
     lines = [f"{len(result.checks) - len(failed)} of {len(result.checks)} checks passed"]
     for check in failed:
@@ -155,7 +155,7 @@ def table(result: Result) -> str:
             f"{result.peaks.copy_gb_s:,.0f} GB/s in a copy"
         )
     lines += [
-        "FLOP/s and GB/s: shares of those peaks; products: the time of a step's products alone over the step's",
+        "FLOP/s and GB/s: shares of those peaks; products: time of the matrix products alone, as a share of the step",
         f"{'shape':<11}{'position':<9}{'R':>4}{'ms':>9}{'images/s':>12}{'FLOP/s':>8}{'GB/s':>7}{'products':>9}{'growth':>8}"
         f"{'eager':>11}{'compile':>11}{'ratio':>7} {'to':<8}{'R processes':>12}",
     ]
@@ -168,12 +168,12 @@ def table(result: Result) -> str:
             f"{_cell(r.ratio, 7, '.2f')} {r.ratio_to or '-':<8}{_cell(r.processes_images_per_s, 12, ',.0f')}"
         )
     lines += ["", *result.left_out] if result.left_out else []
-    lines += ["", f"{'claim':<56}{'value':>7}{'wanted':>8}  holds"]
+    lines += ["", f"{'target':<56}{'value':>7}{'limit':>8}  met"]
     for v in result.verdicts():
         answer = "unknown" if v.holds is None else "yes" if v.holds else "NO"
         lines.append(f"{v.claim:<56}{_cell(v.value, 7, '.2f')}{v.wanted:>8.2f}  {answer} ({v.where})")
     lines.append(f"{'every check of every precision':<71}  {'yes' if result.correct else 'NO'}")
-    lines.append(f"in {result.seconds:.0f} s, {result.compiling_s:.0f} of them for compiling kernels")
+    lines.append(f"total {result.seconds:.0f} s, of which {result.compiling_s:.0f} s compiling kernels")
     return "\n".join(lines)
 
 

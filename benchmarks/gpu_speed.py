@@ -1,4 +1,4 @@
-"""How fast a GPU trains: the chip's own peaks, and steps of R runs as one, in turn with other ways to make them."""
+"""Speed of GPU training: peaks of the chip, and training steps of R runs as one model, alternating with other ways."""
 
 import gc
 import time
@@ -13,17 +13,17 @@ from vit.backend.cuda.ops import CudaOps
 from vit.graph_engine import AdamWConfig, DeviceAugmentation, GraphEngine
 
 WINDOW = 0.15
-"""Seconds that one timed window lasts, about: so many steps that the host's launching and waiting do not count."""
+"""Approximate seconds of one timed window: long enough that launch and synchronisation overhead is negligible."""
 WINDOWS = 5
 IMAGES = 4096
-"""Of the data set in device memory that batches are gathered from."""
+"""Images of the dataset in device memory."""
 PRODUCT, COPY = 8192, 1 << 28
 """Rows and columns of the large product; float32 numbers of the large copy."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to train: `start` starts so many steps, `wait` waits for all of them; a step trains `images` images."""
+    """Way to train: `start` starts a number of steps, `wait` waits for them; a step trains `images` images."""
 
     name: str
     images: int
@@ -33,7 +33,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a step: the median of some windows, and the fastest and slowest of them."""
+    """Seconds per step: median, minimum and maximum over the windows."""
 
     seconds: float
     low: float
@@ -41,7 +41,7 @@ class Timing:
 
 
 def time_ways(ways: Sequence[Way], windows: int = WINDOWS, window: float = WINDOW) -> dict[str, Timing]:
-    """Each way in turn, window by window, after a warm-up that also says how many steps a window has."""
+    """Time the ways alternately, window by window, after a warm-up that determines the steps per window."""
     steps = {way.name: _steps(way, window) for way in ways}
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
     for _ in range(windows):
@@ -51,7 +51,7 @@ def time_ways(ways: Sequence[Way], windows: int = WINDOWS, window: float = WINDO
 
 
 def _steps(way: Way, window: float) -> int:
-    _window(way, 3)  # runs, is captured, is replayed
+    _window(way, 3)  # first run, capture, replay
     count = 1
     while (taken := count * _window(way, count)) < window / 8:
         count *= 4
@@ -60,27 +60,27 @@ def _steps(way: Way, window: float) -> int:
 
 def _window(way: Way, steps: int) -> float:
     way.wait()
-    begun = time.perf_counter()
+    start = time.perf_counter()
     way.start(steps)
     way.wait()
-    return (time.perf_counter() - begun) / steps
+    return (time.perf_counter() - start) / steps
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """What the chip does at its best here: one large bf16 product (or float32), one large copy."""
+    """Measured peaks of the chip: one large matrix product in bf16 (or float32), one large copy."""
 
     tflops: float
-    """10^12 operations a second, a multiply-add as two."""
+    """10^12 operations per second; a multiply-add counts as two."""
     copy_gb_s: float
-    """10^9 bytes a second, read and written."""
+    """10^9 bytes per second, read plus written."""
 
 
 def measure_peaks(ops: CudaOps, size: int = PRODUCT, numbers: int = COPY, window: float = WINDOW) -> Peaks:
-    """The peaks, with the products that training uses."""
+    """Measure the peaks, with the matrix products that training uses."""
     a, b, out = (ops.empty_operand((1, size, size)) for _ in range(3))
     for operand in (a, b):
-        operand.fill(0x3F80 if ops.rounds_operands else 1)  # ones, which cost what others do
+        operand.fill(0x3F80 if ops.rounds_operands else 1)  # ones; the values do not affect the time
     source, copied = ops.zeros((numbers,)), ops.empty((numbers,))
 
     def multiply(steps: int) -> None:
@@ -98,12 +98,12 @@ def measure_peaks(ops: CudaOps, size: int = PRODUCT, numbers: int = COPY, window
 
 
 class RunsAsOne:
-    """R runs of a shape trained as one model, as `vitab run` trains them: images in device memory, crops and flips."""
+    """R runs of one shape trained as one model, as in `vitab run`: images in device memory, random crops and flips."""
 
     def __init__(self, shape: Shape, position: str, runs: int, ops: CudaOps) -> None:
         config = shape.config(position)
         self.ops, self.images = ops, runs * shape.batch
-        model = ViT(config, ops, seeds=[0] * runs)  # whose weights are drawn once, as they do not matter here
+        model = ViT(config, ops, seeds=[0] * runs)  # the same seed for all: the weights do not affect the time
         self.engine = GraphEngine(model, AdamWConfig(), shape.batch)
         self.steps = IMAGES // shape.batch
         rng = np.random.default_rng(0)
@@ -124,7 +124,7 @@ class RunsAsOne:
         return Way("vitab", self.images, start, lambda: self.engine.totals)
 
     def products(self, batch: int) -> Way:
-        """The matrix products of a step alone."""
+        """Return the matrix products of a step, without its other operations."""
 
         def start(steps: int) -> None:
             for _ in range(steps):
@@ -134,19 +134,19 @@ class RunsAsOne:
 
     @property
     def bytes(self) -> int:
-        """That a step moves at least: of the images, those of the batch."""
+        """Minimum number of bytes that a step moves; of the images, only those of the batch count."""
         of_batch = self.images * self.data.images.nbytes // len(self.data.images)
         return self.engine.bytes_named - self.data.images.nbytes + of_batch
 
     def close(self) -> None:
-        """Gives the memory back to the device."""
+        """Free the device memory."""
         self.engine.close()
         del self.engine, self.data
         release(self.ops)
 
 
 def release(ops: CudaOps) -> None:
-    """Returns memory that nothing holds any more from CuPy's pool to the device."""
+    """Return unused memory of CuPy's pool to the device."""
     gc.collect()
     if hasattr(ops.xp, "get_default_memory_pool"):
         ops.xp.get_default_memory_pool().free_all_blocks()

@@ -1,7 +1,8 @@
-"""What the harness adds to training: `python -m benchmarks.harness [--json FILE]`.
+"""Measure the overhead of the harness: `python -m benchmarks.harness [--json FILE]`.
 
-Per run, in a child process that has trained before: from the moment the run is taken to its first step, and from its
-last step to DONE.json, with the test set in between; and the cost of planning a grid of 10,000 runs.
+Per run, in a worker process that has trained before: the time from the assignment of the run to its first step, and
+from its last step to DONE.json, including the evaluation on the test set. Also the time to plan a grid of 10,000
+runs.
 """
 
 import argparse
@@ -32,7 +33,7 @@ LIMITS = {"start": 0.5, "end": 0.5, "both": 0.5, "plan": 5.0}
 
 @dataclass(frozen=True)
 class Record:
-    """Seconds of one part of the harness, over so many runs."""
+    """Time of one part of the harness, over `runs` runs."""
 
     what: str
     runs: int
@@ -45,9 +46,9 @@ class Record:
         return self.most_s < self.limit_s
 
 
-def timed(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
-    """A job that trains a run as ever, and writes down when its steps were asked for."""
-    begun, steps = time.monotonic(), []
+def timed(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
+    """Train a run and write the times of its steps to a file. A job for the worker pool."""
+    start, steps = time.monotonic(), []
     keeper_due = snapshot.Checkpointer.due
 
     def due(keeper: snapshot.Checkpointer, steps_ahead: float = 1.0) -> bool:
@@ -56,42 +57,42 @@ def timed(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
 
     snapshot.Checkpointer.due = due  # type: ignore[method-assign]
     try:
-        result = train_and_store(task, setting, watch)
+        result = train_and_store(task, settings, hooks)
     finally:
         snapshot.Checkpointer.due = keeper_due  # type: ignore[method-assign]
-    times = {"begun": begun, "first": steps[0], "second": steps[1], "last": steps[-1], "done": time.monotonic()}
-    (setting.runs / f"{task.key}.times").write_text(json.dumps(times))
+    times = {"taken": start, "first": steps[0], "second": steps[1], "last": steps[-1], "done": time.monotonic()}
+    (settings.runs / f"{task.key}.times").write_text(json.dumps(times))
     return result
 
 
-class Moments:
-    """When this process gave each run away and heard of its end; a listener that says nothing."""
+class EventTimes:
+    """Listener that records when each run was assigned and when its end was reported."""
 
     def __init__(self) -> None:
-        self.given: dict[str, float] = {}
-        self.heard: dict[str, float] = {}
+        self.assigned: dict[str, float] = {}
+        self.ended: dict[str, float] = {}
 
     def started(self, task: Task) -> None:
-        self.given[task.key] = time.monotonic()
+        self.assigned[task.key] = time.monotonic()
 
     def finished(self, task: Task, result: Finished) -> None:
-        self.heard[task.key] = time.monotonic()
+        self.ended[task.key] = time.monotonic()
 
     def epoch(self, task: Task, metrics: Any) -> None: ...
 
     def failed(self, task: Task, reason: str) -> None:
         raise SystemExit(f"{task.label}: {reason}")
 
-    def again(self, task: Task, reason: str) -> None:
+    def retrying(self, task: Task, reason: str) -> None:
         raise SystemExit(f"{task.label}: {reason}")
 
-    def elsewhere(self, task: Task, result: Finished) -> None: ...
+    def finished_elsewhere(self, task: Task, result: Finished) -> None: ...
 
     def waiting(self, runs: int) -> None: ...
 
 
 def overhead(runs: int) -> list[Record]:
-    """Runs of the grid `rope` at its smallest in one child, the first not counted: it warms the child up."""
+    """Measure small runs of the grid `rope` in one worker process, after a first run that is not counted."""
     grid = override(
         GRIDS["rope"],
         axes={"position": ("rope",), "depth": (2,), "patch": (4,)},
@@ -103,20 +104,20 @@ def overhead(runs: int) -> list[Record]:
         plan = study.make_plan(grid, study="overhead")
         store.write_study(plan)
         tasks = study.tasks_of(plan, study.survey(plan, store), store)
-        moments = Moments()
-        run_in_pool(tasks, ExecutionSettings(store.root), moments, workers=1, job=timed)
+        events = EventTimes()
+        run_in_pool(tasks, ExecutionSettings(store.root), events, workers=1, job=timed)
         start, end = [], []
         for task in tasks[1:]:
             times = json.loads((store.root / f"{task.key}.times").read_text())
             step = times["second"] - times["first"]
-            start.append(times["first"] - step - moments.given[task.key])
-            end.append(moments.heard[task.key] - times["last"])
+            start.append(times["first"] - step - events.assigned[task.key])
+            end.append(events.ended[task.key] - times["last"])
     both = [a + b for a, b in zip(start, end, strict=True)]
     return [_record(what, values) for what, values in (("start", start), ("end", end), ("both", both))]
 
 
 def planning(runs: int, rounds: int = 3) -> Record:
-    """From a grid of 4 positions, 5 depths, 2 patches and many seeds to the runs to do, and its plan on disk."""
+    """Measure planning a grid of 4 positions, 5 depths, 2 patch sizes and many seeds, and writing its plan."""
     grid = override(
         GRIDS["rope"],
         axes={"position": ("none", "learned", "sinusoidal", "rope"), "depth": (1, 2, 3, 4, 5), "patch": (2, 4)},
@@ -125,12 +126,12 @@ def planning(runs: int, rounds: int = 3) -> Record:
     seconds = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             store = Store(Path(folder))
             plan = study.make_plan(grid, study="plan")
             tasks = study.tasks_of(plan, study.survey(plan, store), store)
             store.write_study(plan)
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - start)
             assert len(tasks) == runs
     return Record("plan", runs, float(np.median(seconds)), max(seconds), LIMITS["plan"])
 
@@ -140,15 +141,15 @@ def _record(what: str, values: Sequence[float]) -> Record:
 
 
 WORDS = {
-    "start": "from taking a run to its first step",
-    "end": "from its last step to DONE.json, with the tests",
+    "start": "from the assignment of a run to its first step",
+    "end": "from its last step to DONE.json, with evaluation",
     "both": "both, per run",
     "plan": "planning the grid and writing the plan",
 }
 
 
 def table(records: Sequence[Record]) -> str:
-    """For people: one line a record."""
+    """Return the records as a text table, one line per record."""
     lines = [f"{'':<50}{'runs':>8}{'median s':>10}{'most s':>9}{'limit s':>9}"]
     lines += [
         f"{WORDS[r.what]:<50}{r.runs:>8,}{r.median_s:>10.3f}{r.most_s:>9.3f}{r.limit_s:>9.1f}"
@@ -160,8 +161,8 @@ def table(records: Sequence[Record]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.harness", description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", type=int, default=RUNS, help=f"runs to train (default: {RUNS})")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the records to FILE")
+    parser.add_argument("--runs", type=int, default=RUNS, help=f"number of runs to train (default: {RUNS})")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the records to FILE")
     options = parser.parse_args(arguments)
     records = [*overhead(options.runs), planning(PLANNED)]
     if options.json:

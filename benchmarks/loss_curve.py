@@ -1,7 +1,7 @@
-"""A trial that training is right: the same 100 steps in vitab and in PyTorch, `python -m benchmarks.loss_curve`.
+"""Compare the losses of the same 100 training steps in vitab and PyTorch: `python -m benchmarks.loss_curve`.
 
-Same initial weights, batches, targets, learning rates, clipping and decay, in float32; what differs is everything that
-was written by hand. Exits with 1 where the losses of the last step differ by more than 1e-3 relative.
+Initial weights, batches, targets, learning rates, clipping and weight decay are the same, in float32. The exit code
+is 1 if the losses of the last step differ by more than 1e-3 relative.
 """
 
 import argparse
@@ -25,7 +25,7 @@ NAMES = {"patch_embed.proj": "proj", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
 
 
 def torch_state(state: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """A vitab state under the names of the PyTorch model."""
+    """Return a vitab state with the names of the PyTorch model."""
     renamed = {}
     for name, array in state.items():
         for ours, theirs in NAMES.items():
@@ -35,6 +35,7 @@ def torch_state(state: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def batches(feed: DataLoader, steps: int) -> Iterator[Batch]:
+    """Yield `steps` batches, over as many epochs as needed."""
     made, epoch = 0, 0
     while made < steps:
         epoch += 1
@@ -45,7 +46,7 @@ def batches(feed: DataLoader, steps: int) -> Iterator[Batch]:
 
 
 def losses(config: RunConfig, data_dir: Path | None, steps: int) -> np.ndarray:
-    """(steps, 2): vitab's and PyTorch's."""
+    """Return the losses of vitab and PyTorch, (steps, 2)."""
     dataset = load_for(config, data_dir)
     feed = DataLoader.of(config, dataset)
     shape = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
@@ -86,7 +87,7 @@ def main() -> int:
         worst = max(worst, float(differences[-1]))
         print(
             f"{position:<8} {curve[0, 0]:.6f} -> {curve[-1, 0]:.6f}  {curve[-1, 1]:.6f}  {differences[-1]:.1e} "
-            f"(largest of all steps {differences.max():.1e})"
+            f"(maximum over all steps {differences.max():.1e})"
         )
     return int(worst > TOLERANCE)
 

@@ -1,4 +1,4 @@
-"""Compiling CUDA for chips that are not there: NVRTC needs no GPU and no driver."""
+"""Compilation of CUDA sources with NVRTC, which needs neither a GPU nor a driver."""
 
 import ctypes
 import importlib.util
@@ -16,7 +16,7 @@ REMEDY = "pip install 'vitab[cuda-compile]'"
 
 
 def library() -> Path | None:
-    """The NVRTC that pip installed, as nvidia-cuda-nvrtc or one of its variants; None where there is none."""
+    """Return the path of the NVRTC installed by pip (nvidia-cuda-nvrtc or a variant), or None."""
     spec = importlib.util.find_spec("nvidia")
     folders = spec.submodule_search_locations if spec else None
     found = [path for folder in folders or () for path in Path(folder).glob("*/lib/libnvrtc.so.*")]
@@ -25,41 +25,44 @@ def library() -> Path | None:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel in a cubin, and what ptxas says of it."""
+    """Resources of a kernel in a cubin, as reported by ptxas."""
 
     kernel: str
     registers: int
     shared: int
-    """Bytes, static."""
+    """Static shared memory in bytes."""
     spilled: int
-    """Bytes stored and loaded, by a thread."""
+    """Bytes stored and loaded by spills, per thread."""
 
 
 @dataclass(frozen=True)
 class Cubin:
-    """A compiled source."""
+    """Compiled source file."""
 
     file: str
     architecture: str
     kernels: list[Compiled]
     code: bytes
     warnings: str
-    """What the compiler says besides resources; empty where all is well."""
+    """Compiler messages other than resources."""
 
 
 class Nvrtc:
-    """NVRTC by way of its C interface. Raises RuntimeError where it is not installed."""
+    """NVRTC, called through its C interface. Raises RuntimeError if it is not installed."""
 
     def __init__(self) -> None:
         path = library()
         if path is None:
             raise RuntimeError(f"NVRTC is not installed: {REMEDY}")
+        # NVRTC opens its builtins by name, and not every wheel says where to look for them; what is loaded is found.
+        for builtins in path.parent.glob("libnvrtc-builtins.so.*"):
+            ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
         self._library = ctypes.CDLL(str(path))
         self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
 
     @cached_property
     def architectures(self) -> list[str]:
-        """Every chip that it compiles for, such as "sm_90"."""
+        """Supported architectures, such as "sm_90"."""
         count = ctypes.c_int()
         self._call("GetNumSupportedArchs", ctypes.byref(count))
         numbers = (ctypes.c_int * count.value)()
@@ -67,7 +70,7 @@ class Nvrtc:
         return [f"sm_{number}" for number in numbers]
 
     def compile(self, file: str, kernels: Sequence[str], architecture: str) -> Cubin:
-        """A source with so many of its kernels, as it is compiled for a GPU. Raises RuntimeError with the errors."""
+        """Compile a source file with some of its kernels. Raises RuntimeError with the compiler's errors."""
         program = ctypes.c_void_p()
         source = cuda_sources.text(file).encode()
         self._call("CreateProgram", ctypes.byref(program), source, file.encode(), 0, None, None)
@@ -107,7 +110,7 @@ class Nvrtc:
 
 
 def by_file(kernels: Iterable[str]) -> dict[str, list[str]]:
-    """Kernels (name expressions) by their source."""
+    """Return kernels (name expressions) by source file."""
     files: dict[str, list[str]] = {}
     for kernel in sorted(kernels):
         files.setdefault(cuda_sources.file_of(kernel), []).append(kernel)
@@ -115,7 +118,7 @@ def by_file(kernels: Iterable[str]) -> dict[str, list[str]]:
 
 
 def compile_all(nvrtc: Nvrtc, kernels: Iterable[str], architectures: Sequence[str]) -> list[Cubin]:
-    """Each source with its kernels, for each architecture; as many at once as there are cores."""
+    """Compile each source file with its kernels for each architecture, using all cores."""
     files = by_file(kernels)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [pool.submit(nvrtc.compile, file, names, a) for a in architectures for file, names in files.items()]
@@ -130,7 +133,7 @@ _ENTRY = re.compile(
 
 
 def _resources(log: str) -> Iterable[tuple[str, tuple[int, int, int]]]:
-    """Of each entry: its mangled name; registers, bytes of shared memory, bytes spilled."""
+    """Yield the mangled name of each kernel with its registers, bytes of shared memory and bytes spilled."""
     for entry in _ENTRY.finditer(log):
         shared = re.search(r"(\d+) bytes smem", entry["used"])
         yield (

@@ -1,7 +1,6 @@
-"""PyTorch in processes of its own: compiled beside other work, timed in turn with vitab, or many of them at once.
+"""PyTorch in separate processes (peers): compiled in the background, timed alternately with vitab, or many at once.
 
-A peer that fails, hangs or takes all the memory costs its own figures and nothing else: nobody waits for one without
-end.
+A peer that fails, hangs or runs out of memory affects only its own measurements; every wait has a timeout.
 """
 
 import contextlib
@@ -17,20 +16,18 @@ from benchmarks.gpu_speed import Way
 from benchmarks.shapes import GPU_SHAPES
 
 WARM_UP_STEPS = 10
-PATIENCE = 30.0
-"""Seconds for an answer that comes within few."""
-
-
-ENDING = 5.0
-"""Seconds that a killed process may take to give its GPU memory back."""
+ANSWER_TIMEOUT = 30.0
+"""Seconds to wait for an answer."""
+EXIT_TIMEOUT = 5.0
+"""Seconds to wait until a killed process has released its GPU memory."""
 
 
 class PeerError(RuntimeError):
-    """A peer that failed, ended or did not answer."""
+    """A peer failed, exited or did not answer."""
 
 
 class Stepper(Protocol):
-    """A model that is trained: `start` starts so many steps of `batch` images, `wait` waits for them."""
+    """Model in training: `start` starts a number of steps of `batch` images, `wait` waits for them."""
 
     batch: int
 
@@ -40,11 +37,11 @@ class Stepper(Protocol):
 
 
 Make = Callable[[str, str, bool], Stepper]
-"""Makes one of a shape and a position, compiled or not. Has a name in its module, as other processes call it."""
+"""Function that makes a Stepper from a shape, a position and whether to compile it. Must be picklable."""
 
 
 def torch_stepper(shape: str, position: str, compiled: bool) -> Stepper:
-    if compiled:  # some are compiled at once
+    if compiled:  # several models are compiled at the same time
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")
     from benchmarks.torch_gpu import TorchGpuStepper
 
@@ -52,73 +49,73 @@ def torch_stepper(shape: str, position: str, compiled: bool) -> Stepper:
 
 
 class Peer:
-    """A process that trains one model at a time."""
+    """Process that trains one model at a time."""
 
     def __init__(self, make: Make = torch_stepper, *, compiled: bool = False) -> None:
         self.name = "torch compile" if compiled else "torch eager"
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, make, compiled))
+        self._connection, remote = context.Pipe()
+        self._process = context.Process(target=_peer_main, args=(remote, make, compiled))
         self._process.start()
-        theirs.close()
-        self.owed = 0
-        """Answers that were not heard yet."""
+        remote.close()
+        self.pending = 0
+        """Number of answers that were not received yet."""
 
     def make(self, shape: str, position: str) -> None:
-        """Begins to make a model, and to warm it up. The answer is the images of a step."""
-        self._tell("make", shape, position)
+        """Start making and warming up a model. The answer is the number of images per step."""
+        self._send("make", shape, position)
 
     def time(self, seconds: float) -> None:
-        """Begins to train for so long. The answer is images a second."""
-        self._tell("time", seconds)
+        """Start training for `seconds`. The answer is images per second."""
+        self._send("time", seconds)
 
     @property
     def answered(self) -> bool:
-        """Whether `answer` would return, or fail, at once."""
+        """Whether `answer` would return or raise without waiting."""
         return self._connection.poll(0)
 
-    def answer(self, seconds: float = PATIENCE) -> Any:
-        """Of what was begun last. Raises PeerError where that failed or takes longer than so many seconds."""
+    def answer(self, seconds: float = ANSWER_TIMEOUT) -> Any:
+        """Return the answer to the last request. Raises PeerError if it failed or takes longer than `seconds`."""
         end, done, value = time.monotonic() + seconds, True, None
         try:
-            while self.owed:
+            while self.pending:
                 if not self._connection.poll(max(0.0, end - time.monotonic())):
                     raise PeerError(f"{self.name} did not answer within {seconds:.0f} s")
                 done, value = self._connection.recv()
-                self.owed -= 1
+                self.pending -= 1
         except (EOFError, OSError):
-            raise PeerError(f"the process of {self.name} ended") from None
+            raise PeerError(f"the process of {self.name} exited") from None
         if not done:
             raise PeerError(f"{self.name}: {value}")
         return value
 
     def way(self, images: int) -> Way:
-        """Its model, in turn with others in this process."""
+        """Return the model as a way to train that can alternate with others."""
 
         def start(steps: int) -> None:
-            self._tell("steps", steps)
+            self._send("steps", steps)
 
         return Way(self.name, images, start, self.answer)
 
     def close(self) -> None:
-        """Ends it, and all that it has started, at once."""
+        """Kill the process and its children."""
         if self._process.is_alive():
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid or 0, signal.SIGKILL)  # a session of its own, once it runs
+                os.killpg(self._process.pid or 0, signal.SIGKILL)  # its session, created when it starts
             self._process.kill()
-        self._process.join(ENDING)
+        self._process.join(EXIT_TIMEOUT)
         self._connection.close()
 
-    def _tell(self, *command: object) -> None:
+    def _send(self, *command: object) -> None:
         try:
             self._connection.send(command)
-            self.owed += 1
+            self.pending += 1
         except OSError:
-            raise PeerError(f"the process of {self.name} ended") from None
+            raise PeerError(f"the process of {self.name} exited") from None
 
 
-def _serve(connection: Connection, make: Make, compiled: bool) -> None:
-    """Does what it is told until nobody is there to tell it."""
+def _peer_main(connection: Connection, make: Make, compiled: bool) -> None:
+    """Execute requests until the connection is closed."""
     os.setsid()
     stepper: Any = None
     with contextlib.suppress(EOFError, OSError):
@@ -126,7 +123,7 @@ def _serve(connection: Connection, make: Make, compiled: bool) -> None:
             kind, *arguments = connection.recv()
             try:
                 if kind == "make":
-                    stepper = None  # its memory goes first
+                    stepper = None  # frees its memory
                     stepper = make(*arguments, compiled)
                     stepper.start(WARM_UP_STEPS)
                     stepper.wait()
@@ -144,8 +141,8 @@ def _serve(connection: Connection, make: Make, compiled: bool) -> None:
 
 
 def _train(stepper: Stepper, seconds: float) -> float:
-    begun, images = time.perf_counter(), 0
-    while (passed := time.perf_counter() - begun) < seconds:
+    start, images = time.perf_counter(), 0
+    while (passed := time.perf_counter() - start) < seconds:
         stepper.start(5)
         stepper.wait()
         images += 5 * stepper.batch
@@ -153,17 +150,17 @@ def _train(stepper: Stepper, seconds: float) -> float:
 
 
 class Compilations:
-    """Peers that compile a model each, some at a time, in the order wanted; `look` has to be called now and then."""
+    """Peers that compile one model each, several at a time, in the given order. Call `look` at intervals."""
 
     def __init__(self, wanted: Sequence[tuple[str, str]], make: Make = torch_stepper, at_once: int = 3) -> None:
         self._waiting, self._make, self._at_once = [*wanted], make, at_once
         self._running: dict[tuple[str, str], Peer] = {}
         self.ready: dict[tuple[str, str], tuple[Peer, int]] = {}
-        """Peers by shape and position, each with the images of its step."""
+        """Peers by shape and position, each with its images per step."""
         self.failed: dict[tuple[str, str], str] = {}
 
     def look(self) -> None:
-        """Takes note of those that are done, and starts others in their place."""
+        """Collect finished peers and start others in their place."""
         for what, peer in [*self._running.items()]:
             if peer.answered:
                 del self._running[what]
@@ -182,7 +179,7 @@ class Compilations:
         return not (self._running or self._waiting)
 
     def stop(self) -> None:
-        """Ends those that are not done."""
+        """Kill the peers that are not finished."""
         for what, peer in self._running.items():
             peer.close()
             self.failed[what] = "torch compile took too long"
@@ -190,7 +187,7 @@ class Compilations:
         self._running, self._waiting = {}, []
 
     def close(self) -> None:
-        """Ends all of them."""
+        """Kill all peers."""
         self.stop()
         for peer, _ in self.ready.values():
             peer.close()
@@ -198,13 +195,13 @@ class Compilations:
 
 
 class Crowd:
-    """Many peers at once, each with a model of its own."""
+    """Many peers at the same time, each with its own model."""
 
     def __init__(self, most: int, make: Make = torch_stepper) -> None:
         self._peers = [Peer(make) for _ in range(most)]
 
     def make(self, shape: str, position: str, within: float) -> None:
-        """Gives each a model, all at once. Raises PeerError."""
+        """Make a model in every peer at the same time. Raises PeerError."""
         for peer in self._peers:
             peer.make(shape, position)
         end = time.monotonic() + within
@@ -212,10 +209,10 @@ class Crowd:
             peer.answer(end - time.monotonic())
 
     def images_per_s(self, count: int, seconds: float) -> float:
-        """Of the first `count` of them together, training for so long. Raises PeerError."""
+        """Return images per second of the first `count` peers together, measured for `seconds`. Raises PeerError."""
         for peer in self._peers[:count]:
             peer.time(seconds)
-        end = time.monotonic() + seconds + PATIENCE
+        end = time.monotonic() + seconds + ANSWER_TIMEOUT
         return float(sum(peer.answer(end - time.monotonic()) for peer in self._peers[:count]))
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Every matrix product of a training step, by the BLAS and by our own kernel: `python -m benchmarks.products`.
+"""Time every matrix product of a training step with the BLAS and with vitab's kernel: `python -m benchmarks.products`.
 
-The products are read off the program of a lane, so they are those that are run, strided views and all. One thread, both
-ways in turn, medians. The core's own limit is what a tile of the kernel does out of the nearest cache. This is what
-`vit.backend.gemm.is_faster` rests on.
+The products are taken from the captured program of a lane, so their shapes and strides are those used in training.
+One thread, alternating, medians. The peak of a core is measured with one tile of the kernel whose operands are in the
+L1 cache. `vit.backend.gemm.is_faster` is based on these measurements.
 """
 
 import argparse
@@ -24,14 +24,14 @@ from vit.backend import gemm
 from vit.backend.program import CapturedProgram, Opcode
 
 SECONDS = 0.01
-"""Of one timing, about."""
+"""Approximate duration of one timing."""
 ROUNDS = 15
 WAYS = (Opcode.MATMUL, Opcode.GEMM)
 
 
 @dataclass(frozen=True)
 class Record:
-    """A kind of product of a step: `count` times a lane, (m, k) times (k, n) for `batch` pairs of matrices."""
+    """Product of a step: `count` times per lane, (m, k) times (k, n) for `batch` pairs of matrices."""
 
     shape: str
     m: int
@@ -45,11 +45,11 @@ class Record:
     own_gflops: float
     own_is_used: bool
     share: float
-    """Of the floating-point operations of the step's products."""
+    """Share of the floating-point operations of all products of the step."""
 
 
 def lane_tape(shape: str, position: str) -> CapturedProgram:
-    """The products of a training step on one lane."""
+    """Return the products of a training step on one lane."""
     stepper = Stepper(SHAPES[shape].config(position), SHAPES[shape].batch, threads=1)
     stepper.step()
     (lane,) = stepper.engine.lanes
@@ -57,13 +57,13 @@ def lane_tape(shape: str, position: str) -> CapturedProgram:
 
 
 def kind(row: Sequence[int]) -> tuple[int, ...]:
-    """m, n, k, images times heads, trans_a, trans_b of an instruction of `CapturedProgram.append_matmul`."""
+    """Return m, n, k, images times heads, trans_a, trans_b of a `CapturedProgram.append_matmul` instruction."""
     outer, middle, m, n, k, _, _, _, trans_a, trans_b = row[10:20]
     return m, n, k, outer * middle, trans_a, trans_b
 
 
 def alone(program: CapturedProgram, row: Sequence[int], opcode: Opcode, times: int) -> CapturedProgram:
-    """One instruction of a program, so many times, by the way asked for."""
+    """Return a program that executes one instruction `times` times, with the given opcode."""
     part = CapturedProgram(program.dtype)
     part._arrays = program._arrays
     part._rows = [[opcode, *row[1:]]] * times
@@ -73,7 +73,7 @@ def alone(program: CapturedProgram, row: Sequence[int], opcode: Opcode, times: i
 
 
 def seconds(works: Sequence[Callable[[], object]]) -> list[float]:
-    """The median time of each, in turn."""
+    """Return the median time of each function, called alternately."""
     times: list[list[float]] = [[] for _ in works]
     for _ in range(ROUNDS + 1):
         for work, taken in zip(works, times, strict=True):
@@ -84,7 +84,7 @@ def seconds(works: Sequence[Callable[[], object]]) -> list[float]:
 
 
 def measure(shape: str, position: str) -> list[Record]:
-    """A record for each kind of product, those with the most operations first."""
+    """Measure each kind of product, those with the most operations first."""
     program = lane_tape(shape, position)
     examples = {kind(row): row for row in program._rows}
     counts = Counter(kind(row) for row in program._rows)
@@ -109,7 +109,7 @@ def _tiles(left, panel, out, times, depth, size, unit):
 
 
 def peak_gflops() -> float:
-    """Of one core, float32: the largest tile over and over, its operands in the nearest cache."""
+    """Measure the float32 peak of one core: the largest tile, repeated with its operands in the L1 cache."""
     depth, times, unit = 64, 20_000, np.float32(1)
     width = gemm.LINE // 4
     rng = np.random.default_rng(0)
@@ -122,9 +122,9 @@ def peak_gflops() -> float:
 
 
 def table(records: Sequence[Record], peak: float) -> str:
-    """For people: one line a record."""
+    """Return the records as a text table, one line per record."""
     lines = [
-        f"A core does {peak:.0f} GFLOP/s.",
+        f"Peak of one core: {peak:.0f} GFLOP/s.",
         f"{'shape':<11}{'m x n x k':>18}{'each':>6}{'':>6}{'count':>7}{'flops':>8}{'BLAS':>8}{'own':>8}"
         f"{'own/BLAS':>10}{'of peak':>9}  used",
     ]
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.products", description=__doc__.split("\n")[0])
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES), help="default: all")
     parser.add_argument("--position", choices=POSITIONS, default="learned")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the records to FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the records to FILE")
     options = parser.parse_args(arguments)
     with threadpool_limits(1):
         peak = peak_gflops()

@@ -1,4 +1,4 @@
-"""What benchmarks write to a file: their records, and beside them the machine that they are of."""
+"""Output files of the benchmarks: records, and the machine that they were measured on."""
 
 import json
 import os
@@ -13,19 +13,19 @@ from ablations.machine import cpu_model
 
 
 def save_machine(path: Path, **more: object) -> None:
-    """NAME.machine.json beside the records NAME.json: the machine, the versions, and what else there is to say."""
+    """Write machine, package versions and `more` to NAME.machine.json, next to the records in NAME.json."""
     path.parent.mkdir(parents=True, exist_ok=True)
     about = path.with_name(f"{path.stem}.machine.json")
     about.write_text(json.dumps({**environment(), **more}, indent=2) + "\n")
 
 
 def save_records(path: Path, records: Sequence[Any]) -> None:
-    """A list of dataclasses."""
+    """Write a list of dataclasses as JSON."""
     path.write_text(json.dumps([asdict(record) for record in records], indent=2) + "\n")
 
 
 def environment() -> dict[str, object]:
-    """The machine and the versions behind the figures."""
+    """Return the machine and the package versions."""
     packages = {}
     for name in ("numpy", "scipy", "numba", "torch"):
         try:

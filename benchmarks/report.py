@@ -1,7 +1,7 @@
-"""How long a report over many runs takes: `python -m benchmarks.report [--runs N] [--json FILE]`.
+"""Time the report of a large study: `python -m benchmarks.report [--runs N] [--json FILE]`.
 
-A store of made-up runs (4 positions, 5 depths, 4 patch sizes and as many seeds as that takes, 30 epochs each) is read,
-analysed, drawn and written as README.md, figures, tables and report.html, and checked against its runs.
+Reads a store of synthetic runs (4 positions, 5 depths, 4 patch sizes and the number of seeds that gives N runs, 30
+epochs each), writes README.md, figures, tables and report.html, and checks the report against the runs.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from vit import ViT, cost, get_ops
 
 RUNS = 2_000
 LIMIT = 30.0
-"""Seconds that reading the runs and writing the report may take together."""
+"""Limit in seconds for reading the runs and writing the report."""
 AXES: dict[str, tuple[Any, ...]] = {
     "position": ("none", "learned", "sinusoidal", "rope"),
     "depth": (1, 2, 3, 4, 5),
@@ -40,7 +40,7 @@ GAIN = {"none": 0.0, "learned": 8.0, "sinusoidal": 7.5, "rope": 7.0}
 
 @dataclass(frozen=True)
 class Record:
-    """Seconds of one part of making a report, by the clock and of this process alone."""
+    """Wall-clock and CPU time of one part of the report."""
 
     what: str
     runs: int
@@ -54,25 +54,26 @@ class Record:
 
 
 def fill(store: Store, runs: int) -> str:
-    """Plan a study of this many runs and write each as if it had been trained; the name of the study."""
+    """Write a study with `runs` synthetic runs and return its name."""
     base = replace(GRIDS["rope"].base, width=8, heads=1)
     grid = override(replace(GRIDS["rope"], base=base), axes=AXES, seeds=runs // ARMS)
     plan = study.make_plan(grid, study="many", command="vitab run --grid rope")
     store.write_study(plan)
     dataset = dataset_for(base, None)
-    about = describe(backend="numpy", threads=1) | {"stack": 1, "data_sha256": dataset.fingerprint}
+    about = describe(position="rope", backend="numpy", threads=1) | {"stack": 1, "data_sha256": dataset.fingerprint}
     states: dict[RunConfig, dict[str, np.ndarray]] = {}
     for key, config in plan.runs.items():
         shape = replace(config, seed=0)
         model = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
         if shape not in states:
             states[shape] = ViT(model, ops=get_ops("numpy"), seeds=[0]).state_dict(run=0)
-        store.write(key, made_up(config, states[shape], cost.forward_flops(model), dataset.test_labels), about, model)
+        record = synthetic_record(config, states[shape], cost.forward_flops(model), dataset.test_labels)
+        store.write(key, record, about, model)
     return plan.study
 
 
-def made_up(config: RunConfig, state: dict[str, np.ndarray], flops: int, labels: np.ndarray) -> RunRecord:
-    """A record with an effect of every axis, and noise."""
+def synthetic_record(config: RunConfig, state: dict[str, np.ndarray], flops: int, labels: np.ndarray) -> RunRecord:
+    """Return a synthetic record with an effect of every axis, and noise."""
     rng = np.random.default_rng([config.seed, config.depth, config.patch, len(config.position)])
     right = rng.random(labels.size) < (80 + GAIN[config.position] + config.depth - config.patch / 2) / 100
     predicted = np.where(right, labels, (labels + 1) % 10).astype(np.int64)
@@ -107,7 +108,7 @@ def made_up(config: RunConfig, state: dict[str, np.ndarray], flops: int, labels:
 
 
 def measure(runs: int) -> list[Record]:
-    """Seconds of reading the runs, writing the report, and checking it."""
+    """Measure reading the runs, writing the report, and checking it."""
     with tempfile.TemporaryDirectory() as folder:
         store, out = Store(Path(folder) / "runs"), Path(folder) / "reports"
         name = fill(store, runs)
@@ -121,6 +122,7 @@ def measure(runs: int) -> list[Record]:
 
 
 def timed(what: str, runs: int, work: Callable[[], Any]) -> tuple[Any, Record]:
+    """Return the result of a function and its times."""
     clock, cpu = time.perf_counter(), time.process_time()
     result = work()
     return result, Record(what, runs, round(time.perf_counter() - clock, 3), round(time.process_time() - cpu, 3))
@@ -135,7 +137,7 @@ WORDS = {
 
 
 def table(records: Sequence[Record]) -> str:
-    """For people: one line a record."""
+    """Return the records as a text table, one line per record."""
     lines = [f"{'':<46}{'runs':>8}{'seconds':>10}{'of CPU':>9}{'limit s':>9}"]
     for r in records:
         limit = "" if r.limit_s is None else f"{r.limit_s:.0f}"
@@ -148,9 +150,9 @@ def table(records: Sequence[Record]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--runs", type=int, default=RUNS, help=f"runs of the study, in steps of {ARMS} (default: {RUNS})"
+        "--runs", type=int, default=RUNS, help=f"number of runs, a multiple of {ARMS} (default: {RUNS})"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the records to FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the records to FILE")
     options = parser.parse_args(arguments)
     records = measure(max(options.runs // ARMS, 2) * ARMS)
     if options.json:

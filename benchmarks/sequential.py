@@ -1,21 +1,25 @@
-"""Does `--until-decided` hold its level however often it looks? Studies with known truth, grown round by round.
+"""Measure the error rates of `--until-decided` on simulated studies with known truth, grown round by round.
 
-    python -m benchmarks.sequential                  # 2,000 studies a case, about half an hour on one core
-    python -m benchmarks.sequential --studies 200    # a quick look
+    python -m benchmarks.sequential                  # 1,000 studies per case, on all cores
+    python -m benchmarks.sequential --studies 200    # a quick check
 
-Studies are those of `benchmarks.statistics`: four arms, 2 or 4 cells, three kinds of noise. Each has 3 or 5 seeds in
-the first round and four times as many at most; every round is looked at, and arms that are decided grow no more. The
-tests are those of the reports, with a group of 2^12 sign patterns in place of 2^16, which is as exact. What is counted:
+The studies are those of `benchmarks.statistics`: four arms, 2 or 4 cells, three kinds of noise. Each has 3 or 5 seeds
+in the first round and at most four times as many. There is an interim analysis after every round, and decided arms
+get no more seeds. The tests are those of the reports, with 2^12 sign patterns instead of 2^16; both are exact.
+Reported are:
 
-- false: at least one of the three contrasts with the baseline is ever called a difference though none is;
-- covered: the 95 % interval of a contrast holds the true difference where the study stopped;
-- false_equivalent: at least one arm is ever called equivalent, of three that differ by the margin (noise a quarter);
-- power, fixed: how often a true lead is found, and how often by the same test once, with the maximum of seeds;
-- seeds: the mean seeds of that arm. `*_twice`: the same for a lead twice as large.
+- false: share of studies in which any of the three contrasts with the baseline becomes significant although none
+  differs;
+- covered: share of 95 % intervals that contain the true difference when the study stops;
+- false_equivalent: share of studies in which any of three arms that differ by the margin becomes equivalent (a
+  quarter of the noise);
+- power, fixed: power for a true lead, and the power of a single test with the maximum number of seeds;
+- seeds: mean number of seeds of that arm. `*_twice`: the same for a lead twice as large.
 
-The lead is the one that a fixed study is promised to find in 80 of 100. `--procedures` compares ways to look: the level
-spent with the first, second and third power of the share of seeds; its second power with looks taken as if they were
-apart (Bonferroni); and an e-value, the mean over bets b of prod exp(b d) / cosh(b d), needing no plan at all.
+The lead is the one that a fixed study has a predicted power of 80 % for. `--procedures` compares alpha-spending
+functions (first, second and third power of the share of seeds), the second one with a Bonferroni correction for the
+interim analyses instead of their joint distribution, and an e-value, the mean over bets b of prod exp(b d) / cosh(b
+d), which needs no plan.
 """
 
 from __future__ import annotations
@@ -23,7 +27,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +38,6 @@ from numpy.typing import NDArray
 from ablations.config import SequentialDesign
 from ablations.config import sequential_design as designs
 from ablations.statistics import ALPHA, MARGIN, FloatArray, GroupSequential, holm
-from ablations.statistics.sequential.sign_flip_orbit import flipped_sums
 from benchmarks.statistics import ARMS, NOISE, Case, lead_for, study
 
 BITS = 12
@@ -43,7 +48,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Growing:
-    """A kind of study: cells, seeds of the first round and at most, noise."""
+    """Kind of simulated study: cells, seeds of the first round, maximum number of seeds, noise."""
 
     cells: int
     first: int
@@ -53,7 +58,7 @@ class Growing:
 
 @dataclass(frozen=True)
 class Rates:
-    """Shares of the studies of a case, and mean seeds of the arm with the lead."""
+    """Rates of a case, and mean number of seeds of the arm with the lead."""
 
     studies: int
     false: float
@@ -67,7 +72,7 @@ class Rates:
 
 
 def cases() -> list[Growing]:
-    """2 cells from 3 and from 5 seeds, and the 4 cells of the default grid from 3."""
+    """Return the cases: 2 cells with 3 and 5 first seeds, and the 4 cells of the default grid with 3."""
     shapes = ((2, 3, 12), (2, 5, 20), (4, 3, 12))
     return [Growing(*shape, noise) for noise in NOISE for shape in shapes]
 
@@ -75,7 +80,7 @@ def cases() -> list[Growing]:
 def first_looks(
     differences: Sequence[FloatArray], tests: GroupSequential
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The look at which each contrast is rejected, and found equivalent, at each step of Holm; (contrasts, steps)."""
+    """Return when each contrast becomes significant, and equivalent, at each step of Holm: (contrasts, steps)."""
     different, equal = [], []
     for each in differences:
         orbit, (above, below) = tests.orbit(each), tests.margin_orbits(each)
@@ -85,7 +90,7 @@ def first_looks(
 
 
 def holm_at(looks: NDArray[np.int64], last: NDArray[np.int64], look: int) -> NDArray[np.bool_]:
-    """Which contrasts Holm rejects by a look, where contrast i was last looked at in look `last[i]`."""
+    """Return the contrasts that Holm rejects up to an analysis; `last[i]` is the last analysis of contrast i."""
     rejected = np.zeros(len(looks), dtype=bool)
     while not rejected.all():
         more = ~rejected & (looks[:, rejected.sum()] <= np.minimum(last, look))
@@ -98,7 +103,7 @@ def holm_at(looks: NDArray[np.int64], last: NDArray[np.int64], look: int) -> NDA
 def grow(
     different: NDArray[np.int64], equal: NDArray[np.int64], rounds: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """The last look at each contrast, and whether it ends as a difference, and as equivalent; each (contrasts,)."""
+    """Return the last analysis of each contrast, and whether it ends significant, and equivalent; (contrasts,)."""
     last = np.full(len(different), rounds - 1)
     for look in range(rounds):
         decided = holm_at(different, last, look) | holm_at(equal, last, look)
@@ -107,7 +112,7 @@ def grow(
 
 
 def simulate(case: Growing, studies: int, seed: int = 0) -> Rates:
-    """The rates of a case: this many studies under the null, at the margin, with a lead and with twice the lead."""
+    """Return the rates of a case over `studies` studies each under the null, at the margin, and with two leads."""
     plan = SequentialDesign(case.first, case.maximum)
     tests = GroupSequential(plan, CONTRASTS, BITS)
     kind = Case(case.cells, case.maximum, case.noise, False)
@@ -115,7 +120,7 @@ def simulate(case: Growing, studies: int, seed: int = 0) -> Rates:
     rng = np.random.default_rng([seed, case.cells, case.first, NOISE.index(case.noise)])
 
     def study_of(leads: Sequence[float], scale: float = 1.0) -> list[FloatArray]:
-        """Paired differences of a study with all seeds; `scale` is that of the noise."""
+        """Return the paired differences of a study with all seeds; `scale` scales the noise."""
         outcomes = study(kind, np.asarray(leads) / scale, rng)
         return [scale * outcomes.differences(arm, 0) for arm in range(1, ARMS)]
 
@@ -137,7 +142,7 @@ def simulate(case: Growing, studies: int, seed: int = 0) -> Rates:
             sums[0] += bool(different[-1])
             sums[1] += looks[last[-1]]
             if times == 1:
-                fixed += bool(once(ahead)[-1])
+                fixed += bool(once(ahead, tests)[-1])
     numbers = [
         false / studies,
         float(np.mean(covered)),
@@ -151,37 +156,37 @@ def simulate(case: Growing, studies: int, seed: int = 0) -> Rates:
     return Rates(studies, *(round(number, 4) for number in numbers))
 
 
-def once(differences: Sequence[FloatArray]) -> NDArray[np.bool_]:
-    """Which contrasts the same test finds when it looks once, at the end."""
-    sums = [np.abs(flipped_sums(each.T.ravel(), BITS)) for each in differences]
-    return holm([float(np.mean(each >= each[0] * (1 - 1e-9))) for each in sums]) <= ALPHA
+def once(differences: Sequence[FloatArray], tests: GroupSequential) -> NDArray[np.bool_]:
+    """Return which contrasts are significant in a single test with all seeds."""
+    looks = [tests.statistics(each)[-1] for each in differences]
+    return holm([float(np.mean(np.abs(each) >= abs(each[0]) * (1 - 1e-9))) for each in looks]) <= ALPHA
 
 
 Procedure = Callable[[FloatArray, SequentialDesign, int], list[int]]
 
 
-def spending(power: float, *, apart: bool = False) -> Procedure:
-    """Looks that spend the level with this power of the share of seeds."""
+def spending(power: float, *, bonferroni: bool = False) -> Procedure:
+    """Return a procedure whose alpha spending is a power of the share of seeds; `bonferroni` ignores correlations."""
 
     def looks_at(differences: FloatArray, plan: SequentialDesign, rounds: int) -> list[int]:
         kept, designs.SPENDING = designs.SPENDING, power
         try:
             tests = GroupSequential(plan, CONTRASTS, BITS)
-            if not apart:
+            if not bonferroni:
                 orbit = tests.orbit(differences)
                 return [orbit.rejected(level)[0] for level in LEVELS]
             shares = plan.shares(len(differences), CONTRASTS)
         finally:
             designs.SPENDING = kept
-        sums = [np.abs(flipped_sums(differences[:, :seeds].T.ravel(), BITS)) for seeds in plan.looks]
-        p = np.array([np.mean(each >= each[0] * (1 - 1e-9)) for each in sums])
+        looks = np.abs(tests.statistics(differences))
+        p = np.mean(looks >= looks[:, :1] * (1 - 1e-9), axis=1)
         return [int(np.argmax(np.append(p <= level * shares, True))) for level in LEVELS]
 
     return looks_at
 
 
 def e_value(differences: FloatArray, plan: SequentialDesign, rounds: int) -> list[int]:
-    """Bets of 0.2 to 3 spreads either way; the spread is the root mean square so far, on which signs do not depend."""
+    """Test by an e-value with bets of 0.2 to 3 standard deviations, by the root mean square of the data so far."""
     values = differences.T.ravel()
     values = values / np.sqrt(np.cumsum(values**2) / np.arange(1, values.size + 1))
     bets = np.concatenate([-np.geomspace(0.2, 3, 12), np.geomspace(0.2, 3, 12)])[:, None]
@@ -194,13 +199,13 @@ PROCEDURES: dict[str, Procedure] = {
     "spending 1": spending(1.0),
     "spending 2": spending(2.0),
     "spending 3": spending(3.0),
-    "Bonferroni": spending(2.0, apart=True),
+    "Bonferroni": spending(2.0, bonferroni=True),
     "e-value": e_value,
 }
 
 
 def compare(case: Growing, studies: int, seed: int = 0) -> list[dict[str, object]]:
-    """Every procedure on the same studies: false, power and seeds for the lead and twice the lead."""
+    """Compare the procedures on the same studies: false, power and seeds for the lead and twice the lead."""
     plan = SequentialDesign(case.first, case.maximum)
     kind = Case(case.cells, case.maximum, case.noise, False)
     lead, looks = lead_for(kind), np.array([*plan.looks, plan.maximum])
@@ -233,22 +238,27 @@ def compare(case: Growing, studies: int, seed: int = 0) -> list[dict[str, object
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Error rates and seeds of studies that grow until decided.")
-    parser.add_argument("--studies", type=int, default=2000)
-    parser.add_argument("--procedures", action="store_true", help="compare ways to look, in three cases")
-    parser.add_argument("--json", type=Path, help="where to write the rates; default: benchmarks/results")
+    parser = argparse.ArgumentParser(description="Error rates and seeds of studies with --until-decided.")
+    parser.add_argument("--studies", type=int, default=1000)
+    parser.add_argument(
+        "--procedures", action="store_true", help="compare alpha-spending functions and alternatives, in three cases"
+    )
+    parser.add_argument("--json", type=Path, help="output file (default: in benchmarks/results)")
     options = parser.parse_args()
     rows: list[dict[str, object]] = []
     if options.procedures:
-        for case in (Growing(2, 3, 12, "normal"), Growing(4, 3, 12, "normal"), Growing(2, 5, 20, "skewed")):
-            rows += (found := compare(case, options.studies))
-            for row in found:
-                print(" ".join(f"{value:>11}" for value in row.values()), flush=True)
+        kinds = (Growing(2, 3, 12, "normal"), Growing(4, 3, 12, "normal"), Growing(2, 5, 20, "skewed"))
+        with ProcessPoolExecutor() as pool:  # each case has its own random stream
+            for found in pool.map(partial(compare, studies=options.studies), kinds):
+                rows += found
+                for row in found:
+                    print(" ".join(f"{value:>11}" for value in row.values()), flush=True)
     else:
         print(" ".join(f"{name:>11}" for name in (*Growing.__annotations__, *Rates.__annotations__)))
-        for case in cases():
-            rows.append(asdict(case) | asdict(simulate(case, options.studies)))
-            print(" ".join(f"{value:>11}" for value in rows[-1].values()), flush=True)
+        with ProcessPoolExecutor() as pool:
+            for case, rates in zip(cases(), pool.map(partial(simulate, studies=options.studies), cases()), strict=True):
+                rows.append(asdict(case) | asdict(rates))
+                print(" ".join(f"{value:>11}" for value in rows[-1].values()), flush=True)
     name = "sequential_procedures.json" if options.procedures else "sequential.json"
     path = options.json or RESULTS / name
     path.parent.mkdir(parents=True, exist_ok=True)

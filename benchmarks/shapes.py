@@ -1,4 +1,4 @@
-"""The shapes that are measured."""
+"""Model shapes used in the benchmarks."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from vit import ViTConfig
 
 @dataclass(frozen=True)
 class Shape:
-    """A model and its batch."""
+    """Model shape and batch size."""
 
     width: int
     depth: int
@@ -39,6 +39,6 @@ SHAPES = {
 }
 
 GPU_SHAPES = SHAPES | {"wide": Shape(384, 12, 6, 4, 32, 3, 100, 64)}
-"""Where a GPU has enough to do with one run."""
+"""Shapes for GPUs; "wide" occupies a GPU with a single run."""
 
 POSITIONS = ("learned", "rope")

@@ -1,31 +1,33 @@
-"""Would another test handle skewed noise better? The sign-flip test against three that demand more.
+"""Compare the sign-flip test with alternatives for skewed noise, and compare predictions of power.
 
-    python -m benchmarks.skew                  # 1,000 studies a case, about ten minutes on one core
-    python -m benchmarks.skew --studies 200    # a quick look
+    python -m benchmarks.skew                  # 1,000 studies per case, about ten minutes on one core
+    python -m benchmarks.skew --studies 200    # a quick check
 
-Studies and noise are those of `benchmarks.statistics`, whole. A difference is found when p after Holm is at most 5 %:
+Studies and noise are those of `benchmarks.statistics`, without missing runs. A difference is significant if p after
+Holm is at most 5 %. The tests are:
 
 - sign-flip: the test of the reports;
-- bootstrap: the studentised bootstrap of the seeds within the cells alone;
+- bootstrap: the studentised bootstrap of the seeds within cells;
 - both: the larger p of these two;
-- Johnson: the larger of the sign-flip's and that of Johnson's t corrected for skew (1978).
+- Johnson: the larger p of the sign-flip test and of Johnson's skew-corrected t (1978).
 
-A sign-flip test of Student's t in place of the mean is the same test: flips do not change the sum of squares, so t and
-mean order the flips alike. Counted are studies with a false difference among three, and those that find a true lead.
+Reported are the share of studies with a false difference among three, and the power.
 
-How is power promised best, given the true lead and spread?
+Predictions of power, given the true lead and standard deviation, are compared with the measured power:
 
-- power: how often the sign-flip test finds the lead at the strictest step of Holm, with every run or without a tenth;
-- normal: what is promised for normal differences;
-- promised: what `ablations.statistics.power` promises, the mean of that and the same for Laplace's differences;
-- Geary: the two mixed by how likely either makes the study's deviations from the cells' means (`laplace_share`);
-- residuals: the mean promise of 100 studies, each from 200 resamples of its deviations from the cells' means.
+- power: power of the sign-flip test at the strictest step of Holm, with all runs and with a tenth of them missing;
+- normal: prediction for normal differences;
+- promised: prediction of `ablations.statistics.power`, the mean of those for normal and Laplace differences;
+- Geary: the two weighted by the likelihood of the deviations from the cell means (`laplace_share`);
+- residuals: mean prediction of 100 studies, each from 200 resamples of its deviations from the cell means.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +47,7 @@ RESULTS = Path(__file__).parent / "results" / "skew.json"
 
 
 def bootstrap_p(differences: FloatArray, seed: int = 0) -> float:
-    """Twice the smaller tail that the studentised estimate cuts off its bootstrap distribution."""
+    """Return the two-sided p-value of the studentised estimate in its bootstrap distribution."""
     pivots, pivot = (
         studentised_bootstrap(differences, seed=seed),
         estimate(differences) / estimate_error(differences)[0],
@@ -55,7 +57,7 @@ def bootstrap_p(differences: FloatArray, seed: int = 0) -> float:
 
 
 def johnson_p(differences: FloatArray) -> float:
-    """Student's t with the terms that skew adds to it to first order."""
+    """Return the p-value of Student's t with a first-order correction for skew."""
     values = differences.ravel()
     n, mean, variance = values.size, values.mean(), values.var(ddof=1)
     third = ((values - mean) ** 3).mean()
@@ -64,7 +66,7 @@ def johnson_p(differences: FloatArray) -> float:
 
 
 def found(case: Case, lead: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Which of three contrasts each test finds in one study whose last arm leads."""
+    """Return which of three contrasts are significant by each test, in one study whose last arm leads."""
     outcomes = study(case, np.array([0.0] * (ARMS - 1) + [lead]), rng)
     differences = [outcomes.differences(arm, 0) for arm in range(1, ARMS)]
     flip, boot, johnson = (
@@ -75,7 +77,7 @@ def found(case: Case, lead: float, rng: np.random.Generator) -> dict[str, np.nda
 
 
 def simulate(case: Case, studies: int, seed: int = 0) -> list[dict[str, object]]:
-    """A row a test: shares of the studies."""
+    """Return one row per test with the shares of studies."""
     rng = np.random.default_rng([seed, case.cells, case.seeds, NOISE.index(case.noise)])
     lead = lead_for(case)
     false, power = dict.fromkeys(TESTS, 0), dict.fromkeys(TESTS, 0)
@@ -92,16 +94,17 @@ def simulate(case: Case, studies: int, seed: int = 0) -> list[dict[str, object]]
 
 
 def deviations(differences: FloatArray) -> FloatArray:
-    """From the cells' means, of the cells with several pairs, made as large as the spread behind them."""
+    """Return the deviations from the cell means in cells with several pairs, scaled to be unbiased in variance."""
     cells = [row[np.isfinite(row)] for row in differences]
     return np.concatenate([(c - c.mean()) * np.sqrt(c.size / (c.size - 1)) for c in cells if c.size > 1])
 
 
 def laplace_share(differences: FloatArray) -> float:
-    """The chance that differences are Laplace's and not normal, from even odds; those where no cell has two pairs.
+    """Return the probability of Laplace instead of normal differences, with equal priors; 0.5 if no cell has two pairs.
 
-    The likelihood ratio with the scale of each fitted is a function of Geary's ratio: the root mean square of the
-    deviations to their mean absolute value, its log 0.226 for the normal and 0.347 for Laplace's. n - G vary freely.
+    With fitted scales, the likelihood ratio is a function of Geary's ratio, the root mean square of the deviations
+    divided by their mean absolute value, whose log is 0.226 for normal and 0.347 for Laplace differences. There are n
+    - G degrees of freedom.
     """
     freedom = np.isfinite(differences).sum() - np.isfinite(differences).any(axis=1).sum()
     if not freedom:
@@ -112,7 +115,7 @@ def laplace_share(differences: FloatArray) -> float:
 
 
 def promises(case: Case, studies: int, seed: int = 0) -> dict[str, object]:
-    """Power and the promises of it, from the true lead and spread and the pairs that finished."""
+    """Return the power and its predictions, from the true lead and spread and the pairs that finished."""
     rng = np.random.default_rng([seed, case.cells, case.seeds, NOISE.index(case.noise), case.missing])
     lead, level, true_spread = lead_for(case), ALPHA / (ARMS - 1), spread(case)
     power, promised, resampled = 0, [], []
@@ -135,17 +138,24 @@ def promises(case: Case, studies: int, seed: int = 0) -> dict[str, object]:
     return kind | {name: round(float(rate), 4) for name, rate in rates.items()}
 
 
+def compare(shape: tuple[str, int, int], studies: int) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """Return the rows of the tests and of the predicted power, for a kind of noise, cells and seeds."""
+    noise, cells, seeds = shape
+    tests = simulate(Case(cells, seeds, noise, False), studies)
+    return tests, [promises(Case(cells, seeds, noise, missing), studies) for missing in (False, True)]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Procedure for skewed noise: false positives and power.")
+    parser = argparse.ArgumentParser(description="Tests for skewed noise: false positives and power.")
     parser.add_argument("--studies", type=int, default=1000)
-    parser.add_argument("--json", type=Path, default=RESULTS, help="where to write the rates")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="output file")
     options = parser.parse_args()
     tests: list[dict[str, object]] = []
     power: list[dict[str, object]] = []
-    for noise in NOISE:
-        for cells, seeds in SHAPES:
-            tests += (rows := simulate(Case(cells, seeds, noise, False), options.studies))
-            more = [promises(Case(cells, seeds, noise, missing), options.studies) for missing in (False, True)]
+    shapes = [(noise, cells, seeds) for noise in NOISE for cells, seeds in SHAPES]
+    with ProcessPoolExecutor() as pool:  # each case has its own random stream
+        for rows, more in pool.map(partial(compare, studies=options.studies), shapes):
+            tests += rows
             power += more
             for row in rows + more:
                 print(" ".join(f"{value:>10}" for value in row.values()), flush=True)

@@ -1,35 +1,39 @@
-"""Do the statistics hold? Studies with known truth, put through the same code as real ones.
+"""Measure error rates, coverage and power of the statistics on simulated studies with known truth.
 
-    python -m benchmarks.statistics                  # 2,000 studies a case, about 25 minutes on one core
-    python -m benchmarks.statistics --studies 200    # a quick look
+    python -m benchmarks.statistics                  # 2,000 studies per case, about 25 minutes on one core
+    python -m benchmarks.statistics --studies 200    # a quick check
 
-A study has four arms (the first is the baseline) in 2 cells (depths), or in the 4 cells of the grid `rope` (depths and
-patches), and 3, 5 or 8 seeds. A run's accuracy is a mean of its arm and cell, a part it shares with the other arms of
-its block, and noise of unit spread. Kinds of noise:
+The studies are analysed by the same code as real ones. A study has four arms (the first is the baseline) in 2 cells
+(depths), or in the 4 cells of the grid `rope` (depths and patches), and 3, 5 or 8 seeds. The accuracy of a run is the
+sum of a mean of its arm and cell, an effect shared by the arms of its block, and noise with unit standard deviation.
+Kinds of noise:
 
 - normal;
-- skewed: now and then a bad seed (minus an exponential variable), in all arms alike;
-- one-sided: the same, but in the compared arms only; the baseline's noise is normal with half the spread. The paired
-  differences are then themselves skewed, which no assumption-free procedure can handle from a handful of seeds;
-- spread by setting: normal, with a spread of its own in each cell, in the ratios of `reports/rope`.
+- skewed: an occasional bad seed (minus an exponential variable), in all arms;
+- one-sided: the same, but not in the baseline, whose noise is normal with half the standard deviation. The paired
+  differences are then skewed too, which no assumption-free procedure can handle with few seeds;
+- spread by setting: normal, with a different standard deviation in each cell, in the ratios of `docs/studies/rope`.
 
-Missing: each run is lost with a chance of 10 %. What is counted, over studies in which nothing differs:
+Missing: each run is lost with a probability of 10 %. Counted over studies without any difference:
 
-- false: at least one of the three contrasts with the baseline is called a difference (Holm at 5 %);
-- false_joint: at least one of the changes between depths is, by the joint test;
-- false_main: the effect of depth is, averaged over arms and patches;
-- false_any: anything is, among the contrasts, all pairs of arms, and the changes and main effects along every axis;
-- covered_main: the 95 % interval of the effect of depth holds zero (studies that have an interval);
+- false: at least one of the three contrasts with the baseline is significant (Holm at 5 %);
+- false_joint: at least one of the interactions with depth is significant, by the joint test;
+- false_main: the main effect of depth, averaged over arms and patches, is significant;
+- false_any: any of the contrasts, pairs of arms, interactions and main effects along every axis is significant;
+- covered_main: the 95 % interval of the main effect of depth contains zero (studies that have an interval).
 
-and over studies in which something does:
+Counted over studies with differences:
 
-- false_equivalent: at least one of three arms that differ by the margin, two down and one up, is called equivalent
-  (noise a quarter);
-- covered: the 95 % interval of a contrast holds the true difference, which is 22 points in one cell and 0.8 in the
-  next, as in `reports/rope`; the truth is its mean over the cells in which a pair finished (10,000 studies);
-- power, promised: how often one arm with a true lead is found, and how often `ablations.statistics.power` said it would
-  be, given the true lead and spread, the pairs that finished, and the strictest step of Holm. The lead is the one
-  promised about 80 %, or where no lead can be found, 3 units.
+- false_equivalent: at least one of three arms that differ by the margin, two down and one up, is called equivalent (a
+  quarter of the noise);
+- covered: the 95 % interval of a contrast contains the true difference, which is 22 points in one cell and 0.8 in the
+  next, as in `docs/studies/rope`; the truth is its mean over the cells in which a pair finished (10,000 studies);
+- power, promised: the measured power for one arm with a true lead, and the power that `ablations.statistics.power`
+  predicts, given the true lead and standard deviation, the pairs that finished, and the strictest step of Holm. The
+  lead is the one with a predicted power of about 80 %, or 3 units if no lead can be detected;
+- uneven: power for the same mean lead when every second cell has twice the lead and the others none;
+- cancelling: share of significant differences when twice the lead and its negative alternate, so that the mean is zero;
+- false_plain, power_plain, uneven_plain, cancelling_plain: the same by sign flips of the plain mean (earlier versions).
 """
 
 from __future__ import annotations
@@ -51,14 +55,18 @@ from ablations.statistics import (
     Outcomes,
     all_contrasts,
     baseline_contrasts,
+    contrasts,
     holm,
     interactions,
     main_effects,
     smallest_p,
 )
 from ablations.statistics.intervals import paired_interval
+from ablations.statistics.permutation import sign_flip_p
 from ablations.statistics.power import equivalence_p, sign_flip_power
 from ablations.statistics.sequential.procedures import FixedDesign
+
+contrasts.seeds_needed = lambda differences, alpha: None  # not measured here, and slow
 
 ARMS = 4
 SEEDS = (3, 5, 8)
@@ -67,20 +75,20 @@ BY_SETTING = "spread by setting"
 KINDS = (*NOISE, BY_SETTING)
 LOST = 0.1
 SPREADS = {2: (0.77, 3.86), 4: (0.76, 0.77, 3.86, 0.25)}
-"""Spreads of paired differences in the cells of `reports/rope`, in points, by the number of cells."""
+"""Spreads of paired differences in the cells of `docs/studies/rope`, in points, by the number of cells."""
 LEADS = {2: (22.0, 0.8), 4: (22.0, 0.8, 20.0, 0.25)}
-"""Leads in the cells of `reports/rope`, in points."""
+"""Leads in the cells of `docs/studies/rope`, in points."""
 QUARTER = 0.25
 COVERED = 5
-"""Studies for the coverage of contrasts, for each of the others: its bounds are narrow."""
+"""Factor by which more studies are used for the coverage of contrasts, whose tolerance is narrow."""
 RESAMPLES = 1_000
-"""Of the bootstrap there; a quarter of those in a report."""
+"""Bootstrap resamples for it; a quarter of those in a report."""
 RESULTS = Path(__file__).parent / "results" / "statistics.json"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of study."""
+    """Kind of simulated study."""
 
     cells: int
     seeds: int
@@ -90,7 +98,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Rates:
-    """Shares of the studies of a case; `lead` is the true difference in the study of power, in units of noise."""
+    """Rates of a case, as shares of its studies. `lead` is the true difference for the power, in units of noise."""
 
     studies: int
     false: float
@@ -103,10 +111,16 @@ class Rates:
     lead: float
     power: float
     promised: float
+    false_plain: float
+    power_plain: float
+    uneven: float
+    uneven_plain: float
+    cancelling: float
+    cancelling_plain: float
 
 
 class OnlyP(FixedDesign):
-    """The tests of the reports without the intervals, which take most of the time."""
+    """The tests of the reports without the intervals, which would take most of the time."""
 
     def equivalence(self, differences: FloatArray) -> float:
         return np.nan
@@ -115,17 +129,29 @@ class OnlyP(FixedDesign):
         return np.nan, np.nan
 
 
-ONLY_P = OnlyP()
+class Plain(OnlyP):
+    """Sign-flip test of the plain mean, as in earlier versions: differences between cells count as noise.
+
+    Blocks are weighted so that cells count equally.
+    """
+
+    def p(self, differences: FloatArray) -> float:
+        counts = np.isfinite(differences).sum(axis=1, keepdims=True)
+        weights = counts.sum() / (np.count_nonzero(counts) or 1) / np.maximum(counts, 1)
+        return sign_flip_p((differences * weights).ravel())
+
+
+ONLY_P, PLAIN = OnlyP(), Plain()
 
 
 def cases() -> list[Case]:
-    """2 cells with 3, 5 and 8 seeds, and the default grid: 4 cells with 3 seeds."""
+    """Return the cases: 2 cells with 3, 5 and 8 seeds, and 4 cells with 3 seeds, as in the default grid."""
     shapes = [(2, seeds) for seeds in SEEDS] + [(4, 3)]
     return [Case(*shape, noise, missing) for noise in KINDS for missing in (False, True) for shape in shapes]
 
 
 def study(case: Case, leads: FloatArray, rng: np.random.Generator, between: float = 5.0) -> Outcomes:
-    """One study; `leads` (arms,) are the true means of the arms, `between` is the spread of the cells' means."""
+    """Simulate a study. `leads` (arms,) or (arms, cells) are true means, `between` the spread of the cell means."""
     shape = (ARMS, case.cells, case.seeds)
     noise = rng.normal(size=shape)
     if case.noise == BY_SETTING:
@@ -136,7 +162,7 @@ def study(case: Case, leads: FloatArray, rng: np.random.Generator, between: floa
         noise = bad if case.noise == "skewed" else np.concatenate([noise[:1] / 2, bad[1:]])
     cells = rng.normal(0, between, (case.cells, 1))
     shared = rng.normal(0, 1, shape[1:])
-    accuracy = 70 + cells + shared + leads[:, None, None] + noise
+    accuracy = 70 + cells + shared + leads.reshape(ARMS, -1, 1) + noise
     if case.missing:
         accuracy[rng.random(shape) < LOST] = np.nan
     arms = ("none", "learned", "sinusoidal", "rope")
@@ -147,21 +173,21 @@ def study(case: Case, leads: FloatArray, rng: np.random.Generator, between: floa
 
 
 def spread(case: Case) -> float:
-    """Standard deviation of a paired difference."""
+    """Return the standard deviation of a paired difference."""
     return float(np.sqrt(1.25 if case.noise == "one-sided" else 2.0))
 
 
 def lead_for(case: Case) -> float:
-    """A true lead that the power tool promises to find in about 80 of 100 studies; 3 where none can be."""
-    blocks, alpha = case.cells * case.seeds, ALPHA / (ARMS - 1)
-    if smallest_p(blocks) > alpha:
+    """Return the lead with a predicted power of about 80 %; 3 if no lead can be detected."""
+    blocks, alpha = [case.seeds] * case.cells, ALPHA / (ARMS - 1)
+    if smallest_p(sum(blocks)) > alpha:
         return 3.0
     found = next(d for d in np.arange(0.05, 10, 0.05) if sign_flip_power(d, blocks, alpha) >= 0.8)
     return round(float(found * spread(case)), 3)
 
 
 def covered(case: Case, studies: int, rng: np.random.Generator) -> float:
-    """The share of intervals that hold the truth, with leads that differ by cell."""
+    """Return the share of intervals that contain the truth, with leads that differ by cell."""
     leads = np.array(LEADS[case.cells])
     found = []
     for _ in range(studies):
@@ -175,44 +201,62 @@ def covered(case: Case, studies: int, rng: np.random.Generator) -> float:
 
 
 def differs(p_values: list[float]) -> bool:
-    """Whether anything is called a difference."""
+    """Return whether any p-value is significant."""
     return any(p <= ALPHA for p in p_values)
 
 
 def simulate(case: Case, studies: int, seed: int = 0) -> Rates:
-    """The rates of a case over this many studies under the null, and as many with one arm ahead."""
+    """Return the rates of a case over `studies` studies under the null and as many with one arm ahead."""
     stream = [seed, case.cells, case.seeds, KINDS.index(case.noise), case.missing]
     within, rng = covered(case, COVERED * studies, np.random.default_rng([*stream, 1])), np.random.default_rng(stream)
     lead = lead_for(case)
     false, within_main = np.zeros(5), []
-    found, promised = 0, 0.0
+    found, promised, beside = 0, 0.0, np.zeros(6)
     for _ in range(studies):
         null = study(case, np.zeros(ARMS), rng, between=0)
-        contrasts = [c.p_adjusted for c in baseline_contrasts(null, ONLY_P)]
+        leads = [c.p_adjusted for c in baseline_contrasts(null, ONLY_P)]
         pairs = [c.p_adjusted for c in all_contrasts(null, ONLY_P)]
         changes = {axis: [i.change.p_adjusted for i in interactions(null, axis, ONLY_P)] for axis in null.cell_axes}
         effects = {axis: [c.p_adjusted for c in main_effects(null, axis, ONLY_P)] for axis in null.cell_axes}
-        everything = [*contrasts, *pairs, *chain(*changes.values()), *chain(*effects.values())]
+        everything = [*leads, *pairs, *chain(*changes.values()), *chain(*effects.values())]
         near = [equivalence_p(QUARTER * null.differences(arm, 0) + MARGIN * (-1) ** arm) for arm in range(1, ARMS)]
-        tested = (contrasts, changes["depth"], effects["depth"], everything, list(holm(near)))
+        tested = (leads, changes["depth"], effects["depth"], everything, list(holm(near)))
         false += [differs(ps) for ps in tested]
         within_main += [c.low <= 0 <= c.high for c in main_effects(null, "depth") if np.isfinite(c.low)]
         led = study(case, np.array([0, 0, 0, lead]), rng)
         found += bool(baseline_contrasts(led, ONLY_P)[-1].p_adjusted <= ALPHA)
         pairs_left = np.isfinite(led.differences(ARMS - 1, 0)).sum(axis=1)
         promised += sign_flip_power(lead / spread(case), pairs_left, ALPHA / (ARMS - 1))
+        by_cell = np.zeros((2, ARMS, case.cells))
+        by_cell[0, -1, ::2] = 2 * lead
+        by_cell[1, -1] = 2 * lead * (-1) ** np.arange(case.cells)
+        uneven, cancelling = (study(case, means, rng) for means in by_cell)
+        beside += [
+            differs([c.p_adjusted for c in baseline_contrasts(null, PLAIN)]),
+            *(
+                baseline_contrasts(each, procedure)[-1].p_adjusted <= ALPHA
+                for each, procedure in (
+                    (led, PLAIN),
+                    (uneven, ONLY_P),
+                    (uneven, PLAIN),
+                    (cancelling, ONLY_P),
+                    (cancelling, PLAIN),
+                )
+            ),
+        ]
     rates = (*false / studies, within, np.mean(within_main), lead, found / studies, promised / studies)
+    rates += tuple(beside / studies)
     return Rates(studies, *(round(float(rate), 4) for rate in rates))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="False positives, coverage and power in studies with known truth.")
     parser.add_argument("--studies", type=int, default=2000)
-    parser.add_argument("--json", type=Path, default=RESULTS, help="where to write the rates")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="output file")
     options = parser.parse_args()
     rows = []
     print(" ".join(f"{name:>17}" for name in (*Case.__annotations__, *Rates.__annotations__)))
-    with ProcessPoolExecutor() as pool:  # a case has random numbers of its own
+    with ProcessPoolExecutor() as pool:  # each case has its own random stream
         for case, rates in zip(cases(), pool.map(partial(simulate, studies=options.studies), cases()), strict=True):
             rows.append(asdict(case) | asdict(rates))
             print(" ".join(f"{value:>17}" for value in rows[-1].values()), flush=True)

@@ -1,4 +1,4 @@
-"""The same step in PyTorch on a GPU: bf16 autocast, scaled_dot_product_attention, fused AdamW, eager or compiled."""
+"""PyTorch training step on a GPU: bf16 autocast, scaled_dot_product_attention, fused AdamW, eager or compiled."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from benchmarks.torch_peer import TorchStepper
 
 
 class TorchGpuStepper(TorchStepper):
-    """Full training steps of one model on one batch that stays on the device; nothing is read back."""
+    """Full training steps of one model on one batch that stays on the device; no result is read back."""
 
     def __init__(self, shape: Shape, position: str, *, compiled: bool) -> None:
         rng, config = np.random.default_rng(0), shape.config(position)
@@ -22,7 +22,7 @@ class TorchGpuStepper(TorchStepper):
         self.batch, self.compiled = shape.batch, compiled
 
     def start(self, steps: int) -> None:
-        """Starts so many steps."""
+        """Start `steps` steps."""
         for _ in range(steps):
             if self.compiled:
                 torch.compiler.cudagraph_mark_step_begin()

@@ -1,4 +1,4 @@
-"""The same model and step in PyTorch, as its users would write them for speed."""
+"""The same model and training step in PyTorch, written for speed with its standard operations."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """Images (B, channels, h, w) to logits (B, C), mean pooling."""
+    """ViT with mean pooling: images (B, channels, h, w) to logits (B, C)."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()

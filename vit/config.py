@@ -36,30 +36,27 @@ class ViTConfig:
         for name in ("image_size", "patch_size", "channels", "classes", "width", "depth", "heads"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name}: {value!r} given, valid are whole numbers from 1")
+                raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
         if self.image_size % self.patch_size:
             divisors = [d for d in range(1, self.image_size + 1) if self.image_size % d == 0]
             raise ConfigError(
-                f"patch_size: {self.patch_size} given, which does not divide the image size {self.image_size}; "
-                f"valid are {', '.join(map(str, divisors))}"
+                f"patch_size must divide the image size {self.image_size} ({', '.join(map(str, divisors))}), "
+                f"got {self.patch_size}"
             )
         if self.width % self.heads:
-            raise ConfigError(
-                f"width: {self.width} given with heads {self.heads}, valid are widths that are multiples of heads "
-                f"({self.heads})"
-            )
+            raise ConfigError(f"width must be a multiple of heads ({self.heads}), got {self.width}")
         for name in ("mlp_ratio", "init_std"):
             value = getattr(self, name)
             if not _is_number(value) or not value > 0 or (name == "mlp_ratio" and self.hidden < 1):
-                raise ConfigError(f"{name}: {value!r} given, valid are numbers above 0")
+                raise ConfigError(f"{name} must be a number above 0, got {value!r}")
         for name in ("dropout", "drop_path"):
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value < 1:
-                raise ConfigError(f"{name}: {value!r} given, valid are 0 <= {name} < 1")
+                raise ConfigError(f"{name} must be at least 0 and below 1, got {value!r}")
         if self.pool not in POOLS:
-            raise ConfigError(f"pool: {self.pool!r} given, valid are {', '.join(POOLS)}")
+            raise ConfigError(f"pool must be one of {', '.join(POOLS)}, got {self.pool!r}")
         if not isinstance(self.position, str) or self.position not in POSITIONS:
-            raise ConfigError(f"position: {self.position!r} given, valid are {', '.join(POSITIONS)}")
+            raise ConfigError(f"position must be one of {', '.join(POSITIONS)}, got {self.position!r}")
         POSITIONS[self.position].check(self)
 
     @property

@@ -73,8 +73,8 @@ class Engine:
         batch = images.shape[1]
         if targets.shape != (*images.shape[:2], self.model.config.classes):
             raise ConfigError(
-                f"targets: shape {tuple(targets.shape)} given with images {tuple(images.shape)}; "
-                f"valid is ({images.shape[0]}, {batch}, {self.model.config.classes})"
+                f"targets must have the shape ({images.shape[0]}, {batch}, {self.model.config.classes}) with images "
+                f"of shape {tuple(images.shape)}, got {tuple(targets.shape)}"
             )
         starts = range(0, batch, self.lane_images)
         losses = self.ops.empty((len(images), batch))

@@ -2,4 +2,4 @@
 
 
 class ConfigError(ValueError):
-    """A configuration no model can have: one line that names the field, what was given and what is valid."""
+    """An invalid configuration. The message names the field, what is valid and what was given, in one line."""

@@ -121,7 +121,7 @@ class GraphEngine:
     def __init__(self, model: ViT, training: AdamWConfig, batch_size: int, *, ema: float = 0.0) -> None:
         """`ema` is the decay of averaged weights (R, P), `optimizer.average`; 0 for none."""
         if not isinstance(model.ops, CudaOps):
-            raise ConfigError(f"backend: {model.ops.name!r} given, a graph engine needs a GPU's")
+            raise ConfigError(f"backend must be that of a GPU for a graph engine, got {model.ops.name!r}")
         self.model, self.training, self.ops = model, training, model.ops
         self.batch_size = self.lane_images = batch_size
         self.network: Network = model.network(batch_size)
@@ -149,8 +149,8 @@ class GraphEngine:
         batch = self._check_batch(images.shape[1])
         if targets.shape != (*images.shape[:2], self.model.config.classes):
             raise ConfigError(
-                f"targets: shape {tuple(targets.shape)} given with images {tuple(images.shape)}; "
-                f"valid is ({images.shape[0]}, {batch}, {self.model.config.classes})"
+                f"targets must have the shape ({images.shape[0]}, {batch}, {self.model.config.classes}) with images "
+                f"of shape {tuple(images.shape)}, got {tuple(targets.shape)}"
             )
         rate = self.training.learning_rate if learning_rate is None else learning_rate
         self._rate[...] = self.ops.asarray(np.broadcast_to(np.asarray(rate), (len(images),)).astype(np.float32))[
@@ -216,7 +216,9 @@ class GraphEngine:
         """
         steps = rates.shape[1]
         if order.shape != (len(rates), steps * self.batch_size) or len(rates) != len(self.model.seeds):
-            raise ConfigError(f"order: shape {order.shape} given with rates {rates.shape} and {self.batch_size} images")
+            raise ConfigError(
+                f"order must fit rates {rates.shape} and {self.batch_size} images per step, got {order.shape}"
+            )
         if steps not in self._tables:
             xp = self.ops.xp
             self._tables[steps] = xp.empty(order.shape, dtype="int32"), xp.empty(rates.shape, dtype="float32")
@@ -341,5 +343,5 @@ class GraphEngine:
 
     def _check_batch(self, batch: int) -> int:
         if batch > self.batch_size:
-            raise ConfigError(f"images: a batch of {batch} given, valid are at most {self.batch_size}")
+            raise ConfigError(f"images must be at most {self.batch_size} per run, got {batch}")
         return batch

@@ -10,9 +10,9 @@ from vit.workspace import Draws
 
 
 class Lane:
-    """Trains and evaluates at most `capacity` images at a time, with buffers and a gradient vector of its own.
+    """Trains and evaluates at most `capacity` images at a time, with its own buffers and gradient vector.
 
-    On the CPU a pass is captured on a program, one for each number of images, where the network allows it; its first use
+    On the CPU, a pass is captured as a program if the network allows it, one for each number of images. Its first use
     is then a replay like any other, so results do not depend on what ran before.
     """
 

@@ -30,8 +30,8 @@ class Network:
         self.position = position(config, workspace.ops, workspace.parameters, workspace.gradients)
         if self.ops.rounds_operands and not self.position.traceable:
             raise ConfigError(
-                f"precision: bf16 given with position {config.position!r}, which computes with arrays of its own; "
-                "valid are float32, tf32"
+                f"precision must be float32 or tf32 with position {config.position!r}, which computes with array "
+                "expressions, got bf16"
             )
         self.patch_embed = PatchEmbed(workspace, config, self.position)
         rates = np.linspace(0, config.drop_path, config.depth)
@@ -96,9 +96,9 @@ class ViT:
 
     def __init__(self, config: ViTConfig, ops: Ops, seeds: Sequence[int]) -> None:
         if not seeds:
-            raise ConfigError("seeds: none given, valid is a list of at least one whole number")
+            raise ConfigError("seeds must be a list of at least one integer, got none")
         if min(seeds) < 0:
-            raise ConfigError(f"seeds: {min(seeds)} given, valid are whole numbers from 0")
+            raise ConfigError(f"seeds must be integers of at least 0, got {min(seeds)}")
         self.config, self.ops, self.seeds = config, ops, tuple(seeds)
         self.layout = layout(config)
         self.parameters = initialise(self.layout, ops, self.seeds)
@@ -134,9 +134,9 @@ class ViT:
         labels = self.ops.to_numpy(labels)
         classes, valid = self.config.classes, images.shape[:2]
         if labels.shape != valid or labels.dtype.kind not in "iu":
-            raise ConfigError(f"labels: {labels.dtype} {labels.shape} given, valid are whole numbers of shape {valid}")
+            raise ConfigError(f"labels must be integers of shape {valid}, got {labels.dtype} of shape {labels.shape}")
         if labels.min() < 0 or labels.max() >= classes:
-            raise ConfigError(f"labels: {labels.min()} to {labels.max()} given, valid are 0 to {classes - 1}")
+            raise ConfigError(f"labels must be from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
         targets = self.ops.asarray(one_hot(labels, classes, label_smoothing))
         network.load(self.ops.asarray(images), targets)
         loss = network.train(1 / images.shape[1]).mean(axis=1)
@@ -167,7 +167,7 @@ class ViT:
         if missing := sorted(expected.keys() - state.keys()):
             raise ConfigError(f"state: {', '.join(missing)} missing")
         if unknown := sorted(state.keys() - expected.keys()):
-            raise ConfigError(f"state: {', '.join(unknown)} given, which this model does not have")
+            raise ConfigError(f"state must have the names of this model, got {', '.join(unknown)}")
         for name, shape in expected.items():
             if state[name].shape != shape:
                 raise ConfigError(f"state: {name} has shape {state[name].shape}, valid is {shape}")
@@ -180,8 +180,8 @@ class ViT:
         valid = (len(self.seeds), c.image_size, c.image_size, c.channels)
         if images.ndim != 5 or (len(images), *images.shape[2:]) != valid or not images.shape[1]:
             raise ConfigError(
-                f"images: an array of shape {tuple(images.shape)} given, valid is "
-                f"({valid[0]}, batch of 1 or more, {valid[1]}, {valid[2]}, {valid[3]})"
+                f"images must have the shape ({valid[0]}, batch of 1 or more, {valid[1]}, {valid[2]}, {valid[3]}), "
+                f"got {tuple(images.shape)}"
             )
 
     def _own_network(self, images: Array) -> Network:

@@ -27,6 +27,11 @@ class Commands(TyperGroup):
     def main(  # type: ignore[override]
         self, args: list[str] | None = None, *, standalone_mode: bool = True, **extra: Any
     ) -> Any:
+        if sys.platform == "win32":  # leases probe processes with signal 0, which terminates them on Windows
+            stop(
+                "vitab runs on Linux and macOS; on Windows, use it in WSL (https://learn.microsoft.com/windows/wsl)",
+                USAGE,
+            )
         arguments = sys.argv[1:] if args is None else list(args)
         try:
             code = super().main(arguments, standalone_mode=False, obj=arguments, **extra)
@@ -51,12 +56,21 @@ class Commands(TyperGroup):
 
 def stop(message: str, code: int) -> NoReturn:
     """End the program with one line on stderr."""
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    from ablations.config.safe_text import one_line
+
+    typer.echo(f"error: {one_line(message)}", err=True)
     try:
         sys.stdout.flush()
     except OSError:  # what is left to say cannot be said
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print one line of plain text, with control characters as escapes."""
+    from ablations.config.safe_text import visible
+
+    typer.echo(visible(text), err=err)
 
 
 def console() -> "Console":

@@ -1,8 +1,7 @@
 """`vitab bench`: time training steps on this machine."""
 
-import sys
-from pathlib import Path
-from typing import Annotated
+from importlib.util import module_from_spec, spec_from_file_location
+from typing import Annotated, Any
 
 import typer
 
@@ -51,16 +50,11 @@ def bench(
     stepper.step()
     peak, peer = peak_mb(), None
     if stepper.model.ops.name == "numpy":
-        sys.path.append(str(Path(__file__).parents[2]))  # a clone has benchmarks/ beside this package
-        try:
-            from benchmarks.torch_peer import TorchStepper
-
-            peer = TorchStepper(model, stepper.images[0], stepper.targets[0], compiled=False).step
-        except ModuleNotFoundError as error:
-            if error.name not in ("benchmarks", "torch"):
-                raise
-            missing = "PyTorch is not installed" if error.name == "torch" else "this is not a clone with benchmarks/"
-            typer.echo(f"{missing}, so there is nothing to compare with", err=True)
+        make_peer, problem = find_peer()
+        if make_peer is None:
+            typer.echo(f"{problem}, so there is nothing to compare with", err=True)
+        else:
+            peer = make_peer(model, stepper.images[0], stepper.targets[0], compiled=False).step
     speed = measure(stepper, batch_size=batch, seconds=seconds, peer=peer)
     share = "" if speed.products_share is None else f", {speed.products_share:.0%} of it matrix products"
     typer.echo(
@@ -73,3 +67,24 @@ def bench(
             f"PyTorch  {speed.peer_milliseconds:.2f} ms/step, eager; vitab takes {median:.2f} of its time "
             f"({low:.2f} to {high:.2f} in 90 % of pairs)"
         )
+
+
+def find_peer() -> tuple[Any, str]:
+    """Return the PyTorch stepper of benchmarks/ in this clone and "", or None and the reason why there is none.
+
+    It is loaded from its file: another package named `benchmarks` may be installed.
+    """
+    from ablations.machine import ROOT
+
+    file = ROOT / "benchmarks" / "torch_peer.py"
+    spec = spec_from_file_location("vitab_torch_peer", file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        return None, "this is not a clone with benchmarks/"
+    module = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, OSError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            return None, "PyTorch is not installed"
+        return None, f"PyTorch cannot be imported ({' '.join(str(error).split())})"
+    return module.TorchStepper, ""

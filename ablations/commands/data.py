@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ablations.commands.base import Commands
+from ablations.commands.base import Commands, echo
 from ablations.commands.base import console as make_console
 from ablations.commands.options import DataDir
 
@@ -42,7 +42,7 @@ def fetch_data(name: Annotated[str, typer.Argument(help="A data set of `vitab da
 
         paths = fetch_dataset(name, on_progress)
     for path in paths:
-        typer.echo(path)
+        echo(path)
 
 
 @data_app.command("verify")
@@ -53,7 +53,7 @@ def verify_data(
     from ablations.data.catalog import verify_dataset
 
     found = verify_dataset(name, data_dir)
-    typer.echo(
+    echo(
         f"{found.name} in {found.where} is good: {found.train_images:,} + {found.test_images:,} images of "
         f"{found.image_size} x {found.image_size} x {found.channels} in {found.classes} classes, "
         f"fingerprint {found.fingerprint[:16]}"
@@ -76,4 +76,4 @@ def draw_sheet(
     from ablations.data.catalog import sheet
 
     chosen = None if classes is None else parse("classes", classes)
-    typer.echo(f"wrote {sheet(name, out, data_dir, labels=labels, classes=chosen, seed=seed)}")
+    echo(f"wrote {sheet(name, out, data_dir, labels=labels, classes=chosen, seed=seed)}")

@@ -8,12 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ablations.config import Grid, run_label
+from ablations.config.safe_text import one_line, visible
 from ablations.errors import UsageError
 from ablations.execution.lease import HEARTBEAT_INTERVAL, LEASE_TIMEOUT, active_lease
 from ablations.execution.plan import Arm, shown_axes
 from ablations.execution.resources import ResourcePlan
 from ablations.machine import format_bytes
-from ablations.storage import Store, StudyPlan
+from ablations.storage import Store, StudyPlan, stale_runs_warning
 from ablations.training.memory import Need
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ def table(*columns: str, right: Iterable[str] = ()) -> Table:
     return empty
 
 
+def add_row(rows: Table, *cells: str) -> None:
+    """Add a row of plain text to a table."""
+    rows.add_row(*(Text(one_line(cell)) for cell in cells))
+
+
 def show_plan(
     console: Console, plan: StudyPlan, arms: Sequence[Arm], needs: Sequence[Need], crew: ResourcePlan
 ) -> None:
@@ -36,7 +42,8 @@ def show_plan(
     axes = shown_axes(plan)
     rows = table(*(axis.replace("_", " ") for axis in axes), *numbers, right=numbers)
     for arm, need in zip(arms, needs, strict=True):
-        rows.add_row(
+        add_row(
+            rows,
             *(str(getattr(arm.config, axis)) for axis in axes),
             str(len(arm.keys)),
             str(arm.done),
@@ -48,7 +55,8 @@ def show_plan(
     console.print(rows)
     to_do = sum(arm.to_do for arm in arms)
     flops = sum(arm.to_do * arm.flops for arm in arms)
-    say(console, f"\n{len(plan.keys)} runs, {to_do} to do: {magnitude(flops)} training FLOPs")
+    console.print()
+    say(console, f"{len(plan.keys)} runs, {to_do} to do: {magnitude(flops)} training FLOPs")
     if to_do:
         seconds = sum(arm.to_do * (arm.seconds or 0.0) for arm in arms)
         workers = f"{crew.workers} worker{'s' * (crew.workers > 1)}"
@@ -72,7 +80,7 @@ def show_grids(console: Console, grids: Mapping[str, Grid]) -> None:
     rows = table("grid", "runs", "question", "axes", right=("runs",))
     for grid in grids.values():
         axes = "; ".join(f"{axis} {', '.join(map(str, levels))}" for axis, levels in grid.axes.items())
-        rows.add_row(grid.name, str(len(grid.expand())), grid.question, f"{axes}; {len(grid.seeds)} seeds")
+        add_row(rows, grid.name, str(len(grid.expand())), grid.question, f"{axes}; {len(grid.seeds)} seeds")
     console.print(rows)
 
 
@@ -82,7 +90,8 @@ def show_datasets(console: Console, listed: Sequence["DatasetLocation"]) -> None
     for found in listed:
         info = found.info
         size = "" if info.image_size is None else f"{info.image_size}x{info.image_size}x{info.channels or '?'}"
-        rows.add_row(
+        add_row(
+            rows,
             info.name,
             "any" if info.classes is None else str(info.classes),
             size,
@@ -90,7 +99,8 @@ def show_datasets(console: Console, listed: Sequence["DatasetLocation"]) -> None
             info.description,
         )
     console.print(rows)
-    say(console, "\nfrom")
+    console.print()
+    say(console, "from")
     for found in listed:
         say(console, f"{found.info.name:<14} {found.info.source}")
 
@@ -116,9 +126,11 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
                 lines.append(f"{name} failed: {reason} ({store.folder(key) / 'failure.json'})")
             else:
                 counts["to do"] += 1
-        rows.add_row(plan.study, str(len(plan.keys)), *map(str, counts.values()), plan.question)
+        if stale := stale_runs_warning(store, plan):
+            lines.append(stale)
+        add_row(rows, plan.study, str(len(plan.keys)), *map(str, counts.values()), plan.question)
         to_do, at_work_now = to_do + counts["to do"], at_work_now + counts["running"]
-    return Group(rows, *(Text(line) for line in lines)), to_do, at_work_now
+    return Group(rows, *(Text(visible(line)) for line in lines)), to_do, at_work_now
 
 
 def read_studies(store: Store, study: str | None = None) -> tuple[list[StudyPlan], list[str]]:
@@ -161,9 +173,9 @@ def show_studies(console: Console, store: Store, study: str | None = None, *, ve
     return sound
 
 
-def say(console: Console, text: str) -> None:
-    """A line of plain text, however wide the terminal is."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+def say(console: Console, text: str, *, style: str = "") -> None:
+    """Print a line of plain text, however wide the terminal is."""
+    console.print(Text(visible(text), style), soft_wrap=True)
 
 
 def magnitude(value: float) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ablations.commands.base import FAILED, INTERRUPTED, stop
+from ablations.commands.base import FAILED, INTERRUPTED, echo, stop
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +36,7 @@ def train(
     from ablations.commands import display
     from ablations.commands.progress import LiveProgress, Progress
     from ablations.config import count
-    from ablations.execution.execute import run
+    from ablations.execution.execute import execute_plan
     from ablations.execution.interrupt import Interrupt
     from ablations.storage import stale_runs_warning
 
@@ -52,24 +52,22 @@ def train(
             console, f"study {plan.study} was planned otherwise before: its plan is replaced, its runs are kept"
         )
     if tasks and (warning := stale_runs_warning(store, plan)):
-        typer.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     live = console.is_terminal and not quiet
     listener = (LiveProgress if live else Progress)(console, tasks, skipped=skipped)
     try:
         with Interrupt() as stop_asked, listener:
             if cluster is not None:
-                cluster.say = listener.line
-            outcome = run(
-                plan, store, tasks, setting=setting, workers=crew, listener=listener, stop=stop_asked, cluster=cluster
+                cluster.log = listener.line
+            outcome = execute_plan(
+                plan, store, tasks, settings=setting, workers=crew, listener=listener, stop=stop_asked, cluster=cluster
             )
     except KeyboardInterrupt:
         stop(f"interrupted after {listener.count} of {len(plan.keys)} runs; the same command resumes", INTERRUPTED)
     if outcome.failed:
         for run_label, reason in outcome.failed.items():
-            typer.echo(f"failed: {run_label}: {reason}", err=True)
-        typer.echo(
-            f"{len(outcome.failed)} of {len(plan.keys)} runs failed; the same command tries them again", err=True
-        )
+            echo(f"failed: {run_label}: {reason}", err=True)
+        echo(f"{len(outcome.failed)} of {len(plan.keys)} runs failed; the same command tries them again", err=True)
         raise typer.Exit(FAILED)
     if not last:
         return
@@ -100,8 +98,8 @@ def train_on_cluster(
     address, insecure = access
     with connect(address, insecure=insecure) as client:
         store.check_writable()
-        cluster = Cluster(client, store.root, say=lambda line: display.say(console, line), insecure=insecure)
-        with cluster.watched():
+        cluster = Cluster(client, store.root, log=lambda line: display.say(console, line), insecure=insecure)
+        with cluster.folder_probe():
             setting = replace(setting, backend=cluster.choose_backend(setting.backend))
             display.say(console, cluster.describe())
             train(console, store, plan, tasks, setting=setting, crew=1, quiet=quiet, last=last, cluster=cluster)

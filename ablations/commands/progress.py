@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ablations.commands.display import duration
+from ablations.commands.display import add_row, duration, say
 from ablations.execution.tasks import Finished, Task
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ class Progress:
         self._over(task)
         self.line(f"{self.place()} {task.label}: FAILED: {reason}")
 
-    def again(self, task: Task, reason: str) -> None:
+    def retrying(self, task: Task, reason: str) -> None:
         """A run was cut short by no fault of its own, and is tried once more."""
         self.running.pop(task, None)
         self.line(f"{task.label}: {reason}; once more")
 
-    def elsewhere(self, task: Task, result: Finished) -> None:
+    def finished_elsewhere(self, task: Task, result: Finished) -> None:
         """Another process has finished a run."""
         self._over(task)
         self.line(f"{self.place()} {task.label}: test {result.test_accuracy:.1%}, finished by another process")
@@ -83,7 +83,7 @@ class Progress:
     def line(self, text: str) -> None:
         """One line of text, as it is."""
         self._last_line = time.monotonic()
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(self.console, text)
 
     def place(self) -> str:
         """[ 7/48]"""
@@ -127,8 +127,7 @@ class LiveProgress(Progress):
 
     def line(self, text: str) -> None:
         """One line above the table."""
-        style = "red" if "FAILED" in text else None
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
+        say(self.console, text, style="red" if "FAILED" in text else "")
 
     def table(self) -> "RenderableType":
         """The runs at work, and how far the study is."""
@@ -142,9 +141,10 @@ class LiveProgress(Progress):
             table.add_column(name, justify="right", no_wrap=True)
         for task, (begun, metrics) in list(self.running.items()):
             if metrics is None:
-                table.add_row(task.label, f"0/{task.config.epochs}", "", "", "", "")
+                add_row(table, task.label, f"0/{task.config.epochs}", "", "", "", "")
                 continue
-            table.add_row(
+            add_row(
+                table,
                 task.label,
                 f"{metrics.epoch}/{task.config.epochs}",
                 f"{metrics.train_loss:.3f}",

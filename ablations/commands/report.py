@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ablations.commands.base import FAILED, stop
+from ablations.commands.base import FAILED, echo, stop
 from ablations.commands.options import Mixed, Runs
 from ablations.errors import UsageError
 
@@ -39,10 +39,10 @@ def report(
 
         found = differences(results, out)
         for line in found:
-            typer.echo(line)
+            echo(line)
         if found:
             stop(f"{out / name} does not follow from {runs}; vitab report {name} writes it anew", FAILED)
-        typer.echo(f"{out / name} follows from its {len(results.runs)} runs")
+        echo(f"{out / name} follows from its {len(results.runs)} runs")
         return
     from ablations.reporting.report import FORMATS, write_report
 
@@ -50,10 +50,8 @@ def report(
         raise UsageError(f"--format must be {' or '.join(FORMATS)}, got {format!r}")
     written = write_report(results, out, format)
     if results.missing:
-        typer.echo(f"note: {len(results.missing)} of {len(results.plan.keys)} runs are not finished", err=True)
-    typer.echo(
-        f"wrote {written / ('report.html' if format == 'html' else 'README.md') if written.is_dir() else written}"
-    )
+        echo(f"note: {len(results.missing)} of {len(results.plan.keys)} runs are not finished", err=True)
+    echo(f"wrote {written / ('report.html' if format == 'html' else 'README.md') if written.is_dir() else written}")
 
 
 def last_study(store: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ablations.commands.base import FAILED, stop
+from ablations.commands.base import FAILED, echo, stop
 from ablations.commands.options import Backend, DataDir, Runs
 
 
@@ -27,7 +27,7 @@ def reproduce(
     again = reproduce(store, found, data_dir=data_dir, backend=chosen, threads=available_cores())
     bits = "the same bits" if again.same_bits else "other bits"
     where = "with the same code, packages and processor" if again.same_place else "in another environment"
-    typer.echo(
+    echo(
         f"run {found[:16]}, {where}: {bits}; test accuracy {again.accuracy:.2%}, before {again.accuracy_before:.2%} "
         f"(two standard errors: {again.tolerance:.2%})"
     )

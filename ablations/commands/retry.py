@@ -1,4 +1,4 @@
-"""`vitab retry`: train failed runs again."""
+"""`vitab retry`: train failed or stale runs again."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,12 +6,21 @@ from typing import Annotated
 import typer
 
 from ablations.commands.base import console as make_console
+from ablations.commands.base import echo
 from ablations.commands.execute import train
 from ablations.commands.options import Backend, DataDir, Quiet, Runs, Stack, Workers
 
 
 def retry(
     study: Annotated[str | None, typer.Argument(help="Name of the study; default: the last one planned.")] = None,
+    stale: Annotated[
+        bool,
+        typer.Option(
+            "--stale",
+            help="Train the finished runs again that different code has trained, instead of the failed ones. "
+            "Their old results are discarded.",
+        ),
+    ] = False,
     data_dir: DataDir = None,
     backend: Backend = "auto",
     workers: Workers = "auto",
@@ -19,14 +28,13 @@ def retry(
     runs: Runs = Path("runs"),
     quiet: Quiet = False,
 ) -> None:
-    """Train the failed runs of a study once more, and only those."""
+    """Train the failed runs of a study again, or its stale runs."""
     from ablations.commands import display
     from ablations.errors import UsageError
-    from ablations.execution import plan as studies
-    from ablations.execution import resources as crew
-    from ablations.execution.resources import resolve_backend
+    from ablations.execution.plan import survey, tasks_of
+    from ablations.execution.resources import plan_resources, resolve_backend
     from ablations.execution.tasks import ExecutionSettings
-    from ablations.storage import Store
+    from ablations.storage import Store, stale_runs
     from ablations.training.precision import check_runs
 
     console, store = make_console(), Store(runs)
@@ -34,15 +42,20 @@ def retry(
     if name is None:
         raise UsageError(store.describe_studies())
     plan = store.read_study(name)
-    arms = studies.survey(plan, store, data_dir=data_dir)
-    tasks = [task for task in studies.tasks_of(plan, arms, store) if store.failure(task.key) is not None]
+    again = set(stale_runs(store, plan)) if stale else {key for key in plan.keys if store.failure(key) is not None}
+    arms = survey(plan, store, data_dir=data_dir)
+    tasks = [task for task in tasks_of(plan, arms, store, again) if task.key in again]
     if not tasks:
-        typer.echo(f"study {name} has no failed run")
+        echo(f"study {name} has no {'stale' if stale else 'failed'} run")
         return
     chosen = resolve_backend(backend)
     check_runs((task.config for task in tasks), chosen)
-    sharing = crew.resolve(tasks, workers=workers, stack=stack, backend=chosen, data_dir=data_dir)
-    setting = ExecutionSettings(runs, data_dir, chosen, sharing.threads, devices=sharing.devices)
-    for line in sharing.lines:
+    resources = plan_resources(tasks, workers=workers, stack=stack, backend=chosen, data_dir=data_dir)
+    settings = ExecutionSettings(runs, data_dir, chosen, resources.threads, devices=resources.devices)
+    for line in resources.lines:
         display.say(console, line)
-    train(console, store, plan, sharing.tasks, setting=setting, crew=sharing.workers, quiet=quiet)
+    if stale:
+        store.check_writable()
+        for task in tasks:
+            store.discard(task.key)
+    train(console, store, plan, resources.tasks, setting=settings, crew=resources.workers, quiet=quiet)

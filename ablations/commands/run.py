@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ablations.commands.base import console as make_console
+from ablations.commands.base import echo
 from ablations.commands.execute import train, train_on_cluster
 from ablations.commands.options import Backend, DataDir, Precision, Quiet, Runs, Stack, Workers
 from ablations.errors import UsageError
@@ -122,6 +123,7 @@ def run(
         insecure=insecure,
         checkpoint=checkpoint,
         quiet=quiet,
+        arguments=context.obj,
     ).execute_run(chosen, until_decided=until_decided, max_seeds=max_seeds, dry_run=dry_run)
 
 
@@ -142,6 +144,7 @@ class _Campaign:
     insecure: bool
     checkpoint: float
     quiet: bool
+    arguments: list[str]
 
     def execute_run(self, grid: "Grid", *, until_decided: bool, max_seeds: int | None, dry_run: bool) -> None:
         """Plan and train, in one go or in rounds; or only say what that would be."""
@@ -149,12 +152,16 @@ class _Campaign:
         from ablations.statistics.sequential import rounds as growing
 
         grid = self.settle(grid)
-        plan = growing.begin(grid, self.store, self.study, self.plan, max_seeds) if until_decided else self.plan(grid)
+        plan = (
+            growing.first_or_stored_plan(grid, self.store, self.study, self.plan, max_seeds)
+            if until_decided
+            else self.plan(grid)
+        )
         if not until_decided:
-            growing.refuse_fixed(self.store, self.study)
+            growing.require_fixed(self.store, self.study)
         largest = growing.with_seeds(grid, plan.design.maximum) if plan.design else grid
         if warning := power_warning(largest):
-            typer.echo(f"warning: {warning}", err=True)
+            echo(f"warning: {warning}", err=True)
         if dry_run:
             self.foresee(plan, grid)
         elif plan.design:
@@ -176,7 +183,7 @@ class _Campaign:
         resolve_workers(self.workers, runs=1, backend=self.backend)
         crew.parse_stack(self.stack)
         if here and asked != self.backend == "numpy" and (line := unused_gpu()):
-            typer.echo(f"note: {line}", err=True)
+            echo(f"note: {line}", err=True)
         return choose(grid, self.precision, self.backend if here else None)
 
     def plan(self, grid: "Grid") -> "StudyPlan":
@@ -212,7 +219,7 @@ class _Campaign:
         from ablations.commands import display
         from ablations.execution import resources as crew
 
-        sharing = crew.resolve(
+        sharing = crew.plan_resources(
             tasks, workers=self.workers, stack=self.stack, backend=self.backend, data_dir=self.data_dir
         )
         for line in sharing.lines:

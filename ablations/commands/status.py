@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ablations.commands.base import FAILED
+from ablations.commands.base import FAILED, echo
 from ablations.commands.base import console as make_console
 from ablations.commands.options import Runs, Study
 
@@ -33,7 +33,7 @@ def status(
     if study is not None:
         store.read_study(study)
     elif not store.studies():
-        typer.echo(store.describe_studies())
+        echo(store.describe_studies())
         return
     if watch:
         from rich.live import Live

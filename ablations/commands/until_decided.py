@@ -70,7 +70,8 @@ def foresee_rounds(console: "Console", plan: StudyPlan, arms: "Sequence[Arm]", c
     """What `--dry-run` says of the rounds: when it looks, and what it takes at most."""
     assert plan.design is not None
     looks = plan.design.looks
-    say(console, f"\nrounds: {', '.join(map(str, looks))} seeds a setting, until every contrast is decided")
+    console.print()
+    say(console, f"rounds: {', '.join(map(str, looks))} seeds a setting, until every contrast is decided")
     runs = len(arms) * plan.design.maximum
     flops = sum(arm.flops for arm in arms) * plan.design.maximum
     line = f"at most {runs} runs: {magnitude(flops)} training FLOPs"

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import typer
-
-from ablations.commands.base import FAILED, stop
+from ablations.commands.base import FAILED, echo, stop
 from ablations.commands.options import Runs, Study
 
 
@@ -21,7 +19,7 @@ def verify(study: Study = None, runs: Runs = Path("runs")) -> None:
     bad = {store.folder(key): found for key in keys if (found := problems(store, key))}
     bad |= {path: ["DONE.json is damaged"] for path in unreadable}
     for path, found in bad.items():
-        typer.echo(f"{path}: {'; '.join(found)}")
+        echo(f"{path}: {'; '.join(found)}")
     if bad:
         stop(f"{len(bad)} of {len(keys) + len(unreadable)} finished runs are damaged: delete their folders", FAILED)
-    typer.echo(f"all files of {len(keys)} finished runs are as they were written, and can be read")
+    echo(f"all files of {len(keys)} finished runs are as they were written, and can be read")

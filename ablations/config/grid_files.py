@@ -44,7 +44,7 @@ def load_grid(path: Path) -> Grid:
     Raises UsageError with the file, and the field or line, for anything that cannot be read or is not valid.
     """
     try:
-        table = tomllib.loads(path.read_bytes().decode())
+        table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"cannot read the grid file {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""The plan of a study that grows in rounds: when it is looked at, and how much of the level each look spends."""
+"""The design of a sequential study: its interim analyses (looks) and the level that each spends."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 GROUP_BITS = 16
-"""The group has 2^16 sign patterns: all there are up to 16 blocks, and beyond that a random subgroup."""
+"""log2 of the number of sign patterns: all patterns up to 16 blocks, a random subgroup beyond."""
 
 GROWTH = 4
-"""A round adds a quarter of the seeds there are; the last one may add half as many again."""
+"""A round adds 1 / 4 of the current seeds; the last round may add up to 1.5 times that."""
 
 SPENDING = 2.0
-"""Power of the share of seeds at which the level is spent (Kim & DeMets 1987)."""
+"""Exponent of the alpha-spending function: a share t of the seeds spends t^2 of the level (Kim and DeMets 1987)."""
 
 
 @dataclass(frozen=True)
 class SequentialDesign:
-    """A study that begins with `first` seeds a setting and grows in rounds, up to `maximum`."""
+    """A study that starts with `first` seeds per setting and adds seeds in rounds, up to `maximum`."""
 
     first: int
     maximum: int
 
     @property
     def looks(self) -> tuple[int, ...]:
-        """Seeds of a setting after each round."""
+        """Seeds per setting at each look."""
         seeds = [self.first]
         while seeds[-1] < self.maximum:
             step = -(-seeds[-1] // GROWTH)
@@ -35,13 +35,13 @@ class SequentialDesign:
 
     @property
     def spending(self) -> NDArray[np.float64]:
-        """The share of the level that each look spends, summing to one."""
+        """Share of the level that each look spends; they sum to 1."""
         return np.diff((np.array(self.looks) / self.maximum) ** SPENDING, prepend=0.0)
 
     def shares(self, cells: int, tests: int, alpha: float = 0.05) -> NDArray[np.float64]:
-        """`spending`, where looks that cannot reject leave theirs to the first that can.
+        """Return `spending` with the shares of looks that cannot reject passed on to the first that can.
 
-        That is one where the least p of `cells` blocks a seed passes the strictest step of Holm over `tests` contrasts.
+        A look can reject if the smallest p of `cells` blocks per seed passes the strictest step of Holm over `tests`.
         """
         spent = np.cumsum(self.spending)
         least = 2.0 ** (1.0 - np.minimum(cells * np.array(self.looks), GROUP_BITS))

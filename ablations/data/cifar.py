@@ -241,7 +241,7 @@ def _names(cifar: Cifar, archive: Archive, path: Path, contents: Mapping[str, by
         key = "label_names" if len(cifar.label_sets) == 1 else f"{labels}_label_names"
         names = texts(read_pickle(contents[file], path / file).get(key), path / file, key)
     else:
-        names = tuple(contents[file].decode("utf-8", "replace").split())
+        names = tuple(contents[file].decode("utf-8-sig", "replace").split())
     if len(names) != cifar.label_sets[labels] or len(set(names)) != len(names):
         raise UsageError(f"{path / file}: {len(set(names))} different class names; valid: {cifar.label_sets[labels]}")
     return names

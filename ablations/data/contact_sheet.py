@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ablations.config.safe_text import shortened
 from ablations.data.dataset import Dataset
 from ablations.errors import UsageError
 from vit.random import stream
@@ -34,7 +35,7 @@ def contact_sheet(dataset: Dataset, *, samples: int | None = None, seed: int = 0
         raise UsageError(f"samples: {samples} given; valid: 1 or more images a class")
     chosen = _choose(dataset, samples, seed)
     font, title_font = ImageFont.load_default(TEXT_SIZE), ImageFont.load_default(TITLE_SIZE)
-    names = [name.replace("_", " ") for name in dataset.class_names]
+    names = [shortened(name.replace("_", " ")) for name in dataset.class_names]
     name_width = int(max(font.getlength(name) for name in names)) + 12
     factor = -(-LEAST_PIXELS // dataset.image_size)
     cell = factor * dataset.image_size + GAP

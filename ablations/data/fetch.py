@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablations.errors import VitabError
+from vit.caches import is_writable
 
 Progress = Callable[[str, int, int | None], None]
 CHUNK = 1 << 20
@@ -46,6 +47,12 @@ def fetch(remotes: Sequence[Remote], folder: Path, on_progress: Progress | None 
     """
     import pooch
 
+    missing = [remote for remote in remotes if not (folder / remote.file).exists()]
+    if missing and not is_writable(folder):
+        raise VitabError(
+            f"cannot write {folder}; set XDG_CACHE_HOME to a folder that can be written, "
+            f"or download {', '.join(remote.url for remote in missing)} and give its folder as --data-dir"
+        )
     pooch.get_logger().setLevel(logging.WARNING)
     paths = []
     for remote in remotes:

@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ablations.errors import UsageError
+from vit.caches import user_cache
 
 
 def cache_folder(name: str) -> Path:
     """The folder of the user's cache that ``vitab data fetch`` fills for one data set; it need not exist."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("vitab", appauthor=False) / "data" / name
+    return user_cache() / "data" / name
 
 
 def search_folder(name: str, data_dir: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""Execute the runs of a plan: in this process, in a worker pool, or on a Dask cluster."""
+"""Execution of a plan: in this process, in a worker pool, or on a Dask cluster."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,52 +17,52 @@ if TYPE_CHECKING:
 
 @dataclass
 class StudyOutcome:
-    """How a study ended."""
+    """Keys of the runs of a study by how they ended."""
 
     finished: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    elsewhere: list[str] = field(default_factory=list)  # finished by another process meanwhile
+    finished_elsewhere: list[str] = field(default_factory=list)  # by another process, during this execution
     failed: dict[str, str] = field(default_factory=dict)  # reasons by label
 
 
-def run(
+def execute_plan(
     plan: StudyPlan,
     store: Store,
     tasks: Sequence[Task],
     *,
-    setting: ExecutionSettings,
+    settings: ExecutionSettings,
     workers: int,
     listener: Listener,
     job: Job = train_and_store,
     stop: Callable[[], bool] = lambda: False,
     cluster: "Cluster | None" = None,
 ) -> StudyOutcome:
-    """Write the plan and carry out its tasks, here or on a cluster; a run that fails stops no other.
+    """Write the plan and execute its tasks, here or on a cluster. A run that fails stops no other.
 
-    Raises KeyboardInterrupt after `stop` has said yes, when the runs at work are written down.
+    Raises KeyboardInterrupt, after the checkpoints are saved, when `stop` returns True.
     """
     store.write_study(plan)
     to_do = {task.key for task in tasks}
-    notes = OutcomeRecorder(listener, StudyOutcome(skipped=[key for key in plan.keys if key not in to_do]))
+    recorder = OutcomeRecorder(listener, StudyOutcome(skipped=[key for key in plan.keys if key not in to_do]))
     if cluster is not None:
         from ablations.execution.dask.runs import run_on_cluster
 
-        run_on_cluster(tasks, setting, notes, cluster, stop)
+        run_on_cluster(tasks, settings, recorder, cluster, stop)
     elif workers > 1:
-        run_in_pool(tasks, setting, notes, workers=workers, job=job, stop=stop)
+        run_in_pool(tasks, settings, recorder, workers=workers, job=job, stop=stop)
     else:
-        run_inline(tasks, setting, notes, job=job, stop=stop)
-    return notes.outcome
+        run_inline(tasks, settings, recorder, job=job, stop=stop)
+    return recorder.outcome
 
 
 class OutcomeRecorder:
-    """Passes on what happens, and keeps the outcome."""
+    """Listener that records the outcome and forwards every event to another listener."""
 
     def __init__(self, listener: Listener, outcome: StudyOutcome) -> None:
         self.listener = listener
         self.outcome = outcome
         self.started = listener.started
-        self.again, self.waiting, self.note = listener.again, listener.waiting, listener.note
+        self.retrying, self.waiting, self.note = listener.retrying, listener.waiting, listener.note
         self.epoch: Callable[[Task, EpochMetrics], None] = listener.epoch
 
     def finished(self, task: Task, result: Finished) -> None:
@@ -73,6 +73,6 @@ class OutcomeRecorder:
         self.outcome.failed[task.label] = reason
         self.listener.failed(task, reason)
 
-    def elsewhere(self, task: Task, result: Finished) -> None:
-        self.outcome.elsewhere.append(task.key)
-        self.listener.elsewhere(task, result)
+    def finished_elsewhere(self, task: Task, result: Finished) -> None:
+        self.outcome.finished_elsewhere.append(task.key)
+        self.listener.finished_elsewhere(task, result)

@@ -1,11 +1,11 @@
-"""Runs carried out in this very process, one stack after another."""
+"""Execution of runs in the calling process, one stack after another."""
 
 import os
 import time
 from collections.abc import Callable, Sequence
 
 from ablations.execution.lease import Lease
-from ablations.execution.queue import PAUSE, RunQueue
+from ablations.execution.queue import POLL_INTERVAL, RunQueue
 from ablations.execution.stacking import execute_stack
 from ablations.execution.tasks import ExecutionSettings, Job, Listener, RunOutcome, Task
 from ablations.execution.worker import train_and_store
@@ -13,32 +13,42 @@ from ablations.execution.worker import train_and_store
 
 def run_inline(
     tasks: Sequence[Task],
-    setting: ExecutionSettings,
+    settings: ExecutionSettings,
     listener: Listener,
     job: Job = train_and_store,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Carry out the runs one after another, those that no other process is at first."""
-    waiting = RunQueue(tasks, setting, listener)
-    held: dict[Task, Lease] = {}
+    """Execute the runs in order, runs leased by other processes last.
 
-    def end(task: Task, outcome: RunOutcome) -> None:
-        attempt = held.pop(task)
-        waiting.ended(task, attempt, outcome)
+    Raises KeyboardInterrupt, after the checkpoints are saved, when `stop` returns True.
+    """
+    queue = RunQueue(tasks, settings, listener)
+    leases: dict[Task, Lease] = {}
+
+    def on_end(task: Task, outcome: RunOutcome) -> None:
+        queue.finish(task, leases.pop(task), outcome)
 
     try:
         while True:
-            held |= waiting.take(os.getpid())
+            leases |= queue.claim_stack(os.getpid())
             if stop():
                 raise KeyboardInterrupt
-            if not held and not waiting:
+            if not leases and not queue:
                 return
-            if not held:
-                time.sleep(PAUSE)
+            if not leases:
+                time.sleep(POLL_INTERVAL)
                 continue
-            for task in held:
+            for task in leases:
                 listener.started(task)
-            execute_stack(list(held.items()), setting, job, epoch=listener.epoch, end=end, stop=stop, say=listener.note)
+            execute_stack(
+                list(leases.items()),
+                settings,
+                job,
+                epoch=listener.epoch,
+                on_end=on_end,
+                stop=stop,
+                log=listener.note,
+            )
     finally:
-        for attempt in held.values():
-            attempt.release()
+        for lease in leases.values():
+            lease.release()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks to end in order, the second ends at once."""
+"""Handling of Ctrl-C and SIGTERM: the first stops in order, the second quits at once."""
 
 import os
 import signal
@@ -9,26 +9,26 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """Within this context the first signal makes the object say yes; a second raises KeyboardInterrupt."""
+    """Context in which the first signal makes the object return True and a second one raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
-        self.asked = False
-        self._before: list[Any] = []
+        self.requested = False
+        self._previous: list[Any] = []
 
     def __call__(self) -> bool:
-        return self.asked
+        return self.requested
 
     def __enter__(self) -> "Interrupt":
-        self._before = [signal.signal(number, self._handle) for number in SIGNALS]
+        self._previous = [signal.signal(number, self._handle) for number in SIGNALS]
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in zip(SIGNALS, self._before, strict=True):
+        for number, handler in zip(SIGNALS, self._previous, strict=True):
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
-        # not by print: the signal may have come in the middle of one
-        os.write(2, b"interrupted: writing down where the runs are; once more to stop now\n")
+        self.requested = True
+        # os.write, because the signal may interrupt a print
+        os.write(2, b"interrupted: saving checkpoints; press Ctrl-C again to quit now\n")

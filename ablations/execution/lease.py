@@ -1,20 +1,20 @@
-"""Who is at a run: any number of processes, on any number of machines, share a folder of runs by files alone.
+"""Leases: claims on runs, by which processes on any number of machines share a folder of runs through files alone.
 
 ::
 
-    runs/<run>/attempt-0001.json    created by one process that thereby has the run, and written by no other
+    runs/<run>/attempt-0001.json    created and written by the one process that holds this lease
 
-A process takes a run by creating the file of the next attempt, which only one can; the highest number has the run.
-It touches the file every few seconds for as long as the run gets on. Another may take the run over, as the next
-attempt, when the last one
+A process claims a run by creating the file of the next lease. Only one process can create it, and the highest number
+holds the run. The holder touches the file every few seconds as long as the run makes progress. Another process may
+claim the run, with the next number, when the last lease
 
-- has said that it is over, or
-- was made by a process of this machine that no longer exists, or
-- has not been touched for `LEASE_TIMEOUT` seconds by the clock of the one that watches: clocks are never compared, so that
-  one set back or wrong does no harm.
+- has been released, or
+- belongs to a process of this machine that no longer exists, or
+- has not been touched for `LEASE_TIMEOUT` seconds, measured by the clock of the process that observes it. Clocks of
+  different machines are never compared, so a wrong or adjusted clock does no harm.
 
-A process that was only asleep finds a higher number when it wakes, and leaves the run alone. A file that is not what
-was written says nothing: its attempt counts as alive until it expires.
+A process that was suspended finds a higher number when it continues, and stops working on the run. The lease in a file
+with a wrong checksum counts as active until it expires.
 """
 
 import contextlib
@@ -33,147 +33,151 @@ from ablations.machine import exists
 from ablations.storage import read_json, storage_errors, sync_folder, to_json, write_file
 
 HEARTBEAT_INTERVAL = 5.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 LEASE_TIMEOUT = 120.0
-"""Seconds without one after which a run is taken over. Network file systems may show a file a minute late."""
-PATIENCE = 600.0
-"""Seconds without a step after which a run counts as hung. A test on many images is one such silence."""
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-"""How a file system says that it makes no links."""
+"""Seconds without a heartbeat after which a lease expires. Network file systems may show a file a minute late."""
+HANG_TIMEOUT = 600.0
+"""Seconds without progress after which a run counts as hung. Evaluating many images can take long."""
+LINKS_UNSUPPORTED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""Errors by which a file system reports that it has no hard links."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """One attempt at a run; who holds it is the only writer of its file."""
+    """Claim on a run. Its holder is the only writer of its file."""
 
     folder: Path
     number: int
     expired: int = 0
-    """Leases in a row before this one that fell silent before they had come to the end of an epoch."""
+    """Number of consecutive leases directly before this one that expired before the end of an epoch."""
 
     @property
     def path(self) -> Path:
+        """The file of the lease."""
         return self.folder / f"attempt-{self.number:04}.json"
 
     def held(self) -> bool:
-        """Whether the run is still this attempt's: no other has taken it over. To be asked by its owner only."""
+        """Touch the file and return whether no other process has taken the run over. For the holder only."""
         try:
-            os.utime(self.path)  # a file server is asked anew, whatever this machine remembers of the folder
+            os.utime(self.path)  # also makes a file server look again, instead of a cache of this machine
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ESTALE):
                 return False
         return last_attempt(self.folder) == self.number
 
-    def note(self, **facts: Any) -> None:
-        """Add to what the file says; a disk that does not take it costs only the news."""
-        content = read_attempt(self.path) or {"attempt": self.number}
+    def update(self, **facts: Any) -> None:
+        """Add values to the file. A failing disk loses only these values."""
+        content = read_lease(self.path) or {"attempt": self.number}
         with contextlib.suppress(OSError):
             if self.path.exists():
-                write_file(self.path, _sealed(self.path, content | facts))
+                write_file(self.path, _with_checksum(self.path, content | facts))
 
     def release(self) -> None:
-        """Say that this attempt is over, whatever became of the run."""
+        """Give the run up, whether it is finished or not."""
         if self.held():
-            self.note(over=True)
+            self.update(over=True)
 
-    def heartbeat(self, every: float = HEARTBEAT_INTERVAL, patience: float = float("inf")) -> "Heartbeat":
-        """Signs of life from a thread of its own within the context, while a `sign` is younger than `patience`."""
-        return Heartbeat(self, every, patience)
+    def heartbeat(self, interval: float = HEARTBEAT_INTERVAL, hang_timeout: float = float("inf")) -> "Heartbeat":
+        """Return a context with a thread that sends heartbeats as long as the run makes progress."""
+        return Heartbeat(self, interval, hang_timeout)
 
 
 class Heartbeat(threading.Thread):
-    """Touches the file of an attempt every few seconds, until it is over or finds that another has the run."""
+    """Thread that touches the file of a lease at intervals, until the context ends or the lease is lost.
 
-    def __init__(self, attempt: Lease, every: float, patience: float) -> None:
+    It stops touching the file after `hang_timeout` seconds without a call of `record_progress`.
+    """
+
+    def __init__(self, lease: Lease, interval: float, hang_timeout: float) -> None:
         super().__init__(daemon=True)
-        self.attempt, self.every, self.patience = attempt, every, patience
-        self.over = threading.Event()
+        self.lease, self.interval, self.hang_timeout = lease, interval, hang_timeout
+        self.ended = threading.Event()
         self.lost = False
-        self.sign()
+        self.record_progress()
 
-    def sign(self) -> None:
-        """The run gets on: a thread that only lives is no sign of that."""
-        self.signed = time.monotonic()
+    def record_progress(self) -> None:
+        """Record that the run makes progress."""
+        self.last_progress = time.monotonic()
 
     def __enter__(self) -> "Heartbeat":
         self.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.over.set()
+        self.ended.set()
         self.join()
 
     def run(self) -> None:
-        while not self.over.wait(self.every):
-            if time.monotonic() - self.signed < self.patience:
-                self.lost = not self.attempt.held()  # which touches the file
+        while not self.ended.wait(self.interval):
+            if time.monotonic() - self.last_progress < self.hang_timeout:
+                self.lost = not self.lease.held()  # `held` touches the file
             else:
-                self.lost = last_attempt(self.attempt.folder) != self.attempt.number
+                self.lost = last_attempt(self.lease.folder) != self.lease.number
             if self.lost:
                 return
 
 
 class LeaseManager:
-    """Takes runs for processes of this machine, and remembers since when those of others have shown no life."""
+    """Acquires leases for processes of this machine, and records when the leases of others last changed."""
 
-    def __init__(self, expiry: float = LEASE_TIMEOUT) -> None:
-        self.expiry = expiry
-        self._seen: dict[Path, tuple[object, float]] = {}
+    def __init__(self, timeout: float = LEASE_TIMEOUT) -> None:
+        self.timeout = timeout
+        self._last_change: dict[Path, tuple[object, float]] = {}
 
-    def free(self, folder: Path) -> bool:
-        """Whether the run in this folder may be taken."""
-        return self._follows(folder, last_attempt(folder))
+    def is_free(self, folder: Path) -> bool:
+        """Return whether the run in this folder may be claimed."""
+        return self._may_follow(folder, last_attempt(folder))
 
-    def _follows(self, folder: Path, number: int) -> bool:
-        """Whether another attempt may follow this one."""
-        return not number or self._over(Lease(folder, number).path)
+    def _may_follow(self, folder: Path, number: int) -> bool:
+        """Return whether another lease may follow this one."""
+        return not number or self._has_ended(Lease(folder, number).path)
 
-    def take(self, folder: Path, pid: int | None = None) -> Lease | None:
-        """The next attempt at the run, for this process or a child of it; None when another has it.
+    def acquire(self, folder: Path, pid: int | None = None) -> Lease | None:
+        """Acquire the next lease of the run for this process or a child; None when another process holds the run.
 
         Raises StorageError when the folder cannot be written.
         """
-        with storage_errors(f"{folder} could not be written"):
+        with storage_errors(f"cannot write {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
-            last = last_attempt(folder)  # looked up once: what is created must follow the very one that is over
-            if not self._follows(folder, last):
+            last = last_attempt(folder)  # read once: the new lease must follow the very lease that has ended
+            if not self._may_follow(folder, last):
                 return None
-            attempt = Lease(folder, last + 1, _expired(Lease(folder, last).path))
-            owner = _owner(attempt, pid or os.getpid())
-            if not _create(attempt.path, _sealed(attempt.path, owner)):
+            lease = Lease(folder, last + 1, _count_expired(Lease(folder, last).path))
+            content = _new_content(lease, pid or os.getpid())
+            if not _create(lease.path, _with_checksum(lease.path, content)):
                 return None
             if not last:
                 sync_folder(folder.parent)
-        if not attempt.held():  # numbers passed this one by while it was being made
-            attempt.path.unlink(missing_ok=True)
+        if not lease.held():  # higher numbers were created meanwhile
+            lease.path.unlink(missing_ok=True)
             return None
-        for number in range(attempt.number - 1, 0, -1):
+        for number in range(lease.number - 1, 0, -1):
             earlier = Lease(folder, number).path
             if not earlier.exists():
                 break
             with contextlib.suppress(OSError):
                 earlier.unlink()
-        return attempt
+        return lease
 
-    def _over(self, path: Path) -> bool:
-        content = read_attempt(path)
+    def _has_ended(self, path: Path) -> bool:
+        content = read_lease(path)
         if content is not None and (content.get("over") is True or is_dead(content)):
             return True
         try:
             stat = path.stat()
         except OSError:
-            return False  # its place was taken this moment
-        sign = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+            return False  # another process has just taken the run over
+        state = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
         now = time.monotonic()
-        seen, since = self._seen.get(path, (None, now))
-        if seen != sign:
-            self._seen[path] = (sign, now)
+        last_state, since = self._last_change.get(path, (None, now))
+        if last_state != state:
+            self._last_change[path] = (state, now)
             return False
-        return now - since >= self.expiry
+        return now - since >= self.timeout
 
 
 def last_attempt(folder: Path) -> int:
-    """The number of the last attempt at the run in this folder; 0 when there was none."""
+    """Return the number of the last lease of the run in this folder; 0 when there is none."""
     try:
         names = os.listdir(folder)  # noqa: PTH208
     except OSError:
@@ -183,13 +187,13 @@ def last_attempt(folder: Path) -> int:
 
 
 def active_lease(folder: Path) -> dict[str, Any] | None:
-    """What the last attempt at a run says of itself while it is not over, as far as can be told at a glance.
+    """Return the content of a run's last lease if it seems active, without waiting for it to expire.
 
-    With `silent`, the seconds since its last sign of life, by the clock of whoever asks: for people only.
+    `silent` is added, the seconds since its last heartbeat by the clock of this machine: for display only.
     """
     number = last_attempt(folder)
     path = Lease(folder, number).path
-    content = read_attempt(path) if number else None
+    content = read_lease(path) if number else None
     if content is None or content.get("over") is True or is_dead(content):
         return None
     try:
@@ -198,37 +202,37 @@ def active_lease(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def read_attempt(path: Path) -> dict[str, Any] | None:
-    """What the file of an attempt says; None when it is not what was written, or is of another run."""
+def read_lease(path: Path) -> dict[str, Any] | None:
+    """Return the content of a lease file; None when its checksum is wrong or it belongs to another run."""
     content = read_json(path)
     if not isinstance(content, dict) or content.pop("sha256", None) != _checksum(path, content):
         return None
     return content
 
 
-def _sealed(path: Path, content: dict[str, Any]) -> bytes:
+def _with_checksum(path: Path, content: dict[str, Any]) -> bytes:
     return to_json(content | {"sha256": _checksum(path, content)})
 
 
 def _checksum(path: Path, content: dict[str, Any]) -> str:
-    """Of what the file of an attempt says, and of its place."""
+    """Return the SHA-256 of a lease's folder name, file name and content."""
     return hashlib.sha256(f"{path.parent.name}/{path.name}\n".encode() + to_json(content)).hexdigest()
 
 
 def is_dead(owner: dict[str, Any]) -> bool:
-    """Whether the owner of an attempt is a process of this machine that no longer exists."""
-    here, pid = machine(), owner.get("pid")
+    """Return whether the owner of a lease is a process of this machine that no longer exists."""
+    here, pid = machine_identity(), owner.get("pid")
     if here is None or owner.get("machine") != here or not isinstance(pid, int) or pid < 1:
         return False
     if owner.get("process_start_time") is None:
-        return True  # it had ended before its attempt was written down
+        return True  # the process ended before its lease was created
     found = process_start_time(pid)
-    return found != owner["process_start_time"] if found is not None else not exists(pid) or _has_ended(pid)
+    return found != owner["process_start_time"] if found is not None else not exists(pid) or _is_zombie(pid)
 
 
 @cache
-def machine() -> str | None:
-    """Where process numbers mean the same as here: this boot of this kernel and this container; None if unknown."""
+def machine_identity() -> str | None:
+    """Return what a process id is unique in: host name, boot of the kernel and PID namespace; None if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
@@ -237,63 +241,74 @@ def machine() -> str | None:
 
 
 def process_start_time(pid: int) -> str | None:
-    """When a process of this machine began, in ticks since the boot; None when it has ended or is not shown."""
+    """Return when a process of this machine started, in ticks since the boot; None if it has ended or is hidden."""
     fields = _stat(pid)
     return None if fields is None or fields[0] in "ZX" else fields[19]
 
 
-def _has_ended(pid: int) -> bool:
-    """Whether a number is still taken by a process that has ended, which nobody has asked about yet."""
+def _is_zombie(pid: int) -> bool:
+    """Return whether the process has ended but its parent has not waited for it yet."""
     fields = _stat(pid)
     return fields is not None and fields[0] in "ZX"
 
 
 def _stat(pid: int) -> list[str] | None:
-    """What /proc says of a process; None when there is none, or users do not see those of others."""
+    """Return the fields of /proc/PID/stat from the state on; None when there is no such process or it is hidden."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
 
 
-def process(pid: int) -> dict[str, Any]:
-    """What tells a process of this machine from all others, as `is_dead` reads it."""
-    return {"host": platform.node(), "pid": pid, "process_start_time": process_start_time(pid), "machine": machine()}
+def process_identity(pid: int) -> dict[str, Any]:
+    """Return what identifies a process of this machine, in the form that `is_dead` reads."""
+    return {
+        "host": platform.node(),
+        "pid": pid,
+        "process_start_time": process_start_time(pid),
+        "machine": machine_identity(),
+    }
 
 
-def _owner(attempt: Lease, pid: int) -> dict[str, Any]:
-    begun = {"begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "expired": attempt.expired, "over": False}
-    return {"attempt": attempt.number} | process(pid) | begun
+def _new_content(lease: Lease, pid: int) -> dict[str, Any]:
+    start = {"begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "expired": lease.expired, "over": False}
+    return {"attempt": lease.number} | process_identity(pid) | start
 
 
-def _expired(last: Path) -> int:
-    """Leases in a row up to the last one that fell silent before the end of an epoch, and were not seen to die."""
-    content = read_attempt(last)
+def _count_expired(last: Path) -> int:
+    """Return how many leases in a row, up to the last one, expired before the end of an epoch.
+
+    A lease whose owner is known to be dead has not expired.
+    """
+    content = read_lease(last)
     if content is None or content.get("over") is True or is_dead(content) or "epoch" in content:
         return 0
     return int(content.get("expired", 0)) + 1
 
 
 def _create(path: Path, content: bytes) -> bool:
-    """Create a file with its content at once; False when it exists. Raises OSError, and leaves nothing."""
+    """Create a file with its content atomically; False when it exists. Raises OSError, and then leaves no file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
     try:
         temporary.write_bytes(content)
         try:
             os.link(temporary, path)
         except FileExistsError:
-            return temporary.stat().st_nlink == 2  # the answer of a file server was lost, and it was asked twice
+            return temporary.stat().st_nlink == 2  # a file server repeated a request that had succeeded
         except OSError as error:
-            if error.errno not in NO_LINKS:
+            if error.errno not in LINKS_UNSUPPORTED:
                 raise
-            return _create_open(path, content)
+            return _create_without_link(path, content)
     finally:
         temporary.unlink(missing_ok=True)
     return True
 
 
-def _create_open(path: Path, content: bytes) -> bool:
-    """The same without links: the file is empty for a moment, which counts as alive."""
+def _create_without_link(path: Path, content: bytes) -> bool:
+    """Create a file as `_create` does, on a file system without hard links.
+
+    The file is empty for a moment; an empty lease counts as active.
+    """
     try:
         with path.open("xb") as file:
             try:

@@ -1,6 +1,6 @@
-"""Plan a study: its runs, the cost of each arm, and the runs still to train."""
+"""Plan of a study: its runs, the cost of each arm, and the unfinished runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,42 +15,42 @@ if TYPE_CHECKING:
     from ablations.data import Dataset
 
 BLOCK_OVERHEAD = 1e8
-"""Operations that the fixed cost of a block in a step is worth; only to share out the time left."""
+"""Fixed overhead of one block per step, in FLOPs. Used only to estimate the remaining time."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """The runs of a plan that differ in their seed alone, and what one of them costs."""
+    """Runs of a plan that differ only in their seed, and the cost of one of them."""
 
     config: RunConfig
     keys: tuple[str, ...]
     done: int
     parameters: int
     steps: int  # of one run
-    flops: int  # to train one run, to a fraction of a percent
-    seconds: float | None = None  # to train one run with the threads of one worker
+    flops: int  # to train one run, accurate to a fraction of a percent
+    seconds: float | None = None  # to train one run with the threads of one worker process
 
     @property
     def to_do(self) -> int:
-        """Runs that are not finished."""
+        """Number of unfinished runs."""
         return len(self.keys) - self.done
 
 
 def make_plan(grid: Grid, *, study: str, data_dir: Path | None = None, command: str = "") -> StudyPlan:
-    """The plan of a study; nothing is written.
+    """Return the plan of a study. Nothing is written.
 
-    Raises UsageError for a run that cannot be: a field out of range, a data set that cannot be read, a model
-    whose geometry does not work out on its images.
+    Raises UsageError for an impossible run: a field out of range, a dataset that cannot be read, or a model that does
+    not fit the images.
     """
     configs = grid.expand()
     keys = []
-    sound = set()
+    checked = set()
     for config in configs:
         dataset = dataset_for(config, data_dir)
         shape = replace(config, seed=0)
-        if shape not in sound:
+        if shape not in checked:
             check_model(config, dataset)
-            sound.add(shape)
+            checked.add(shape)
         keys.append(run_key(config, dataset.fingerprint))
     return StudyPlan(
         study=study,
@@ -66,20 +66,16 @@ def make_plan(grid: Grid, *, study: str, data_dir: Path | None = None, command: 
 
 
 def check_model(config: RunConfig, dataset: "Dataset") -> None:
-    """UsageError when this run's model cannot be built for these images, or its augmentation makes no sense on them."""
+    """Raise UsageError if the model of this run cannot be built for these images, or its crop does not fit them."""
     from vit import ConfigError
 
+    images = f"{dataset.image_size}x{dataset.image_size} images of {config.data}"
     if config.crop_padding > dataset.image_size:
-        raise UsageError(
-            f"crop_padding: {config.crop_padding} given, valid are 0 to {dataset.image_size} "
-            f"({dataset.image_size}x{dataset.image_size} images of {config.data})"
-        )
-
+        raise UsageError(f"crop_padding must be 0 to {dataset.image_size} for {images}, got {config.crop_padding}")
     try:
         vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
     except ConfigError as error:
-        images = f"{dataset.image_size}x{dataset.image_size} images of {config.data}"
-        raise UsageError(f"{str(error).replace('patch_size:', 'patch:')} ({images})") from error
+        raise UsageError(f"{str(error).replace('patch_size', 'patch')} ({images})") from error
 
 
 def survey(
@@ -89,7 +85,7 @@ def survey(
     data_dir: Path | None = None,
     measure: Callable[[RunConfig, "Dataset"], float] | None = None,
 ) -> list[Arm]:
-    """What each arm of a plan costs, in order; `measure(config, dataset)` gives seconds an epoch."""
+    """Return the arms of a plan, in order, with their costs. `measure(config, dataset)` returns seconds per epoch."""
     arms: dict[RunConfig, list[str]] = {}
     for key, config in plan.runs.items():
         arms.setdefault(replace(config, seed=plan.seeds[0]), []).append(key)
@@ -123,17 +119,17 @@ def _arm(
 
 
 def shown_axes(plan: StudyPlan) -> list[str]:
-    """The axes that tell the arms of a plan apart, and position in any case."""
+    """Return the axes with more than one level, and always position."""
     varying = [axis for axis, levels in plan.axes.items() if len(levels) > 1]
     return varying if "position" in varying else ["position", *varying]
 
 
-def tasks_of(plan: StudyPlan, arms: Sequence[Arm], store: Store) -> list[Task]:
-    """The runs that are not finished, in order."""
+def tasks_of(plan: StudyPlan, arms: Sequence[Arm], store: Store, again: Container[str] = ()) -> list[Task]:
+    """Return the unfinished runs, and the finished ones to train `again` (keys), in order."""
     weights = {key: arm.flops + BLOCK_OVERHEAD * arm.config.depth * arm.steps for arm in arms for key in arm.keys}
     axes = shown_axes(plan)
     return [
         Task(key, config, run_label(config, axes), weights[key], store.failed_attempt(key))
         for key, config in plan.runs.items()
-        if not store.done(key)
+        if not store.done(key) or key in again
     ]

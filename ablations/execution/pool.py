@@ -1,4 +1,4 @@
-"""Runs side by side in child processes, which may die or hang without taking more than a moment's work with them."""
+"""Pool of worker processes: a crash or hang loses at most one checkpoint interval."""
 
 import contextlib
 import multiprocessing
@@ -13,251 +13,259 @@ from typing import Any
 
 from ablations.errors import StorageError, UnfitError
 from ablations.execution.lease import Lease
-from ablations.execution.queue import PAUSE, RunQueue
+from ablations.execution.queue import POLL_INTERVAL, RunQueue
 from ablations.execution.stacking import execute_stack
 from ablations.execution.tasks import ExecutionSettings, Job, Listener, Task, TransientFailure
 from ablations.execution.worker import train_and_store
 from ablations.machine import least_used_gpu
 
-SIGN_OF_LIFE = 2.0
-"""Seconds between two messages of a child that it is alive."""
+ALIVE_INTERVAL = 2.0
+"""Maximum seconds between two messages of a worker process that makes progress."""
 
 
 def run_in_pool(
     tasks: Sequence[Task],
-    setting: ExecutionSettings,
+    settings: ExecutionSettings,
     listener: Listener,
     *,
     workers: int,
     job: Job = train_and_store,
     stop: Callable[[], bool] = lambda: False,
-    idle: "list[Child] | None" = None,
+    idle: "list[WorkerProcess] | None" = None,
 ) -> None:
-    """Carry out the runs in up to `workers` children, in order as children become free.
+    """Execute the runs in up to `workers` worker processes, in order.
 
-    A child that is killed or hangs is replaced, and its run tried once more; a run that fails by itself is not.
-    Children ignore the signals that end this process: it asks them to stop, and they end with it. Raises
-    KeyboardInterrupt, when their snapshots are written, after `stop` has said so. Children of the same setting and job
-    that are `idle` get work before new ones are made, and those that are left go there.
+    A worker process that is killed or hangs is replaced and its run tried once more; a run that fails by its own error
+    is not. Worker processes ignore SIGINT and SIGTERM: this process asks them to stop, and they exit when it does.
+    Processes in `idle`, started for the same settings and job, are used first; idle processes are returned there.
+    Raises KeyboardInterrupt, after the checkpoints are saved, when `stop` returns True.
     """
-    crew = WorkerPool(RunQueue(tasks, setting, listener), setting, listener, workers, job, idle)
+    pool = WorkerPool(RunQueue(tasks, settings, listener), settings, listener, workers, job, idle)
     try:
-        while crew.busy or crew.waiting:
+        while pool.busy or pool.queue:
             if stop():
-                crew.ask_to_stop()
-            if crew.stopping and not crew.busy:
+                pool.request_stop()
+            if pool.stopping and not pool.busy:
                 raise KeyboardInterrupt
-            crew.run_all()
-            crew.listen()
+            pool.assign_runs()
+            pool.process_messages()
     finally:
-        crew.dismiss()
+        pool.shut_down()
 
 
 class WorkerPool:
-    """The children, and who is at what."""
+    """Worker processes and the runs assigned to them."""
 
     def __init__(
         self,
-        waiting: RunQueue,
-        setting: ExecutionSettings,
+        queue: RunQueue,
+        settings: ExecutionSettings,
         listener: Listener,
-        workers: int,
+        max_workers: int,
         job: Job,
-        idle: "list[Child] | None" = None,
+        idle: "list[WorkerProcess] | None" = None,
     ) -> None:
-        self.waiting, self.setting, self.listener, self.workers, self.job = waiting, setting, listener, workers, job
-        self.idle = idle
-        self.children: list[Child] = []
+        self.queue, self.settings, self.listener, self.job = queue, settings, listener, job
+        self.max_workers, self.idle = max_workers, idle
+        self.workers: list[WorkerProcess] = []
         self.stopping = False
-        self.listened = time.monotonic()
+        self.last_poll = time.monotonic()
 
     @property
-    def busy(self) -> "list[Child]":
-        return [child for child in self.children if child.held]
+    def busy(self) -> "list[WorkerProcess]":
+        """Worker processes with at least one run."""
+        return [worker for worker in self.workers if worker.leases]
 
-    def run_all(self) -> None:
-        """Give free runs to idle children, and to new ones while there may be more."""
+    def assign_runs(self) -> None:
+        """Assign free runs to idle worker processes, starting new ones up to the limit."""
         while not self.stopping:
-            child = next((child for child in self.children if not child.held), None)
-            if child is None and len(self.children) >= self.workers:
+            worker = next((worker for worker in self.workers if not worker.leases), None)
+            if worker is None and len(self.workers) >= self.max_workers:
                 return
-            task = self.waiting.next()
+            task = self.queue.next_free()
             if task is None:
                 if not self.busy:
-                    self.waiting.say_waiting()
+                    self.queue.report_waiting()
                 return
-            if child is None:
-                child = self.start_worker()
-                self.children.append(child)
-            pid = child.process.pid or 0
-            attempt = self.waiting.claim(task, pid)
-            if attempt is not None:
-                share = -(-(len(self.waiting) + 1) // (self.workers - len(self.busy)))  # of an idle worker
-                held = {task: attempt} | self.waiting.claim_stackable(task, pid, min(task.stack, share) - 1)
-                for one in held:
-                    self.listener.started(one)
-                child.give(held)
+            if worker is None:
+                worker = self.start_worker()
+                self.workers.append(worker)
+            pid = worker.process.pid or 0
+            lease = self.queue.claim(task, pid)
+            if lease is not None:
+                share = -(-(len(self.queue) + 1) // (self.max_workers - len(self.busy)))  # of an idle worker
+                leases = {task: lease} | self.queue.claim_stackable(task, pid, min(task.stack, share) - 1)
+                for claimed in leases:
+                    self.listener.started(claimed)
+                worker.assign(leases)
 
-    def start_worker(self) -> "Child":
-        """An idle child that is alive, or a new one."""
+    def start_worker(self) -> "WorkerProcess":
+        """Return an idle worker process that is alive, or start one."""
         while self.idle:
             try:
-                child = self.idle.pop()
+                worker = self.idle.pop()
             except IndexError:  # another thread took the last
                 break
-            if child.process.is_alive():
-                return child
-            child.reap()
-        device = least_used_gpu(self.setting.devices, [child.device for child in self.children])
-        return Child(self.setting, self.job, device)
+            if worker.process.is_alive():
+                return worker
+            worker.wait_for_exit()
+        device = least_used_gpu(self.settings.devices, [worker.device for worker in self.workers])
+        return WorkerProcess(self.settings, self.job, device)
 
-    def listen(self) -> None:
-        """Hear what children say within a moment, and end those that have been silent for too long."""
-        for connection in wait([child.connection for child in self.children], timeout=PAUSE):
-            child = next(child for child in self.children if child.connection is connection)
+    def process_messages(self) -> None:
+        """Process messages that arrive within POLL_INTERVAL, and kill worker processes that hang."""
+        for connection in wait([worker.connection for worker in self.workers], timeout=POLL_INTERVAL):
+            worker = next(worker for worker in self.workers if worker.connection is connection)
             try:
-                kind, content = child.connection.recv()
+                kind, content = worker.connection.recv()
             except (EOFError, OSError):
-                self.lose(child, child.reap())
+                self.handle_lost_worker(worker, worker.wait_for_exit())
             else:
-                self.hear(child, kind, content)
-        before, self.listened = self.listened, time.monotonic()
-        for child in self.busy:
-            if self.listened - before > self.setting.patience / 2:
-                child.heard = self.listened  # this process was halted, and its children with it, perhaps
-            if self.listened - child.heard > self.setting.patience:
-                child.reap(kill=True)
-                self.lose(child, f"its process gave no sign of life for {self.setting.patience:g} s and was ended")
+                self.handle_message(worker, kind, content)
+        previous, self.last_poll = self.last_poll, time.monotonic()
+        for worker in self.busy:
+            if self.last_poll - previous > self.settings.hang_timeout / 2:
+                worker.last_message = self.last_poll  # this process was suspended, and perhaps the workers with it
+            if self.last_poll - worker.last_message > self.settings.hang_timeout:
+                worker.wait_for_exit(kill=True)
+                reason = f"its worker process did not respond for {self.settings.hang_timeout:g} s and was killed"
+                self.handle_lost_worker(worker, reason)
 
-    def hear(self, child: "Child", kind: str, content: Any) -> None:
-        """One message of a child at work."""
-        child.heard = time.monotonic()
-        if kind == "unable":
+    def handle_message(self, worker: "WorkerProcess", kind: str, content: Any) -> None:
+        """Handle one message of a busy worker process."""
+        worker.last_message = time.monotonic()
+        if kind == "error":
             raise content
         if kind == "epoch":
             self.listener.epoch(*content)
         elif kind == "note":
             self.listener.note(*content)
         elif kind == "interrupted":
-            for task in list(child.held):
-                child.end(task)
-                self.waiting.put_back(task)
+            for task in list(worker.leases):
+                worker.release(task)
+                self.queue.requeue(task)
         elif kind == "outcome":
             task, outcome = content
-            self.waiting.ended(task, child.held.pop(task), outcome)
-            child.spent = child.spent or isinstance(outcome, TransientFailure)
-            if child.spent and not child.held:
-                self.children.remove(child)
-                child.dismiss()
+            self.queue.finish(task, worker.leases.pop(task), outcome)
+            worker.retired = worker.retired or isinstance(outcome, TransientFailure)
+            if worker.retired and not worker.leases:
+                self.workers.remove(worker)
+                worker.shut_down()
 
-    def lose(self, child: "Child", reason: str) -> None:
-        """A child is gone: try its runs once more if that was not their own doing."""
-        self.children.remove(child)
-        for task, attempt in list(child.held.items()):
-            if self.stopping or not attempt.held():
-                child.end(task)
-                self.waiting.put_back(task)
+    def handle_lost_worker(self, worker: "WorkerProcess", reason: str) -> None:
+        """Remove a worker process that exited; retry its runs if it was killed, fail them otherwise."""
+        self.workers.remove(worker)
+        for task, lease in list(worker.leases.items()):
+            if self.stopping or not lease.held():
+                worker.release(task)
+                self.queue.requeue(task)
             else:
-                self.waiting.transient_failure(
-                    task, child.held.pop(task), TransientFailure(reason, ""), again=child.was_killed
+                self.queue.retry_or_fail(
+                    task, worker.leases.pop(task), TransientFailure(reason, ""), retry=worker.was_killed
                 )
 
-    def ask_to_stop(self) -> None:
-        """Have every child write its snapshot and end."""
+    def request_stop(self) -> None:
+        """Ask every worker process to save its checkpoints and end its runs."""
         if not self.stopping:
             self.stopping = True
-            for child in self.busy:
-                child.send("stop")
+            for worker in self.busy:
+                worker.send("stop")
 
-    def dismiss(self) -> None:
-        """Let children without work end or be idle, and end those that are still at work."""
-        for child in self.children:
-            if not child.held and self.idle is not None and not self.stopping:
-                self.idle.append(child)
-            elif not child.held:
-                child.dismiss()
+    def shut_down(self) -> None:
+        """Shut down the worker processes, or return idle ones to `idle`; kill those with a run."""
+        for worker in self.workers:
+            if not worker.leases and self.idle is not None and not self.stopping:
+                self.idle.append(worker)
+            elif not worker.leases:
+                worker.shut_down()
             else:
-                child.reap(kill=True)
-                for task in list(child.held):
-                    child.end(task)
+                worker.wait_for_exit(kill=True)
+                for task in list(worker.leases):
+                    worker.release(task)
 
 
-class Child:
-    """A child process and the runs it is at."""
+class WorkerProcess:
+    """Worker process and the leases of the runs that it trains, seen from the process that started it."""
 
     NAME = "vitab run"
     process: BaseProcess
 
-    def __init__(self, setting: ExecutionSettings, job: Job, device: str | None) -> None:
+    def __init__(self, settings: ExecutionSettings, job: Job, device: str | None) -> None:
+        import vit.backend.numba_cache  # noqa: F401  worker processes inherit its choice through the environment
+
         context = multiprocessing.get_context("spawn")
         self.device = device
-        self.held: dict[Task, Lease] = {}
-        self.spent = False  # for want of memory or by a lost GPU: it gets no other run
-        self.heard = time.monotonic()
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, setting, job, device), name=self.NAME, daemon=True)
+        self.leases: dict[Task, Lease] = {}
+        self.retired = False  # gets no more runs after a transient failure
+        self.last_message = time.monotonic()
+        self.connection, remote = context.Pipe()
+        self.process = context.Process(
+            target=_worker_main, args=(remote, settings, job, device), name=self.NAME, daemon=True
+        )
         if threading.current_thread() is not threading.main_thread():
             self.process.start()
         else:
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
             try:
                 self.process.start()
             finally:
-                signal.signal(signal.SIGINT, before)
-        theirs.close()
+                signal.signal(signal.SIGINT, previous)
+        remote.close()
 
     def send(self, message: object) -> None:
-        with contextlib.suppress(OSError):  # of a dead child; the next recv says so
+        with contextlib.suppress(OSError):  # the process is dead, and the next recv raises
             self.connection.send(message)
 
-    def give(self, held: dict[Task, Lease]) -> None:
-        self.held, self.heard = held, time.monotonic()
-        self.send(list(held.items()))
+    def assign(self, leases: dict[Task, Lease]) -> None:
+        """Send the runs to the process, to be trained as one model if there are several."""
+        self.leases, self.last_message = leases, time.monotonic()
+        self.send(list(leases.items()))
 
-    def end(self, task: Task) -> None:
-        """It is no longer at a run, which any process may take if it is not finished."""
-        self.held.pop(task).release()
+    def release(self, task: Task) -> None:
+        """Release the lease of a run."""
+        self.leases.pop(task).release()
 
-    def dismiss(self) -> None:
-        """Let it end, which has no work."""
+    def shut_down(self) -> None:
+        """Let the idle process exit, and wait for it."""
         self.connection.close()
         self.process.join()
 
     @property
     def was_killed(self) -> bool:
+        """Whether a signal ended the process."""
         return (self.process.exitcode or 0) < 0
 
-    def reap(self, kill: bool = False) -> str:
-        """Wait for its end, and say how it ended."""
+    def wait_for_exit(self, kill: bool = False) -> str:
+        """Wait until the process exits and return the reason."""
         if kill:
             self.process.kill()
         self.process.join()
         self.connection.close()
         code = self.process.exitcode or 0
         if code < 0:
-            hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
-            return f"its process was ended by {signal.Signals(-code).name}{hint}"
-        return f"its process ended with exit code {code}"
+            hint = " (possibly out of memory)" if -code == signal.SIGKILL else ""
+            return f"its worker process was killed by {signal.Signals(-code).name}{hint}"
+        return f"its worker process exited with code {code}"
 
 
-class _Parent:
-    """The other end, as a child sees it."""
+class _ParentConnection:
+    """Connection of a worker process to the process that started it."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.stopping = False
-        self.told = time.monotonic()
+        self.last_sent = time.monotonic()
 
-    def tell(self, kind: str, content: Any = None) -> None:
-        """Send a message; a parent that is gone is found out by `stop`."""
-        self.told = time.monotonic()
+    def send(self, kind: str, content: Any = None) -> None:
+        """Send a message. A parent that is gone is detected by `stop`."""
+        self.last_sent = time.monotonic()
         with contextlib.suppress(OSError):
             self.connection.send((kind, content))
 
     def stop(self) -> bool:
-        """Whether the parent has asked to stop or is gone; asked after every step, which is the sign of life."""
-        if time.monotonic() - self.told >= SIGN_OF_LIFE:
-            self.tell("alive")
+        """Return whether the parent asked to stop or is gone. Called after every step, it also reports progress."""
+        if time.monotonic() - self.last_sent >= ALIVE_INTERVAL:
+            self.send("alive")
         if not self.stopping and self.connection.poll():
             with contextlib.suppress(EOFError, OSError):
                 self.connection.recv()
@@ -265,13 +273,13 @@ class _Parent:
         return self.stopping
 
 
-def _serve(connection: Connection, setting: ExecutionSettings, job: Job, device: str | None) -> None:
-    """The life of a child: take a run or a stack, tell of epochs and outcomes, take the next."""
+def _worker_main(connection: Connection, settings: ExecutionSettings, job: Job, device: str | None) -> None:
+    """Receive runs or stacks, execute them, and send epochs and outcomes, until asked to stop."""
     if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device  # CUDA looks at it when it is first used
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # CUDA reads it when it is first used
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    parent = _Parent(connection)
+    parent = _ParentConnection(connection)
     while not parent.stopping:
         try:
             message = connection.recv()
@@ -282,16 +290,16 @@ def _serve(connection: Connection, setting: ExecutionSettings, job: Job, device:
         try:
             execute_stack(
                 message,
-                setting,
+                settings,
                 job,
-                epoch=lambda task, metrics: parent.tell("epoch", (task, metrics)),
-                end=lambda task, outcome: parent.tell("outcome", (task, outcome)),
+                epoch=lambda task, metrics: parent.send("epoch", (task, metrics)),
+                on_end=lambda task, outcome: parent.send("outcome", (task, outcome)),
                 stop=parent.stop,
-                say=lambda task, line: parent.tell("note", (task, line)),
+                log=lambda task, line: parent.send("note", (task, line)),
             )
         except (StorageError, UnfitError) as error:
-            parent.tell("unable", error)
+            parent.send("error", error)
         except KeyboardInterrupt:
-            for _, attempt in message:
-                attempt.release()  # no one else does where the parent is gone and this machine is not the next to look
-            parent.tell("interrupted")
+            for _, lease in message:
+                lease.release()  # the parent may be gone, and another machine could not tell that this process ended
+            parent.send("interrupted")

@@ -1,128 +1,132 @@
-"""The runs that a process still has to do, while others may be at some of them."""
+"""Queue of the runs that this process still has to execute, some of which other processes may be training."""
 
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 
+from ablations.config import count
 from ablations.errors import VitabError
 from ablations.execution.lease import Lease, LeaseManager
 from ablations.execution.stacking import shape, without_seed
 from ablations.execution.tasks import ExecutionSettings, Finished, Listener, RunOutcome, Task, TransientFailure
 from ablations.storage import Store
 
-PAUSE = 0.25
-"""Seconds between two looks at runs that other processes are at."""
-LOOKS = 64
-"""Runs of others that one look goes through."""
-SILENT = 3
-"""LeaseManager in a row that may fall silent, by hanging or with their machine, before a run counts as failed."""
+POLL_INTERVAL = 0.25
+"""Seconds between two checks of runs that other processes train."""
+MAX_CHECKS = 64
+"""Leased runs examined per call of `next_free`."""
+MAX_EXPIRED = 3
+"""Expired leases in a row, by a hang or a lost machine, after which a run counts as failed."""
 
 
 class RunQueue:
-    """Hands out runs that are free, in order, and tells of those that have ended, here or elsewhere."""
+    """Queue that claims free runs in order and reports runs that ended, here or in another process."""
 
-    def __init__(self, tasks: Iterable[Task], setting: ExecutionSettings, listener: Listener) -> None:
+    def __init__(self, tasks: Iterable[Task], settings: ExecutionSettings, listener: Listener) -> None:
         self._tasks = deque(tasks)
-        self._store, self._listener = Store(setting.runs), listener
-        self._attempts = LeaseManager(setting.expiry)
-        self._told = 0
-        self._cut_short: set[str] = set()  # keys of the runs that were cut short once
+        self._store, self._listener = Store(settings.runs), listener
+        self._leases = LeaseManager(settings.lease_timeout)
+        self._last_reported = 0
+        self._retried: set[str] = set()  # keys of runs with a transient failure
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def next(self) -> Task | None:
-        """A run that is free, which leaves the queue; None when there is none just now."""
-        busy = 0
-        while busy < min(LOOKS, len(self._tasks)):
+    def next_free(self) -> Task | None:
+        """Remove the next free run from the queue and return it; None when none is free now."""
+        leased = 0
+        while leased < min(MAX_CHECKS, len(self._tasks)):
             task = self._tasks.popleft()
             if self._ended_elsewhere(task):
                 continue
-            if self._attempts.free(self._store.folder(task.key)):
+            if self._leases.is_free(self._store.folder(task.key)):
                 return task
             self._tasks.append(task)
-            busy += 1
+            leased += 1
         return None
 
     def claim(self, task: Task, pid: int) -> Lease | None:
-        """The run for a process of this machine; None, and back into the queue, when another was faster."""
-        attempt = self._attempts.take(self._store.folder(task.key), pid)
-        if attempt is None:
+        """Claim the run for a process of this machine; None when that failed.
+
+        The run returns to the queue when another process claimed it first.
+        """
+        lease = self._leases.acquire(self._store.folder(task.key), pid)
+        if lease is None:
             self._tasks.append(task)
-        elif self._ended_elsewhere(task):  # between the look and the claim
-            attempt.release()
+        elif self._ended_elsewhere(task):  # between `next_free` and this call
+            lease.release()
             return None
-        elif attempt.expired >= SILENT:
-            reason = f"{attempt.expired} attempts in a row gave no sign of life, and none came to the end of an epoch"
-            self._store.fail(task.key, task.config, reason, attempt=attempt.number)
-            attempt.release()
+        elif lease.expired >= MAX_EXPIRED:
+            reason = f"{count(lease.expired, 'lease')} in a row expired before the end of an epoch"
+            self._store.fail(task.key, task.config, reason, attempt=lease.number)
+            lease.release()
             self._listener.failed(task, reason)
             return None
-        return attempt
+        return lease
 
-    def take(self, pid: int) -> dict[Task, Lease]:
-        """A free run with the attempt at it, and others that can be trained as one model with it.
+    def claim_stack(self, pid: int) -> dict[Task, Lease]:
+        """Claim a free run and others that can be trained as one model with it.
 
-        Empty when there is none just now, of which people are told.
+        Returns an empty dictionary, and reports the runs of other processes, when no run is free now.
         """
-        while (task := self.next()) is not None:
-            if (attempt := self.claim(task, pid)) is not None:
-                return {task: attempt} | self.claim_stackable(task, pid, task.stack - 1)
-        self.say_waiting()
+        while (task := self.next_free()) is not None:
+            if (lease := self.claim(task, pid)) is not None:
+                return {task: lease} | self.claim_stackable(task, pid, task.stack - 1)
+        self.report_waiting()
         return {}
 
-    def claim_stackable(self, task: Task, pid: int, count: int) -> dict[Task, Lease]:
-        """Up to so many free runs that can be trained as one model with this one; those of its arm first."""
-        if count < 1:
+    def claim_stackable(self, task: Task, pid: int, limit: int) -> dict[Task, Lease]:
+        """Claim up to `limit` free runs that can be trained as one model with `task`, runs of its arm first."""
+        if limit < 1:
             return {}
-        alike = [other for other in self._tasks if other.stack > 1 and shape(other.config) == shape(task.config)]
-        alike.sort(key=lambda other: without_seed(other.config) != without_seed(task.config))
+        stackable = [other for other in self._tasks if other.stack > 1 and shape(other.config) == shape(task.config)]
+        stackable.sort(key=lambda other: without_seed(other.config) != without_seed(task.config))
         claimed: dict[Task, Lease] = {}
-        for other in alike:
-            if len(claimed) == count:
+        for other in stackable:
+            if len(claimed) == limit:
                 break
             self._tasks.remove(other)
             if self._ended_elsewhere(other):
                 continue
-            if not self._attempts.free(self._store.folder(other.key)):
+            if not self._leases.is_free(self._store.folder(other.key)):
                 self._tasks.append(other)
-            elif (attempt := self.claim(other, pid)) is not None:
-                claimed[other] = attempt
+            elif (lease := self.claim(other, pid)) is not None:
+                claimed[other] = lease
         return claimed
 
-    def say_waiting(self) -> None:
-        """Tell that only runs of other processes are left, once for each number of them."""
-        if self._tasks and len(self._tasks) != self._told:
-            self._told = len(self._tasks)
-            self._listener.waiting(self._told)
+    def report_waiting(self) -> None:
+        """Report that only runs of other processes are left, whenever their number has changed."""
+        if self._tasks and len(self._tasks) != self._last_reported:
+            self._last_reported = len(self._tasks)
+            self._listener.waiting(self._last_reported)
 
-    def ended(self, task: Task, attempt: Lease, outcome: RunOutcome) -> None:
-        """Let go of a run of this process, and tell how it ended."""
+    def finish(self, task: Task, lease: Lease, outcome: RunOutcome) -> None:
+        """Release the lease of a run and report the outcome."""
         if isinstance(outcome, TransientFailure):
-            self.transient_failure(task, attempt, outcome)
+            self.retry_or_fail(task, lease, outcome)
             return
-        attempt.release()
+        lease.release()
         if outcome is None:
-            self.put_back(task)
+            self.requeue(task)
         elif isinstance(outcome, str):
             self._listener.failed(task, outcome)
         else:
             self._listener.finished(task, outcome)
 
-    def transient_failure(self, task: Task, attempt: Lease, cut: TransientFailure, *, again: bool = True) -> None:
-        """Let go of a run that something else has ended, to try it once more if `again`, and not for ever."""
-        if task.key in self._cut_short or not again:
-            self._store.fail(task.key, task.config, cut.reason, cut.details, attempt.number)
-            attempt.release()
-            self._listener.failed(task, cut.reason)
+    def retry_or_fail(self, task: Task, lease: Lease, failure: TransientFailure, *, retry: bool = True) -> None:
+        """Release the lease of a run and requeue it; fail the run instead if not `retry`, or the second time."""
+        if task.key in self._retried or not retry:
+            self._store.fail(task.key, task.config, failure.reason, failure.details, lease.number)
+            lease.release()
+            self._listener.failed(task, failure.reason)
             return
-        attempt.release()
-        self._cut_short.add(task.key)
-        self.put_back(replace(task, stack=1))  # one that takes its process along takes no other again
-        self._listener.again(task, cut.reason)
+        lease.release()
+        self._retried.add(task.key)
+        self.requeue(replace(task, stack=1))  # alone, so that a second crash affects no other run
+        self._listener.retrying(task, failure.reason)
 
-    def put_back(self, task: Task) -> None:
-        """The run was not ended; it is looked at again after the others."""
+    def requeue(self, task: Task) -> None:
+        """Append an unfinished run to the queue."""
         self._tasks.append(task)
 
     def _ended_elsewhere(self, task: Task) -> bool:
@@ -133,10 +137,10 @@ class RunQueue:
                 self._listener.failed(task, str(error))
             else:
                 names = ("test_accuracy", "validation_accuracy", "seconds")
-                self._listener.elsewhere(task, Finished(*(float(result[name]) for name in names)))
+                self._listener.finished_elsewhere(task, Finished(*(float(result[name]) for name in names)))
             return True
         if self._store.failed_attempt(task.key) > task.failed_before:
-            reason = self._store.failure(task.key) or "no reason given"
+            reason = self._store.failure(task.key) or "no reason recorded"
             self._listener.failed(task, f"{reason} (in another process)")
             return True
         return False

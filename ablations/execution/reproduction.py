@@ -1,4 +1,4 @@
-"""Train a finished run again and compare the results."""
+"""Reproduction of a finished run: train it again and compare the results."""
 
 import math
 from dataclasses import dataclass
@@ -11,31 +11,31 @@ from ablations.config import run_key
 from ablations.data.loading import dataset_for
 from ablations.errors import UsageError, VitabError
 from ablations.storage import Store, config_of, problems
-from ablations.storage.provenance import WHERE
+from ablations.storage.provenance import determinants
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A finished run beside itself, trained once more."""
+    """Comparison of a finished run with a repetition of it."""
 
     same_place: bool
-    """Whether code, packages and processor are those of the finished run, all the way, so that its bits are due."""
+    """Whether code, packages and processor are those of the finished run, so that identical bits are expected."""
     same_bits: bool
     accuracy: float
     accuracy_before: float
     tolerance: float
-    """Two standard errors of the difference of two such accuracies, as if on independent images."""
+    """Two standard errors of the difference between two accuracies, assuming independent test images."""
 
     @property
     def good(self) -> bool:
-        """Bits in the same place, accuracy in another."""
+        """Whether the bits agree or, in another environment, the accuracies agree within the tolerance."""
         return self.same_bits if self.same_place else abs(self.accuracy - self.accuracy_before) <= self.tolerance
 
 
 def reproduce(store: Store, key: str, *, data_dir: Path | None, backend: str, threads: int) -> Reproduction:
-    """Train a finished run again and compare; the store is not written.
+    """Train a finished run again and compare the results. The store is not written.
 
-    Raises UsageError when the data here are not those of the run, VitabError when its files are damaged.
+    Raises UsageError if the dataset here differs from that of the run, VitabError if a file of the run is damaged.
     """
     from ablations.storage.provenance import describe
     from ablations.training.precision import check_runs
@@ -47,12 +47,15 @@ def reproduce(store: Store, key: str, *, data_dir: Path | None, backend: str, th
     check_runs([config], backend)
     dataset = dataset_for(config, data_dir)
     if run_key(config, dataset.fingerprint) != key:
-        raise UsageError(f"run {key[:16]} was trained on other data than {config.data} is here")
+        raise UsageError(
+            f"the dataset must be the one that run {key[:16]} was trained on, got a different {config.data}"
+        )
+    here = describe(position=config.position, backend=backend, threads=threads)
     record = train(config, dataset, backend=backend, threads=threads)
     before, weights = store.predictions(key), store.checkpoint(key)
     accuracy = float(store.result(key)["test_accuracy"])
     return Reproduction(
-        same_place=_where(store.environment(key)) == _where(describe(backend=backend, threads=threads)),
+        same_place=_where(store.environment(key)) == _where(here),
         same_bits=_same(record.predictions, before) and _same(record.state, {n: weights.get(n) for n in record.state}),
         accuracy=float(record.test_accuracy),
         accuracy_before=accuracy,
@@ -61,8 +64,8 @@ def reproduce(store: Store, key: str, *, data_dir: Path | None, backend: str, th
 
 
 def _where(environment: dict[str, Any]) -> dict[str, Any]:
-    where = {name: environment.get(name) for name in WHERE} | {"places": environment.get("places", [])}
-    # On a GPU the products of a stack may sum in another order than those of a run alone; on a CPU they do not
+    where = determinants(environment) | {"places": environment.get("places", [])}
+    # On a GPU a matrix product may sum in a different order in a stack than in a single run; on a CPU it does not
     return where | {"stack": environment.get("stack", 1) if where["backend"] == "cupy" else 1}
 
 

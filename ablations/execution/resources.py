@@ -1,10 +1,10 @@
-"""How many runs side by side: processes by cores, GPUs and memory, and runs that a process trains as one model."""
+"""Resources for the runs: number of worker processes, threads, GPUs, and runs trained as one model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ablations.config import RunConfig
+from ablations.config import RunConfig, count
 from ablations.data.loading import dataset_for
 from ablations.errors import UsageError
 from ablations.execution.stacking import shape
@@ -13,28 +13,28 @@ from ablations.machine import available_cores, available_memory, devices, format
 from ablations.training import memory
 from ablations.training.memory import USABLE, Need
 
-LARGEST = 4
-"""Shapes of run that are looked at for each number of workers: those that take most with as many as there may be."""
+MAX_SHAPES = 4
+"""Number of run shapes, those that need most memory, examined for each number of workers."""
 
 
 @dataclass(frozen=True)
 class ResourcePlan:
-    """How the runs that are left are shared out."""
+    """Allocation of the unfinished runs to worker processes and stacks."""
 
     tasks: list[Task]
-    """Each with the number of runs that may be trained as one model with it."""
+    """Unfinished runs, each with the size of its stack."""
     workers: int
     threads: int
-    """Of each worker."""
+    """Threads per worker."""
     devices: tuple[str, ...]
-    """What CUDA_VISIBLE_DEVICES is for the workers, in turn."""
+    """Values of CUDA_VISIBLE_DEVICES, assigned to the workers in turn."""
     lines: list[str]
-    """What memory has decided, for people."""
+    """Messages about limits set by memory."""
 
 
 @dataclass
 class _Group:
-    """Runs of one shape, and how many of them are trained as one model."""
+    """Runs of one shape, and the number of them trained as one model."""
 
     tasks: list[Task]
     stack: int
@@ -42,31 +42,33 @@ class _Group:
     backend: str
 
     def need(self, workers: int, runs: int | None = None) -> Need:
-        """Of so many runs, or a whole stack, in one of so many workers."""
+        """Return the memory needed by `runs` runs, or a full stack, in one of `workers` workers."""
         config = self.tasks[0].config
         return memory_need(config, self.data_dir, runs=runs or self.stack, workers=workers, backend=self.backend)
 
     def host(self, workers: int, runs: int | None = None) -> int:
-        """Bytes that a worker takes; a single one is this very process, which has all but the runs already."""
+        """Return the bytes that a worker needs. A single worker is this process, which needs more only for the runs."""
         need = self.need(workers, runs)
         return need.runs if workers == 1 else need.process
 
-    def fit(self, takes: Callable[[int], int], room: int, what: str) -> None:
-        """Make the stack as large as fits. Raises UsageError when not even one run does."""
-        if takes(1) > room:
+    def fit(self, needed: Callable[[int], int], available: int, what: str) -> None:
+        """Reduce the stack until `needed(stack)` bytes are available. Raises UsageError if one run does not fit."""
+        if needed(1) > available:
             raise UsageError(
-                f"{self.tasks[0].label} takes about {format_bytes(takes(1))} of {what} to train, and {format_bytes(room)} can "
-                "be used here; less width or depth, larger patches or a smaller batch_size take less"
+                f"{self.tasks[0].label} needs about {format_bytes(needed(1))} of {what} for training, but only "
+                f"{format_bytes(available)} is available; reduce width, depth or batch_size, or use larger patches"
             )
         low, high = 1, self.stack
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if takes(middle) <= room else (low, middle - 1)
+            low, high = (middle, high) if needed(middle) <= available else (low, middle - 1)
         self.stack = low
 
 
-def resolve(tasks: Sequence[Task], *, workers: str, stack: str, backend: str, data_dir: Path | None) -> ResourcePlan:
-    """Share out runs. Raises UsageError, before anything starts, for bad input and for a run that cannot fit."""
+def plan_resources(
+    tasks: Sequence[Task], *, workers: str, stack: str, backend: str, data_dir: Path | None
+) -> ResourcePlan:
+    """Allocate the runs to worker processes and stacks. Raises UsageError for bad input or a run that does not fit."""
     asked = parse_stack(stack)
     most = resolve_workers(workers, runs=len(tasks), backend=backend)
     on_gpu = devices() if backend == "cupy" else ()
@@ -81,55 +83,56 @@ def resolve(tasks: Sequence[Task], *, workers: str, stack: str, backend: str, da
     lines: list[str] = []
     if measured:
         _fit_gpus(groups, min(device.free for device in on_gpu), workers=-(-most // len(on_gpu)))
-    count = _fit_memory(groups, most, lines)
+    worker_count = _fit_memory(groups, most, lines)
     largest = max((group.stack for group in groups), default=1)
-    if largest < wanted if asked else wanted > 1:
-        instead = f" instead of {wanted}" if largest < wanted else ""
-        lines.append(f"stacks of up to {largest} runs{instead} trained as one model, by the memory there is")
+    if largest < wanted:
+        lines.append(f"training stacks of up to {count(largest, 'run')} instead of {wanted}, limited by memory")
+    elif not asked and wanted > 1:
+        lines.append(f"training stacks of up to {count(largest, 'run')} as one model")
     sizes = {task.key: group.stack for group in groups for task in group.tasks}
     return ResourcePlan(
         tasks=[replace(task, stack=sizes[task.key]) for task in tasks],
-        workers=count,
-        threads=max(1, available_cores() // count),
+        workers=worker_count,
+        threads=max(1, available_cores() // worker_count),
         devices=tuple(device.chosen for device in on_gpu),
         lines=lines,
     )
 
 
 def _fit_gpus(groups: Sequence[_Group], free: int, workers: int) -> None:
-    """Make stacks fit into a GPU with so many free bytes that so many workers share."""
-    room = int(USABLE * free) // workers
+    """Reduce the stacks to fit into a GPU with `free` bytes that `workers` workers share."""
+    available = int(USABLE * free) // workers
     for group in groups:
-        group.fit(lambda runs, group=group: group.need(1, runs).device, room, "GPU memory")  # type: ignore[misc]
+        group.fit(lambda runs, group=group: group.need(1, runs).device, available, "GPU memory")  # type: ignore[misc]
 
 
 def _fit_memory(groups: Sequence[_Group], most: int, lines: list[str]) -> int:
-    """The number of workers that fit, of `most`; stacks too large for a single worker are made to fit."""
+    """Return the number of workers, at most `most`, that fit into memory, and reduce the stacks to fit."""
     free = available_memory()
     if free is None or not groups:
         return most
-    room = int(USABLE * free)
-    largest = sorted(groups, key=lambda group: -group.host(most))[:LARGEST]
-    takes = {count: max(group.host(count) for group in largest) for count in range(1, most + 1)}
-    count = max((count for count in takes if count * takes[count] <= room), default=1)
-    if count < most:
+    available = int(USABLE * free)
+    largest = sorted(groups, key=lambda group: -group.host(most))[:MAX_SHAPES]
+    needed = {workers: max(group.host(workers) for group in largest) for workers in range(1, most + 1)}
+    workers = max((workers for workers in needed if workers * needed[workers] <= available), default=1)
+    if workers < most:
         lines.append(
-            f"{count} worker{'s' * (count > 1)} instead of {most}: each of {most} would take about "
-            f"{format_bytes(takes[most])}, and {format_bytes(room)} of memory can be used"
+            f"{count(workers, 'worker')} instead of {most}: each of {most} would need about "
+            f"{format_bytes(needed[most])}, but only {format_bytes(available)} of memory is available"
         )
     for group in groups:
-        group.fit(lambda runs, group=group: group.host(count, runs), room // count, "memory")  # type: ignore[misc]
-    return count
+        group.fit(lambda runs, group=group: group.host(workers, runs), available // workers, "memory")  # type: ignore[misc]
+    return workers
 
 
 def memory_need(config: RunConfig, data_dir: Path | None, *, runs: int, workers: int, backend: str) -> Need:
-    """What R runs take in one of so many workers."""
+    """Return the memory needed by `runs` runs trained as one model in one of `workers` workers."""
     threads = max(1, available_cores() // workers)
     return memory.need(config, dataset_for(config, data_dir), runs=runs, threads=threads, backend=backend)
 
 
 def parse_stack(text: str) -> int | None:
-    """How many runs may be trained as one model; None for auto."""
+    """Return the maximum number of runs trained as one model; None for auto. Raises UsageError for bad input."""
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) < 1:
@@ -141,7 +144,10 @@ BACKENDS = ("auto", "numpy", "cupy")
 
 
 def resolve_backend(name: str, *, here: bool = True) -> str:
-    """numpy or cupy; UsageError when it is neither, or cupy cannot work here. Unchanged where runs are not `here`."""
+    """Return numpy or cupy; the name unchanged when the runs are not executed `here`.
+
+    Raises UsageError for an unknown name, and for cupy if it cannot train here.
+    """
     if name not in BACKENDS:
         raise UsageError(f"--backend must be {', '.join(BACKENDS)}, got {name!r}")
     if not here:
@@ -155,7 +161,7 @@ def resolve_backend(name: str, *, here: bool = True) -> str:
 
 
 def resolve_workers(text: str, *, runs: int, backend: str) -> int:
-    """The number of processes side by side; "auto" is one a core on a CPU, and one a GPU."""
+    """Return the number of worker processes, at most `runs`; "auto" is one per core on a CPU, one per GPU."""
     if text == "auto":
         return max(1, min(available_cores() if backend == "numpy" else len(devices()), runs))
     if not text.isdecimal() or int(text) < 1:

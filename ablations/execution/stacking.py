@@ -1,4 +1,4 @@
-"""Which runs can be trained as one model, and stacks of them carried out."""
+"""Stacks: runs that can be trained as one model, and their execution."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -11,111 +11,113 @@ from ablations.data.loading import dataset_for
 from ablations.errors import StorageError, UnfitError
 from ablations.execution.lease import Lease
 from ablations.execution.tasks import ExecutionSettings, Finished, Job, RunHooks, RunOutcome, Task
-from ablations.execution.worker import RunExecution, checkpointer_for, execute_run, write
+from ablations.execution.worker import RunExecution, checkpointer_for, execute_run, write_run
 from ablations.storage import Store, storage_errors
 
 if TYPE_CHECKING:
     from ablations.storage import RunRecord
     from ablations.training.stack import StackedRun
 
-OWN = ("seed", "learning_rate", "weight_decay", "warmup_epochs", "label_smoothing")
-"""Fields in which runs of a stack may differ: they change neither a shape nor which operations a step is made of."""
+VARYING_FIELDS = ("seed", "learning_rate", "weight_decay", "warmup_epochs", "label_smoothing")
+"""Fields in which runs of a stack may differ: they change neither an array shape nor the operations of a step."""
 
-shape: Callable[[RunConfig], tuple[Any, ...]] = attrgetter(*(name for name in FIELDS if name not in OWN))
-"""What runs must have in common to be trained as one model."""
+shape: Callable[[RunConfig], tuple[Any, ...]] = attrgetter(*(name for name in FIELDS if name not in VARYING_FIELDS))
+"""Values that runs must share to be trained as one model."""
 
 without_seed: Callable[[RunConfig], tuple[Any, ...]] = attrgetter(*(name for name in FIELDS if name != "seed"))
-"""What runs of one arm have in common."""
+"""Values that the runs of one arm share."""
 
-Held = Sequence[tuple[Task, Lease]]
-"""Runs that this process holds."""
+LeasedRuns = Sequence[tuple[Task, Lease]]
+"""Runs whose leases this process holds."""
 
 
 def execute_stack(
-    held: Held,
-    setting: ExecutionSettings,
+    runs: LeasedRuns,
+    settings: ExecutionSettings,
     job: Job,
     *,
     epoch: "Callable[[Task, Any], None]",
-    end: Callable[[Task, RunOutcome], None],
+    on_end: Callable[[Task, RunOutcome], None],
     stop: Callable[[], bool],
-    say: Callable[[Task, str], None] = lambda task, line: None,
+    log: Callable[[Task, str], None] = lambda task, line: None,
 ) -> None:
-    """Carry out runs of one shape as one model, or a single one by `job`.
+    """Execute runs of one shape as one model, or a single run by `job`.
 
-    `end` is told of each when it is over, and how. Raises as `execute_run` does; runs that were not told of are not over.
+    `on_end` is called with the outcome of each run that ended. Raises as `execute_run` does; runs without a call of
+    `on_end` are then unfinished.
     """
-    if len(held) == 1:
-        ((task, attempt),) = held
-        outcome = execute_run(
-            task, attempt, setting, job, epoch=partial(epoch, task), stop=stop, say=partial(say, task)
-        )
-        end(task, outcome)
+    if len(runs) == 1:
+        ((task, lease),) = runs
+        outcome = execute_run(task, lease, settings, job, epoch=partial(epoch, task), stop=stop, log=partial(log, task))
+        on_end(task, outcome)
         return
-    stopped: list[KeyboardInterrupt] = []
+    interrupts: list[KeyboardInterrupt] = []
     with ExitStack() as contexts:
-        left: dict[Task, tuple[RunExecution, ExitStack]] = {}
-        for task, attempt in held:
+        active: dict[Task, tuple[RunExecution, ExitStack]] = {}
+        for task, lease in runs:
             context = contexts.enter_context(ExitStack())
-            carried = RunExecution(task, attempt, setting, partial(epoch, task), stop, partial(say, task))
-            left[task] = context.enter_context(carried), context
+            execution = RunExecution(task, lease, settings, partial(epoch, task), stop, partial(log, task))
+            active[task] = context.enter_context(execution), context
 
-        def on_end(task: Task, result: Finished | BaseException) -> None:
-            carried, context = left.pop(task)
+        def on_result(task: Task, result: Finished | BaseException) -> None:
+            execution, context = active.pop(task)
             outcome: RunOutcome
             try:
-                outcome = carried.explain(result) if isinstance(result, BaseException) else result
-            except KeyboardInterrupt as asked:
-                stopped.append(asked)
+                outcome = execution.handle_error(result) if isinstance(result, BaseException) else result
+            except KeyboardInterrupt as interrupt:
+                interrupts.append(interrupt)
                 return
             context.close()
-            with storage_errors("the output could not be written"):  # which is no other run's error
-                end(task, outcome)
+            with storage_errors("cannot write the output"):  # not an error of another run
+                on_end(task, outcome)
 
         try:
-            train_and_store_together({task: carried.watch for task, (carried, _) in left.items()}, setting, on_end)
+            hooks = {task: execution.hooks for task, (execution, _) in active.items()}
+            train_and_store_together(hooks, settings, on_result)
         except (StorageError, UnfitError, KeyboardInterrupt):
             raise
-        except Exception as error:  # of what they share
-            for task in list(left):
-                on_end(task, error)
-    if stopped:
-        raise stopped[0]
+        except Exception as error:  # raised by what the runs share
+            for task in list(active):
+                on_result(task, error)
+    if interrupts:
+        raise interrupts[0]
 
 
 def train_and_store_together(
-    watches: dict[Task, RunHooks], setting: ExecutionSettings, on_end: Callable[[Task, Finished | BaseException], None]
+    hooks: dict[Task, RunHooks],
+    settings: ExecutionSettings,
+    on_result: Callable[[Task, Finished | BaseException], None],
 ) -> None:
-    """`workers.train_and_store` for runs of one shape, as one model."""
+    """Train runs of one shape as one model and write each to the store, as `worker.train_and_store` does for one."""
     from ablations.training.stack import StackedRun
     from ablations.training.trainer import train_together
 
     def heartbeat() -> None:
-        for watch in watches.values():
-            watch.alive()
+        for one in hooks.values():
+            one.heartbeat()
 
-    store, dataset = Store(setting.runs), dataset_for(next(iter(watches)).config, setting.data_dir, heartbeat)
+    store, dataset = Store(settings.runs), dataset_for(next(iter(hooks)).config, settings.data_dir, heartbeat)
     tasks: dict[StackedRun, Task] = {}
-    for task, watch in watches.items():
+    for task, own in hooks.items():
         try:
-            tasks[StackedRun(task.config, dataset, checkpointer_for(task, setting, watch), watch.epoch)] = task
+            tasks[StackedRun(task.config, dataset, checkpointer_for(task, settings, own), own.epoch)] = task
         except Exception as error:
-            on_end(task, error)
+            on_result(task, error)
 
-    def told(member: "StackedRun", outcome: "RunRecord | BaseException") -> None:
+    def on_end(member: "StackedRun", outcome: "RunRecord | BaseException") -> None:
         task = tasks[member]
         result: Finished | BaseException
         try:
             result = (
                 outcome
                 if isinstance(outcome, BaseException)
-                else write(store, task, outcome, dataset, setting, watches[task])
+                else write_run(store, task, outcome, dataset, settings, hooks[task])
             )
         except StorageError:
             raise
         except Exception as error:
             result = error
-        on_end(task, result)
+        on_result(task, result)
 
     if tasks:
-        train_together(list(tasks), dataset, told, backend=setting.backend, threads=setting.threads)
+        train_together(list(tasks), dataset, on_end, backend=settings.backend, threads=settings.threads)

@@ -1,4 +1,4 @@
-"""The types that the modules of this room exchange: tasks, settings, outcomes, listeners."""
+"""Types shared by the modules of this room: tasks, settings, outcomes, listeners."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ablations.config import RunConfig
-from ablations.execution.lease import HEARTBEAT_INTERVAL, LEASE_TIMEOUT, PATIENCE
+from ablations.execution.lease import HANG_TIMEOUT, HEARTBEAT_INTERVAL, LEASE_TIMEOUT
 from ablations.training.checkpoint import INTERVAL
 
 if TYPE_CHECKING:
@@ -15,37 +15,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """A run to carry out; `label` is how people are told of it, `weight` its expected share of the work."""
+    """A run to execute."""
 
     key: str
     config: RunConfig
     label: str
+    """Name of the run in messages."""
     weight: float = 1.0
+    """Expected share of the work."""
     failed_before: int = 0
-    """The last attempt that failed when the study was begun; a later one is not repeated."""
+    """Number of the last failed attempt when the study was started. A run that fails after it is not repeated."""
     stack: int = 1
-    """Runs of its shape that may be trained as one model, itself included."""
+    """Maximum number of runs of this shape, itself included, that may be trained as one model."""
 
 
 @dataclass(frozen=True)
 class ExecutionSettings:
-    """How and where runs are carried out; nothing here changes their results."""
+    """How and where runs are executed. Nothing here changes their results."""
 
     runs: Path
     data_dir: Path | None = None
     backend: str = "numpy"
     threads: int = 1
     checkpoint_every: float = INTERVAL
-    beat: float = HEARTBEAT_INTERVAL
-    expiry: float = LEASE_TIMEOUT
-    patience: float = PATIENCE
+    heartbeat_interval: float = HEARTBEAT_INTERVAL
+    lease_timeout: float = LEASE_TIMEOUT
+    hang_timeout: float = HANG_TIMEOUT
     devices: tuple[str, ...] = ()
-    """GPUs for children to share, one each while there are enough; each a value of CUDA_VISIBLE_DEVICES."""
+    """GPUs shared by the worker processes, as values of CUDA_VISIBLE_DEVICES."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What is told of a finished run at once; the store has the rest."""
+    """Summary of a finished run. The store has the rest."""
 
     test_accuracy: float
     validation_accuracy: float
@@ -54,19 +56,19 @@ class Finished:
 
 @dataclass(frozen=True)
 class TransientFailure:
-    """A run was ended by no fault of its own: memory, a device or a disk failed it. Its snapshot is kept."""
+    """A run ended by memory, a device or a disk, not by its own error. Its checkpoint is kept."""
 
     reason: str
     details: str
 
 
 RunOutcome = Finished | TransientFailure | str | None
-"""How a run ended: its result; what has cut it short; the reason why it failed, which is in the store; or None when
-another process has it."""
+"""How a run ended: its result, a transient failure, the reason of a failure that is in the store, or None when another
+process took the run over."""
 
 
 class Listener(Protocol):
-    """Who is told how runs get on; called in the process and thread that asked for the runs."""
+    """Receiver of progress events, called in the process and thread that execute the plan."""
 
     def started(self, task: Task) -> None: ...
 
@@ -76,9 +78,9 @@ class Listener(Protocol):
 
     def failed(self, task: Task, reason: str) -> None: ...
 
-    def again(self, task: Task, reason: str) -> None: ...
+    def retrying(self, task: Task, reason: str) -> None: ...
 
-    def elsewhere(self, task: Task, result: Finished) -> None: ...
+    def finished_elsewhere(self, task: Task, result: Finished) -> None: ...
 
     def waiting(self, runs: int) -> None: ...
 
@@ -87,17 +89,19 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class RunHooks:
-    """What a run at work tells, and what it asks."""
+    """Callbacks of a run in progress."""
 
     epoch: "Callable[[EpochMetrics], None]"
+    """Called after every epoch."""
     stop: Callable[[], bool] = lambda: False
-    """Asked after every step: whether to keep a snapshot and end."""
-    held: Callable[[], bool] = lambda: True
-    """Asked before anything is written: whether no other process has taken the run over."""
-    alive: Callable[[], object] = lambda: None
-    """Called where a run gets on and cannot stop."""
-    say: Callable[[str], None] = lambda line: None
-    """Takes a line for people."""
+    """Called after every step. When it returns True, the run saves a checkpoint and ends."""
+    holds_lease: Callable[[], bool] = lambda: True
+    """Called before every write. Returns False when another process has taken the run over."""
+    heartbeat: Callable[[], object] = lambda: None
+    """Called to report progress where the run cannot stop."""
+    log: Callable[[str], None] = lambda line: None
+    """Called with a message for the user."""
 
 
 Job = Callable[[Task, ExecutionSettings, RunHooks], Finished]
+"""Function that executes one run whose lease this process holds."""

@@ -1,4 +1,4 @@
-"""One run carried out, as an attempt that this process holds."""
+"""Execution of one run: training, the write to the store, the heartbeat, and the handling of errors."""
 
 import time
 import traceback
@@ -19,156 +19,172 @@ if TYPE_CHECKING:
     from ablations.training.trainer import EpochMetrics
 
 
-def train_and_store(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
-    """Train one run, from its snapshot if it has one, and write it to the store."""
+def train_and_store(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
+    """Train one run, from its checkpoint if it has one, and write it to the store."""
     from ablations.training.trainer import train
 
-    dataset, keeper = dataset_for(task.config, setting.data_dir, watch.alive), checkpointer_for(task, setting, watch)
+    dataset = dataset_for(task.config, settings.data_dir, hooks.heartbeat)
+    checkpointer = checkpointer_for(task, settings, hooks)
     record = train(
-        task.config, dataset, backend=setting.backend, threads=setting.threads, on_epoch=watch.epoch, keeper=keeper
+        task.config,
+        dataset,
+        backend=settings.backend,
+        threads=settings.threads,
+        on_epoch=hooks.epoch,
+        keeper=checkpointer,
     )
-    return write(Store(setting.runs), task, record, dataset, setting, watch)
+    return write_run(Store(settings.runs), task, record, dataset, settings, hooks)
 
 
-def checkpointer_for(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Checkpointer:
-    """Keeps the snapshots of a run in the store."""
-    from ablations.storage.provenance import code_digest, place
+def checkpointer_for(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Checkpointer:
+    """Return a Checkpointer that keeps the checkpoint of a run in the store."""
+    from ablations.storage.code_version import checkpoint_digest
+    from ablations.storage.provenance import place
 
-    identity = {"key": task.key, "code": code_digest(), "backend": setting.backend}
+    code = checkpoint_digest(task.config.position, settings.backend)
+    identity = {"key": task.key, "code": code, "backend": settings.backend}
     return Checkpointer(
-        Store(setting.runs).snapshot(task.key),
+        Store(settings.runs).snapshot(task.key),
         identity,
-        interval=setting.checkpoint_every,
-        stop=watch.stop,
-        alive=watch.alive,
-        held=watch.held,
-        say=watch.say,
-        place=place(setting.backend),
+        interval=settings.checkpoint_every,
+        stop=hooks.stop,
+        alive=hooks.heartbeat,
+        held=hooks.holds_lease,
+        say=hooks.log,
+        place=place(task.config.position, settings.backend),
     )
 
 
-def write(
-    store: Store, task: Task, record: "RunRecord", dataset: "Dataset", setting: ExecutionSettings, watch: RunHooks
+def write_run(
+    store: Store, task: Task, record: "RunRecord", dataset: "Dataset", settings: ExecutionSettings, hooks: RunHooks
 ) -> Finished:
-    """Write a trained run to the store. Raises TakenOverError when it is no longer this process's to write."""
+    """Write a trained run to the store. Raises TakenOverError when another process has taken the run over."""
     from ablations.storage.provenance import describe
 
-    environment = describe(backend=setting.backend, threads=setting.threads)
+    environment = describe(position=task.config.position, backend=settings.backend, threads=settings.threads)
     environment |= {"stack": record.stack, "data_sha256": dataset.fingerprint}
+    own = settings.data_dir if task.config.data == "folder" else None
+    environment["dataset"] = {
+        "name": own.resolve().name if own else task.config.data,
+        "train_images": len(dataset.train_labels),
+        "test_images": len(dataset.test_labels),
+        "classes": dataset.classes,
+        "image_size": dataset.image_size,
+    }
     if len(record.places) > 1:
         environment["places"] = list(record.places)
     model = vit_config(task.config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
-    store.write(task.key, record, environment, model, watch.held)
+    store.write(task.key, record, environment, model, hooks.holds_lease)
     return Finished(float(record.test_accuracy), float(record.validation_accuracy), float(record.seconds))
 
 
 def execute_run(
     task: Task,
-    attempt: Lease,
-    setting: ExecutionSettings,
+    lease: Lease,
+    settings: ExecutionSettings,
     job: Job,
     *,
     epoch: "Callable[[EpochMetrics], None]",
     stop: Callable[[], bool],
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> RunOutcome:
-    """Carry out a run that this process holds.
+    """Execute a run whose lease this process holds.
 
-    Raises StorageError when the store cannot be written, for then no other run can be either, UnfitError when this
-    machine cannot do it, and KeyboardInterrupt when asked to stop.
+    Raises StorageError when the store cannot be written, UnfitError when this machine cannot execute the run, and
+    KeyboardInterrupt when `stop` returned True.
     """
-    with RunExecution(task, attempt, setting, epoch, stop, say) as carried:
+    with RunExecution(task, lease, settings, epoch, stop, log) as execution:
         try:
-            return job(task, setting, carried.watch)
+            return job(task, settings, execution.hooks)
         except (Exception, KeyboardInterrupt) as error:
-            return carried.explain(error)
+            return execution.handle_error(error)
 
 
 class RunExecution:
-    """A run that this process is at, within the context: signs of life, and what becomes of an error."""
+    """Context of a run in progress: its heartbeat, its hooks, and the handling of its errors."""
 
     def __init__(
         self,
         task: Task,
-        attempt: Lease,
-        setting: ExecutionSettings,
-        epoch: "Callable[[EpochMetrics], None]",
-        stop: Callable[[], bool],
-        say: Callable[[str], None] = lambda line: None,
+        lease: Lease,
+        settings: ExecutionSettings,
+        on_epoch: "Callable[[EpochMetrics], None]",
+        stop_requested: Callable[[], bool],
+        on_log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.task, self.attempt, self.setting = task, attempt, setting
-        self.tell, self.asked, self.note = epoch, stop, say
-        self.beat = attempt.heartbeat(setting.beat, setting.patience)
-        self.watch = RunHooks(self.epoch, self.stop, attempt.held, self.stop, self.say)
-        self.news = ProgressNotes(attempt, task.config.epochs, setting.beat)
+        self.task, self.lease, self.settings = task, lease, settings
+        self.on_epoch, self.stop_requested, self.on_log = on_epoch, stop_requested, on_log
+        self.heartbeat = lease.heartbeat(settings.heartbeat_interval, settings.hang_timeout)
+        self.hooks = RunHooks(self.epoch, self.stop, lease.held, self.stop, self.log)
+        self.progress = ProgressRecorder(lease, task.config.epochs, settings.heartbeat_interval)
 
     def __enter__(self) -> "RunExecution":
-        self.beat.__enter__()
+        self.heartbeat.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.beat.__exit__(*error)
+        self.heartbeat.__exit__(*error)
 
     def stop(self) -> bool:
-        """Whether the run is to end; that this is asked is a sign of life."""
-        self.beat.sign()
-        return self.asked() or self.beat.lost
+        """Record progress and return whether the run has to end."""
+        self.heartbeat.record_progress()
+        return self.stop_requested() or self.heartbeat.lost
 
     def epoch(self, metrics: "EpochMetrics") -> None:
-        """Tell of an epoch, here and now and then in the attempt's file."""
-        self.beat.sign()
-        self.news.epoch(metrics.epoch)
-        with storage_errors("the output could not be written"):  # which is not the run's own error
-            self.tell(metrics)
+        """Report an epoch to the caller and, at intervals, in the lease file."""
+        self.heartbeat.record_progress()
+        self.progress.epoch(metrics.epoch)
+        with storage_errors("cannot write the output"):  # not an error of the run
+            self.on_epoch(metrics)
 
-    def say(self, line: str) -> None:
-        """Tell of something else."""
-        with storage_errors("the output could not be written"):
-            self.note(line)
+    def log(self, line: str) -> None:
+        """Pass a message for the user to the caller."""
+        with storage_errors("cannot write the output"):
+            self.on_log(line)
 
-    def explain(self, error: BaseException) -> TransientFailure | str | None:
-        """What becomes of a run by an error. Its own failure is written to the store.
+    def handle_error(self, error: BaseException) -> TransientFailure | str | None:
+        """Return the outcome of a run that raised `error`, and write a failure to the store.
 
-        Raises the error itself when other runs cannot go on here either, and when it is a wish to stop.
+        Raises the error again when it affects every run on this machine or asks to stop.
         """
         if isinstance(error, StorageError | UnfitError | TakenOverError | KeyboardInterrupt):
-            if isinstance(error, TakenOverError) or self.beat.lost:
+            if isinstance(error, TakenOverError) or self.heartbeat.lost:
                 return None
             raise error
-        if not self.attempt.held():
+        if not self.lease.held():
             return None
-        task, store = self.task, Store(self.setting.runs)
+        task, store = self.task, Store(self.settings.runs)
         line = str(error).strip().partition("\n")[0]
         reason = line if isinstance(error, VitabError) else f"{type(error).__name__}: {line}".rstrip(": ")
         details = "".join(traceback.format_exception(error))
-        if not fails_again(error):
+        if not is_permanent(error):
             return TransientFailure(reason, details)
-        store.fail(task.key, task.config, reason, details, self.attempt.number)
-        store.snapshot(task.key).unlink(missing_ok=True)  # it leads to the same failure
+        store.fail(task.key, task.config, reason, details, self.lease.number)
+        store.snapshot(task.key).unlink(missing_ok=True)  # resuming would fail again
         return reason
 
 
-class ProgressNotes:
-    """Writes down in an attempt's file, now and then, how far its run is."""
+class ProgressRecorder:
+    """Writer of a run's progress to its lease file, at most once per `interval` seconds."""
 
-    def __init__(self, attempt: Lease, epochs: int, every: float, **facts: str) -> None:
-        self.attempt, self.epochs, self.every, self.facts = attempt, epochs, every, facts
-        self.begun = self.noted = time.monotonic()
-        self.before: int | None = None  # epochs of earlier attempts
+    def __init__(self, lease: Lease, epochs: int, interval: float, **facts: str) -> None:
+        self.lease, self.epochs, self.interval, self.facts = lease, epochs, interval, facts
+        self.start_time = self.last_written = time.monotonic()
+        self.epochs_before: int | None = None  # trained before this execution
 
     def epoch(self, epoch: int) -> None:
-        """An epoch (from 1) is over."""
-        if self.before is None:
-            self.before = epoch - 1
+        """Record the end of an epoch, counted from 1."""
+        if self.epochs_before is None:
+            self.epochs_before = epoch - 1
         now = time.monotonic()
-        if now - self.noted >= self.every:
-            left = (now - self.begun) * (self.epochs - epoch) / (epoch - self.before)
-            self.attempt.note(epoch=epoch, epochs=self.epochs, seconds_left=round(left), **self.facts)
-            self.noted = now
+        if now - self.last_written >= self.interval:
+            left = (now - self.start_time) * (self.epochs - epoch) / (epoch - self.epochs_before)
+            self.lease.update(epoch=epoch, epochs=self.epochs, seconds_left=round(left), **self.facts)
+            self.last_written = now
 
 
-def fails_again(error: BaseException) -> bool:
-    """Whether a run that ends with this error would do so again: not if memory, a disk or a GPU has failed it."""
+def is_permanent(error: BaseException) -> bool:
+    """Return whether the run would fail with this error again: False for errors of memory, a disk or a GPU."""
     modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     of_gpu = modules & {"cupy", "cupy_backends", "cuda"} or type(error).__name__ == "CublasError"
     return not (of_gpu or isinstance(error, MemoryError | OSError))

@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablations.config import level_text
+from ablations.config.safe_text import LONGEST, markdown, shortened
 from ablations.errors import UsageError
 from ablations.reporting import tables
 from ablations.reporting.findings import ContrastFinding
 from ablations.reporting.formatting import interval_text, p_text, points_text
+from ablations.reporting.tables import Table
 from ablations.statistics import (
     ALPHA,
     FIXED,
     ModelComparison,
     Outcomes,
     Procedure,
-    as_looked,
     baseline_contrasts,
     compare_models,
+    outcomes_at_last_look,
     varying_axes,
 )
 from ablations.statistics.contrasts import holm
@@ -48,20 +50,20 @@ def compare(
         found = version_conflicts(*sources) if mixed else require_one_version(*sources)
         outcomes, differ = two_studies(*sources)
         fields = "; ".join(f"{tables.word(name)} {a} against {b}" for name, (a, b) in differ.items())
-        title = f"Study {first} against study {second}" + (f", which differ in: {fields}." if fields else ".")
+        title = markdown(f"Study {first} against study {second}" + (f", which differ in: {fields}." if fields else "."))
         tests: Procedure = FIXED
         if grown := [results.plan.study for results in sources if results.plan.design]:
-            title += f" {' and '.join(grown)} grew in rounds until decided, of which p takes no account."
+            title += f" {markdown(' and '.join(grown))} grew in rounds until decided, of which p takes no account."
     else:
         results = load_results(store, study or last())
         found = version_conflicts(results) if mixed else require_one_version(results)
         (outcomes, tests), sources = two_arms(results, first, second), (results, results)
         title = (
-            f"Two arms of study {results.plan.study}. This is one comparison: if it was "
+            f"Two arms of study {markdown(results.plan.study)}. This is one comparison: if it was "
             "picked from many, the corrected p values of the report are the ones to go by."
         )
     if found:
-        title = f"**Mixed runs.** {'; '.join(found)}. Differences may come from that.\n\n{title}"
+        title = f"**Mixed runs.** {markdown('; '.join(found))}. Differences may come from that.\n\n{title}"
     return f"{title}\n\n{comparison_text(outcomes, sources, tests)}"
 
 
@@ -77,20 +79,18 @@ def two_arms(results: Results, first: str, second: str) -> tuple[Outcomes, Proce
         raise UsageError(f"{first} and {second} are levels of different axes: {chosen[0][0]} and {chosen[1][0]}")
     if chosen[0] == chosen[1]:
         raise UsageError(f"{first} and {second} are the same arm")
-    outcomes, tests = as_looked(results, chosen[0][0])
+    outcomes, tests = outcomes_at_last_look(results, chosen[0][0])
     at = [outcomes.arms.index(level) for _, level in chosen]
     arms = tuple(level for _, level in chosen)
     return replace(outcomes, arms=arms, baseline=1, accuracy=outcomes.accuracy[at], keys=outcomes.keys[at]), tests
 
 
 def _find_arm(text: str, axes: dict[str, tuple[Any, ...]]) -> tuple[str, Any]:
-    axis, _, name = text.rpartition("=")
     found = [
-        (a, level)
-        for a, levels in axes.items()
-        if not axis or a == axis
+        (axis, level)
+        for axis, levels in axes.items()
         for level in levels
-        if level_text(level) == name
+        if text in (level_text(level), f"{axis}={level_text(level)}")
     ]
     if len(found) == 1:
         return found[0]
@@ -151,7 +151,7 @@ def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results], tests:
             first, second = pairs.mean(axis=1)
             texts = f"{first:.1f}", f"{second:.1f}", points_text(first - second), pairs.shape[1]
             rows.append((*map(level_text, levels), *texts))
-    parts = [claim.sentence, tables.markdown(header, rows, left=len(outcomes.cell_axes))]
+    parts = [claim.sentence, str(Table(header, rows, left=len(outcomes.cell_axes)))]
     models = trained_models(outcomes, sources)
     if models:
         parts += [_models_text(outcomes, models)]
@@ -178,8 +178,8 @@ def _models_text(outcomes: Outcomes, models: dict[tuple[int, int], ModelComparis
         *names,
         "difference",
         "95 % interval",
-        f"only {names[0]} right",
-        f"only {names[1]} right",
+        f"only {shortened(names[0], LONGEST - 11)} right",
+        f"only {shortened(names[1], LONGEST - 11)} right",
         "McNemar p",
         "Holm p",
     ]
@@ -201,5 +201,5 @@ def _models_text(outcomes: Outcomes, models: dict[tuple[int, int], ModelComparis
     return (
         "About the trained models, not the methods: each pair on the same test examples, with an interval from "
         f"resampled examples. {apart} of {len(models)} pairs differ by McNemar's test after Holm.\n\n"
-        + tables.markdown(header, rows, left=len(outcomes.cell_axes) + 1)
+        + str(Table(header, rows, left=len(outcomes.cell_axes) + 1))
     )

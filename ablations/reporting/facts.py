@@ -9,7 +9,7 @@ import pandas as pd
 
 from ablations.config import level_text, name_level
 from ablations.reporting.sequential_text import saved, spending
-from ablations.statistics import ALPHA, LEVEL, MARGIN, Analysis, asked, varying_axes
+from ablations.statistics import ALPHA, LEVEL, MARGIN, Analysis, planned_seeds, varying_axes
 from ablations.storage import version_conflicts
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def facts(results: Results, analysis: Analysis) -> dict[str, Any]:
         **{f"axis_{name}": ", ".join(map(level_text, levels)) for name, levels in varying_axes(results).items()},
         "baseline": outcomes.arm_name(outcomes.baseline),
         "seeds": len(outcomes.seeds),
-        "seeds_fewest": min(asked(plan, outcomes.axis).values()),
+        "seeds_fewest": min(planned_seeds(plan, outcomes.axis).values()),
         **{f"failed_{arm}": n for arm, n in failed(results, outcomes.axis).items()},
         **{f"mixed_{i}": clause for i, clause in enumerate(version_conflicts(results), start=1)},
         "level_of_tests": ALPHA,

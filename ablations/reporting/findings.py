@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.config import name_level
+from ablations.config.safe_text import bold, markdown, plain
 from ablations.reporting.formatting import interval_text, listed, mean_interval, p_phrase, p_text, points_text
 from ablations.statistics import (
     ALPHA,
@@ -43,7 +44,7 @@ class ContrastFinding:
     @property
     def sentence(self) -> str:
         c = self.contrast
-        a, b = f"**{c.subject}**", f"**{c.reference}**"
+        a, b = bold(c.subject), bold(c.reference)
         average = " on average over these settings" if c.cells > 1 else ""
         depends = _depends("The difference depends on", self.depends_on)
         match self.verdict:
@@ -87,13 +88,14 @@ class SummaryFinding:
     def sentence(self) -> str:
         groups: dict[Verdict, list[str]] = {}
         for contrast in self.contrasts:
-            groups.setdefault(verdict(contrast), []).append(f"**{contrast.subject}**")
+            groups.setdefault(verdict(contrast), []).append(bold(contrast.subject))
+        base = bold(self.baseline)
         words = {
-            Verdict.BETTER: f"better than **{self.baseline}**",
-            Verdict.WORSE: f"worse than **{self.baseline}**",
-            Verdict.EQUIVALENT: f"equivalent to **{self.baseline}** within {MARGIN:g} points",
-            Verdict.UNDECIDED: f"not told apart from **{self.baseline}**",
-            Verdict.NO_PAIRS: f"not compared with **{self.baseline}**",
+            Verdict.BETTER: f"better than {base}",
+            Verdict.WORSE: f"worse than {base}",
+            Verdict.EQUIVALENT: f"equivalent to {base} within {MARGIN:g} points",
+            Verdict.UNDECIDED: f"not told apart from {base}",
+            Verdict.NO_PAIRS: f"not compared with {base}",
         }
         parts = [
             f"{listed(groups[kind])} {'is' if len(groups[kind]) == 1 else 'are'} {text}"
@@ -111,7 +113,7 @@ class SummaryFinding:
             return ""
         against = [c for c in self.pairs if {c.subject, c.reference} <= set(better)]
         if against and all(c.subject == self.leader and verdict(c) is Verdict.BETTER for c in against):
-            return f" **{self.leader}** is the best of them."
+            return f" {bold(self.leader)} is the best of them."
         return " Which of these is the best is not decided."
 
 
@@ -128,10 +130,10 @@ class InteractionFinding:
     @property
     def sentence(self) -> str:
         i, c = self.interaction, self.interaction.change
-        here, there = name_level(i.axis, i.level), name_level(i.axis, i.from_level)
+        here, there = (markdown(name_level(i.axis, level)) for level in (i.level, i.from_level))
         return (
-            f"The difference of **{c.subject}** from **{c.reference}** depends on {i.axis.replace('_', ' ')}: it is "
-            f"{points_text(i.from_lead)} points at {there} and {points_text(i.lead)} at {here}, a change of "
+            f"The difference of {bold(c.subject)} from {bold(c.reference)} depends on {i.axis.replace('_', ' ')}: it "
+            f"is {points_text(i.from_lead)} points at {there} and {points_text(i.lead)} at {here}, a change of "
             f"{points_text(c.mean)} ({_evidence(c, 'block', wins=False)}).{_zero_inside(c)}"
         )
 
@@ -168,8 +170,8 @@ class NoInteractionFinding:
             )
         return (
             f"{question} is undecided: of {_count(len(self.tested), 'change')} tested, the clearest has "
-            f"{best.correction} {p_phrase(best.p_adjusted)} ({best.subject}, {points_text(best.mean)} points; "
-            f"{blocks}).{self._needs(best)}"
+            f"{best.correction} {p_phrase(best.p_adjusted)} ({markdown(best.subject)}, {points_text(best.mean)} "
+            f"points; {blocks}).{self._needs(best)}"
         )
 
     def _needs(self, best: Contrast) -> str:
@@ -202,7 +204,7 @@ class BestCellFinding:
         found = mean_interval(self.low, self.high)
         interval = f"; 95 % interval {found}" if " to " in found else f", {found}" if found else ""
         return (
-            f"The highest mean test accuracy is {self.mean:.1f} %, by **{self.name}** "
+            f"The highest mean test accuracy is {self.mean:.1f} %, by {bold(self.name)} "
             f"({_count(self.n, 'run')}{interval})"
             + (f"; the highest of {self.means} means is in part luck." if self.means > 1 else ".")
         )
@@ -257,7 +259,7 @@ def findings_table(found: Sequence[Finding]) -> pd.DataFrame:
             contrast = claim.interaction.change if isinstance(claim, InteractionFinding) else claim.contrast
             if contrast is not None:
                 row |= contrast_row(contrast)
-        rows.append(row | {"sentence": claim.sentence.replace("**", "")})
+        rows.append(row | {"sentence": plain(claim.sentence)})
     columns = (
         "kind verdict subject reference axis from_level level from_lead lead estimate low high p p_adjusted correction "
     )

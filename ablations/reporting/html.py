@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import pairwise
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock
+from markdown_it.token import Token
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d1d9e0; --page: #fff; --band: #f6f8fa;
@@ -31,6 +34,7 @@ em { color: var(--soft) }
   transparent), linear-gradient(90deg, var(--line), transparent), linear-gradient(270deg, var(--line), transparent) }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .35em .55em; border-bottom: 1px solid var(--line); white-space: nowrap }
+td.long { white-space: normal; min-width: 12rem; max-width: 24rem }
 td[style*="left"]:last-child { white-space: normal; min-width: 12rem }
 thead th { border-bottom: 2px solid var(--line); white-space: normal; vertical-align: bottom }
 pre { overflow-x: auto; padding: .8em 1em; background: var(--band); border-radius: 6px }
@@ -44,31 +48,81 @@ _ICON = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'/%3E"
 _KINDS = {"png": "image/png", "csv": "text/csv", "tex": "text/x-tex"}
 
 
-def page(markdown: str, files: Mapping[str, bytes]) -> str:
-    """README.md as a page with `files` (bytes by the path that the markdown links them with) put inside.
+LONG_CELL = 64
+"""Characters of a cell beyond which it may take several lines."""
+_ADDED = re.compile(r"</?details>|<summary>[^<>]*</summary>")
+"""Lines of HTML that the template adds to the markdown; all other HTML is text."""
+_TOGETHER = re.compile(r"(?<=\d) (?=%)|(?<=\bp [=<]) (?=\d)|(?<=\bp) (?=[=<] ?\d)|(?<=<) (?=\d)")
+"""Spaces inside a number with its sign, where no line ends."""
 
-    A linked table becomes a download; a picture loses its link to the vector file, which is not inside.
+
+def page(markdown: str, files: Mapping[str, bytes]) -> str:
+    """Return README.md as a page with `files` (bytes by the path that the markdown links them with) put inside.
+
+    A linked table becomes a download; an image loses its link to the vector file, which is not inside.
     """
-    title = next((line[2:] for line in markdown.splitlines() if line.startswith("# ")), "Report")
-    unlinked = re.sub(r"\[(!\[[^\]]*\]\([^)]*\))\]\([^)]*\.svg\)", r"\1", markdown)
-    body = str(MarkdownIt("commonmark", {"html": True}).enable("table").render(unlinked))
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.block.ruler.before("paragraph", "added", _added, {"alt": ["paragraph"]})
+    tokens = parser.parse(markdown)
+    titles = []
+    for heading, inline in pairwise(tokens):
+        if heading.type == "heading_open":
+            text = "".join(child.content for child in inline.children or ())
+            if heading.tag == "h1":
+                titles.append(text)
+            else:
+                heading.attrSet("id", _anchor(text))
+    for token in tokens:
+        if token.children:
+            token.children = list(_inside(token.children, files))
+    for cell, inline in pairwise(tokens):
+        if cell.type == "td_open" and len(inline.content) > LONG_CELL:
+            cell.attrSet("class", "long")
+    body = str(parser.renderer.render(tokens, parser.options, {}))
     body = body.replace("<table>", '<div class="table" tabindex="0"><table>').replace("</table>", "</table></div>")
-    body = re.sub(r"(?<=\d) (?=%)|(?<=\bp [=<]) (?=\d)|(?<=\bp) (?=(?:[=<]|&lt;) ?\d)|(?<=&lt;) (?=\d)", "\u00a0", body)
-    body = re.sub(r"<h([23])>(.*?)</h\1>", lambda m: f'<h{m[1]} id="{_anchor(m[2])}">{m[2]}</h{m[1]}>', body)
-    for path, content in files.items():
-        inside = f"data:{_KINDS[path.rpartition('.')[2]]};base64,{base64.b64encode(content).decode()}"
-        name = path.rpartition("/")[2]
-        body = body.replace(f'src="{path}"', f'src="{inside}"')
-        body = body.replace(f'href="{path}"', f'href="{inside}" download="{name}"')
+    title = escape(titles[0] if titles else "Report")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<title>{escape(title)}</title>\n<link rel="icon" href="{_ICON}">\n<style>{_STYLE}</style>\n</head>\n'
+        f'<title>{title}</title>\n<link rel="icon" href="{_ICON}">\n<style>{_STYLE}</style>\n</head>\n'
         f"<body>\n{body}</body>\n</html>\n"
     )
 
 
+def _added(state: StateBlock, line: int, last: int, silent: bool) -> bool:
+    """Rule of the parser for the lines of HTML that the template adds."""
+    text = state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]]
+    if not _ADDED.fullmatch(text):
+        return False
+    if not silent:
+        state.push("html_block", "", 0).content = f"{text}\n"
+        state.line = line + 1
+    return True
+
+
+def _inside(tokens: Sequence[Token], files: Mapping[str, bytes]) -> Iterator[Token]:
+    """Tokens of a line, with links into `files` replaced by what they lead to, and without links to vector files."""
+    unlinked = False
+    for token in tokens:
+        if token.type == "link_open":
+            path = str(token.attrs["href"])
+            unlinked = path.endswith(".svg")
+            if path in files:
+                token.attrs |= {"href": _data(path, files[path]), "download": path.rpartition("/")[2]}
+        if token.type == "image" and (path := str(token.attrs["src"])) in files:
+            token.attrs["src"] = _data(path, files[path])
+        if token.type == "text":
+            token.content = _TOGETHER.sub("\u00a0", token.content)
+        if token.children:
+            token.children = list(_inside(token.children, files))
+        if not (unlinked and token.type in ("link_open", "link_close")):
+            yield token
+
+
+def _data(path: str, content: bytes) -> str:
+    return f"data:{_KINDS[path.rpartition('.')[2]]};base64,{base64.b64encode(content).decode()}"
+
+
 def _anchor(heading: str) -> str:
-    """The anchor that GitHub gives a heading."""
-    text = re.sub(r"<[^>]+>", "", heading).lower()
-    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+    """Return the anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

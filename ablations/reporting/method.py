@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ablations.config import level_text
+from ablations.config.safe_text import markdown
 from ablations.statistics import varying_axes
 
 if TYPE_CHECKING:
@@ -72,12 +73,15 @@ def _varied(results: Results) -> str:
 
 def _levels(axis: str, levels: tuple[object, ...]) -> str:
     """The levels of an axis; positions with what they are."""
-    names = list(map(level_text, levels))
+    names = [markdown(level_text(level)) for level in levels]
     if axis != "position":
         return f"{axis} ({', '.join(names)})"
     from vit.positions import POSITIONS
 
-    described = (f"{name} ({POSITIONS[name].description})" if name in POSITIONS else name for name in names)
+    described = (
+        f"{name} ({markdown(POSITIONS[str(level)].description)})" if str(level) in POSITIONS else name
+        for name, level in zip(names, levels, strict=True)
+    )
     return f"position: {', '.join(described)}"
 
 
@@ -92,7 +96,7 @@ def _model(runs: pd.DataFrame, varying: set[str]) -> str:
         "init_std": "initial weights with a standard deviation of {:g}",
     }
     pools = {"mean": "mean over the patches before a linear head", "cls": "class token before a linear head"}
-    parts = [form.format(runs[name].iloc[0]) for name, form in forms.items() if name not in varying]
+    parts = [markdown(form.format(runs[name].iloc[0])) for name, form in forms.items() if name not in varying]
     parts += [pools.get(str(runs["pool"].iloc[0]), "")] if "pool" not in varying else []
     return f"**Model.** A pre-norm Vision Transformer: {', '.join(filter(None, parts))}."
 
@@ -111,14 +115,14 @@ def images(results: Results) -> str:
     for name in names:
         info = DATASETS.get(name)
         described = re.sub(r" \(--.*?\)", "", info.description) if info else ""  # without hints at options
-        parts.append(f"{name} ({described})" if described else str(name))
+        parts.append(markdown(f"{name} ({described})" if described else name))
     text = " or ".join(parts)
     known = {name: None if name in varying else _raw(runs, name) for name in CHOICES}
     if known["labels"] == "coarse":
         text += ", with its coarse labels"
     classes, per_class, share = known["classes"], known["per_class"], known["data_fraction"]
     if isinstance(classes, list | tuple):
-        text += f", classes {', '.join(map(str, classes))} only"
+        text += f", classes {markdown(', '.join(classes))} only"
     elif _number(classes):
         info = DATASETS.get(str(names[0]))
         whole = f" of {info.classes}" if info and info.classes and len(names) == 1 and known["labels"] == "fine" else ""

@@ -12,6 +12,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ablations.config import level_text
+from ablations.config.safe_text import code, code_block, markdown
 from ablations.errors import UsageError
 from ablations.reporting import tables
 from ablations.reporting.facts import facts, facts_frame, failed
@@ -20,10 +21,10 @@ from ablations.reporting.figures.gallery import pictures
 from ablations.reporting.findings import ContrastFinding, claims, findings_table
 from ablations.reporting.formatting import listed, p_phrase
 from ablations.reporting.html import page
-from ablations.reporting.latex import latex
 from ablations.reporting.method import images, method
 from ablations.reporting.publish import published
 from ablations.reporting.sequential_text import lead, procedure
+from ablations.reporting.tables import Table
 from ablations.statistics import Analysis, Contrast, Outcomes, analyse, arm_means, varying_axes
 from ablations.storage import version_conflicts
 
@@ -36,6 +37,8 @@ DIGESTS = {
     "data_sha256": "fingerprint of the data (SHA-256)",
     "vit_sha256": "code of the model (SHA-256)",
     "training_sha256": "code of the training (SHA-256)",
+    "code model": "code of the model (SHA-256)",
+    "code training": "code of the training (SHA-256)",
 }
 """What the checksums in the environment of a run are of."""
 
@@ -59,24 +62,26 @@ def compose(results: Results) -> Report:
     made = {f"{name}.csv": csv_text(frame, exact=name == "runs") for name, frame in frames(results, analysis).items()}
     made["study.csv"] = csv_text(facts_frame(study))
     shown = shown_tables(results, analysis)
-    made |= {f"{name}.tex": latex(*found.values()) for name, found in shown.items() if found}
+    made |= {
+        f"{name}.tex": "\n".join(table.latex() for table in found.values()) for name, found in shown.items() if found
+    }
     return Report(render(results, analysis, drawn, shown, study), made, drawn)
 
 
-def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, str]]:
-    """The tables that README.md shows, as markdown, by the name of their CSV and the axis they are about."""
+def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, Table]]:
+    """The tables that README.md shows, by the name of their CSV and the axis they are about."""
     outcomes = analysis.outcomes
-    pairs = {"": tables.contrasts_markdown(analysis.pairs)} if len(outcomes.arms) > 2 else {}
+    pairs = {"": tables.contrasts_table(analysis.pairs)} if len(outcomes.arms) > 2 else {}
     return {
-        "accuracy": {"": tables.accuracy_markdown(analysis)},
-        "arms": {"": tables.arms_markdown(outcomes)} if _several(outcomes) else {},
-        "contrasts": {"": tables.contrasts_markdown(analysis.contrasts)} if analysis.contrasts else {},
+        "accuracy": {"": tables.accuracy_table(analysis)},
+        "arms": {"": tables.arms_table(outcomes)} if _several(outcomes) else {},
+        "contrasts": {"": tables.contrasts_table(analysis.contrasts)} if analysis.contrasts else {},
         "pairs": pairs,
-        "interactions": {axis: tables.interactions_markdown(found) for axis, found in analysis.interactions.items()},
-        "main_effects": {axis: tables.contrasts_markdown(found) for axis, found in analysis.main_effects.items()},
-        "ranks": {"": tables.ranks_markdown(analysis.ranks)} if analysis.ranks else {},
-        "rounds": {"": tables.rounds_markdown(analysis.rounds)} if analysis.rounds else {},
-        "cost": {"": tables.cost_markdown(results, outcomes)},
+        "interactions": {axis: tables.interactions_table(found) for axis, found in analysis.interactions.items()},
+        "main_effects": {axis: tables.contrasts_table(found) for axis, found in analysis.main_effects.items()},
+        "ranks": {"": tables.ranks_table(analysis.ranks)} if analysis.ranks else {},
+        "rounds": {"": tables.rounds_table(analysis.rounds)} if analysis.rounds else {},
+        "cost": {"": tables.cost_table(results, outcomes)},
     }
 
 
@@ -111,8 +116,12 @@ def pngs(folder: Path) -> dict[str, bytes]:
 
 
 def csv_text(frame: pd.DataFrame, *, exact: bool = False) -> str:
-    """A table as the CSV file of a report: LF, six digits, or as many as give the same number when read again."""
-    return str(frame.to_csv(index=False, float_format=None if exact else "%.6g", lineterminator="\n"))
+    """A table as the CSV file of a report: LF, six digits, or as many as give the same number when read again.
+
+    Carriage returns, which the CSV writer does not quote, and bytes that are no text are written as escapes.
+    """
+    text = frame.to_csv(index=False, float_format=None if exact else "%.6g", lineterminator="\n")
+    return str(text).replace("\r", "\\r").encode(errors="backslashreplace").decode()
 
 
 def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
@@ -140,7 +149,7 @@ def render(
     results: Results,
     analysis: Analysis,
     drawn: Sequence[Picture],
-    tabulated: Mapping[str, Mapping[str, str]],
+    tabulated: Mapping[str, Mapping[str, Table]],
     study: Mapping[str, Any],
 ) -> str:
     """README.md as text, from the figures, the `shown_tables` and the facts of the study it is to show."""
@@ -154,19 +163,19 @@ def render(
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.filters |= {"escape_cell": tables.escape}
+    environment.filters |= {"text": markdown, "code": code, "code_block": code_block}
     axes = varying_axes(results)
     text = environment.get_template("report.md.j2").render(
         plan=plan,
-        question=tables.escape(plan.question),
+        question=markdown(plan.question),
         study=study,
-        axes={tables.word(axis): ", ".join(map(level_text, levels)) for axis, levels in axes.items()},
+        axes={tables.word(axis): markdown(", ".join(map(level_text, levels))) for axis, levels in axes.items()},
         findings=[claim.sentence for claim in found],
         single=len(outcomes.seeds) == 1,
         tested=any(isinstance(claim, ContrastFinding) for claim in found),
         arm_axis=tables.word(outcomes.axis),
         cell_axes=[tables.word(axis) for axis in outcomes.cell_axes],
-        baseline=study["baseline"],
+        baseline=markdown(study["baseline"]),
         smallest=_smallest(analysis.contrasts),
         accuracy=tabulated["accuracy"][""],
         arms=tabulated["arms"].get("", ""),
@@ -185,16 +194,16 @@ def render(
         grew=lead(plan, analysis) if analysis.growth else "",
         procedure=procedure(plan, analysis) if analysis.growth else "",
         rounds=tabulated["rounds"].get("", ""),
-        incomplete=_incomplete(results, outcomes),
+        incomplete=list(map(markdown, _incomplete(results, outcomes))),
         images=images(results),
         method=method(results),
         cost=tabulated["cost"][""],
         totals=_totals(study),
-        failed=_failed(results, outcomes.axis),
+        failed=markdown(_failed(results, outcomes.axis)),
         missing=_missing(results),
         environments=_environments(results),
         runs=_runs(results),
-        mixed=version_conflicts(results),
+        mixed=list(map(markdown, version_conflicts(results))),
         command=plan.command,
         fetched=set(results.runs["data"]) != {"digits"},
     )
@@ -243,28 +252,31 @@ def _failed(results: Results, axis: str) -> str:
     return f"{total} of {len(results.plan.keys)} runs failed ({by_arm})." if total else ""
 
 
-def _missing(results: Results) -> str:
+def _missing(results: Results) -> Table | None:
     frame = tables.missing_frame(results)
     return (
-        tables.markdown([tables.word(str(column)) for column in frame], frame.values.tolist(), left=frame.shape[1])
+        tables.Table([tables.word(str(column)) for column in frame], frame.values.tolist(), left=frame.shape[1])
         if len(frame)
-        else ""
+        else None
     )
 
 
-def _environments(results: Results) -> str:
+def _environments(results: Results) -> Table | None:
     frame = tables.environments_frame(results)
-    rows = [
-        (DIGESTS.get(row["what"], tables.word(row["what"])), row["value"], row["runs"])
-        for row in frame.to_dict("records")
-    ]
-    return tables.markdown(["what", "value", "runs"], rows, left=2) if rows else ""
+    rows = [(_fact_name(row["what"]), row["value"], row["runs"]) for row in frame.to_dict("records")]
+    return tables.Table(["what", "value", "runs"], rows, left=2) if rows else None
 
 
-def _runs(results: Results) -> str:
+def _fact_name(what: str) -> str:
+    if what.startswith(("code backend ", "code position ")):
+        return f"code of the {what.removeprefix('code ')} (SHA-256)"
+    return DIGESTS.get(what, tables.word(what))
+
+
+def _runs(results: Results) -> Table:
     axes = list(dict.fromkeys([*varying_axes(results), "seed"]))
     rows = [
-        (f"`{row['key'][:16]}`", *(level_text(row[axis]) for axis in axes), f"{100 * row['test_accuracy']:.2f}")
+        (tables.Code(row["key"][:16]), *(level_text(row[axis]) for axis in axes), f"{100 * row['test_accuracy']:.2f}")
         for row in results.runs.to_dict("records")
     ]
-    return tables.markdown(["run", *map(tables.word, axes), "test accuracy in %"], rows, left=1 + len(axes))
+    return tables.Table(["run", *map(tables.word, axes), "test accuracy in %"], rows, left=1 + len(axes))

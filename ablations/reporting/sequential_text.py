@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ablations.config import level_text, name_level
+from ablations.config.safe_text import bold, markdown
 from ablations.reporting.formatting import listed
-from ablations.statistics import Analysis, FloatArray, Outcomes, asked, seeds_to_add
+from ablations.statistics import Analysis, FloatArray, Outcomes, planned_seeds, seeds_to_add
 
 if TYPE_CHECKING:
     from ablations.storage import StudyPlan
@@ -26,7 +27,7 @@ def saved(plan: StudyPlan, axis: str) -> Saved:
     """What a study with a design has saved so far, its arms being the levels of `axis`."""
     assert plan.design is not None
     settings = len({config for config in plan.configs if config.seed == plan.seeds[0]})
-    return Saved(len(plan.keys), settings * plan.design.maximum, asked(plan, axis))
+    return Saved(len(plan.keys), settings * plan.design.maximum, planned_seeds(plan, axis))
 
 
 def spending(plan: StudyPlan, outcomes: Outcomes) -> FloatArray:
@@ -55,14 +56,15 @@ def lead(plan: StudyPlan, analysis: Analysis) -> str:
     outcomes = analysis.outcomes
     assert plan.design is not None
     found, most = saved(plan, outcomes.axis), plan.design.maximum
-    base, whole = outcomes.arm_name(outcomes.baseline), most * len(found.seeds)
+    base, whole = bold(outcomes.arm_name(outcomes.baseline)), most * len(found.seeds)
     runs, seeds = found.maximum - found.runs, whole - sum(found.seeds.values())
-    taken = listed([f"{name_level(outcomes.axis, level)} {n}" for level, n in found.seeds.items()])
+    taken = markdown(listed([f"{name_level(outcomes.axis, level)} {n}" for level, n in found.seeds.items()]))
     return (
-        f"This study grew in rounds until every contrast with **{base}** was decided or had its most seeds. It took "
+        f"This study grew in rounds until every contrast with {base} was decided or had its most seeds. It took "
         f"{found.runs:,} of the {found.maximum:,} runs of a study fixed at that many seeds: {runs:,} saved "
         f"({100 * runs / found.maximum:.0f} %). Of at most {most} seeds a setting it took {taken}: {seeds} of {whole} "
-        f"saved. {standing(analysis)} Every p and every interval of a difference holds for all looks together."
+        f"saved. {markdown(standing(analysis))} Every p and every interval of a difference holds for all looks "
+        "together."
     )
 
 
@@ -71,7 +73,7 @@ def procedure(plan: StudyPlan, analysis: Analysis) -> str:
     assert plan.design is not None
     first, *more, most = plan.design.looks
     outcomes = analysis.outcomes
-    base, arms = f"**{outcomes.arm_name(outcomes.baseline)}**", len(outcomes.arms) - 1
+    base, arms = bold(outcomes.arm_name(outcomes.baseline)), len(outcomes.arms) - 1
     spent = spending(plan, outcomes)
     shares = ", ".join(f"{100 * share:.0f} %" for share in spent)
     early = "; early looks that cannot reject leave theirs to later ones" if (spent == 0).any() else ""

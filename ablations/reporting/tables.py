@@ -1,16 +1,20 @@
-"""The tables of a report, once as data frames (the CSV files) and once as markdown."""
+"""The tables of a report: as data frames (the CSV files), and as tables of text for markdown and LaTeX.
+
+A CSV holds names as they are, because programs read it: a name that begins with `=`, `+`, `-` or `@` is not changed.
+Spreadsheets take it for a formula unless the column is imported as text.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from ablations.config import level_text
+from ablations.config.safe_text import bold, code, latex, markdown, shortened
 from ablations.reporting.findings import contrast_row, findings_table, more_seeds
 from ablations.reporting.formatting import interval_text, mean_interval, p_text, points_text
 from ablations.statistics import (
@@ -30,45 +34,96 @@ if TYPE_CHECKING:
     from ablations.storage import Results
 
 __all__ = [
-    "accuracy_markdown",
-    "arms_markdown",
+    "Code",
+    "Strong",
+    "Table",
+    "accuracy_table",
+    "arms_table",
     "contrasts_frame",
-    "contrasts_markdown",
+    "contrasts_table",
     "cost_frame",
-    "cost_markdown",
+    "cost_table",
     "environments_frame",
     "findings_table",
     "interactions_frame",
-    "interactions_markdown",
+    "interactions_table",
     "main_effects_frame",
-    "markdown",
     "missing_frame",
     "ranks_frame",
-    "ranks_markdown",
+    "ranks_table",
     "rounds_frame",
-    "rounds_markdown",
+    "rounds_table",
     "runs_frame",
 ]
 
 
-def escape(text: object) -> str:
-    """Text that is safe in a cell of a markdown table: one line, no column break, no HTML."""
-    line = " ".join(str(text).split()).replace("|", "\\|")
-    return re.sub(r"<(?=\S)", "&lt;", re.sub(r"&(?=[#\w])", "&amp;", line))
+class Strong(str):
+    """Bold text in a cell."""
 
 
-def markdown(header: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
-    """A GitHub table; the first `left` columns are set left, the others right. `< 0.001` does not break."""
-    marks = [":--" if i < left else "--:" for i in range(len(header))]
-    lines = [header, marks, *([escape(cell).replace("< 0", "<\u00a00") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+class Code(str):
+    """Text in a cell in a font of fixed width."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text: the first `left` columns are aligned left, the others right.
+
+    A cell is a value, or a tuple of parts of which some may be `Strong` or `Code`. Names in the header are shortened.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    left: int = 1
+
+    def __str__(self) -> str:
+        """The table as GitHub's markdown; `< 0.001` stays on one line."""
+        marks = [":--" if i < self.left else "--:" for i in range(len(self.header))]
+        lines = [self._header(_markdown), marks, *([_markdown(cell) for cell in row] for row in self.rows)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def latex(self) -> str:
+        """The table as a `tabular` environment that needs \\usepackage{booktabs}."""
+        columns = "".join("l" if i < self.left else "r" for i in range(len(self.header)))
+        header, *rows = (
+            rf"{' & '.join(line)} \\"
+            for line in (self._header(_latex), *([_latex(cell) for cell in row] for row in self.rows))
+        )
+        lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", header, r"\midrule", *rows, r"\bottomrule"]
+        return "\n".join([*lines, r"\end{tabular}"]) + "\n"
+
+    def _header(self, write: Callable[[object], str]) -> list[str]:
+        return [write(shortened(name)) for name in self.header]
+
+
+def _markdown(cell: object) -> str:
+    return "".join(_parts(cell, markdown, bold, _code_in_table)).replace("< 0", "<\u00a00")
+
+
+def _code_in_table(text: str) -> str:
+    return code(text).replace("|", "\\|")
+
+
+def _latex(cell: object) -> str:
+    return "".join(
+        _parts(cell, latex, lambda text: rf"\textbf{{{latex(text)}}}", lambda text: rf"\texttt{{{latex(text)}}}")
+    )
+
+
+def _parts(
+    cell: object, text: Callable[[str], str], strong: Callable[[str], str], fixed: Callable[[str], str]
+) -> Iterator[str]:
+    """The parts of a cell, written; the space before a part is kept."""
+    for part in cell if isinstance(cell, tuple) else (cell,):
+        write = strong if isinstance(part, Strong) else fixed if isinstance(part, Code) else text
+        yield " " * str(part).startswith(" ") + write(str(part))
 
 
 def word(axis: str) -> str:
     return axis.replace("_", " ")
 
 
-def accuracy_markdown(analysis: Analysis) -> str:
+def accuracy_table(analysis: Analysis) -> Table:
     """Mean, 95 % interval and n, in a cell where it is less than in its row: settings down, arms across; the highest
     mean of a row in bold."""
     outcomes, table = analysis.outcomes, analysis.cell_means
@@ -80,26 +135,25 @@ def accuracy_markdown(analysis: Analysis) -> str:
         arm, cell = divmod(i, cells)
         text = "no run" if row["n"] == 0 else f"{row['mean']:.1f}"
         if row["n"] and arms > 1 and row["mean"] == np.nanmax(means[:, cell]):
-            text = f"**{text}**"
-        if interval := mean_interval(row["low"], row["high"]):
-            text += f" ({interval})"
+            text = Strong(text)
+        interval = mean_interval(row["low"], row["high"])
         fewer = outcomes.cell_axes and 0 < row["n"] < n[:, cell].max()
-        texts[arm, cell] = f"{text}, n = {row['n']}" if fewer else text
+        texts[arm, cell] = (text, f" ({interval})" * bool(interval), f", n = {row['n']}" * bool(fewer))
     names = [outcomes.arm_name(arm) for arm in range(arms)]
     if not outcomes.cell_axes:
-        return markdown(
+        return Table(
             [word(outcomes.axis), "accuracy in %", "n"],
             [(level_text(level), texts[i, 0], n[i, 0]) for i, level in enumerate(outcomes.arms)],
         )
-    return markdown(
+    return Table(
         [*map(word, outcomes.cell_axes), *names, "n"],
         [(*map(level_text, levels), *texts[:, cell], n[:, cell].max()) for cell, levels in enumerate(outcomes.cells)],
         left=len(outcomes.cell_axes),
     )
 
 
-def arms_markdown(outcomes: Outcomes) -> str:
-    return markdown(
+def arms_table(outcomes: Outcomes) -> Table:
+    return Table(
         [word(outcomes.axis), "mean in %", "interquartile mean in %", "n"],
         [
             (level, *(_number(value, ".1f") for value in means), n)
@@ -112,9 +166,9 @@ def contrasts_frame(contrasts: Sequence[Contrast]) -> pd.DataFrame:
     return pd.DataFrame([contrast_row(contrast) for contrast in contrasts])
 
 
-def contrasts_markdown(contrasts: Sequence[Contrast]) -> str:
+def contrasts_table(contrasts: Sequence[Contrast]) -> Table:
     p = "sequential p" if any(c.sequential for c in contrasts) else "p"
-    return markdown(
+    return Table(
         ["arm", "against", "verdict", "difference", "95 % interval", p, "Holm p", "d_z", "P(better)", "pairs"],
         [
             (
@@ -152,9 +206,9 @@ def interactions_frame(found: Sequence[Interaction]) -> pd.DataFrame:
     )
 
 
-def interactions_markdown(found: Sequence[Interaction]) -> str:
+def interactions_table(found: Sequence[Interaction]) -> Table:
     p = "sequential p" if any(i.change.sequential for i in found) else "p"
-    return markdown(
+    return Table(
         [
             "arm",
             "from",
@@ -200,17 +254,17 @@ def ranks_frame(ranks: Ranks | None) -> pd.DataFrame:
     return pd.DataFrame([{"arm": arm, "mean_rank": rank} | shared for rank, arm in rows])
 
 
-def ranks_markdown(ranks: Ranks) -> str:
+def ranks_table(ranks: Ranks) -> Table:
     rows = sorted(zip(ranks.mean_ranks, ranks.arms, strict=True))
-    return markdown(["arm", "mean rank"], [(arm, f"{rank:.2f}") for rank, arm in rows])
+    return Table(["arm", "mean rank"], [(arm, f"{rank:.2f}") for rank, arm in rows])
 
 
 def rounds_frame(looks: Sequence[InterimResult]) -> pd.DataFrame:
     return pd.DataFrame([asdict(look) for look in looks])
 
 
-def rounds_markdown(looks: Sequence[InterimResult]) -> str:
-    return markdown(
+def rounds_table(looks: Sequence[InterimResult]) -> Table:
+    return Table(
         ["round", "seeds", "arm", "pairs", "difference", "Holm p", "equivalence p", "verdict"],
         [
             (
@@ -249,10 +303,10 @@ def cost_frame(results: Results, outcomes: Outcomes) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cost_markdown(results: Results, outcomes: Outcomes) -> str:
+def cost_table(results: Results, outcomes: Outcomes) -> Table:
     frame = cost_frame(results, outcomes)
     axes = [outcomes.axis, *outcomes.cell_axes]
-    return markdown(
+    return Table(
         [*map(word, axes), "parameters", "training GFLOPs", "training seconds"],
         [
             (

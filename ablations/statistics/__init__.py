@@ -1,6 +1,6 @@
 """Estimates, tests, intervals and power for paired runs. Knows nothing of training or reports."""
 
-from ablations.statistics.analysis import Analysis, analyse, as_looked
+from ablations.statistics.analysis import Analysis, analyse, outcomes_at_last_look
 from ablations.statistics.contrasts import (
     ALPHA,
     Contrast,
@@ -18,9 +18,9 @@ from ablations.statistics.permutation import holm
 from ablations.statistics.power import MARGIN, MOST_SEEDS, smallest_p
 from ablations.statistics.power_forecast import forecast_power, forecast_sequential_power, least_p, power_warning
 from ablations.statistics.ranks import Ranks, rank_arms
-from ablations.statistics.sequential.growth import asked, seeds_to_add
 from ablations.statistics.sequential.interim import InterimResult
 from ablations.statistics.sequential.procedures import FIXED, SEQUENTIAL, GroupSequential, Procedure
+from ablations.statistics.sequential.progress import planned_seeds, seeds_to_add
 from ablations.statistics.setting_weights import estimate
 from ablations.statistics.verdicts import Verdict, decided, verdict
 
@@ -46,8 +46,6 @@ __all__ = [
     "analyse",
     "arm_means",
     "arrange",
-    "as_looked",
-    "asked",
     "baseline_contrasts",
     "cell_means",
     "compare_models",
@@ -59,6 +57,8 @@ __all__ = [
     "interactions",
     "least_p",
     "main_effects",
+    "outcomes_at_last_look",
+    "planned_seeds",
     "power_warning",
     "rank_arms",
     "seeds_to_add",

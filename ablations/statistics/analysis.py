@@ -1,4 +1,4 @@
-"""All that is computed of a study, once, for the claims, figures and tables to share."""
+"""The statistics of a study, computed once and shared by findings, figures and tables."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ablations.statistics.contrasts import (
 from ablations.statistics.estimates import cell_means
 from ablations.statistics.outcomes import Outcomes, arrange
 from ablations.statistics.ranks import Ranks, rank_arms
-from ablations.statistics.sequential.growth import SequentialProgress, growth, truncate_seeds
-from ablations.statistics.sequential.interim import InterimResult, looks
+from ablations.statistics.sequential.interim import InterimResult, interim_results
 from ablations.statistics.sequential.procedures import FIXED, GroupSequential, Procedure
+from ablations.statistics.sequential.progress import SequentialProgress, sequential_progress, truncate_seeds
 from ablations.statistics.verdicts import Verdict, verdict
 
 if TYPE_CHECKING:
@@ -30,30 +30,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """The statistics of a study; each is computed when first asked for and then kept."""
+    """The statistics of a study; each is computed on first use and cached."""
 
     outcomes: Outcomes
     growth: SequentialProgress | None = None
-    """Of a study that grows in rounds: then every p and every interval of a difference holds for all looks."""
+    """Progress of a sequential study, whose p values and intervals hold over all its interim analyses."""
 
     @cached_property
     def tests(self) -> Procedure:
-        """How differences are tested."""
-        return self._every_round if self.growth else FIXED
+        """The procedure that tests differences."""
+        return self._group_sequential if self.growth else FIXED
 
     @property
-    def _every_round(self) -> GroupSequential:
+    def _group_sequential(self) -> GroupSequential:
         assert self.growth is not None
         return GroupSequential(self.growth.design, contrasts=max(len(self.outcomes.arms) - 1, 1))
 
     @cached_property
     def looked(self) -> Outcomes:
-        """The outcomes as far as whole rounds go."""
+        """The outcomes up to the last complete round of each arm."""
         return truncate_seeds(self.outcomes, self.growth.seeds) if self.growth else self.outcomes
 
     @cached_property
     def shared(self) -> Outcomes:
-        """The outcomes as far as the rounds go that all arms took part in."""
+        """The outcomes up to the last round that all arms have completed."""
         if self.growth is None:
             return self.outcomes
         return truncate_seeds(self.outcomes, [min(self.growth.seeds)] * len(self.outcomes.arms))
@@ -72,8 +72,8 @@ class Analysis:
 
     @cached_property
     def rounds(self) -> list[InterimResult]:
-        """The contrasts with the baseline after every round of a study that grows."""
-        return looks(self.looked, self.growth, self._every_round) if self.growth else []
+        """The contrasts with the baseline after every round of a sequential study."""
+        return interim_results(self.looked, self.growth, self._group_sequential) if self.growth else []
 
     @cached_property
     def pairs(self) -> list[Contrast]:
@@ -88,12 +88,12 @@ class Analysis:
 
     @cached_property
     def main_effects(self) -> dict[str, list[Contrast]]:
-        """What each other axis does, averaged over the arms and the rest: its levels against its first."""
+        """The levels of each other axis against its first level, averaged over the arms and the remaining axes."""
         return {axis: main_effects(self.shared, axis, self.tests) for axis in self.outcomes.cell_axes}
 
     @cached_property
     def ranks(self) -> Ranks | None:
-        """Mean ranks of the arms over the cells; None for fewer than three arms or two whole cells."""
+        """Mean ranks of the arms over the settings; None for fewer than three arms or two complete settings."""
         return rank_arms(self.shared)
 
     @cached_property
@@ -103,13 +103,13 @@ class Analysis:
 
 
 def analyse(results: Results) -> Analysis:
-    """The statistics of a study, tested as its plan says."""
+    """Return the statistics of a study, tested as its plan prescribes."""
     outcomes = arrange(results)
-    return Analysis(outcomes, growth(results, outcomes))
+    return Analysis(outcomes, sequential_progress(results, outcomes))
 
 
-def as_looked(results: Results, axis: str) -> tuple[Outcomes, Procedure]:
-    """The runs of a study along one axis as far as it was looked at, and how they are to be tested."""
+def outcomes_at_last_look(results: Results, axis: str) -> tuple[Outcomes, Procedure]:
+    """Return the outcomes along one axis up to the last interim analysis, and the procedure that tests them."""
     whole, outcomes = analyse(results), arrange(results, axis)
     if whole.growth is None:
         return outcomes, FIXED

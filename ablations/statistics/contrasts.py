@@ -1,6 +1,6 @@
-"""Estimates and tests for paired runs.
+"""Contrasts of paired runs: arms against the baseline, all pairs, main effects, interactions.
 
-Differences are in percentage points and come as (G cells, S seeds) with NaN for an incomplete block.
+Differences are in percentage points, (G settings, S seeds) with NaN for an incomplete block.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ ALPHA = round(1 - LEVEL, 10)
 
 @dataclass(frozen=True)
 class Contrast:
-    """One paired comparison: `subject` minus `reference`, in percentage points, over `n` complete blocks.
+    """A paired comparison: `subject` minus `reference`, in percentage points, over `n` complete blocks.
 
-    `mean` is the `estimate`: the mean of the settings' means, over the `cells` of `cells_planned` settings that have a
-    complete block. `low`, `high`: 95 % interval (`paired_interval`). `p`, `p_adjusted`: sign-flip test, before and
-    after `correction` over the family of contrasts ("Holm", or "joint" for `joint_sign_flip_p`; with "sequential " in
-    front where it holds for all looks together); `p_smallest`, `p_adjusted_smallest`: the least they could be with so
-    many blocks. `p_equivalence`: two one-sided tests within `MARGIN` points, after Holm. `wins`: blocks in which the
-    subject leads. `seeds`: seeds a cell has at most; `seeds_needed`: seeds a cell needs for 80 % power, None if over
-    1,000.
+    `mean`: the `estimate`, the mean of the settings' means, over the `cells` of `cells_planned` settings that have a
+    complete block. `low`, `high`: its 95 % interval (`paired_interval`). `p`, `p_adjusted`: sign-flip test, before and
+    after `correction` over the family of contrasts: "Holm", or "joint" for `joint_sign_flip_p`, with the prefix
+    "sequential " if it holds over all interim analyses. `p_smallest`, `p_adjusted_smallest`: their smallest possible
+    values with this number of blocks. `p_equivalence`: two one-sided tests within `MARGIN` points, Holm-adjusted.
+    `wins`: blocks in which the subject leads. `seeds`: the largest number of seeds in a setting. `seeds_needed`: seeds
+    per setting for 80 % power, None if over 1,000.
     """
 
     subject: str
@@ -66,7 +66,7 @@ class Contrast:
 
     @property
     def sequential(self) -> bool:
-        """Whether p and interval hold for all looks at a study that grew in rounds."""
+        """Whether p and interval hold over all interim analyses of a sequential study."""
         return self.correction.startswith(SEQUENTIAL)
 
 
@@ -130,21 +130,21 @@ def _pair(outcomes: Outcomes, subject: int, reference: int) -> _Pair:
 
 
 def baseline_contrasts(outcomes: Outcomes, tests: Procedure = FIXED) -> list[Contrast]:
-    """Every other arm against the baseline; one Holm family."""
+    """Compare every other arm with the baseline; one Holm family."""
     base = outcomes.baseline
     return _family([_pair(outcomes, arm, base) for arm in range(len(outcomes.arms)) if arm != base], "Holm", tests)
 
 
 def main_effects(outcomes: Outcomes, axis: str, tests: Procedure = FIXED) -> list[Contrast]:
-    """The levels of a cell axis against its first, averaged over the arms: a block is one (other settings, seed).
+    """Compare the levels of a cell axis with its first, averaged over the arms; one Holm family.
 
-    The arms of a block share their luck, so they are one block and not several. One Holm family.
+    A block is one (other settings, seed): the arms of a seed are correlated, so they count as one block.
     """
     return baseline_contrasts(outcomes.averaged(axis), tests)
 
 
 def all_contrasts(outcomes: Outcomes, tests: Procedure = FIXED) -> list[Contrast]:
-    """Every pair of arms, the one with the higher mean first; one Holm family."""
+    """Compare every pair of arms, the one with the higher mean first; one Holm family."""
     pairs = []
     for first, second in combinations(range(len(outcomes.arms)), 2):
         differences = outcomes.differences(second, first)
@@ -155,9 +155,9 @@ def all_contrasts(outcomes: Outcomes, tests: Procedure = FIXED) -> list[Contrast
 
 @dataclass(frozen=True)
 class Interaction:
-    """How a lead over the baseline changes along another axis: a difference of differences, in points.
+    """The change of a lead over the baseline along another axis: a difference of differences, in points.
 
-    `change.mean` is (subject - baseline at `level`) - (subject - baseline at `from_level`), over complete blocks;
+    `change.mean` is (subject - baseline at `level`) - (subject - baseline at `from_level`) over complete blocks;
     `lead` and `from_lead` are the two leads over the same blocks.
     """
 
@@ -170,7 +170,7 @@ class Interaction:
 
 
 def interactions(outcomes: Outcomes, axis: str, tests: Procedure = FIXED) -> list[Interaction]:
-    """Arm x `axis`: each arm's lead over the baseline at every level against that at the first.
+    """Compare each arm's lead over the baseline at every level of `axis` with that at the first level.
 
     The changes along the axis are one family, tested jointly over the blocks that are complete in all of them.
     """

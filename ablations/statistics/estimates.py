@@ -12,16 +12,16 @@ from ablations.statistics.setting_weights import estimate
 
 
 def effect_size(differences: FloatArray) -> float:
-    """Cohen's d_z: estimate over standard deviation of the paired differences; NaN where that has no value."""
+    """Return Cohen's d_z: the estimate over the standard deviation of the paired differences; NaN if that is zero."""
     values = differences[np.isfinite(differences)]
     spread = values.std(ddof=1) if values.size > 1 else 0.0
     return estimate(differences) / float(spread) if spread > 1e-12 else np.nan
 
 
 def probability_of_improvement(subject: FloatArray, reference: FloatArray) -> float:
-    """Chance that a run of `subject` beats one of `reference` in the same cell, averaged over cells; ties half.
+    """Return the probability that a run of `subject` beats one of `reference` in the same setting; ties count half.
 
-    Both are (G, S). Every seed meets every seed, as in rliable (Agarwal et al. 2021).
+    Both are (G, S). Over all pairs of seeds, averaged over settings, as in rliable (Agarwal et al. 2021).
     """
     chances = []
     for a, b in zip(subject, reference, strict=True):
@@ -32,14 +32,14 @@ def probability_of_improvement(subject: FloatArray, reference: FloatArray) -> fl
 
 
 def interquartile_mean(values: FloatArray) -> float:
-    """The mean of the middle half, a quarter cut off at each end (rounded down), as in rliable; NaN for no value."""
+    """Return the mean without the lowest and highest quarter (rounded down), as in rliable; NaN without values."""
     known = np.sort(values[np.isfinite(values)])
     cut = known.size // 4
     return float(known[cut : known.size - cut].mean()) if known.size else np.nan
 
 
 def arm_means(outcomes: Outcomes) -> pd.DataFrame:
-    """Mean (settings alike) and interquartile mean in percent of every arm, where all arms finished."""
+    """Return each arm's mean (settings weighted equally) and interquartile mean in percent, over complete blocks."""
     whole = np.all(np.isfinite(outcomes.accuracy), axis=0)
     rows = []
     for arm, level in enumerate(outcomes.arms):
@@ -51,7 +51,7 @@ def arm_means(outcomes: Outcomes) -> pd.DataFrame:
 
 
 def cell_means(outcomes: Outcomes) -> pd.DataFrame:
-    """Accuracy in percent of every arm in every cell: mean, 95 % t interval cut to 0..100, sd, n."""
+    """Return the accuracy in percent of every arm in every setting: mean, 95 % t interval within 0..100, sd, n."""
     rows = []
     for arm, level in enumerate(outcomes.arms):
         for cell, levels in enumerate(outcomes.cells):

@@ -1,4 +1,4 @@
-"""Confidence intervals for means of few values; how often they hold is measured in `benchmarks/statistics.py`."""
+"""Confidence intervals for means of few values; `benchmarks/statistics.py` measures their coverage."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from scipy import special
 from scipy import stats as scipy_stats
 
 from ablations.statistics.outcomes import FloatArray
-from ablations.statistics.setting_weights import estimate
+from ablations.statistics.setting_weights import complete_blocks, estimate, variance_shares
 
 LEVEL = 0.95
 RESAMPLES = 4_000
 LEAST_FREEDOM = 5
-"""Degrees of freedom below which resamples too often have next to no spread, and the bootstrap is far too wide."""
+"""Degrees of freedom below which the bootstrap is far too wide, as too many resamples have almost no spread."""
 
 LEAN = 1 / 4
-"""How far an end of an interval goes from Student's to the bootstrap's where that is further out; by simulation."""
+"""Fraction of the way from Student's end of an interval to the bootstrap's, if that is wider; chosen by simulation."""
 
 _NOTHING = (np.nan, np.nan)
 
 
 def t_interval(values: FloatArray, level: float = LEVEL) -> tuple[float, float]:
-    """Student's interval for a mean; NaN for fewer than two values."""
+    """Return Student's interval for a mean; NaN for fewer than two values."""
     values = values[np.isfinite(values)]
     if values.size < 2:
         return _NOTHING
@@ -30,19 +30,20 @@ def t_interval(values: FloatArray, level: float = LEVEL) -> tuple[float, float]:
 
 
 def estimate_error(differences: FloatArray) -> tuple[float, float]:
-    """Standard error and degrees of freedom of the `estimate`, (G settings, S seeds) with NaN; NaN without any.
+    """Return the standard error and degrees of freedom of the `estimate` of (G settings, S seeds) with NaN.
 
-    Only the spread of seeds within settings counts: the settings are those of the plan, not a sample. Each setting has
-    a spread of its own, so the degrees of freedom are those of Welch and Satterthwaite, in the form that is nearly
-    unbiased where each has few: (sum a_g s_g^2)^2 / (sum (a_g s_g^2)^2 / (f_g + 2)) - 2 with f_g = n_g - 1, since
-    s^4 f / (f + 2) has the mean sigma^4; at most sum f_g. The spread of a setting with one block is that of the others.
+    Only the spread of seeds within settings counts: the settings are fixed by the plan, not sampled. Each setting has
+    its own variance, so the degrees of freedom are those of Welch and Satterthwaite, in a form that is nearly unbiased
+    for few seeds: (sum a_g s_g^2)^2 / (sum (a_g s_g^2)^2 / (f_g + 2)) - 2 with f_g = n_g - 1, since s^4 f / (f + 2) has
+    the mean sigma^4; at most sum f_g. The variance of a setting with one block is that of the others, pooled. NaN if no
+    setting has two blocks.
     """
-    settings = _settings(differences)
+    settings = complete_blocks(differences)
     sizes = np.array([row.size for row in settings])
     freedom = sizes - 1
     if freedom.sum() < 1:
         return _NOTHING
-    shares = _shares(sizes)
+    shares = variance_shares(sizes)
     parts = shares * np.array([row.var(ddof=1) if row.size > 1 else 0.0 for row in settings])
     variance = parts.sum()
     if variance <= 1e-24:
@@ -54,12 +55,13 @@ def estimate_error(differences: FloatArray) -> tuple[float, float]:
 def paired_interval(
     differences: FloatArray, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval for the `estimate` of paired differences, (G settings, S seeds) with NaN; NaN if none has two seeds.
+    """Return the interval of the `estimate` of paired differences, (G settings, S seeds) with NaN.
 
-    Student's, with the error and degrees of freedom of `estimate_error`, holds for symmetric differences but is too
-    short on the long side of skewed ones. The studentised bootstrap (Efron 1981; Hall 1988), which resamples the seeds
-    within each setting, follows the skew but is too long where a setting has few. So each end is Student's, and goes a
-    quarter of the way (`LEAN`) to the bootstrap's where that is further out. Below `LEAST_FREEDOM` it is Student's.
+    Student's interval, with the error and degrees of freedom of `estimate_error`, covers symmetric differences but is
+    too short on the long side of skewed ones. The studentised bootstrap (Efron 1981; Hall 1988), which resamples the
+    seeds within each setting, follows the skew but is too wide with few seeds. Each end is therefore Student's, moved a
+    quarter (`LEAN`) of the way to the bootstrap's if that is wider. Below `LEAST_FREEDOM` it is Student's. NaN if no
+    setting has two seeds.
     """
     mean, (error, freedom) = estimate(differences), estimate_error(differences)
     if np.isnan(error):
@@ -69,7 +71,7 @@ def paired_interval(
     tail = (1 - level) / 2
     student = float(special.stdtrit(freedom, 1 - tail))
     low = high = student
-    if sum(row.size - 1 for row in _settings(differences)) >= LEAST_FREEDOM:
+    if sum(row.size - 1 for row in complete_blocks(differences)) >= LEAST_FREEDOM:
         below, above = np.quantile(studentised_bootstrap(differences, resamples, seed), [tail, 1 - tail])
         low += LEAN * max(0.0, float(above) - student)
         high += LEAN * max(0.0, float(-below) - student)
@@ -77,12 +79,12 @@ def paired_interval(
 
 
 def studentised_bootstrap(differences: FloatArray, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
-    """`estimate` over its error in resamples of seeds within settings, around zero; without those of no spread.
+    """Return the studentised estimate, centred at zero, in resamples of the seeds within settings.
 
-    A setting with one block draws from the deviations of the others.
+    A setting with one block is resampled from the deviations of the others. Resamples without spread are left out.
     """
-    settings = _settings(differences)
-    # A setting of m seeds shows only (m - 1) / m of its variance in its deviations.
+    settings = complete_blocks(differences)
+    # The deviations of m seeds from their mean have (m - 1) / m of the variance.
     own = [(row - row.mean()) * np.sqrt(row.size / max(row.size - 1, 1)) for row in settings]
     all_of_them = np.concatenate([row for row in own if row.size > 1])
     pools = [row if row.size > 1 else all_of_them for row in own]
@@ -91,7 +93,7 @@ def studentised_bootstrap(differences: FloatArray, resamples: int = RESAMPLES, s
     pivots = []
     for rows in _chunks(resamples, max(1, 2**21 // int(sizes.sum()))):
         means, variance = np.zeros(rows), np.zeros(rows)
-        for pool, size, share in zip(pools, sizes, _shares(sizes), strict=True):
+        for pool, size, share in zip(pools, sizes, variance_shares(sizes), strict=True):
             drawn = pool[rng.integers(0, pool.size, (rows, size))].T.copy()
             mean = drawn.mean(axis=0)
             means += mean / sizes.size
@@ -100,21 +102,6 @@ def studentised_bootstrap(differences: FloatArray, resamples: int = RESAMPLES, s
         varied = variance > 1e-12 * np.abs(all_of_them).max() ** 2
         pivots.append(means[varied] / np.sqrt(variance[varied]))
     return np.concatenate(pivots)
-
-
-def _settings(differences: FloatArray) -> list[FloatArray]:
-    """The complete blocks of each setting that has any."""
-    rows = [row[np.isfinite(row)] for row in np.atleast_2d(differences)]
-    return [row for row in rows if row.size]
-
-
-def _shares(sizes: np.ndarray) -> FloatArray:
-    """What the variance of each setting counts for in that of the estimate, (G,).
-
-    1 / (G^2 n_g), to which those with several blocks add, by their degrees of freedom, for those with one.
-    """
-    own, freedom = 1 / (sizes.size**2 * sizes), sizes - 1
-    return np.asarray(np.where(freedom > 0, own, 0.0) + own[freedom == 0].sum() * freedom / freedom.sum())
 
 
 def _chunks(total: int, most: int) -> list[int]:

@@ -1,6 +1,7 @@
-"""Two trained models on the same test examples: statements about these two models, not about the methods behind them.
+"""Comparison of two trained models on the same test examples, by McNemar's test.
 
-Another seed gives other models. Whether a method is better is for the paired contrasts over seeds (`contrasts`).
+It is about these two models, not about the methods that trained them: another seed gives other models. Whether a method
+is better is a question for the paired contrasts over seeds (`contrasts`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ RESAMPLES = 10_000
 class ModelComparison:
     """Test accuracies in percent, their difference with a 95 % bootstrap interval over examples, McNemar's exact p.
 
-    `only_first` and `only_second` are the examples that one model gets right and the other wrong.
+    `only_first` and `only_second` count the examples that only one of the models classifies correctly.
     """
 
     first: float
@@ -34,7 +35,7 @@ class ModelComparison:
 def compare_models(
     labels: NDArray[np.integer], first: NDArray[np.integer], second: NDArray[np.integer], seed: int = 0
 ) -> ModelComparison:
-    """Compare the predicted classes of two models, all (n,). The interval resamples examples, both models together."""
+    """Compare the predicted classes of two models, all (n,). The bootstrap resamples examples."""
     right_first, right_second = first == labels, second == labels
     only_first = int((right_first & ~right_second).sum())
     only_second = int((~right_first & right_second).sum())

@@ -1,4 +1,4 @@
-"""The runs of a study as an array: arms compared, cells they are compared in, seeds that pair them."""
+"""The outcomes of a study as an array: arms, settings in which they are compared, seeds that pair them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ FloatArray = NDArray[np.float64]
 
 
 def varying_axes(results: Results) -> dict[str, tuple[Level, ...]]:
-    """The axes of the plan that have more than one level, in the plan's order."""
+    """Return the axes of the plan that have more than one level, in the plan's order."""
     axes = {axis: tuple(plain_level(level) for level in levels) for axis, levels in results.plan.axes.items()}
     return {axis: levels for axis, levels in axes.items() if len(levels) > 1}
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Test accuracy of a study, arranged for paired comparison. A arms, G cells, S seeds.
+    """Test accuracy of a study, arranged for paired comparison: A arms, G settings (cells), S seeds.
 
-    `accuracy` and `keys` are (A, G, S): percent correct (NaN where no run has finished) and run keys ("" there). Where
-    an accuracy is the mean of several runs, `keys` has their keys along a last axis.
-    A block is one (cell, seed): runs in it share the data, their order and all initial weights they can share.
+    `accuracy` (A, G, S) is in percent, NaN where no run has finished; `keys` (A, G, S) are run keys, "" there. If an
+    accuracy is the mean of several runs, `keys` has a last axis with their keys. A block is one (setting, seed): its
+    runs share the data, their order and every initial weight that their models have in common.
     """
 
     axis: str
@@ -50,13 +50,13 @@ class Outcomes:
         return ", ".join(name_level(axis, level) for axis, level in pairs)
 
     def differences(self, subject: int, reference: int) -> FloatArray:
-        """Percentage points by which `subject` leads `reference` in every block, (G, S), NaN where incomplete."""
+        """Return `subject` minus `reference` in percentage points, (G, S), NaN in incomplete blocks."""
         return self.accuracy[subject] - self.accuracy[reference]
 
     def averaged(self, axis: str) -> Outcomes:
-        """The levels of a cell axis as the arms, the first the baseline, in the mean over the arms that there were.
+        """Return outcomes whose arms are the levels of a cell axis, averaged over the present arms.
 
-        NaN unless all of these finished. The cells are those of the other cell axes.
+        The first level is the baseline; the settings are those of the other axes; NaN unless all arms finished.
         """
         at = self.cell_axes.index(axis)
         levels = [tuple(dict.fromkeys(cell[i] for cell in self.cells)) for i in range(len(self.cell_axes))]
@@ -72,12 +72,12 @@ class Outcomes:
         return Outcomes(axis, levels[at], tuple(axes), cells, self.seeds, 0, accuracy, keys)
 
     def runs(self, *arms: int) -> tuple[str, ...]:
-        """Keys of the finished runs of these arms in blocks where all of them finished."""
+        """Return the keys of the runs of these arms in the blocks where all of them finished."""
         complete = np.isfinite(self.accuracy[list(arms)]).all(axis=0)
         return tuple(sorted(str(key) for key in self.keys[list(arms)][:, complete].ravel()))
 
     def incomplete_blocks(self) -> list[tuple[int, int, list[int]]]:
-        """(cell, seed index, arms that lack a finished run) of every block that is not whole."""
+        """Return (setting, seed index, arms without a finished run) of every incomplete block."""
         absent = ~np.isfinite(self.accuracy)
         return [
             (int(cell), int(seed), [int(arm) for arm in np.flatnonzero(absent[:, cell, seed])])
@@ -86,10 +86,10 @@ class Outcomes:
 
 
 def arrange(results: Results, axis: str | None = None) -> Outcomes:
-    """Arrange the runs of a study along one axis.
+    """Return the outcomes of a study along one axis.
 
-    `axis` is the one whose levels are compared: by default position where it varies, else the first that varies.
-    The baseline is the plan's where it is a level of that axis, else the axis's first level.
+    `axis` is the axis whose levels are compared; by default position if it varies, otherwise the first that varies.
+    The baseline is the plan's if it is a level of that axis, otherwise the axis's first level.
     """
     axes = varying_axes(results)
     if axis is None:

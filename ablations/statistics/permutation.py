@@ -1,75 +1,102 @@
-"""Sign-flip permutation tests of paired differences, and Holm's correction; tested against SciPy and statsmodels."""
+"""Sign-flip permutation tests of paired differences, and Holm's correction.
+
+If two arms do not differ, the difference of a block is symmetric about zero, and its sign is a coin flip. A test
+compares the studentised estimate (`studentised.studentise`) with its values under all sign patterns: p is the share of
+patterns that are at least as extreme as the observed one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ablations.statistics.outcomes import FloatArray
-from ablations.statistics.setting_weights import weigh
+from ablations.statistics.studentised import studentise
 
 EXACT_BLOCKS = 16
-_FLIPS = 2**EXACT_BLOCKS
+"""Up to this number of blocks all sign patterns are enumerated."""
+PATTERNS = 2**EXACT_BLOCKS
+"""Sign patterns beyond it: the observed one and random ones."""
+TIE = 1e-9
+"""Relative tolerance within which two statistics are equal."""
 
 
 def sign_flip_p(differences: FloatArray, seed: int = 0) -> float:
-    """Two-sided p of the paired permutation test: how often do random signs give an `estimate` as far from zero?
+    """Return the two-sided p of the sign-flip test of no difference.
 
-    `differences` are (G, S) with NaN, or (n,) of one setting. Exact up to 16 blocks, beyond that from 65,535 random
-    sign patterns and the observed one. NaN without blocks.
+    `differences` are (G settings, S seeds) with NaN for an incomplete block, or (n,) for one setting. Exact up to 16
+    complete blocks, otherwise from 65,535 random sign patterns and the observed one. NaN without complete blocks.
     """
-    values = weigh(differences)[np.isfinite(differences)]
-    n = values.size
-    if n == 0:
-        return np.nan
-    threshold = abs(values.sum()) - 1e-9 * np.abs(values).sum()
-    if n <= EXACT_BLOCKS:
-        sums = np.zeros(1)
-        for value in values:
-            sums = np.concatenate([sums + value, sums - value])
-        return float(np.mean(np.abs(sums) >= threshold))
-    rng = np.random.default_rng(seed)
-    extreme, left = 1, _FLIPS - 1
-    batch = max(1, 2**22 // n)
-    while left:
-        rows = min(batch, left)
-        bits = np.unpackbits(np.frombuffer(rng.bytes(rows * (-(-n // 8))), np.uint8).reshape(rows, -1), axis=1)
-        sums = 2 * (bits[:, :n] @ values) - values.sum()
-        extreme += int(np.count_nonzero(np.abs(sums) >= threshold))
-        left -= rows
-    return extreme / _FLIPS
+    return float(joint_sign_flip_p([differences], seed)[0])
 
 
-def joint_sign_flip_p(differences: FloatArray, seed: int = 0) -> FloatArray:
-    """p values of k paired means, (k, n blocks) with NaN, adjusted for testing all k at once.
+def joint_sign_flip_p(differences: Sequence[FloatArray], seed: int = 0) -> FloatArray:
+    """Return the two-sided p of k differences, adjusted for testing all of them at once.
 
-    One sign a block flips all its differences together; a p is the share of flips whose largest mean is at least
-    the one observed (the single-step procedure of Westfall and Young). It knows that the k means are correlated,
-    so its smallest p is that of one test, where Holm's is k times that. Exact up to 16 blocks. NaN without blocks.
+    Each is (G, S) with NaN. One sign per block flips all of its differences together, and p is the share of patterns
+    whose largest absolute statistic is at least the observed one of the difference (single-step maxT of Westfall and
+    Young 1993). The test accounts for the correlation of the k differences, so its smallest possible p is that of a
+    single test, where Holm's is k times that. Exact up to 16 blocks. NaN for a difference without complete blocks.
     """
-    known = np.isfinite(differences)
-    used = known.any(axis=0)
-    values = np.where(known, differences, 0.0)[:, used] / np.maximum(known.sum(axis=1, keepdims=True), 1)
-    n = values.shape[1]
-    observed = np.abs(values.sum(axis=1))
-    threshold = observed - 1e-9 * np.abs(values).sum(axis=1)
-    if n <= EXACT_BLOCKS:
-        sums = np.zeros((len(values), 1))
-        for block in values.T:
-            sums = np.concatenate([sums + block[:, None], sums - block[:, None]], axis=1)
-    else:
-        signs = np.random.default_rng(seed).integers(0, 2, (_FLIPS - 1, n), dtype=np.int8) * 2 - 1
-        sums = np.column_stack([observed, values @ signs.T])
-    largest = np.abs(sums).max(axis=0, initial=0.0)
-    p = (largest[None, :] >= threshold[:, None]).mean(axis=1)
-    return np.where(known.any(axis=1), p, np.nan)
+    arrays = [np.atleast_2d(each) for each in differences]
+    known = np.any([np.isfinite(each) for each in arrays], axis=0)
+    statistics = [np.abs(flipped_statistics(each, known, seed)) for each in arrays]
+    largest = np.max(statistics, axis=0, initial=0.0)
+    p = [float(np.mean(largest >= each[0] * (1 - TIE))) for each in statistics]
+    return np.where([np.isfinite(each).any() for each in arrays], p, np.nan)
+
+
+def flipped_statistics(differences: FloatArray, known: NDArray[np.bool_], seed: int = 0) -> FloatArray:
+    """Return the studentised estimate of `differences` (G, S) under sign patterns of the `known` blocks.
+
+    The observed pattern is the first. Up to `EXACT_BLOCKS` blocks the patterns are those that leave the last block's
+    sign as it is: the opposite ones have the same statistics, negated. Otherwise they are `PATTERNS`, of which all but
+    the first are random.
+    """
+    n = int(known.sum())
+    exact = n <= EXACT_BLOCKS
+    sums, counts, squares = [], [], []
+    first = 0  # block of the setting; block i has the sign of bit i in a pattern's number
+    for row, blocks in zip(differences, known, strict=True):
+        last = first + int(blocks.sum())
+        values = np.nan_to_num(row[blocks])
+        if np.isfinite(row).any():
+            if exact:
+                own = (all_signs(values.size) @ values)[None, :, None]
+                own = own[:, : own.size // 2] if last == n else own
+                shape = (2 ** max(n - 1 - last, 0), own.size, 2**first)
+                sums.append(np.broadcast_to(own, shape).ravel())
+            else:
+                sums.append(random_signs(n, seed)[:, first:last] @ values)
+            counts.append(int(np.isfinite(row).sum()))
+            squares.append(float(values @ values))
+        first = last
+    if not counts:
+        return np.zeros(2 ** max(n - 1, 0) if exact else PATTERNS)
+    return studentise(sums, np.array(counts), squares)
+
+
+@lru_cache(maxsize=EXACT_BLOCKS + 1)
+def all_signs(blocks: int) -> FloatArray:
+    """Return every sign pattern, (2^blocks, blocks) of +1 and -1, the observed one (all +1) first."""
+    return np.asarray(1.0 - 2.0 * (np.arange(2**blocks)[:, None] >> np.arange(blocks) & 1))
+
+
+@lru_cache(maxsize=2)
+def random_signs(blocks: int, seed: int) -> FloatArray:
+    """Return `PATTERNS` random sign patterns, (PATTERNS, blocks) of +1 and -1, the observed one (all +1) first."""
+    signs = 1.0 - 2.0 * np.random.default_rng(seed).integers(0, 2, (PATTERNS, blocks))
+    signs[0] = 1.0
+    return np.asarray(signs)
 
 
 def holm(p_values: Sequence[float]) -> FloatArray:
-    """Holm's adjusted p values of a family; NaN stays NaN and does not count as a member.
+    """Return Holm's adjusted p values of a family; NaN stays NaN and does not count as a member.
 
-    What statsmodels' `multipletests` gives, without the garbage collection that it runs on every call.
+    The same as statsmodels' `multipletests(method="holm")`, without the garbage collection that it runs on every call.
     """
     p = np.asarray(p_values, dtype=float)
     adjusted = np.full(p.shape, np.nan)

@@ -1,4 +1,4 @@
-"""What a number of paired runs can and cannot show: smallest p, seeds for a given power, equivalence."""
+"""Power analysis of paired runs: smallest possible p, power, seeds needed, equivalence."""
 
 from __future__ import annotations
 
@@ -7,130 +7,141 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from ablations.statistics.intervals import estimate_error
 from ablations.statistics.outcomes import FloatArray
-from ablations.statistics.setting_weights import estimate, weights
+from ablations.statistics.permutation import all_signs
+from ablations.statistics.setting_weights import complete_blocks, estimate, variance_shares
+from ablations.statistics.studentised import studentise
 
 Noise = Literal["normal", "laplace"]
 
 MARGIN = 0.5
-"""Percentage points below which a difference is of no practical interest."""
+"""Differences smaller than this, in percentage points, are of no practical interest."""
 
 MOST_SEEDS = 1_000
 
 SIMULATED_BLOCKS = 12
-"""Up to so many blocks the power of a sign-flip test is that of the test itself, beyond it that of a t-test."""
+"""Up to this number of blocks the power is that of the sign-flip test itself, simulated; beyond it that of a t-test."""
 
 ALIKE_BLOCKS = 100
-"""Beyond so many blocks the tails of the differences change the power of a t-test by less than half a point."""
+"""Beyond this number of blocks the tails of the noise change the power of a t-test by less than half a point."""
+
+LARGEST_EFFECT = 16.0
+"""Effect sizes are searched for up to here."""
 
 
 def smallest_p(blocks: int) -> float:
-    """The smallest two-sided p that a sign-flip test over this many blocks can give: 2 / 2^n."""
+    """Return the smallest possible two-sided p of a sign-flip test over n blocks, 2 / 2^n."""
     return min(1.0, 2.0 ** (1 - blocks))
 
 
-def paired_power(effect_size: float, blocks: int, alpha: float) -> float:
-    """Power of a two-sided paired t-test for Cohen's d_z at `alpha`."""
-    if blocks < 2:
+def t_power(centre: float, freedom: float, alpha: float) -> float:
+    """Return the power of a two-sided t-test with noncentrality `centre` at `alpha`; 0 without degrees of freedom."""
+    if freedom < 1:
         return 0.0
-    freedom, centre = blocks - 1, abs(effect_size) * np.sqrt(blocks)
+    centre = abs(centre)
     critical = special.stdtrit(freedom, 1 - alpha / 2)
     power = 1 - special.nctdtr(freedom, centre, critical) + special.nctdtr(freedom, centre, -critical)
     return float(power) if np.isfinite(power) else float(centre > critical)
 
 
 def sign_flip_power(effect_size: float, blocks: int | Sequence[int], alpha: float) -> float:
-    """Power of the two-sided sign-flip test at `alpha` for Cohen's d_z, within 0.01; `blocks` in all or by setting.
+    """Return the power of the two-sided sign-flip test at `alpha`, within 0.01.
 
-    The mean of that for normal differences and that for Laplace's: a handful of seeds does not tell how heavy the tails
-    are, and the difference of two runs with the same skewed noise is symmetric with heavy ones (of two exponential
-    variables it is Laplace's).
+    `effect_size` is the true difference over the standard deviation of paired differences between seeds within a
+    setting; `blocks` are those of one setting, or of each setting. The power is the mean of that for normal and for
+    Laplace noise: a handful of seeds does not tell how heavy the tails are, and the difference of two runs with the
+    same skewed noise is symmetric with heavy tails (of two exponential variables it is Laplace's).
     """
     return (power_under("normal", effect_size, blocks, alpha) + power_under("laplace", effect_size, blocks, alpha)) / 2
 
 
 def power_under(noise: Noise, effect_size: float, blocks: int | Sequence[int], alpha: float) -> float:
-    """Power of the sign-flip test for differences so distributed.
+    """Return the power of the sign-flip test for paired differences with this noise.
 
-    From 4,000 simulated studies up to `SIMULATED_BLOCKS` blocks, where few p values are possible and a t-test would
-    promise up to 0.15 too much; beyond that from the t-test, whose power it approaches.
+    Simulated up to `SIMULATED_BLOCKS` blocks, where few p values are possible and a t-test would promise up to 0.15
+    too much. Beyond it from the t-test with the same standard error, whose power the sign-flip test approaches.
     """
-    counts = np.atleast_1d(blocks)
-    n, weight = int(counts.sum()), weights(counts)
+    counts = np.sort(np.atleast_1d(blocks))
+    counts = counts[counts > 0]
+    if counts.size and counts[-1] == 1:  # no spread within settings: the plain mean, as over one setting
+        counts = np.array([counts.size])
+    n = int(counts.sum())
     if n > ALIKE_BLOCKS or (n > SIMULATED_BLOCKS and noise == "normal"):
-        # Unequal weights widen the error of the estimate as if there were fewer blocks.
-        return paired_power(effect_size * np.sqrt(n / (weight**2 * counts).sum()), n, alpha)
-    thresholds = _detected_from(tuple(np.sort(np.repeat(weight, counts))), alpha, noise)
+        return t_power(effect_size / np.sqrt(variance_shares(counts).sum()), n - counts.size, alpha)
+    thresholds = _detected_from(tuple(int(count) for count in counts), alpha, noise)
     found = np.searchsorted(thresholds, [abs(effect_size), -abs(effect_size)], side="left")
     return float(found.sum()) / thresholds.size
 
 
-@lru_cache(maxsize=256)
-def _detected_from(weight: tuple[float, ...], alpha: float, noise: Noise) -> FloatArray:
-    """The effect above which each simulated study of unit spread rejects in the positive direction, sorted.
+@lru_cache(maxsize=4096)
+def _detected_from(counts: tuple[int, ...], alpha: float, noise: Noise) -> FloatArray:
+    """Return the effect above which each of many simulated studies rejects in the positive direction, sorted.
 
-    Blocks count with their `weight` (n,).
+    `counts` are the blocks of each setting; the noise has unit variance.
     """
-    exact = len(weight) <= SIMULATED_BLOCKS
-    thresholds, studies = (_sign_flip_thresholds, 4_000) if exact else (_t_thresholds, 20_000)
+    exact = sum(counts) <= SIMULATED_BLOCKS
+    thresholds, studies, parts = (_sign_flip_thresholds, 2_000, 16) if exact else (_t_thresholds, 20_000, 8)
     rng = np.random.default_rng(0)
-    parts = []
-    for _ in range(8):
-        shape = (studies // 8, len(weight))
+    found = []
+    for _ in range(parts):
+        shape = (studies // parts, sum(counts))
         drawn = rng.normal(size=shape) if noise == "normal" else rng.laplace(scale=2**-0.5, size=shape)
-        parts.append(thresholds(drawn, np.array(weight), alpha))
-    return np.sort(np.concatenate(parts))
+        found.append(thresholds(drawn, np.array(counts), alpha))
+    return np.sort(np.concatenate(found))
 
 
-def _sign_flip_thresholds(noise: FloatArray, weight: FloatArray, alpha: float) -> FloatArray:
-    """The effect from which each study, (studies, n), is rejected by the sign-flip test.
-
-    Flipping the signs of a set of blocks keeps the mean as high or higher while their own mean is at most zero. With
-    noise z and effect d that is d <= -mean(z over the set), so a test that allows k - 1 such sets rejects from the
-    k-th largest of these values on (Hartigan 1969, "typical values"). All means are weighted.
-    """
-    allowed = int(np.floor(alpha * 2**weight.size / 2 + 1e-9))
+def _sign_flip_thresholds(noise: FloatArray, counts: NDArray[np.integer], alpha: float) -> FloatArray:
+    """Return the effect from which each study, (studies, n), is rejected by the sign-flip test, by bisection."""
+    patterns = all_signs(noise.shape[1])[: 2 ** (noise.shape[1] - 1)]  # of two opposite patterns one suffices
+    allowed = int(np.floor(alpha * len(patterns) + 1e-9))
     if allowed < 1:
         return np.full(len(noise), np.inf)
-    sums, sizes = np.zeros((len(noise), 1)), np.zeros(1)
-    for block, size in zip((noise * weight).T, weight, strict=True):
-        sums = np.concatenate([sums, sums + block[:, None]], axis=1)
-        sizes = np.concatenate([sizes, sizes + size])
-    typical = -sums[:, 1:] / sizes[1:]
-    # The empty set ties with the observed signs and always counts, so k - 1 others may.
-    return np.asarray(np.partition(typical, -allowed, axis=1)[:, -allowed])
+    settings = np.split(np.arange(noise.shape[1]), np.cumsum(counts)[:-1])
+    sums = [noise[:, own] @ patterns[:, own].T for own in settings]  # (studies, patterns) each
+    signs = [patterns[:, own].sum(axis=1) for own in settings]
+    low, high = np.full(len(noise), -LARGEST_EFFECT), np.full(len(noise), LARGEST_EFFECT)
+    for _ in range(14):
+        effect = (low + high) / 2
+        moved = [each + effect[:, None] * sign for each, sign in zip(sums, signs, strict=True)]
+        squares = [((noise[:, own] + effect[:, None]) ** 2).sum(axis=1, keepdims=True) for own in settings]
+        found = studentise(moved, counts, squares)
+        extreme = (np.abs(found) >= found[:, :1] * (1 - 1e-9)).sum(axis=1)
+        rejected = (found[:, 0] > 0) & (extreme <= allowed)
+        low, high = np.where(rejected, low, effect), np.where(rejected, effect, high)
+    return high
 
 
-def _t_thresholds(noise: FloatArray, weight: FloatArray, alpha: float) -> FloatArray:
-    """The effect from which each study, (studies, n), is rejected by the t-test."""
-    n = weight.size
-    error = noise.std(axis=1, ddof=1) * np.sqrt((weight**2).sum()) / n
-    return np.asarray(special.stdtrit(n - 1, 1 - alpha / 2) * error - (noise * weight).mean(axis=1))
+def _t_thresholds(noise: FloatArray, counts: NDArray[np.integer], alpha: float) -> FloatArray:
+    """Return the effect from which each study, (studies, n), is rejected by the t-test."""
+    settings = np.split(noise, np.cumsum(counts)[:-1], axis=1)
+    means = np.mean([own.mean(axis=1) for own in settings], axis=0)
+    spreads = np.stack([own.var(axis=1, ddof=1) if own.shape[1] > 1 else np.zeros(len(own)) for own in settings])
+    error = np.sqrt(variance_shares(counts) @ spreads)
+    return np.asarray(special.stdtrit(noise.shape[1] - counts.size, 1 - alpha / 2) * error - means)
 
 
 def seeds_needed(differences: FloatArray, alpha: float, power: float = 0.8) -> int | None:
-    """Seeds per cell at which a difference and spread as observed would be found with this power.
+    """Return the seeds per setting at which the observed difference and spread would be found with this power.
 
-    `differences` is (G, S) with NaN. At least as many as a sign-flip test needs to reach `alpha` at all. None where
-    it would take more than 1,000, or where the spread is unknown because there are fewer than two blocks.
+    `differences` is (G, S) with NaN. At least the seeds with which a sign-flip test can reach `alpha` at all. None if
+    more than 1,000 would be needed, or if the spread between seeds is unknown because no setting has two blocks.
     """
-    known = np.isfinite(differences)
-    values = differences[known]
-    if values.size < 2:
+    error, _ = estimate_error(differences)
+    if np.isnan(error):
         return None
-    cells = int(known.any(axis=1).sum())
+    counts = np.array([values.size for values in complete_blocks(differences)])
+    cells, mean = counts.size, abs(estimate(differences))
     floor = next(n for n in range(1, MOST_SEEDS) if smallest_p(cells * n) <= alpha)
-    spread = values.std(ddof=1)
-    mean = abs(estimate(differences))
-    if spread <= 1e-12:
+    if error <= 1e-12:
         return floor if mean else None
-    effect = mean / spread
+    effect = mean * np.sqrt(variance_shares(counts).sum()) / error
 
     def enough(seeds: int) -> bool:
-        return sign_flip_power(effect, cells * seeds, alpha) >= power
+        return sign_flip_power(effect, [seeds] * cells, alpha) >= power
 
     low = high = floor
     while not enough(high):
@@ -144,11 +155,11 @@ def seeds_needed(differences: FloatArray, alpha: float, power: float = 0.8) -> i
 
 
 def equivalence_p(differences: FloatArray, margin: float = MARGIN) -> float:
-    """p of two one-sided t-tests (TOST) that the mean lies within ±`margin`; differences are (G, S) with NaN.
+    """Return p of two one-sided t-tests (TOST) that the mean lies within ±`margin`; differences are (G, S) with NaN.
 
-    Standard error and degrees of freedom are those of Student's interval (`estimate_error`): where that of 95 % lies
-    within the margin, p is at most 0.025. NaN where nothing is known of the spread of seeds within settings: none has
-    two, or all its differences are the same (accuracies are counts of images, so that happens by rounding).
+    Standard error and degrees of freedom are those of Student's interval (`estimate_error`): if its 95 % interval lies
+    within the margin, p is at most 0.025. NaN if the spread of seeds within settings is unknown: no setting has two
+    seeds, or all differences are equal (accuracies are counts of images, so this happens by rounding).
     """
     error, freedom = estimate_error(differences)
     if not error > 1e-12:
@@ -156,9 +167,12 @@ def equivalence_p(differences: FloatArray, margin: float = MARGIN) -> float:
     return float(special.stdtr(freedom, -(margin - abs(estimate(differences))) / error))
 
 
-def detectable_effect(blocks: int, alpha: float, power: float = 0.8) -> float | None:
-    """The least Cohen's d_z that a sign-flip test over `blocks` finds with this power; None where it never rejects."""
-    if smallest_p(blocks) > alpha:
+def detectable_effect(blocks: int | Sequence[int], alpha: float, power: float = 0.8) -> float | None:
+    """Return the smallest effect size that a sign-flip test finds with this power; None if it can never reject.
+
+    `effect size` and `blocks` as in `sign_flip_power`.
+    """
+    if smallest_p(int(np.sum(blocks))) > alpha:
         return None
     low, high = 0.0, 1.0
     while sign_flip_power(high, blocks, alpha) < power:
@@ -170,7 +184,7 @@ def detectable_effect(blocks: int, alpha: float, power: float = 0.8) -> float | 
 
 
 def equivalence_seeds(cells: int, spread: float, alpha: float, margin: float = MARGIN, power: float = 0.8) -> int:
-    """Seeds per cell at which two arms that do not differ at all are shown equivalent with this power; at most 1,000.
+    """Return the seeds per setting at which two identical arms are shown equivalent with this power, at most 1,000.
 
     `spread` is the standard deviation of paired differences in points, `alpha` the level of the two one-sided tests.
     """

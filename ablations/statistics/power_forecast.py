@@ -1,4 +1,4 @@
-"""What a plan can and cannot find out, before it runs."""
+"""Power analysis of a plan before it runs, in sentences."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ablations.config import Grid, SequentialDesign, count
-from ablations.statistics.power import MARGIN, MOST_SEEDS, detectable_effect, equivalence_seeds
-from ablations.statistics.sequential.sign_flip_orbit import SignFlipOrbit, flipped_sums
+from ablations.statistics.power import MARGIN, MOST_SEEDS, detectable_effect, equivalence_seeds, smallest_p
+from ablations.statistics.sequential.procedures import GroupSequential
 
 if TYPE_CHECKING:
     pass
@@ -16,92 +16,89 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 _BITS = 12
 TYPICAL_SPREAD = 1.0
-"""Standard deviation between seeds of a paired difference, in percentage points. In the grid `rope` on the digits it
-is 0.4 to 1.5 in most settings, and 4 where a model without positions sees many patches."""
+"""Assumed standard deviation of a paired difference between seeds, in percentage points. On the digits, in the grid
+`rope`, it is 0.4 to 1.5 in most settings, and 4 for a model without positions on many patches."""
 
 
 def forecast_power(grid: Grid, spread: float = TYPICAL_SPREAD) -> list[str]:
-    """Sentences on the comparisons of a grid with its baseline, at this spread; none if it compares nothing.
+    """Return sentences on what the comparisons of a grid with its baseline can detect; none if it compares nothing.
 
-    Detection is the power of the sign-flip test at the strictest step of Holm; `spread` is in percentage points.
+    Power is that of the sign-flip test at the strictest step of Holm; `spread` is in percentage points.
     """
     comparisons = len(grid.levels) - 1
     if comparisons < 1:
         return []
     cells = grid.blocks // len(grid.seeds)
     alpha = ALPHA / comparisons
-    assumed = f"if paired differences spread by {spread:g} point{'s' * (spread != 1)} between seeds"
+    assumed = f"if paired differences have a standard deviation of {_points(spread)} between seeds"
     lines = []
-    likely, unlikely = (detectable_effect(grid.blocks, alpha, power) for power in (0.8, 0.2))
+    likely, unlikely = (detectable_effect([len(grid.seeds)] * cells, alpha, power) for power in (0.8, 0.2))
     if likely is None or unlikely is None:
-        lines.append("it cannot show that any two arms differ, however large the difference")
+        lines.append("no difference can be detected, however large: the smallest possible p is too large")
     else:
         lines.append(
-            f"it finds a difference of {likely * spread:.1f} points in 80 of 100 such studies and one of "
-            f"{unlikely * spread:.1f} points in 20, {assumed}; twice the spread, twice the difference"
+            f"minimum detectable difference: {likely * spread:.1f} points at 80 % power, {unlikely * spread:.1f} "
+            f"points at 20 % power, {assumed}; it is proportional to that standard deviation"
         )
     per_cell = _seeds_for(MARGIN / spread, cells, alpha)
-    seeds = f"{per_cell} seeds" if per_cell < MOST_SEEDS else f"over {MOST_SEEDS:,} seeds"
+    seeds = f"{per_cell} seeds" if per_cell < MOST_SEEDS else f"more than {MOST_SEEDS:,} seeds"
     same = equivalence_seeds(cells, spread, alpha)
     lines.append(
-        f"to find {MARGIN:g} points it would need {seeds}; to show that equal arms are equal within {MARGIN:g} points, "
-        f"{same} seed{'s' * (same != 1)}"
+        f"detecting {MARGIN:g} points needs {seeds} per setting; showing that identical arms are equivalent within "
+        f"{MARGIN:g} points needs {count(same, 'seed')}"
     )
     return lines
 
 
+def _points(value: float) -> str:
+    return f"{value:g} point{'s' * (value != 1)}"
+
+
 def _seeds_for(effect: float, cells: int, alpha: float) -> int:
-    """Seeds per cell that find this effect (d_z) in 80 of 100 studies; at most `MOST_SEEDS`."""
+    """Return the seeds per setting that detect this effect size with 80 % power, at most `MOST_SEEDS`."""
     low, high = 1, MOST_SEEDS
     while low < high:
         middle = (low + high) // 2
-        least = detectable_effect(cells * middle, alpha)
+        least = detectable_effect([middle] * cells, alpha)
         low, high = (low, middle) if least is not None and least <= effect else (middle + 1, high)
     return low
 
 
 def forecast_sequential_power(grid: Grid, design: SequentialDesign, spread: float = TYPICAL_SPREAD) -> list[str]:
-    """The same for a study that grows in rounds, at the strictest step of Holm, from simulated normal differences."""
+    """Return the same sentences for a sequential study, from simulated normal differences."""
     tests = len(grid.levels) - 1
     cells = grid.blocks // len(grid.seeds)
     alpha = ALPHA / tests
-    fixed = detectable_effect(cells * design.maximum, alpha)
+    fixed = detectable_effect([design.maximum] * cells, alpha)
     if fixed is None:
-        return ["it cannot show that any two arms differ, however large the difference"]
+        return ["no difference can be detected, however large: the smallest possible p is too large"]
     low, high = fixed, 1.5 * fixed
     while high > 1.01 * low:
         middle = (low + high) / 2
         low, high = (low, middle) if rejections(middle, design, cells, tests)[0] >= 0.8 else (middle, high)
     seeds = [rejections(effect, design, cells, tests)[1] for effect in (high, 2 * high)]
-    assumed = f"if paired differences spread by {spread:g} point{'s' * (spread != 1)} between seeds"
+    assumed = f"if paired differences have a standard deviation of {_points(spread)} between seeds"
     return [
-        f"it finds a difference of {high * spread:.1f} points in 80 of 100 such studies, {assumed} "
-        f"({fixed * spread:.1f} with {design.maximum} seeds fixed); twice the spread, twice the difference",
-        f"on average such an arm takes {seeds[0]:.1f} of the {design.maximum} seeds, and {seeds[1]:.1f} when the "
-        "difference is twice as large",
+        f"minimum detectable difference: {high * spread:.1f} points at 80 % power, {assumed} ({fixed * spread:.1f} "
+        f"points with {design.maximum} seeds from the start)",
+        f"an arm with this difference uses {seeds[0]:.1f} of {design.maximum} seeds on average, and {seeds[1]:.1f} "
+        "with twice the difference",
     ]
 
 
 def rejections(
     effect: float, design: SequentialDesign, cells: int, tests: int, studies: int = 200
 ) -> tuple[float, float]:
-    """Share of simulated studies in which an effect (d_z) is found, and the mean seeds they take, up to the look."""
-    looks, shares = design.looks, design.shares(cells, tests)
-    noise = np.random.default_rng(0).normal(size=(studies, design.maximum * cells))
-    round_of = np.repeat(np.searchsorted(looks, np.arange(1, design.maximum + 1)), cells)
-    ended = []
-    for values in noise + effect:
-        parts = [flipped_sums(np.where(round_of == i, values, 0.0), _BITS) for i in range(len(looks))]
-        sums = np.abs(np.cumsum(parts, axis=0))
-        ended.append(SignFlipOrbit(sums, sums[:, 0], shares).rejected(ALPHA / tests)[0])
+    """Return the share of simulated studies that detect an effect size, and the mean number of seeds that they use."""
+    looks, procedure = design.looks, GroupSequential(design, contrasts=tests, bits=_BITS)
+    noise = np.random.default_rng(0).normal(size=(studies, cells, design.maximum))
+    ended = [procedure.orbit(values).rejected(ALPHA / tests)[0] for values in noise + effect]
     taken = np.array([*looks, design.maximum])[ended]
     return float(np.mean(np.array(ended) < len(looks))), float(taken.mean())
 
 
 def power_warning(grid: Grid) -> str | None:
-    """A line for a plan whose comparisons cannot reach p = 0.05, whatever the runs give; else None."""
-    from ablations.statistics.power import smallest_p
-
+    """Return a warning if no comparison of the plan can reach p = 0.05, whatever its results; else None."""
     comparisons = len(grid.levels) - 1
     if comparisons < 1 or smallest_p(grid.blocks) * comparisons <= 0.05:
         return None
@@ -110,12 +107,10 @@ def power_warning(grid: Grid) -> str | None:
     family = f" after Holm over {comparisons} comparisons" if comparisons > 1 else ""
     return (
         f"no difference can reach p = 0.05 with {count(grid.blocks, 'pair')} of runs: "
-        f"the smallest p is {least_p(grid):.2g}{family}; --seeds {seeds} would do"
+        f"the smallest possible p is {least_p(grid):.2g}{family}; use at least --seeds {seeds}"
     )
 
 
 def least_p(grid: Grid) -> float:
-    """The smallest two-sided p that the study can give after Holm's correction; 1 with nothing to compare."""
-    from ablations.statistics.power import smallest_p
-
+    """Return the smallest possible two-sided p of the study after Holm's correction; 1 if nothing is compared."""
     return min(1.0, smallest_p(grid.blocks) * (len(grid.levels) - 1 or 1))

@@ -1,4 +1,4 @@
-"""Arms ranked in every cell: mean ranks, Friedman's test and Nemenyi's critical difference (Demšar 2006)."""
+"""Ranks of the arms over settings: mean ranks, Friedman's test, Nemenyi's critical difference (Demšar 2006)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from scipy import stats as scipy_stats
 from ablations.statistics.outcomes import FloatArray, Outcomes
 
 _MOST = 2**16
-"""Permutations up to which Friedman's test is exact, and random ones beyond."""
+"""Up to this number of permutations Friedman's test enumerates all; beyond it, it draws this many."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Mean rank of each arm over the cells, 1 the best; ties share their rank.
+    """Mean rank of each arm over the settings (cells); 1 is the best, ties share their rank.
 
-    Cells are what is counted, each by its mean over seeds: this asks whether an order would hold in other settings,
-    where the contrasts ask how large a difference is in these. `p` is Friedman's (`friedman_p`); two arms whose mean
-    ranks differ by less than `critical` (Nemenyi at 5 %) are not told apart.
+    The unit of observation is a setting, represented by its mean over seeds. Ranks ask whether the order of the arms
+    would hold in other settings; contrasts ask how large a difference is in these. `p` is that of Friedman's test
+    (`friedman_p`). Two arms whose mean ranks differ by less than `critical` (Nemenyi at 5 %) are not distinguished.
     """
 
     arms: tuple[str, ...]
@@ -33,7 +33,7 @@ class Ranks:
 
     @property
     def groups(self) -> list[tuple[str, ...]]:
-        """The largest sets of neighbouring arms, best first, that are not told apart; sets of one are left out."""
+        """The largest sets of neighbouring arms that are not distinguished, best first, without sets of one."""
         order = np.argsort(self.mean_ranks, kind="stable")
         spans: list[tuple[int, int]] = []
         for start in range(len(order)):
@@ -48,9 +48,9 @@ class Ranks:
 
 
 def rank_arms(outcomes: Outcomes) -> Ranks | None:
-    """The ranks over the cells in which some seed has a run of every arm; None for < 3 arms or < 2 such cells.
+    """Return the ranks over the settings in which some seed has a run of every arm.
 
-    A cell's means are over the seeds that all arms have there.
+    A setting's means are over the seeds that all arms have there. None for fewer than three arms or two such settings.
     """
     whole: NDArray[np.bool_] = np.all(np.isfinite(outcomes.accuracy), axis=0)
     used = [cell for cell in range(len(outcomes.cells)) if whole[cell].any()]
@@ -66,29 +66,30 @@ def rank_arms(outcomes: Outcomes) -> Ranks | None:
 
 
 def friedman_p(each: FloatArray, seed: int = 0) -> float:
-    """p of Friedman's test for ranks (N settings, k arms): how often would random orders set the arms as far apart?
+    """Return p of Friedman's test for ranks (N settings, k arms).
 
-    His statistic grows with the sum of squares of the arms' rank sums, so that is what is compared. Exact over all
-    (k!)^(N - 1) orders relative to the first setting's where these are at most 65,536, else from 65,535 random orders
-    and the observed one. The usual chi-square distribution is for many settings: with four it is far from this.
+    p is the share of orders whose rank sums have at least the observed sum of squares, of which Friedman's statistic
+    is a monotone function. Exact over all (k!)^(N - 1) orders relative to the first setting's if these are at most
+    65,536, otherwise from 65,535 random orders and the observed one. The usual chi-square approximation needs many
+    settings and is far off with four.
     """
-    observed = _apart(each.sum(axis=0))
+    observed = _sum_of_squares(each.sum(axis=0))
     if factorial(each.shape[1]) ** (len(each) - 1) <= _MOST:
         sums = each[:1]
         for row in each[1:]:
             orders = np.array(list(permutations(row)))
             sums = (sums[:, None] + orders).reshape(-1, each.shape[1])
-        return float(np.mean(_apart(sums) >= observed))
+        return float(np.mean(_sum_of_squares(sums) >= observed))
     rng, extreme, left = np.random.default_rng(seed), 1, _MOST - 1
     batch = max(1, 2**21 // each.size)
     while left:
         rows = min(batch, left)
         orders = rng.permuted(np.broadcast_to(each, (rows, *each.shape)), axis=2)
-        extreme += int(np.count_nonzero(_apart(orders.sum(axis=1)) >= observed))
+        extreme += int(np.count_nonzero(_sum_of_squares(orders.sum(axis=1)) >= observed))
         left -= rows
     return extreme / _MOST
 
 
-def _apart(sums: FloatArray) -> FloatArray:
-    """The sum of squares of rank sums (..., k); ranks are halves, so it is exact."""
+def _sum_of_squares(sums: FloatArray) -> FloatArray:
+    """Return the sum of squares of rank sums (..., k). Exact, as ranks are multiples of 1/2."""
     return np.asarray((sums**2).sum(axis=-1))

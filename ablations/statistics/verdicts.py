@@ -1,4 +1,4 @@
-"""What the numbers of a contrast allow to say of it."""
+"""The verdict on a contrast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ablations.statistics.contrasts import ALPHA, Contrast
 
 
 class Verdict(StrEnum):
-    """What the numbers allow to say of a difference."""
+    """Better, worse, equivalent or undecided."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -18,7 +18,7 @@ class Verdict(StrEnum):
 
 
 def decided(n: int, mean: float, p_adjusted: float, p_equivalence: float) -> Verdict:
-    """The verdict that these numbers of a contrast allow."""
+    """Return the verdict that these numbers support."""
     if n == 0:
         return Verdict.NO_PAIRS
     if p_adjusted <= ALPHA:
@@ -27,5 +27,8 @@ def decided(n: int, mean: float, p_adjusted: float, p_equivalence: float) -> Ver
 
 
 def verdict(contrast: Contrast) -> Verdict:
-    """Better or worse when the adjusted p is at most 0.05; else equivalent when that of the two one-sided tests is."""
+    """Return the verdict on a contrast.
+
+    Better or worse if the adjusted p is at most 0.05; otherwise equivalent if p of equivalence is; otherwise undecided.
+    """
     return decided(contrast.n, contrast.mean, contrast.p_adjusted, contrast.p_equivalence)

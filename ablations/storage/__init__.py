@@ -1,6 +1,6 @@
 """Runs and studies on disk: written atomically, verified by checksum, with the environment they were made in."""
 
-from ablations.storage.consistency import require_one_version, stale_runs_warning, version_conflicts
+from ablations.storage.consistency import require_one_version, stale_runs, stale_runs_warning, version_conflicts
 from ablations.storage.files import (
     file_sha256,
     read_json,
@@ -34,6 +34,7 @@ __all__ = [
     "read_json",
     "remove_leftovers",
     "require_one_version",
+    "stale_runs",
     "stale_runs_warning",
     "storage_errors",
     "sync_folder",

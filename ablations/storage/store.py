@@ -154,6 +154,11 @@ class Store:
         with storage_errors(f"the failure of run {key[:16]} could not be written to {self.root}"):
             write_file(folder / "failure.json", to_json(reason))
 
+    def discard(self, key: str) -> None:
+        """Mark a finished run as not finished, so that it is trained again. Raises StorageError."""
+        with storage_errors(f"run {key[:16]} in {self.root} could not be discarded"):
+            (self.folder(key) / "DONE.json").unlink(missing_ok=True)
+
     def failure(self, key: str) -> str | None:
         """Why the run failed the last time, in one line; None when it is finished or has not failed."""
         reason = read_json(self.folder(key) / "failure.json")

@@ -51,9 +51,9 @@ def train_together(
 ) -> None:
     """Train runs of one shape as one model, each to the record that it would have alone.
 
-    `on_end` is told of each run as it ends: its record, its own error, or KeyboardInterrupt when its keeper was asked
-    to stop; the others go on. Runs whose snapshots are at different steps go one resume_point after another, and those that
-    find too little memory together go on from their snapshots in two halves.
+    `on_end` is called when a run ends, with its record, its error, or KeyboardInterrupt if its checkpointer was asked
+    to stop; the others continue. Runs whose checkpoints are at different steps are trained one group after another. Runs
+    that do not fit into memory together resume from their checkpoints in two halves.
     """
     paces: dict[tuple[int, ...], list[StackedRun]] = {}
     for member in members:

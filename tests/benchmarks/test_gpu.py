@@ -183,7 +183,7 @@ class TestChecks:
         assert not result.correct
         assert len(result.checks) == 6
         assert "checks: broken in bf16: RuntimeError: an illegal memory access was encountered" in result.left_out
-        assert "FAILED bf16: it broke off: error -, limit 0" in gpu.table(result)
+        assert "FAILED bf16: raised an error: error -, limit 0" in gpu.table(result)
         assert json.loads(saved[-1])["checks"][0]["error"] is None
 
     def test_a_failed_check_is_shown(self) -> None:
@@ -274,8 +274,8 @@ class TestPeers:
         left: list[int] = []
         gpu.stop_after(0.0, made, left.append).join(30)
         assert left == [1]
-        assert json.loads(saved[-1])["left_out"] == [": stopped, as the time was over"]
-        assert "stopped, as the time was over" in capsys.readouterr().out
+        assert json.loads(saved[-1])["left_out"] == [": stopped at the time limit"]
+        assert "stopped at the time limit" in capsys.readouterr().out
 
 
 def test_parts_end_before_the_whole_and_the_whole_in_under_eight_minutes() -> None:
@@ -314,7 +314,7 @@ class TestVerdicts:
     def test_beside_eager_alone_nothing_is_decided(self) -> None:
         verdicts = self.result(micro={"torch_compile_images_per_s": None}).verdicts()
         assert [v.holds for v in verdicts] == [None, True, None, True]
-        assert verdicts[0].where == "not beside both kinds of PyTorch: micro, rope, R=1"
+        assert verdicts[0].where == "not measured with both kinds of PyTorch: micro, rope, R=1"
 
     def test_rows_that_are_missing_decide_nothing(self) -> None:
         result = self.result()

@@ -51,6 +51,14 @@ def test_a_grid_from_toml(tmp_path):
     assert len(grid.expand()) == 8
 
 
+def test_a_byte_order_mark_is_no_part_of_a_grid(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(MINE)
+    plain = grids.load_grid(path)
+    path.write_text(MINE, encoding="utf-8-sig")
+    assert grids.load_grid(path) == plain
+
+
 def test_a_toml_grid_needs_little(tmp_path):
     path = tmp_path / "small.toml"
     path.write_text("axes.depth = [2, 1, 2]")

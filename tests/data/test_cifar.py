@@ -53,6 +53,13 @@ def test_cifar100_reads_every_format_from_every_place(
     assert_is_cifar100(load("cifar100", data_dir=data_dir, labels=labels), labels)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_class_name(tmp_path: Path) -> None:
+    source = cifar10(tmp_path, python=False)
+    names = source / "batches.meta.txt"
+    names.write_text(names.read_text(), encoding="utf-8-sig")
+    assert load("cifar10", data_dir=source).class_names == tuple(TEN_NAMES)
+
+
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_python_archives_of_any_pickle_protocol(tmp_path: Path, protocol: int) -> None:
     assert_is_cifar100(load("cifar100", data_dir=cifar100_python(tmp_path, protocol)))

@@ -51,3 +51,15 @@ def test_fetch_refuses_a_wrong_checksum_and_starts_afresh(tmp_path: Path, server
 def test_fetch_says_why_it_could_not(tmp_path: Path) -> None:
     with pytest.raises(VitabError, match=r"http://127\.0\.0\.1:9/x: .*refused.*or put the file into"):
         fetch([Remote("http://127.0.0.1:9/x", "0" * 32)], tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_one_line_and_is_still_read(tmp_path: Path, server: Server) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(VitabError, match=r"^cannot write .*/file/cache; set XDG_CACHE_HOME .* as --data-dir$"):
+        fetch([remote(server)], tmp_path / "file" / "cache")
+    assert server.asked == []
+    (tmp_path / "read-only").mkdir()
+    (tmp_path / "read-only" / "some.bin").write_bytes(server.content)
+    (tmp_path / "read-only").chmod(0o555)
+    assert fetch([remote(server)], tmp_path / "read-only") == [tmp_path / "read-only" / "some.bin"]
+    assert server.asked == []

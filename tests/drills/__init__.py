@@ -1,1 +1,1 @@
-"""Real grids disturbed in every way, then finished and compared with undisturbed ones: ``python -m tests.drills``."""
+"""Fault drills: disturb real grids, finish them and compare them with undisturbed ones. ``python -m tests.drills``."""

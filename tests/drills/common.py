@@ -1,7 +1,7 @@
-"""What the drills share: programs to disturb, and how what they leave is compared with an undisturbed grid.
+"""Parts shared by the drills: starting `vitab run`, and comparing a grid with an undisturbed one.
 
-A run is lost when it is not finished in the end, duplicated when a finished one was written again, different when a
-number in it is, damaged when a file of it is not what was written.
+A run is lost if it is not finished in the end, duplicated if it was written again after it was finished or trained
+twice at the same time, different if any number differs, and damaged if a checksum does not match.
 """
 
 import csv
@@ -26,28 +26,28 @@ CHECKPOINT = 0.5
 
 @dataclass
 class Tally:
-    """What a drill has seen."""
+    """Counts of a drill."""
 
     grids: int = 0
     lost: int = 0
     duplicated: int = 0
     different: int = 0
     damaged: int = 0
-    seen: dict[str, bytes] = field(default_factory=dict)  # DONE.json of the runs of this grid, by key
+    seen: dict[str, bytes] = field(default_factory=dict)  # DONE.json of the finished runs of this grid, by key
 
     @property
     def good(self) -> bool:
         return not (self.lost or self.duplicated or self.different or self.damaged)
 
     def look(self, store: Store) -> int:
-        """Count finished runs that were written again since the last look; how many are finished."""
+        """Count the finished runs that were written again since the last call. Return the number of finished runs."""
         now = finished(store)
         self.duplicated += sum(now.get(key) != done for key, done in self.seen.items())
         self.seen = now
         return len(now)
 
     def compare(self, store: Store, whole: Store) -> None:
-        """Compare a grid that should be finished with the undisturbed one, and forget it."""
+        """Compare a grid that should be finished with the undisturbed one, and reset the counts of this grid."""
         for key in whole.read_study("smoke").keys:
             if not store.done(key):
                 self.lost += 1
@@ -63,7 +63,7 @@ class Tally:
 
 
 def start(runs: Path, *options: str, epochs: int, program: str = "ablations.cli", **process: Any) -> "subprocess.Popen":
-    """`vitab run` on the smoke grid, with its children in a group of its own."""
+    """Start `vitab run` on the smoke grid, in a new process group with its worker processes."""
     command = ["run", "--grid", "smoke", "--epochs", str(epochs), "--quiet", "--checkpoint", str(CHECKPOINT), *options]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | process
     env = os.environ | {"PYTHONPATH": str(ROOT)} | quiet.pop("env", {})
@@ -73,14 +73,14 @@ def start(runs: Path, *options: str, epochs: int, program: str = "ablations.cli"
 
 
 def undisturbed(folder: Path, epochs: int, seeds: int = 2) -> Store:
-    """The grid as it should be."""
+    """Train the grid without disturbance."""
     whole = Store(folder)
     assert start(whole.root, "--workers", "1", "--seeds", str(seeds), epochs=epochs).wait(timeout=300) == 0
     return whole
 
 
 def finished(store: Store) -> dict[str, bytes]:
-    """DONE.json of each finished run by key."""
+    """Return the DONE.json of each finished run by key."""
     if "smoke" not in store.studies():
         return {}
     keys = store.read_study("smoke").keys
@@ -88,7 +88,7 @@ def finished(store: Store) -> dict[str, bytes]:
 
 
 def numbers(store: Store, key: str) -> Iterator[object]:
-    """All that must not depend on what happened on the way."""
+    """Yield everything in a run that a disturbance must not change."""
     folder = store.folder(key)
     for name in SAME_BYTES:
         yield (folder / name).read_bytes()

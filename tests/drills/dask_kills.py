@@ -1,7 +1,7 @@
-"""Workers, clients and children of a Dask cluster killed with SIGKILL at random moments.
+"""Drill that kills Dask workers, clients and worker processes with SIGKILL at random times.
 
-Two clients at once have the smoke grid trained by the two worker processes of a LocalCluster, whose nannies replace
-those that are killed, as the drill does with clients. In every second grid the workers do not see the folder of runs.
+Two clients train the smoke grid at the same time on the two workers of a LocalCluster. Nannies replace killed workers,
+and the drill replaces killed clients. In every second grid the workers do not share the folder of runs.
 """
 
 import contextlib
@@ -23,17 +23,17 @@ from ablations.storage import Store
 
 from .common import Tally, start, undisturbed
 
-IN_A_GRID = 25
-"""Kills at most, so that there are several grids."""
-APART = Path(__file__).with_name("apart.py")
+MAX_KILLS_PER_GRID = 25
+"""Limit that makes a drill use several grids."""
+UNSHARED = Path(__file__).with_name("unshared_worker.py")
 
 
 @dataclass
 class DaskKilling(Tally):
-    """What was killed."""
+    """Counts of killed processes and their effects."""
 
     killed: Counter = field(default_factory=Counter)
-    left_over: int = 0  # results that the cluster still holds, or workers, when the grid is finished
+    left_over: int = 0  # results left on the cluster after the grid is finished
 
     @property
     def kills(self) -> int:
@@ -50,12 +50,12 @@ class DaskKilling(Tally):
 
 @contextlib.contextmanager
 def cluster(folder: Path, *, shared: bool) -> Iterator[Any]:
-    """Two worker processes of one thread each, and their scheduler."""
+    """Start a scheduler and two Dask workers with one thread each."""
     import dask
     from distributed import LocalCluster
 
     env = {"XDG_CACHE_HOME": str(folder)}
-    options = {} if shared else {"preload": [str(APART)]}
+    options = {} if shared else {"preload": [str(UNSHARED)]}
     with dask.config.set({"distributed.nanny.environ": env}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with LocalCluster(
@@ -64,14 +64,14 @@ def cluster(folder: Path, *, shared: bool) -> Iterator[Any]:
             yield made
 
 
-def pids_at_work(store: Store) -> list[int]:
-    """The children that hold a run by their own word."""
+def lease_pids(store: Store) -> list[int]:
+    """Return the ids of the processes that hold a lease."""
     owners = [active_lease(folder) for folder in store.root.iterdir()] if store.root.exists() else []
     return [owner["pid"] for owner in owners if owner is not None]
 
 
 def revive(made: Any) -> None:
-    """New nannies for those that have given up, as they do when their worker is killed while it begins."""
+    """Replace nannies that gave up, which they do if their worker is killed while it starts."""
     for name, nanny in list(made.workers.items()):
         if nanny.status.name in ("failed", "closed", "closing"):
             del made.workers[name]
@@ -79,12 +79,12 @@ def revive(made: Any) -> None:
 
 
 def kill_one(made: Any, clients: list, stores: tuple[Store, ...], rng: random.Random, tally: DaskKilling) -> None:
-    """SIGKILL for a worker, a client or a child."""
-    known = set(made.scheduler.workers)  # a nanny gives up when its worker dies before it has begun
+    """Kill a Dask worker, a client or a worker process with SIGKILL."""
+    known = set(made.scheduler.workers)  # a nanny gives up if its worker dies during its start
     workers = [nanny.pid for nanny in made.workers.values() if nanny.pid is not None and nanny.worker_address in known]
-    children = [pid for store in stores for pid in pids_at_work(store) if pid not in [c.pid for c in clients]]
+    processes = [pid for store in stores for pid in lease_pids(store) if pid not in [c.pid for c in clients]]
     live = [client.pid for client in clients if client.poll() is None]
-    kinds = {"workers": (workers, 4), "clients": (live, 2), "children": (children, 2)}
+    kinds = {"workers": (workers, 4), "clients": (live, 2), "worker processes": (processes, 2)}
     some = {kind: weight for kind, (pids, weight) in kinds.items() if pids}
     kind = rng.choices(list(some), list(some.values()))[0]
     with contextlib.suppress(ProcessLookupError):
@@ -93,10 +93,10 @@ def kill_one(made: Any, clients: list, stores: tuple[Store, ...], rng: random.Ra
 
 
 def disturb(made: Any, store: Store, cache: Path, rng: random.Random, tally: DaskKilling, kills: int, go: Any) -> None:
-    """Kill until the grid is finished or there were enough kills; then finish it."""
+    """Kill processes until the grid is finished or the number of kills is reached; then finish the grid."""
     stores = store, Store(cache / "vitab" / "cluster")
     clients = [go(), go()]
-    kills = min(kills, tally.kills + IN_A_GRID)
+    kills = min(kills, tally.kills + MAX_KILLS_PER_GRID)
     while tally.kills < kills and tally.look(store) < 4:
         time.sleep(rng.uniform(0.2, 3.0))
         kill_one(made, clients, stores, rng, tally)
@@ -116,7 +116,7 @@ def disturb(made: Any, store: Store, cache: Path, rng: random.Random, tally: Das
 
 
 def drill(kills: int, *, epochs: int = 1000, seed: int = 0) -> DaskKilling:
-    """Grids one after another until so many processes were killed."""
+    """Disturb one grid after another until `kills` processes were killed."""
     from distributed import Client
 
     rng, tally = random.Random(seed), DaskKilling()

@@ -1,7 +1,8 @@
-"""Writes that fail: files that may not grow (RLIMIT_FSIZE), small disks that fill up, a folder that becomes read-only.
+"""Drill with failing writes: file size limits (RLIMIT_FSIZE), small disks that fill up, a folder that becomes
+read-only.
 
-Each program must end with one clear line and the exit code that goes with it, and leave nothing that passes for a
-finished run and is not. Then the grid is finished with room and compared with an undisturbed one.
+Each program must end with a clear message and the matching exit code, and must not leave an incomplete run that looks
+finished. The grid is then finished with enough space and compared with an undisturbed one.
 """
 
 import random
@@ -22,18 +23,18 @@ from ablations.storage import Store
 from .common import Tally, start, undisturbed
 
 CODES = (0, 1, 2)
-"""A program whose writes fail ends well all the same, or says that a run could not be written, or refuses to begin."""
-CLEAR = re.compile(r"(error|failed|warning): \S.*|\d+ of \d+ runs failed; the same command tries them again")
-"""What it may print to say so, line by line."""
+"""Valid exit codes: finished despite a failed write, a failed write reported, or not started."""
+CLEAR = re.compile(r"(error|failed|warning): \S.*|\d+ of \d+ runs failed.*")
+"""Pattern of the lines that such a program may print."""
 
 
 @dataclass
 class Failing(Tally):
-    """What went wrong with writes, and how the programs ended."""
+    """Counts of programs with failing writes, and of how they ended."""
 
-    failed: Counter = field(default_factory=Counter)  # programs that could not write, by the case
+    failed: Counter = field(default_factory=Counter)  # programs that could not write, by case
     went_well: Counter = field(default_factory=Counter)
-    unclear: list[str] = field(default_factory=list)  # ends that were no clear line
+    unclear: list[str] = field(default_factory=list)  # programs without a clear message
     skipped: list[str] = field(default_factory=list)
 
     @property
@@ -46,12 +47,12 @@ class Failing(Tally):
             for case in sorted(self.failed | self.went_well)
         )
         return "\n".join(
-            [cases, super().__str__(), f"{len(self.unclear)} unclear ends", *self.unclear]
+            [cases, super().__str__(), f"{len(self.unclear)} unclear messages", *self.unclear]
             + [f"skipped: {reason}" for reason in self.skipped]
         )
 
     def end(self, case: str, process: "subprocess.Popen") -> None:
-        """Wait for a program, and look at how it ended."""
+        """Wait for a program and check how it ended."""
         _, err = process.communicate(timeout=300)
         lines = err.decode().splitlines()
         clear = process.returncode in CODES and all(map(CLEAR.fullmatch, lines))
@@ -66,7 +67,7 @@ class Failing(Tally):
 
 @contextmanager
 def small_disk(folder: Path, kilobytes: int) -> Iterator[Callable[[str], None]]:
-    """A tmpfs of that size; what is given is a function to mount it anew with other options. OSError if none may be."""
+    """Mount a tmpfs of this size and yield a function that remounts it. Raises OSError if mounting is not permitted."""
     folder.mkdir()
 
     def mount(options: str, *flags: str) -> None:
@@ -83,12 +84,12 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[Callable[[str], None]]:
 
 
 def limited(size: int) -> Callable[[], None]:
-    """For a child process: no file may grow beyond so many bytes."""
+    """Return a function that limits the size of files, to be called in a child process."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def files_that_may_not_grow(store: Store, tally: Failing, rng: random.Random, epochs: int) -> None:
-    """Programs with one and two workers, and limits below the size of one file or another of a run."""
+    """Run programs with limits below the size of different files of a run."""
     for limit in (500, 3000, rng.randint(4000, 14000), rng.randint(14000, 17000), rng.randint(17500, 60000)):
         workers = str(rng.choice((1, 2)))
         options: dict[str, Any] = {"stderr": subprocess.PIPE, "preexec_fn": limited(limit)}
@@ -97,7 +98,7 @@ def files_that_may_not_grow(store: Store, tally: Failing, rng: random.Random, ep
 
 
 def disk_that_fills_up(store: Store, tally: Failing, rng: random.Random, epochs: int, mount: Any) -> None:
-    """A disk that has ever more room, and then enough."""
+    """Run programs on a disk that is enlarged step by step until it is large enough."""
     for kilobytes in (40, 80, rng.randint(90, 160), rng.randint(160, 240)):
         mount(f"size={kilobytes}k")
         process = start(store.root, "--workers", str(rng.choice((1, 2))), epochs=epochs, stderr=subprocess.PIPE)
@@ -107,7 +108,7 @@ def disk_that_fills_up(store: Store, tally: Failing, rng: random.Random, epochs:
 
 
 def folder_that_becomes_read_only(store: Store, tally: Failing, rng: random.Random, epochs: int, mount: Any) -> None:
-    """Before a program begins, and while it works."""
+    """Make the folder read-only before a program starts, and while it runs."""
     for wait in (None, rng.uniform(2, 4), rng.uniform(2, 4)):
         if wait is None:
             mount("ro")
@@ -119,7 +120,7 @@ def folder_that_becomes_read_only(store: Store, tally: Failing, rng: random.Rand
             try:
                 mount("ro")
                 break
-            except OSError:  # a file is open for writing just now
+            except OSError:  # a file is open for writing
                 time.sleep(0.001)
         tally.end("read-only folder", process)
         mount("rw")
@@ -127,7 +128,7 @@ def folder_that_becomes_read_only(store: Store, tally: Failing, rng: random.Rand
 
 
 def output_that_is_full(store: Store, tally: Failing, rng: random.Random, epochs: int) -> None:
-    """Standard output goes to a full disk."""
+    """Write standard output to a full disk."""
     with Path("/dev/full").open("wb") as full:
         for workers in ("1", "2"):
             process = start(store.root, "--workers", workers, epochs=epochs, stdout=full, stderr=subprocess.PIPE)
@@ -136,11 +137,11 @@ def output_that_is_full(store: Store, tally: Failing, rng: random.Random, epochs
 
 
 def output_that_fills_up(store: Store, tally: Failing, rng: random.Random, epochs: int, folder: Path) -> None:
-    """Standard output goes to a file on a small disk, which is full in the midst of a run: no run fails by that."""
+    """Write standard output to a small disk that fills up during a run, which must not fail."""
     for workers in ("1", "1", "2"):
         path = folder / "log"
         with path.open("wb") as log:
-            options: dict[str, Any] = {"stdout": log, "stderr": subprocess.PIPE, "program": "tests.drills.chatty"}
+            options: dict[str, Any] = {"stdout": log, "stderr": subprocess.PIPE, "program": "tests.drills.verbose_cli"}
             process = start(store.root, "--workers", workers, epochs=epochs, **options)
             tally.end("output that fills up", process)
         path.unlink()
@@ -157,11 +158,11 @@ def finish(store: Store, whole: Store, tally: Failing, epochs: int) -> None:
 
 ANYWHERE = (files_that_may_not_grow, output_that_is_full)
 ON_A_DISK = (disk_that_fills_up, folder_that_becomes_read_only, output_that_fills_up)
-"""Cases with a small file system of their own, which only root may mount."""
+"""Cases that need a small file system, which only root may mount."""
 
 
 def drill(cases: Sequence[Any] = (*ANYWHERE, *ON_A_DISK), *, epochs: int = 1000, seed: int = 0) -> Failing:
-    """Every case once."""
+    """Run each case once."""
     rng, tally = random.Random(seed), Failing()
     with tempfile.TemporaryDirectory() as folder:
         whole = undisturbed(Path(folder, "whole"), epochs)
@@ -180,5 +181,5 @@ def drill(cases: Sequence[Any] = (*ANYWHERE, *ON_A_DISK), *, epochs: int = 1000,
             except OSError as error:
                 if disk.is_mount():
                     raise
-                tally.skipped.append(f"{case.__name__.replace('_', ' ')}: no file system may be mounted here ({error})")
+                tally.skipped.append(f"{case.__name__.replace('_', ' ')}: cannot mount a file system ({error})")
     return tally

@@ -1,7 +1,7 @@
-"""Files of a store damaged at random, and whether anybody who reads them would believe them.
+"""Drill that damages files of a store at random and checks whether their readers detect it.
 
-Detected: the run counts as not finished and is trained again, `vitab verify` names the file, or it is refused or
-ignored by its reader. Harmless: all that is read is what was written. Missed: something else is read and believed.
+Detected: the run counts as unfinished, `vitab verify` reports the file, or its reader rejects or ignores it. Harmless:
+everything that is read equals what was written. Missed: something else is read and accepted.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ VERDICTS = ("detected", "harmless", "missed")
 
 @dataclass
 class Fuzzing:
-    """How many of each verdict, by file and kind of damage."""
+    """Counts by file, kind of damage and verdict."""
 
     counts: Counter = field(default_factory=Counter)
 
@@ -47,7 +47,7 @@ class Fuzzing:
 
 
 def harm(content: bytes, other: bytes, kind: str, rng: np.random.Generator) -> bytes | None:
-    """A damaged copy of a file, `other` being the same file of another run; None when it is removed."""
+    """Return a damaged copy of a file, or None for a removed one. `other` is the same file of another run."""
     match kind:
         case "truncated":
             return content[: rng.integers(1, len(content))]
@@ -63,9 +63,9 @@ def harm(content: bytes, other: bytes, kind: str, rng: np.random.Generator) -> b
 
 
 def finished_grid(root: Path) -> Store:
-    """The smoke grid trained; beside it the snapshot of half a run in every folder, and unfinished runs.
+    """Train the smoke grid, and add a checkpoint and an unfinished run for each of its runs.
 
-    Of those one is this process's, and all others are free.
+    This process holds the lease of one unfinished run; the others are free.
     """
     store = Store(root)
     for options in ((), ("--study", "other", "--seeds", "1")):
@@ -74,27 +74,27 @@ def finished_grid(root: Path) -> Store:
         arrays = {"weights": np.random.default_rng(number).standard_normal(100, dtype=np.float32)}
         who = WHO | {"key": key}
         store.snapshot(key).write_bytes(snapshot.to_bytes(snapshot.TrainingState(STATE | {"of": key}, arrays), who))
-        attempt = LeaseManager().take(unfinished(store, key))
-        assert attempt is not None
+        lease = LeaseManager().acquire(unfinished(store, key))
+        assert lease is not None
         if number:
-            attempt.release()
+            lease.release()
     return store
 
 
 def unfinished(store: Store, key: str) -> Path:
-    """The folder of another run than that of the key, which is not finished."""
+    """Return the folder of an unfinished run that belongs to the key."""
     return store.root / "unfinished" / key[:16]
 
 
 def place(store: Store, key: str, name: str) -> Path:
-    """Where a file is, of a run if it is of one."""
+    """Return the path of a file of the run or of the store."""
     if name.startswith("studies/"):
         return store.root / name
     return (unfinished(store, key) if name.startswith("attempt") else store.folder(key)) / name
 
 
-def believed(store: Store, key: str, name: str) -> Any:
-    """What readers make of a file: None when they do not believe it, or see that it is not there."""
+def accepted(store: Store, key: str, name: str) -> Any:
+    """Return what the reader of a file accepts; None if it rejects the file or finds none."""
     if name == "resume.bin":
         found = snapshot.Checkpointer(store.snapshot(key), WHO | {"key": key}).load()
         return None if found is None else (found.notes, found.arrays["weights"].tobytes())
@@ -104,42 +104,42 @@ def believed(store: Store, key: str, name: str) -> Any:
         except UsageError:
             return None
     if name.startswith("attempt"):
-        # that a run is free is believed only where its owner does not: it asks before it writes anything
+        # "free" does damage only if the owner still considers itself the owner, which it checks before every write
         folder = unfinished(store, key)
-        if not LeaseManager().free(folder):
-            return "at work"
+        if not LeaseManager().is_free(folder):
+            return "leased"
         return "free" if Lease(folder, 1).held() else None
     return None if not store.done(key) or problems(store, key) else results(store, key)
 
 
 def results(store: Store, key: str) -> Any:
-    """All that a report could say of a run."""
+    """Return everything in a run that a report can contain."""
     weights, predictions = store.checkpoint(key), store.predictions(key)
     arrays = {name: array.tobytes() for name, array in sorted((weights | predictions).items())}
     return config_of(store, key), store.result(key), store.metrics(key), store.environment(key), arrays
 
 
 def judge(store: Store, keys: tuple[str, ...], name: str, kind: str, rng: np.random.Generator) -> str | None:
-    """Damage a file, see what is believed, and mend it; None when the damage left it as it was."""
+    """Damage a file, read it, and restore it. Return the verdict, or None if the damage changed nothing."""
     key, other = rng.choice(keys, 2, replace=False)
     if name.startswith("attempt"):
         key, other = keys[0], rng.choice(keys[1:])
     path, theirs = place(store, key, name), place(store, other, name.replace("smoke", "other"))
-    good, before = path.read_bytes(), believed(store, key, name)
+    good, before = path.read_bytes(), accepted(store, key, name)
     assert before is not None
     damaged = harm(good, theirs.read_bytes(), kind, rng)
     if damaged == good:
         return None
     try:
         path.unlink() if damaged is None else path.write_bytes(damaged)
-        after = believed(store, key, name)
+        after = accepted(store, key, name)
     finally:
         path.write_bytes(good)
     return "detected" if after is None else "harmless" if after == before else "missed"
 
 
 def drill(count: int, *, seed: int = 0) -> Fuzzing:
-    """Damage files so many times, each file in each way in turn."""
+    """Damage `count` files, cycling through files and kinds of damage."""
     rng, fuzzing = np.random.default_rng(seed), Fuzzing()
     with tempfile.TemporaryDirectory() as folder:
         store = finished_grid(Path(folder, "runs"))

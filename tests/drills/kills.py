@@ -1,8 +1,7 @@
-"""Processes killed with SIGKILL at random moments.
+"""Drill that kills `vitab run` processes with SIGKILL at random times.
 
-One to four ``vitab run`` processes at once work on the smoke grid in one folder, and are killed, half of them with
-their children. Then the grid is finished. With stacks each process trains up to so many runs as one model, another
-number each time.
+One to four processes work on the smoke grid in one folder and are killed, half of them with their worker processes.
+Then the grid is finished. With stacks, each process trains up to a random number of runs as one model.
 """
 
 import os
@@ -22,29 +21,29 @@ from .traced import at_once, read, work_redone
 
 @dataclass
 class Killing(Tally):
-    """What was killed, and what that cost."""
+    """Counts of killed processes, and the work that was lost."""
 
     kills: int = 0
-    redone: list[float] = field(default_factory=list)  # seconds, one for each attempt that another followed
-    killed: dict[int, float] = field(default_factory=dict)  # when, by number of a process
-    groups: dict[int, float] = field(default_factory=dict)  # the same of groups of processes
+    redone: list[float] = field(default_factory=list)  # seconds of lost work, per attempt that was followed by another
+    killed: dict[int, float] = field(default_factory=dict)  # time of the kill, by process id
+    groups: dict[int, float] = field(default_factory=dict)  # time of the kill, by process group
 
     @property
     def good(self) -> bool:
         return super().good and max(self.redone, default=0.0) < CHECKPOINT
 
     def kill(self, pid: int, *, group: bool) -> None:
-        """SIGKILL for a process, or for its children too."""
+        """Kill a process, or its process group, with SIGKILL."""
         self.kills += 1
         (os.killpg if group else os.kill)(pid, signal.SIGKILL)
         (self.groups if group else self.killed)[pid] = time.monotonic()
 
     def __str__(self) -> str:
         cost = (
-            f"work redone per cut attempt ({len(self.redone)}): median {median(self.redone):.3f} s, "
-            f"at most {max(self.redone):.3f} s, with a checkpoint each {CHECKPOINT} s"
+            f"work repeated per killed attempt ({len(self.redone)}): median {median(self.redone):.3f} s, "
+            f"maximum {max(self.redone):.3f} s, with a checkpoint every {CHECKPOINT} s"
             if self.redone
-            else "no attempt was followed by another"
+            else "no attempt was repeated"
         )
         return f"{self.kills} kills over {super().__str__()}; {cost}"
 
@@ -52,7 +51,7 @@ class Killing(Tally):
 def disturb(
     store: Store, trace: Path, rng: random.Random, tally: Killing, kills: int, epochs: int, seeds: int, stack: int
 ) -> None:
-    """Start and kill processes until the grid is finished or there were enough kills; then finish it."""
+    """Start and kill processes until the grid is finished or the number of kills is reached; then finish the grid."""
 
     def go(workers: int) -> "os.PathLike":
         options = {"program": "tests.drills.traced", "env": {"VITAB_TRACE": str(trace)}}
@@ -61,12 +60,12 @@ def disturb(
 
     while tally.kills < kills and len(tally.seen) < 2 * seeds:
         before = set(trace.iterdir())
-        crew = [go(rng.choice((1, 1, 2))) for _ in range(rng.randint(1, 4))]
-        if rng.random() < 0.75:  # well into a run, also on a machine that is slow to get there
-            while set(trace.iterdir()) == before and any(process.poll() is None for process in crew):
+        processes = [go(rng.choice((1, 1, 2))) for _ in range(rng.randint(1, 4))]
+        if rng.random() < 0.75:  # wait until training has started, however slow the machine is
+            while set(trace.iterdir()) == before and any(process.poll() is None for process in processes):
                 time.sleep(0.01)
         time.sleep(rng.uniform(0.0, 2.0))
-        for process in crew:
+        for process in processes:
             time.sleep(rng.uniform(0.0, 0.3))
             if process.poll() is None:
                 tally.kill(process.pid, group=rng.random() < 0.5)
@@ -77,7 +76,7 @@ def disturb(
 
 
 def drill(kills: int, *, epochs: int = 1000, seed: int = 0, stack: int = 1) -> Killing:
-    """Grids one after another until so many processes were killed."""
+    """Disturb one grid after another until `kills` processes were killed."""
     rng, tally, seeds = random.Random(seed), Killing(), max(2, stack)
     with tempfile.TemporaryDirectory() as folder:
         whole = undisturbed(Path(folder, "whole"), epochs, seeds)

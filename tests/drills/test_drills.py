@@ -1,4 +1,4 @@
-"""The drill of `tests.drills` in short, and files that are damaged in every way: detected or harmless."""
+"""Short versions of the drills, and damage to every file of a run: detected or harmless."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_killed_workers_and_clients_of_a_cluster_lose_repeat_and_change_nothing(
 
 
 @pytest.mark.slow
-def test_writes_that_fail_lose_repeat_and_change_nothing_and_are_told_of_in_clear_lines():
+def test_writes_that_fail_lose_repeat_and_change_nothing_and_are_reported_in_clear_lines():
     tally = failing_writes.drill((failing_writes.disk_that_fills_up, failing_writes.output_that_fills_up), epochs=300)
     assert (tally.lost, tally.duplicated, tally.different, tally.damaged, tally.unclear) == (0, 0, 0, 0, [])
     if not tally.skipped:  # only root may mount the small disks
@@ -43,14 +43,14 @@ def test_writes_that_fail_lose_repeat_and_change_nothing_and_are_told_of_in_clea
 
 
 @pytest.mark.slow
-def test_nobody_believes_a_damaged_file():
+def test_no_reader_accepts_a_damaged_file():
     tally = fuzz.drill(4 * len(fuzz.ALL) * len(fuzz.KINDS))
     verdicts = {verdict for _, _, verdict in tally.counts}
     assert verdicts == {"detected", "harmless"}, str(tally)
 
 
 def harm(content, how, rng):
-    """A damaged copy of a file."""
+    """Return a damaged copy of a file."""
     if how == "emptied":
         return b""
     if how == "truncated":
@@ -86,13 +86,13 @@ def test_a_damaged_file_of_a_finished_run_is_detected_or_the_run_is_not_finished
             path.write_bytes((store.folder(other) / name).read_bytes())
         else:
             path.write_bytes(harm(good, how, rng))
-        same = how != "removed" and path.read_bytes() == good  # what two runs share may be swapped
+        same = how != "removed" and path.read_bytes() == good  # a file with the same content in both runs
         if not store.done(key):
             unfinished += 1  # it is trained again
         elif problems(store, key):
             detected += 1
         else:
-            # what a bit in DONE.json can do unnoticed: its format number, of which nothing depends
+            # a flipped bit in DONE.json may go unnoticed in its format number, on which nothing depends
             assert same or (name == "DONE.json" and how in ("flipped", "truncated"))
             harmless += 1
         files.write_file(path, good)

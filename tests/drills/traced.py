@@ -1,6 +1,6 @@
-"""The program vitab, which also writes down when each step of each run was done, to a folder that VITAB_TRACE names.
+"""The program vitab with a trace: the time of each step of each run is written to the folder in VITAB_TRACE.
 
-Children of it are started with this module as their main module too, and so write down theirs.
+Worker processes are started with this module as their main module, so their steps are traced too.
 """
 
 import os
@@ -17,7 +17,7 @@ _load, _due = snapshot.Checkpointer.load, snapshot.Checkpointer.due
 
 
 def load(keeper: snapshot.Checkpointer) -> snapshot.TrainingState | None:
-    """An attempt begins, at the step of its snapshot."""
+    """Load a checkpoint and start a trace at its step."""
     found = _load(keeper)
     keeper.step = 0 if found is None else found.notes["optimizer_step"]
     name = f"{keeper.path.parent.name}-{time.monotonic_ns()}-{os.getpid()}-{os.getpgrp()}"
@@ -27,7 +27,7 @@ def load(keeper: snapshot.Checkpointer) -> snapshot.TrainingState | None:
 
 
 def due(keeper: snapshot.Checkpointer, steps: float = 1.0) -> bool:
-    """A step is done."""
+    """Record a step."""
     keeper.step += 1
     note(keeper)
     return _due(keeper, steps)
@@ -39,50 +39,53 @@ def note(keeper: snapshot.Checkpointer) -> None:
 
 @dataclass
 class Trace:
-    """An attempt at a run: when it came to each step, from the one that it began with."""
+    """Trace of an attempt at a run: the time of each step, from its first one."""
 
     rows: list[tuple[float, int]]
     pid: int
     ended: float
 
     @property
-    def begun(self) -> float:
+    def start(self) -> float:
         return self.rows[0][0]
 
 
 def read(folder: Path, killed: dict[int, float], groups: dict[int, float]) -> list[list[Trace]]:
-    """The attempts at each run, in order. Processes and groups of them were killed at those moments; what an attempt
-    did after its last whole step counts until then."""
+    """Return the attempts at each run, in order.
+
+    `killed` and `groups` have the times of the kills, by process id and process group. An attempt lasts until its last
+    step or its kill.
+    """
     runs = defaultdict(list)
     for path in folder.iterdir():
         run, _, pid, group = path.name.split("-")
         rows = [(float(at), int(step)) for at, step in map(str.split, path.read_text().splitlines())]
         end = max(rows[-1][0], killed.get(int(pid), 0.0), groups.get(int(group), 0.0))
         runs[run].append(Trace(rows, int(pid), end))
-    return [sorted(attempts, key=lambda trace: trace.begun) for attempts in runs.values()]
+    return [sorted(attempts, key=lambda trace: trace.start) for attempts in runs.values()]
 
 
 def work_redone(runs: list[list[Trace]]) -> list[float]:
-    """Seconds that each attempt which was followed by another had spent past what the next began from."""
+    """Return the seconds between the state from which the next attempt resumed and the end of each attempt."""
     redone = []
     for attempts in runs:
         for before, after in pairwise(attempts):
             kept = [at for at, step in before.rows if step <= after.rows[0][1]]
-            if len(before.rows) > 1:  # it had begun to train
-                redone.append(before.ended - (kept[-1] if kept else before.begun))
+            if len(before.rows) > 1:  # it had started training
+                redone.append(before.ended - (kept[-1] if kept else before.start))
     return redone
 
 
 def at_once(runs: list[list[Trace]]) -> int:
-    """How often two processes were training one run at the same moment."""
+    """Return how often two processes trained a run at the same time."""
     return sum(
-        before.rows[-1][0] > after.begun and before.pid != after.pid
+        before.rows[-1][0] > after.start and before.pid != after.pid
         for attempts in runs
         for before, after in pairwise(attempts)
     )
 
 
-if __name__ in ("__main__", "__mp_main__"):  # and not where only what it wrote is read
+if __name__ in ("__main__", "__mp_main__"):  # but not where the module is imported to read traces
     snapshot.Checkpointer.load, snapshot.Checkpointer.due = load, due
 
 if __name__ == "__main__":

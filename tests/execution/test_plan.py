@@ -9,11 +9,10 @@ from ablations.commands import progress
 from ablations.commands.display import duration
 from ablations.config import GRIDS, RunConfig, override, run_label
 from ablations.errors import UsageError, VitabError
-from ablations.execution import inline as this_process
+from ablations.execution import inline, resources
 from ablations.execution import plan as study
-from ablations.execution import resources
 from ablations.execution import worker as workers
-from ablations.execution.execute import run
+from ablations.execution.execute import execute_plan
 from ablations.execution.resources import resolve_backend, resolve_workers
 from ablations.execution.tasks import ExecutionSettings, Finished, Task
 from ablations.statistics import power_warning
@@ -25,7 +24,7 @@ GRID = override(GRIDS["smoke"], settings={"per_class": 5})
 
 
 class Log:
-    """A listener that writes down what it is told."""
+    """Listener that records its events."""
 
     def __init__(self):
         self.events = []
@@ -42,11 +41,11 @@ class Log:
     def failed(self, task, reason):
         self.events.append(("failed", task.label, reason))
 
-    def again(self, task, reason):
-        self.events.append(("again", task.label, reason))
+    def retrying(self, task, reason):
+        self.events.append(("retrying", task.label, reason))
 
-    def elsewhere(self, task, result):
-        self.events.append(("elsewhere", task.label))
+    def finished_elsewhere(self, task, result):
+        self.events.append(("finished_elsewhere", task.label))
 
     def waiting(self, runs):
         self.events.append(("waiting", runs))
@@ -59,7 +58,9 @@ def execute_run(store, grid=GRID, *, workers=1, job=workers.train_and_store):
     plan = study.make_plan(grid, study="s")
     tasks = study.tasks_of(plan, study.survey(plan, store), store)
     log = Log()
-    outcome = run(plan, store, tasks, setting=ExecutionSettings(store.root), workers=workers, listener=log, job=job)
+    outcome = execute_plan(
+        plan, store, tasks, settings=ExecutionSettings(store.root), workers=workers, listener=log, job=job
+    )
     return outcome, log.events
 
 
@@ -85,18 +86,18 @@ def test_a_plan_lists_runs_with_their_keys_and_writes_nothing(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"patch": 3}, "patch: 3 .*8x8 images of digits"),
-        ({"width": 15, "position": "none"}, "width: 15 .*multiples of heads"),
+        ({"patch": 3}, r"patch\b.*8x8 images of digits"),
+        ({"width": 15, "position": "none"}, "width must be a multiple of heads"),
         ({"width": 12, "position": "rope"}, "rope"),
         ({"width": 18, "position": "sinusoidal"}, "sinusoidal"),
     ],
 )
-def test_a_model_that_cannot_be_is_refused_when_planning(settings, message):
+def test_an_impossible_model_is_refused_when_planning(settings, message):
     with pytest.raises(UsageError, match=message):
         study.make_plan(override(GRID, settings=settings), study="s")
 
 
-def test_runs_are_carried_out_in_order_and_finished_ones_are_kept(store):
+def test_runs_are_executed_in_order_and_finished_ones_are_kept(store):
     outcome, events = execute_run(store)
     assert len(outcome.finished) == 4
     assert events[:4] == [
@@ -163,17 +164,17 @@ def test_a_full_disk_stops_the_study_with_one_line(store, monkeypatch):
     tasks = study.tasks_of(plan, study.survey(plan, store), store)
     monkeypatch.setattr("ablations.storage.store.write_file", full)
     log = Log()
-    with pytest.raises(VitabError, match=r"could not be written.*No space left on device"):
-        this_process.run_inline(tasks, ExecutionSettings(store.root), log)
+    with pytest.raises(VitabError, match=r"No space left on device"):
+        inline.run_inline(tasks, ExecutionSettings(store.root), log)
     assert [e[0] for e in log.events].count("started") == 1
 
 
-def test_children_share_the_work_and_one_that_dies_takes_only_its_run(store):
+def test_worker_processes_share_the_work_and_a_crash_fails_only_its_run(store):
     grid = override(GRID, axes={"position": ("none",)}, seeds=5)
     outcome, events = execute_run(store, grid, workers=2, job=fake_trainer.job)
     assert len(outcome.finished) == 3
     assert outcome.failed == {
-        "none, seed 1": "its process was ended by SIGKILL, perhaps for want of memory",
+        "none, seed 1": "its worker process was killed by SIGKILL (possibly out of memory)",
         "none, seed 2": "no luck",
     }
     assert ("epoch", "none, seed 0", 1) in events
@@ -205,11 +206,11 @@ def test_a_plan_without_power_says_how_many_seeds_it_needs():
     assert power_warning(GRIDS["rope"]) is None
     warning = power_warning(GRIDS["smoke"])
     assert "2 pairs" in warning
-    assert "smallest p is 0.5;" in warning
+    assert "smallest possible p is 0.5;" in warning
     assert "--seeds 6" in warning
     assert power_warning(override(GRIDS["smoke"], seeds=6)) is None
     three = override(GRIDS["smoke"], axes={"position": ("none", "rope", "learned")}, seeds=6)
-    assert "after Holm over 2 comparisons; --seeds 7" in power_warning(three)
+    assert "after Holm over 2 comparisons; use at least --seeds 7" in power_warning(three)
     alone = override(GRIDS["smoke"], axes={"position": ("none",)})
     assert power_warning(alone) is None
 
@@ -244,7 +245,7 @@ def test_which_backend(monkeypatch):
     assert resolve_backend("numpy") == "numpy"
     monkeypatch.setattr(resources, "devices", lambda: ())
     assert resolve_backend("auto") == "numpy"
-    assert resolve_backend("cupy") == "cupy"  # CUDA itself finds one that nvidia-smi does not tell of
+    assert resolve_backend("cupy") == "cupy"  # CUDA may find a GPU that nvidia-smi does not list
     with pytest.raises(UsageError, match="--backend must be auto, numpy, cupy, got 'jax'"):
         resolve_backend("jax")
 
@@ -256,9 +257,10 @@ def test_labels():
 
 
 def test_the_environment_says_what_matters():
-    found = environment.describe(backend="numpy", threads=3)
+    found = environment.describe(position="rope", backend="numpy", threads=3)
     assert found["threads"] == 3
-    assert re.fullmatch("[0-9a-f]{64}", found["vit_sha256"])
+    assert list(found["code"]) == ["model", "training", "backend numpy", "position rope"]
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in found["code"].values())
     assert {"numpy", "numba"} <= set(found["packages"])
     assert found["cores"] >= 1
     assert found["cpu"]

@@ -1,4 +1,4 @@
-"""Workers and stacks by the memory there is: of the machine, of its control groups, of its GPUs."""
+"""Numbers of workers and stack sizes limited by the memory of the machine, its control groups and its GPUs."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from ablations.config import RunConfig
 from ablations.data import load
 from ablations.data.loader import DataLoader, parts_of
 from ablations.errors import UsageError
-from ablations.execution import resources as crew
+from ablations.execution import resources
 from ablations.execution.tasks import Task
 from ablations.machine import Device, available_memory, format_bytes
 from ablations.training import memory
@@ -32,13 +32,13 @@ SEEDS = [RunConfig(seed=seed) for seed in range(6)]
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A function that sets cores, free memory in MB, and what R runs take: (process, run, run on a GPU) in MB."""
+    """Function that sets cores, free memory, the memory of a run and of a run on a GPU, and free GPU memory, in MB."""
 
     def pretend(cores=8, free=None, run=100, device=0, gpus=()):
         found = tuple(Device(f"GPU {i}", 80_000 * MB, size * MB, "9.0", f"GPU-{i}") for i, size in enumerate(gpus))
-        monkeypatch.setattr(crew, "available_cores", lambda: cores)
-        monkeypatch.setattr(crew, "available_memory", lambda: None if free is None else free * MB)
-        monkeypatch.setattr(crew, "devices", lambda: found)
+        monkeypatch.setattr(resources, "available_cores", lambda: cores)
+        monkeypatch.setattr(resources, "available_memory", lambda: None if free is None else free * MB)
+        monkeypatch.setattr(resources, "devices", lambda: found)
         monkeypatch.setattr(
             memory,
             "need",
@@ -51,7 +51,7 @@ def machine(monkeypatch):
 
 
 def shared(tasks, workers="auto", stack="auto", backend="numpy"):
-    return crew.resolve(tasks, workers=workers, stack=stack, backend=backend, data_dir=None)
+    return resources.plan_resources(tasks, workers=workers, stack=stack, backend=backend, data_dir=None)
 
 
 def test_with_room_for_all_nothing_is_limited(machine):
@@ -71,7 +71,7 @@ def test_workers_are_limited_to_what_fits(machine):
     found = shared(tasks_of(*SEEDS))
     assert (found.workers, found.threads) == (3, 2)
     assert found.lines == [
-        "3 workers instead of 6: each of 6 would take about 370 MB, and 1.3 GB of memory can be used"
+        "3 workers instead of 6: each of 6 would need about 370 MB, but only 1.3 GB of memory is available"
     ]
     machine(free=int(1.5 * one / 0.9))
     assert shared(tasks_of(*SEEDS)).workers == 1
@@ -84,7 +84,7 @@ def test_the_largest_shape_decides(machine):
 
 
 def test_a_single_worker_is_this_process_which_has_the_data_and_the_packages_already(machine):
-    machine(free=115)  # a hundred for the run
+    machine(free=115)  # of which 100 for the run
     found = shared(tasks_of(*SEEDS), workers="2")
     assert found.workers == 1
 
@@ -93,12 +93,14 @@ def test_a_stack_is_limited_to_what_fits_in_one_worker(machine):
     machine(free=500)
     found = shared(tasks_of(*SEEDS, RunConfig(depth=4)), workers="1", stack="6")
     assert [task.stack for task in found.tasks] == [4] * 6 + [1]
-    assert found.lines == ["stacks of up to 4 runs instead of 6 trained as one model, by the memory there is"]
+    assert found.lines == ["training stacks of up to 4 runs instead of 6, limited by memory"]
 
 
-def test_a_run_that_cannot_fit_is_refused_with_what_it_takes(machine):
+def test_a_run_that_does_not_fit_is_refused_with_its_memory(machine):
     machine(free=1000)
-    with pytest.raises(UsageError, match=r"^run 6 takes about 1.2 GB of memory to train, and 900 MB can be used here"):
+    with pytest.raises(
+        UsageError, match=r"^run 6 needs about 1.2 GB of memory for training, but only 900 MB is available"
+    ):
         shared(tasks_of(*SEEDS, RunConfig(depth=25)), workers="1")
 
 
@@ -120,15 +122,15 @@ def test_gpus_get_a_worker_each_and_stacks_as_large_as_fit(machine):
     found = shared(tasks_of(*SEEDS, RunConfig(depth=4)), backend="cupy")
     assert (found.workers, found.devices) == (2, ("GPU-0", "GPU-1"))
     assert [task.stack for task in found.tasks] == [3] * 6 + [1]  # 500 + 3 x 1000 of 0.9 x 4000
-    assert found.lines == ["stacks of up to 3 runs instead of 6 trained as one model, by the memory there is"]
+    assert found.lines == ["training stacks of up to 3 runs instead of 6, limited by memory"]
     machine(free=100_000, device=1000, gpus=(80_000,))
     found = shared(tasks_of(*SEEDS), backend="cupy")
     assert [task.stack for task in found.tasks] == [6] * 6
-    assert found.lines == ["stacks of up to 6 runs trained as one model, by the memory there is"]
+    assert found.lines == ["training stacks of up to 6 runs as one model"]
     found = shared(tasks_of(*SEEDS), workers="3", stack="6", backend="cupy")  # three share the GPU
     assert (found.workers, found.tasks[0].stack) == (3, 6)
     machine(free=100_000, device=1000, gpus=(1500,))
-    with pytest.raises(UsageError, match=r"^run 0 takes about 1.5 GB of GPU memory to train, and 1.3 GB"):
+    with pytest.raises(UsageError, match=r"^run 0 needs about 1.5 GB of GPU memory for training, but only 1.3 GB"):
         shared(tasks_of(*SEEDS), backend="cupy")
 
 
@@ -205,7 +207,7 @@ def test_available_memory_in_a_control_group_of_version_1(tmp_path):
     assert available_memory(tmp_path) == 1.25 * GIB
 
 
-def test_sizes_for_people():
+def test_format_bytes():
     assert [format_bytes(size) for size in (0, 211.6 * MB, 999 * MB, 1500 * MB)] == [
         "0 MB",
         "212 MB",
@@ -215,8 +217,8 @@ def test_sizes_for_people():
 
 
 @pytest.mark.parametrize("changes", [{}, {"data_fraction": 0.3, "validation": 0.4}, {"flip": True}], ids=str)
-def test_what_a_feed_holds(changes):
-    """The part of the estimate that is no layer's: against a real one."""
+def test_memory_of_a_data_loader(changes):
+    """Compare the estimate of a DataLoader with a real one."""
     digits, config = load("digits"), replace(RunConfig(), **changes)
     feed = DataLoader.of(config, digits)
     assert (len(feed.images), len(feed.validation_images)) == parts_of(config, len(digits.train_labels))
@@ -231,10 +233,10 @@ def test_what_a_feed_holds(changes):
     )
     other = need(replace(config, validation=1e-3, data_fraction=1e-3), digits)
     more = sum(array.nbytes for array in held)
-    assert 0.9 * more <= one.runs - other.runs + 1e5  # all but a few images
+    assert 0.9 * more <= one.runs - other.runs + 1e5  # except a few images
 
 
-def test_more_of_everything_takes_more():
+def test_larger_runs_need_more_memory():
     digits = load("digits")
     base = need(RunConfig(), digits).runs
     for changes in ({"width": 128}, {"depth": 4}, {"ema": 0.9}, {"patch": 1}, {"batch_size": 256}):
@@ -258,7 +260,7 @@ from ablations.training.checkpoint import Checkpointer
 from ablations.training.stack import StackedRun
 from ablations.training.trainer import train_together
 fields, count, side, runs, threads = json.loads(sys.argv[1])
-load("digits")  # as every process does that finds out what a run is
+load("digits")  # as every process does to read the fingerprint
 rng = np.random.default_rng(0)
 def part(n):
     return rng.integers(0, 256, (n, side, side, 3), dtype=np.uint8), np.arange(n) % 10
@@ -278,16 +280,14 @@ SHORT = {"epochs": 1, "warmup_epochs": 0.0}
 @pytest.mark.parametrize(
     ("fields", "count", "side", "runs", "threads"),
     [
+        ({"width": 16, "depth": 1, "patch": 16, "heads": 1}, 16_000, 32, 1, 2),
         pytest.param(
-            {"width": 16, "depth": 1, "patch": 16, "heads": 1}, 16_000, 32, 1, 2, id="data", marks=pytest.mark.slow
+            {"width": 96, "depth": 4, "patch": 4, "ema": 0.9, "flip": True}, 500, 32, 3, 2, marks=pytest.mark.slow
         ),
-        pytest.param({"width": 96, "depth": 4, "patch": 4, "ema": 0.9, "flip": True}, 500, 32, 3, 2, id="buffers"),
-        pytest.param(
-            {"width": 512, "depth": 2, "patch": 16, "heads": 8}, 300, 32, 2, 1, id="weights", marks=pytest.mark.slow
-        ),
+        pytest.param({"width": 512, "depth": 2, "patch": 16, "heads": 8}, 300, 32, 2, 1, marks=pytest.mark.slow),
     ],
 )
-def test_a_process_takes_what_was_estimated_within_15_percent(tmp_path, fields, count, side, runs, threads):
+def test_a_process_needs_the_estimated_memory_within_15_percent(tmp_path, fields, count, side, runs, threads):
     done = subprocess.run(
         [sys.executable, "-c", CHILD, json.dumps([fields | SHORT, count, side, runs, threads])],
         capture_output=True,
@@ -298,5 +298,5 @@ def test_a_process_takes_what_was_estimated_within_15_percent(tmp_path, fields, 
     )
     assert done.returncode == 0, done.stderr
     estimate, peak = json.loads(done.stdout)
-    assert estimate > 1.3 * memory.PROCESS / MB  # what is estimated is more than the process itself
+    assert estimate > 1.3 * memory.PROCESS / MB  # the estimate exceeds the process itself
     assert peak == pytest.approx(estimate, rel=0.15)

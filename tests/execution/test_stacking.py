@@ -1,4 +1,4 @@
-"""Stacks claimed, trained and written by processes: every run keeps its own claim, files and fate."""
+"""Tests of stacks: every run keeps its own lease, files and outcome."""
 
 import json
 import os
@@ -14,10 +14,8 @@ import pytest
 
 from ablations.config import GRIDS, RunConfig, override
 from ablations.errors import StorageError, VitabError
-from ablations.execution import inline as this_process
+from ablations.execution import inline, pool, stacking
 from ablations.execution import plan as study
-from ablations.execution import pool as children
-from ablations.execution import stacking as stacks
 from ablations.execution import worker as workers
 from ablations.execution.lease import LeaseManager, last_attempt
 from ablations.execution.queue import RunQueue
@@ -48,16 +46,16 @@ def plan_and_tasks(store, stack, *, seeds=3, axes=None, settings=None):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The runs of the plan, each trained by itself."""
+    """The runs of the plan, each trained alone."""
     store = Store(tmp_path_factory.mktemp("alone"))
     _, tasks = plan_and_tasks(store, 1)
-    this_process.run_inline(tasks, ExecutionSettings(store.root), Log())
+    inline.run_inline(tasks, ExecutionSettings(store.root), Log())
     return store
 
 
 @pytest.fixture
 def sizes(monkeypatch):
-    """How many runs each stack that is trained here has."""
+    """The seeds of each stack that is trained in this process."""
     found = []
     original = Stack.__init__
 
@@ -77,26 +75,26 @@ def test_which_runs_may_be_one_model():
     base = RunConfig()
     own = {"seed": 3, "learning_rate": 1e-4, "weight_decay": 0.3, "warmup_epochs": 1.0, "label_smoothing": 0.0}
     for name, value in own.items():
-        assert stacks.shape(replace(base, **{name: value})) == stacks.shape(base)
+        assert stacking.shape(replace(base, **{name: value})) == stacking.shape(base)
     others = {"position": "none", "depth": 4, "epochs": 31, "batch_size": 32, "flip": True, "ema": 0.9, "dropout": 0.1}
     others |= {"clip_norm": 0.0, "validation": 0.2, "init_std": 0.02, "data": "cifar10", "mixup": 0.1}
     for name, value in others.items():
-        assert stacks.shape(replace(base, **{name: value})) != stacks.shape(base)
-    assert stacks.without_seed(replace(base, seed=3)) == stacks.without_seed(base)
-    assert stacks.without_seed(replace(base, learning_rate=1.0)) != stacks.without_seed(base)
+        assert stacking.shape(replace(base, **{name: value})) != stacking.shape(base)
+    assert stacking.without_seed(replace(base, seed=3)) == stacking.without_seed(base)
+    assert stacking.without_seed(replace(base, learning_rate=1.0)) != stacking.without_seed(base)
 
 
 def test_a_stack_writes_what_each_run_writes_alone(store, alone, sizes):
     plan, tasks = plan_and_tasks(store, 3)
     log = Log()
-    this_process.run_inline(tasks, ExecutionSettings(store.root), log)
+    inline.run_inline(tasks, ExecutionSettings(store.root), log)
     assert sizes == [[0, 1, 2], [0, 1, 2]]
     for key in plan.keys:
         assert list(numbers(store, key)) == list(numbers(alone, key))
         assert store.verify(key) == []
         assert (environment(store, key)["stack"], environment(alone, key)["stack"]) == (3, 1)
         assert last_attempt(store.folder(key)) == 1
-        assert LeaseManager().free(store.folder(key))
+        assert LeaseManager().is_free(store.folder(key))
         assert not store.snapshot(key).exists()
         rows = store.metrics(key)
         assert [row["epoch"] for row in rows] == [1, 2, 3]
@@ -106,25 +104,25 @@ def test_a_stack_writes_what_each_run_writes_alone(store, alone, sizes):
     assert log.events[12:15] == [("finished", label) for label in labels]
 
 
-def test_seeds_of_an_arm_are_put_together_before_other_arms(store, sizes):
+def test_seeds_of_an_arm_are_stacked_before_other_arms(store, sizes):
     _, tasks = plan_and_tasks(
         store, 4, axes={"position": ("rope",), "learning_rate": (1e-3, 2e-3), "depth": (1, 2)}, seeds=3
     )
-    waiting = RunQueue(tasks, ExecutionSettings(store.root), Log())
+    queue = RunQueue(tasks, ExecutionSettings(store.root), Log())
     for size in (4, 2):
         for depth in (1, 2):
-            taken = list(waiting.take(os.getpid()))
+            taken = list(queue.claim_stack(os.getpid()))
             assert [task.config.depth for task in taken] == [depth] * size
             rates = [task.config.learning_rate for task in taken]
             assert rates == ([1e-3] * 3 + [2e-3] if size == 4 else [2e-3] * 2)
-    assert waiting.take(os.getpid()) == {}
+    assert queue.claim_stack(os.getpid()) == {}
 
 
-def test_a_run_that_another_process_has_is_left_out_and_waited_for(store, alone, sizes):
+def test_a_run_leased_by_another_process_is_not_stacked_and_waited_for(store, alone, sizes):
     plan, tasks = plan_and_tasks(store, 6)
-    theirs = LeaseManager().take(store.folder(tasks[2].key))  # none, seed 1
+    theirs = LeaseManager().acquire(store.folder(tasks[2].key))  # none, seed 1
     log = Log()
-    ours = threading.Thread(target=this_process.run_inline, args=(tasks, ExecutionSettings(store.root), log))
+    ours = threading.Thread(target=inline.run_inline, args=(tasks, ExecutionSettings(store.root), log))
     ours.start()
     deadline = time.monotonic() + 60
     while ("waiting", 1) not in log.events and time.monotonic() < deadline:
@@ -136,11 +134,11 @@ def test_a_run_that_another_process_has_is_left_out_and_waited_for(store, alone,
     assert [last_attempt(store.folder(task.key)) for task in tasks] == [1, 1, 2, 1, 1, 1]
 
 
-def test_a_run_that_breaks_fails_alone(store, alone):
+def test_a_diverging_run_fails_alone(store, alone):
     axes = {"position": ("none",), "learning_rate": (1e30, 2e-3)}
     _, tasks = plan_and_tasks(store, 6, axes=axes)
     log = Log()
-    this_process.run_inline(tasks, ExecutionSettings(store.root), log)
+    inline.run_inline(tasks, ExecutionSettings(store.root), log)
     wild = [task for task in tasks if task.config.learning_rate == 1e30]
     for task in tasks:
         if task in wild:
@@ -151,35 +149,35 @@ def test_a_run_that_breaks_fails_alone(store, alone):
         else:
             assert store.done(task.key)
             assert environment(store, task.key)["stack"] == 6
-        assert LeaseManager().free(store.folder(task.key))
+        assert LeaseManager().is_free(store.folder(task.key))
     assert {event[1] for event in log.events if event[0] == "failed"} == {task.label for task in wild}
     first_end = next(event for event in log.events if event[0] in ("failed", "finished"))
     assert first_end[0] == "failed"
 
 
 @pytest.mark.parametrize("event", ["epoch", "finished"])
-def test_an_output_that_cannot_be_written_fails_no_run_of_a_stack(store, event):
+def test_unwritable_output_fails_no_run_of_a_stack(store, event):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     _, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)})
     log = Log()
     setattr(log, event, full)
-    with pytest.raises(StorageError, match="the output could not be written: No space left on device"):
-        this_process.run_inline(tasks, ExecutionSettings(store.root), log)
+    with pytest.raises(StorageError, match="cannot write the output: No space left on device"):
+        inline.run_inline(tasks, ExecutionSettings(store.root), log)
     assert store.done(tasks[0].key) is (event == "finished")
     assert [store.failed_attempt(task.key) for task in tasks] == [0, 0, 0]
-    assert all(LeaseManager().free(store.folder(task.key)) for task in tasks)
+    assert all(LeaseManager().is_free(store.folder(task.key)) for task in tasks)
 
 
-def test_an_error_of_what_they_share_fails_all(store, monkeypatch):
+def test_an_error_in_shared_code_fails_all_runs(store, monkeypatch):
     def broken(*_):
         raise RuntimeError("no device")
 
     monkeypatch.setattr(Stack, "train_epoch", broken)
     _, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)})
     log = Log()
-    this_process.run_inline(tasks, ExecutionSettings(store.root), log)
+    inline.run_inline(tasks, ExecutionSettings(store.root), log)
     assert [event[2] for event in log.events if event[0] == "failed"] == ["RuntimeError: no device"] * 3
 
 
@@ -194,14 +192,14 @@ def test_a_run_that_is_taken_over_is_left_to_the_other_and_not_written(store, mo
                 (store.folder(lost) / "attempt-0002.json").write_text("{}")
 
     log = Takes()
-    waiting = RunQueue(tasks, ExecutionSettings(store.root), log)
+    queue = RunQueue(tasks, ExecutionSettings(store.root), log)
     outcomes = {}
-    stacks.execute_stack(
-        list(waiting.take(os.getpid()).items()),
+    stacking.execute_stack(
+        list(queue.claim_stack(os.getpid()).items()),
         ExecutionSettings(store.root),
         workers.train_and_store,
         epoch=log.epoch,
-        end=lambda task, outcome: outcomes.setdefault(task.key, outcome),
+        on_end=lambda task, outcome: outcomes.setdefault(task.key, outcome),
         stop=lambda: False,
     )
     assert outcomes.pop(lost) is None
@@ -215,23 +213,23 @@ def test_a_stack_that_is_stopped_is_resumed_in_another(store, alone, sizes):
     plan, tasks = plan_and_tasks(store, 3)
     log = Log()
     with pytest.raises(KeyboardInterrupt):
-        this_process.run_inline(tasks, ExecutionSettings(store.root), log, stop=lambda: len(log.events) > 5)
+        inline.run_inline(tasks, ExecutionSettings(store.root), log, stop=lambda: len(log.events) > 5)
     held = [task for task in tasks if store.snapshot(task.key).exists()]
     assert [task.label for task in held] == [f"none, seed {seed}" for seed in range(3)]
-    assert all(LeaseManager().free(store.folder(task.key)) for task in tasks)
+    assert all(LeaseManager().is_free(store.folder(task.key)) for task in tasks)
     again = Log()
-    this_process.run_inline([replace(task, stack=2) for task in tasks], ExecutionSettings(store.root), again)
+    inline.run_inline([replace(task, stack=2) for task in tasks], ExecutionSettings(store.root), again)
     assert sizes == [[0, 1, 2], [0, 1], [0, 1], [2], [2]]
     assert ("epoch", "none, seed 0", 1) not in again.events
     assert all(list(numbers(store, key)) == list(numbers(alone, key)) for key in plan.keys)
     assert [environment(store, key)["stack"] for key in plan.keys] == [2, 2, 2, 2, 1, 1]
 
 
-def test_a_full_disk_ends_a_stack_with_one_line_and_loses_no_snapshot(store, monkeypatch):
+def test_a_full_disk_ends_a_stack_with_one_line_and_loses_no_checkpoint(store, monkeypatch):
     _, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)})
     log = Log()
     with pytest.raises(KeyboardInterrupt):
-        this_process.run_inline(tasks, ExecutionSettings(store.root), log, stop=lambda: len(log.events) > 5)
+        inline.run_inline(tasks, ExecutionSettings(store.root), log, stop=lambda: len(log.events) > 5)
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -239,19 +237,19 @@ def test_a_full_disk_ends_a_stack_with_one_line_and_loses_no_snapshot(store, mon
     with monkeypatch.context() as patch:
         patch.setattr("ablations.storage.store.write_file", full)
         with pytest.raises(StorageError, match="No space left"):
-            this_process.run_inline(tasks, ExecutionSettings(store.root), Log())
+            inline.run_inline(tasks, ExecutionSettings(store.root), Log())
     assert all(store.snapshot(task.key).exists() for task in tasks)
     assert all(store.failure(task.key) is None for task in tasks)
 
 
-def test_children_share_stacks_fairly(store, alone):
+def test_worker_processes_share_stacks_evenly(store, alone):
     plan, tasks = plan_and_tasks(store, 6)
-    children.run_in_pool(tasks, ExecutionSettings(store.root), Log(), workers=2)
+    pool.run_in_pool(tasks, ExecutionSettings(store.root), Log(), workers=2)
     assert all(list(numbers(store, key)) == list(numbers(alone, key)) for key in plan.keys)
-    assert [environment(store, key)["stack"] for key in plan.keys] == [3] * 6  # half of six each, not six and none
+    assert [environment(store, key)["stack"] for key in plan.keys] == [3] * 6  # three each, not six and none
 
 
-def test_the_runs_of_a_killed_child_are_tried_again_each_alone(store, alone):
+def test_the_runs_of_a_killed_worker_process_are_retried_alone(store, alone):
     plan, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)}, settings={"epochs": 3})
     killed = []
 
@@ -264,8 +262,8 @@ def test_the_runs_of_a_killed_child_are_tried_again_each_alone(store, alone):
                 os.kill(owner["pid"], signal.SIGKILL)
 
     log = Kills()
-    children.run_in_pool(tasks, ExecutionSettings(store.root), log, workers=1)
-    assert [event[1] for event in log.events if event[0] == "again"] == [task.label for task in tasks]
+    pool.run_in_pool(tasks, ExecutionSettings(store.root), log, workers=1)
+    assert [event[1] for event in log.events if event[0] == "retrying"] == [task.label for task in tasks]
     assert [last_attempt(store.folder(key)) for key in plan.keys] == [2] * 3
     assert [environment(store, key)["stack"] for key in plan.keys] == [1] * 3
     assert all(list(numbers(store, key)) == list(numbers(alone, key)) for key in plan.keys)
@@ -280,17 +278,17 @@ def test_an_error_before_training_fails_that_run_alone(store, monkeypatch):
             raise VitabError("no keeper")
         return original(task, *rest)
 
-    monkeypatch.setattr(stacks, "checkpointer_for", checkpointer_for)
+    monkeypatch.setattr(stacking, "checkpointer_for", checkpointer_for)
     log = Log()
-    this_process.run_inline(tasks, ExecutionSettings(store.root), log)
+    inline.run_inline(tasks, ExecutionSettings(store.root), log)
     assert [event[1:] for event in log.events if event[0] == "failed"] == [("none, seed 1", "no keeper")]
     assert [store.done(task.key) for task in tasks] == [True, False, True]
 
 
-def test_what_is_due_bit_for_bit(store):
-    """On the CPU a run of a stack alone too; on a GPU the stack is a part of where a run was trained."""
+def test_when_the_same_bits_are_expected(store):
+    """On a CPU a run of a stack has the same bits alone; on a GPU they may depend on the stack."""
     plan, tasks = plan_and_tasks(store, 2, axes={"position": ("rope",)}, seeds=2)
-    this_process.run_inline(tasks, ExecutionSettings(store.root), Log())
+    inline.run_inline(tasks, ExecutionSettings(store.root), Log())
     again = reproduce(store, plan.keys[1], data_dir=None, backend="numpy", threads=1)
     assert (again.same_place, again.same_bits) == (True, True)
     for backend, same in (("numpy", True), ("cupy", False)):
@@ -323,7 +321,7 @@ def whole(tmp_path_factory):
     return Store(folder / "runs")
 
 
-@pytest.mark.parametrize("count", [pytest.param("1", marks=pytest.mark.slow), "2"])
+@pytest.mark.parametrize("count", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_grid_of_stacks_that_is_interrupted_ends_with_the_same_bits(tmp_path, whole, count):
     command = (*INTERRUPTED, "--workers", count)
     store = Store(tmp_path / "runs")

@@ -109,7 +109,7 @@ def test_an_unknown_shape_is_refused(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as stop:
         cpu.main(["--shapes", "huge"])
     assert stop.value.code == 2
-    assert "'huge' given, valid are tiny-cifar, small, micro, digits" in capsys.readouterr().err
+    assert "must be tiny-cifar, small, micro, digits, got 'huge'" in capsys.readouterr().err
 
 
 def test_products_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:

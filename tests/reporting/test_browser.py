@@ -21,7 +21,7 @@ FLAGS = (
     "--disable-component-update --disable-sync --enable-logging=stderr --v=0 --virtual-time-budget=5000 --dump-dom"
 )
 WIDTHS = (390, 1280)
-REPORTS = Path(__file__).resolve().parents[2] / "reports"
+REPORTS = Path(__file__).resolve().parents[2] / "docs" / "studies"
 
 pytestmark = [
     pytest.mark.slow,

@@ -1,4 +1,4 @@
-"""The reports in reports/ and the golden one are whole on GitHub: links lead somewhere, tables and images are sound."""
+"""The reports in docs/studies/ and the golden one are whole: links lead somewhere, tables and images are sound."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import Image
 from tests.reporting.test_report_numbers import unfounded
 
 ROOT = Path(__file__).resolve().parents[2]
-REPORTS = sorted(path.parent for path in ROOT.glob("reports/*/README.md"))
+REPORTS = sorted(path.parent for path in ROOT.glob("docs/studies/*/README.md"))
 GOLDEN = ROOT / "tests" / "golden" / "report" / "small"  # has no figures
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ablations.config.safe_text import markdown
 from ablations.reporting.html import page
-from ablations.reporting.latex import latex
 from ablations.reporting.report import write_report
+from ablations.reporting.tables import Strong, Table
 from tests.support import synthetic_results
 
 VOID = {"meta", "link", "img", "br", "hr"}
@@ -99,13 +100,15 @@ def test_a_number_stays_with_its_sign(folder):
 
 
 def test_a_question_cannot_bring_its_own_tags():
-    text = page("# Is a &lt;script>alert(1)&lt;/script> safe?\n", {})
+    text = page(f"# {markdown('Is a <script>alert(1)</script> safe?')}\n", {})
+    assert text.count("Is a &lt;script&gt;alert(1)&lt;/script&gt; safe?") == 2  # title and heading
     assert "<script" not in text
+    assert "<script" not in page("<script>alert(1)</script>\n", {})
 
 
 def test_latex_of_a_table():
-    table = "| arm | gain |\n| :-- | --: |\n| **a_b** | −1.5 |\n| x\\|y & 50 % | &lt; 0.1 ± 2 |"
-    assert latex(table) == (
+    table = Table(["arm", "gain"], [(Strong("a_b"), "−1.5"), ("x|y & 50 %", "< 0.1 ± 2")])
+    assert table.latex() == (
         "\\begin{tabular}{lr}\n\\toprule\narm & gain \\\\\n\\midrule\n"
         "\\textbf{a\\_b} & $-$1.5 \\\\\nx\\textbar{}y \\& 50 \\% & \\textless{} 0.1 $\\pm$ 2 \\\\\n"
         "\\bottomrule\n\\end{tabular}\n"

@@ -13,7 +13,7 @@ from ablations.errors import UsageError
 from ablations.reporting.findings import ContrastFinding, NoInteractionFinding, Verdict, claims, more_seeds
 from ablations.reporting.formatting import p_text
 from ablations.reporting.report import compose, write_report
-from ablations.reporting.tables import markdown
+from ablations.reporting.tables import Table
 from ablations.statistics import Analysis, arrange, baseline_contrasts
 from tests.support import synthetic_results
 
@@ -385,4 +385,4 @@ def test_p_text():
 
 
 def test_table_cells_cannot_break_a_table():
-    assert markdown(["a"], [["x|y\n<b>z"]]).splitlines()[-1] == "| x\\|y &lt;b>z |"
+    assert str(Table(["a"], [["x|y\n<b>z"]])).splitlines()[-1] == "| x\\|y \\<b>z |"

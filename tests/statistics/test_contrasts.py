@@ -1,5 +1,7 @@
 """Estimates and tests against hand-computed cases, SciPy and statsmodels."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
@@ -56,10 +58,64 @@ def test_joint_sign_flip_p_of_one_mean_is_the_single_test_and_of_copies_costs_no
     assert stats.joint_sign_flip_p(np.stack([x, x, -x])) == pytest.approx([single] * 3)
 
 
-def test_joint_sign_flip_p_by_hand():
-    # Block signs ++, +-, -+, --: the means are +-(2, 1) and +-(1, 0), the largest 2, 1, 1, 2.
-    differences = np.array([[3.0, 1.0], [1.0, 1.0]])
-    assert stats.joint_sign_flip_p(differences) == pytest.approx([0.5, 1.0])
+def studentised(differences):
+    """The estimate over its standard error from the spread of seeds within settings, by the definition."""
+    settings = [row[np.isfinite(row)] for row in differences]
+    settings = [row for row in settings if row.size]
+    spread = [row for row in settings if row.size > 1]
+    pooled = sum((row.size - 1) * row.var(ddof=1) for row in spread) / sum(row.size - 1 for row in spread)
+    variances = [row.var(ddof=1) / row.size if row.size > 1 else pooled for row in settings]
+    return np.mean([row.mean() for row in settings]) / np.sqrt(sum(variances) / len(settings) ** 2)
+
+
+def signed(shape):
+    for signs in itertools.product((1, -1), repeat=int(np.prod(shape))):
+        yield np.reshape(signs, shape)
+
+
+@pytest.mark.parametrize("lost", [[], [(0, 1)], [(1, 0), (1, 2)], [(0, 0), (0, 1), (0, 2)]])
+def test_sign_flips_are_of_the_studentised_estimate(lost):
+    """Whole studies, a lost run, a setting with one seed left, a setting with none."""
+    differences = np.random.default_rng(7).normal([[2.0], [0.0], [0.5]], 1, (3, 3))
+    for place in lost:
+        differences[place] = NAN
+    found = np.abs([studentised(signs * differences) for signs in signed((3, 3))])
+    observed = abs(studentised(differences))
+    assert stats.sign_flip_p(differences) == np.mean(found >= observed * (1 - 1e-9))
+
+
+def test_differences_between_settings_are_not_noise():
+    """A lead in half of the settings is found more often than by the plain mean (all blocks as one setting)."""
+    noise = np.random.default_rng(11).normal(size=(400, 4, 3))
+    studies = noise + np.array([[2.4], [2.4], [0.0], [0.0]])
+    found = [np.mean([stats.sign_flip_p(test(d)) <= 0.05 for d in studies]) for test in (np.asarray, np.ravel)]
+    assert found[0] > found[1] + 0.1
+    assert np.mean([stats.sign_flip_p(d) <= 0.05 for d in noise]) <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 400)
+
+
+def test_one_seed_in_each_setting_leaves_the_plain_mean():
+    assert stats.sign_flip_p(np.array([[3.0], [2.0], [-1.0]])) == stats.sign_flip_p(np.array([3.0, 2.0, -1.0])) == 4 / 8
+
+
+def test_differences_without_any_spread():
+    same = np.full((2, 3), 1.0)
+    assert stats.sign_flip_p(same) == 2 / 2**6
+    assert stats.sign_flip_p(np.zeros((2, 3))) == 1
+    assert stats.sign_flip_p(same * [[1], [-1]]) == 1  # leads that cancel
+    tied = np.array([[0.25, 0.25], [0.5, 0.25]])  # counts of images: ties are common
+    found = np.abs([studentised(signs * tied) for signs in signed((2, 2)) if np.ptp(signs * tied, axis=1).any()])
+    assert stats.sign_flip_p(tied) == (2 + np.sum(found > 1e3)) / 2**4
+
+
+def test_the_joint_test_is_that_of_the_largest_statistic():
+    rng = np.random.default_rng(3)
+    first, second = rng.normal(1.0, 1, (2, 3)), rng.normal(0.2, 1, (2, 3))
+    largest = [max(abs(studentised(signs * each)) for each in (first, second)) for signs in signed((2, 3))]
+    expected = [np.mean(np.array(largest) >= abs(studentised(each)) * (1 - 1e-9)) for each in (first, second)]
+    assert stats.joint_sign_flip_p([first, second]) == pytest.approx(expected)
+    with_gap = stats.joint_sign_flip_p([first, np.full((2, 3), NAN)])
+    assert with_gap[0] == stats.sign_flip_p(first)
+    assert np.isnan(with_gap[1])
 
 
 def test_joint_sign_flip_p_beyond_16_blocks_agrees_with_the_single_test():
@@ -134,17 +190,18 @@ def test_smallest_p(n, expected):
 
 
 @pytest.mark.parametrize(("effect", "n"), [(0.3, 20), (0.8, 12), (1.5, 4)])
-def test_paired_power_equals_statsmodels(effect, n):
-    assert power.paired_power(effect, n, 0.05) == pytest.approx(TTestPower().power(effect, n, 0.05), abs=1e-9)
+def test_t_power_equals_statsmodels(effect, n):
+    found = power.t_power(effect * np.sqrt(n), n - 1, 0.05)
+    assert found == pytest.approx(TTestPower().power(effect, n, 0.05), abs=1e-9)
 
 
 def test_seeds_needed_is_the_first_number_with_enough_power():
     differences = np.random.default_rng(5).normal(0.4, 1, (4, 3))
-    effect = abs(effect_size(differences))
+    effect = abs(differences.mean()) / np.sqrt(differences.var(axis=1, ddof=1).mean())
     needed = power.seeds_needed(differences, alpha=0.05)
     assert needed is not None
     assert (
-        power.sign_flip_power(effect, 4 * needed, 0.05) >= 0.8 > power.sign_flip_power(effect, 4 * (needed - 1), 0.05)
+        power.sign_flip_power(effect, [needed] * 4, 0.05) >= 0.8 > power.sign_flip_power(effect, [needed - 1] * 4, 0.05)
     )
 
 
@@ -280,12 +337,10 @@ def test_a_lost_run_does_not_change_what_is_estimated():
     leads = np.array([[22.0, 22.1, 21.9], [0.9, 1.0, 1.1]])
     whole = weighing.estimate(leads)
     assert whole == leads.mean() == pytest.approx(11.5)
-    assert np.array_equal(weighing.weigh(leads), leads)  # the weights of whole studies are 1 to the bit
     lost = leads.copy()
     lost[1, 1:] = NAN
     assert np.nanmean(lost) == pytest.approx(16.725)
     assert weighing.estimate(lost) == pytest.approx((22 + 0.9) / 2)
-    assert np.nanmean(weighing.weigh(lost)) == pytest.approx((22 + 0.9) / 2)
     low, high = intervals.paired_interval(lost)
     assert low + high == pytest.approx(22 + 0.9)
     lost[1] = NAN
@@ -293,8 +348,8 @@ def test_a_lost_run_does_not_change_what_is_estimated():
     assert np.isnan(weighing.estimate(lost[1:]))
 
 
-def test_sign_flips_of_weighted_blocks_by_hand():
-    # Three blocks in two settings: 1 and 3 count 3 / 4 each, 2 counts 3 / 2. Flipped: 6, 4.5, 1.5, 0 twice each.
+def test_sign_flips_of_a_setting_with_one_seed_by_hand():
+    # t^2 = 16/3, 3/4, 1/12 and 0, twice each: the setting with one seed borrows the variance of the other.
     differences = np.array([[1.0, 3.0], [2.0, NAN]])
     assert stats.sign_flip_p(differences) == 2 / 8
     assert stats.sign_flip_p(np.array([[-1.0, 3.0], [2.0, NAN]])) == 4 / 8
@@ -326,8 +381,8 @@ def test_power_with_unequal_settings_is_how_often_the_weighted_test_rejects():
             row[:count] = 1.2 + draw(size=count)
         rejected.append(stats.sign_flip_p(differences) <= 0.05)
     assert power.sign_flip_power(1.2, (4, 3, 2), 0.05) == pytest.approx(np.mean(rejected), abs=0.025)
-    assert power.sign_flip_power(1.2, (3, 3, 3), 0.05) == power.sign_flip_power(1.2, 9, 0.05)
-    assert power.sign_flip_power(1.2, (4, 3, 2), 0.05) < power.sign_flip_power(1.2, 9, 0.05)
+    by_setting = [power.sign_flip_power(1.2, counts, 0.05) for counts in ((4, 3, 2), (3, 3, 3), 9)]
+    assert by_setting == sorted(by_setting)
 
 
 @pytest.mark.parametrize(("blocks", "alpha", "effect"), [(6, 0.05, 1.0), (8, 0.05 / 3, 1.0), (10, 0.05, 0.5)])
@@ -346,11 +401,13 @@ def test_tails_do_not_change_the_power_of_many_blocks():
             power.power_under(noise, effect, power.ALIKE_BLOCKS, 0.05) for noise in ("normal", "laplace")
         )
         assert laplace == pytest.approx(normal, abs=0.01)
-    assert power.sign_flip_power(0.2, 101, 0.05) == power.paired_power(0.2, 101, 0.05)
+    assert power.sign_flip_power(0.2, 101, 0.05) == pytest.approx(power.t_power(0.2 * np.sqrt(101), 100, 0.05))
 
 
 def test_sign_flip_power_at_its_edges():
     assert power.sign_flip_power(9.0, 5, 0.05) == 0  # 2 / 2^5 > 0.05
     assert power.sign_flip_power(9.0, 6, 0.05) == 1
     assert power.sign_flip_power(0.0, 10, 0.05) == pytest.approx(50 / 1024, abs=0.01)
-    assert power.power_under("normal", 0.8, 12, 0.05) == pytest.approx(power.paired_power(0.8, 12, 0.05), abs=0.02)
+    assert power.power_under("normal", 0.8, 12, 0.05) == pytest.approx(
+        power.t_power(0.8 * np.sqrt(12), 11, 0.05), abs=0.02
+    )

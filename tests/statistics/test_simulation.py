@@ -36,7 +36,9 @@ def test_a_main_effect_is_not_found_in_shared_luck():
 
 def test_the_lead_is_one_that_is_promised_to_be_found():
     case = Case(cells=4, seeds=3, noise="skewed", missing=False)
-    assert sign_flip_power(lead_for(case) / spread(case), 12, 0.05 / (ARMS - 1)) == pytest.approx(0.8, abs=0.02)
+    effect = lead_for(case) / spread(case)
+    smaller, found = (sign_flip_power(each, [3] * 4, 0.05 / (ARMS - 1)) for each in (effect - 0.05, effect))
+    assert smaller < 0.8 <= found + 1e-3  # the lead is rounded
 
 
 def test_the_stored_simulation_is_whole():

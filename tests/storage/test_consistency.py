@@ -1,5 +1,6 @@
 """Runs of different code or data are taken together only when asked, and then it is said at the top."""
 
+import ast
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,11 @@ from typer.testing import CliRunner
 
 from ablations.cli import app
 from ablations.errors import UsageError
-from ablations.storage import provenance as environment
-from ablations.storage import require_one_version, version_conflicts
+from ablations.machine import ROOT
+from ablations.storage import Store, code_version, provenance, require_one_version, stale_runs, version_conflicts
+from ablations.storage.code_version import recorded_version
 from tests.support import fake_trainer, synthetic_results
+from vit.positions import Position
 
 SMOKE = ["run", "--grid", "smoke", "--set", "per_class=5", "--workers", "1"]
 
@@ -29,33 +32,81 @@ def vitab(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
 
 
-@pytest.mark.parametrize(("digest", "words"), [("vit_digest", "model"), ("training_digest", "training")])
-def test_a_study_of_two_codes_is_reported_when_asked_and_says_so(monkeypatch, digest, words):
-    monkeypatch.setattr(f"ablations.storage.provenance.{digest}", lambda: "a" * 64)
+@pytest.fixture
+def edit(monkeypatch):
+    """A function that changes the digest of one component, as an edit of its sources would."""
+    real = code_version.component_digest
+
+    def change(component, digest):
+        patterns = code_version.COMPONENTS.get(component) or code_version.position_sources(component.split()[1])
+        code_version.code_version.cache_clear()
+        monkeypatch.setattr(
+            code_version, "component_digest", lambda given: digest * 64 if given == patterns else real(given)
+        )
+
+    yield change
+    monkeypatch.undo()
+    code_version.code_version.cache_clear()
+    provenance.place.cache_clear()
+
+
+@pytest.mark.parametrize("component", ["model", "training", "backend numpy"])
+def test_a_study_of_two_codes_is_reported_when_asked_and_says_so(edit, component):
+    edit(component, "a")
     assert vitab(*SMOKE, "--seeds", 1).exit_code == 0
-    monkeypatch.setattr(f"ablations.storage.provenance.{digest}", lambda: "b" * 64)
+    edit(component, "b")
     resumed = vitab(*SMOKE, "--seeds", 3)
     assert resumed.exit_code == 0
-    name = digest.replace("_digest", "_sha256")
-    assert (
-        f"warning: 2 finished runs of study smoke were trained by other code (2 with {name} aaaaaaaa, now bbbbbbbb)"
-        in (resumed.stderr)
+    stale = (
+        f"2 finished runs of study smoke trained by different code ({component}); a report does not mix them with new "
+        "runs: vitab retry smoke --stale trains them again"
     )
+    assert f"warning: {stale}" in resumed.stderr
+    assert stale in " ".join(vitab("status").stdout.split())
     assert "warning" not in "".join(
         line for line in vitab(*SMOKE, "--seeds", 3).stderr.splitlines() if "pairs of runs" not in line
     )  # nothing new is trained
 
-    stated = f"2 versions of the code of the {words} made these runs, {name} bbbbbbbb (4 runs), aaaaaaaa (2 runs)"
+    stated = f"the runs come from 2 versions of the code ({component}): bbbbbbbb (4 runs), aaaaaaaa (2 runs)"
     for command in (["report"], ["report", "--check"], ["compare", "none", "rope"]):
         refused = vitab(*command)
         assert refused.exit_code == 2
-        assert refused.stderr == f"error: smoke: {stated}; --mixed takes them together and says so\n"
+        assert refused.stderr == f"error: smoke: {stated}; --mixed reports them together and says so\n"
     assert not Path("reports").exists()
     assert vitab("report", "--mixed").exit_code == 0
     top = Path("reports/smoke/README.md").read_text(encoding="utf-8").split("## Findings")[0]
-    assert f"> **Mixed runs.** {stated}. Differences between runs may come from that." in top
+    assert stated in top
     assert vitab("report", "--mixed", "--check").exit_code == 0
-    assert vitab("compare", "none", "rope", "--mixed").stdout.startswith(f"**Mixed runs.** {stated}.")
+    assert stated in vitab("compare", "none", "rope", "--mixed").stdout
+
+    again = vitab("retry", "--stale", "--workers", 1)
+    assert (again.exit_code, again.stdout.count("[")) == (0, 2), again.output
+    assert vitab("report", "--check").exit_code == 1  # one version now, and a report of two
+    assert vitab("retry", "--stale").stdout == "study smoke has no stale run\n"
+
+
+def test_another_encoding_makes_no_run_stale_and_a_changed_one_only_its_own(edit):
+    assert vitab(*SMOKE, "--seeds", 1).exit_code == 0
+    store = Store(Path("runs"))
+    plan = store.read_study("smoke")
+    assert stale_runs(store, plan) == {}
+    edit("position rope", "a")
+    (key,) = (key for key, config in plan.runs.items() if config.position == "rope")
+    assert stale_runs(store, plan) == {key: ["position rope"]}
+
+
+def test_runs_of_earlier_versions_have_two_digests():
+    old = {"vit_sha256": "a" * 64, "training_sha256": "b" * 64, "backend": "numpy"}
+    assert recorded_version(old) == {"model": "a" * 64, "training": "b" * 64}
+    assert recorded_version({"code": {"model": "c"}}) == {"model": "c"}
+    results = synthetic_results.make()
+    keys = list(results.runs["key"])
+    same = replace(results, environments=dict.fromkeys(keys, old))
+    assert version_conflicts(same) == []
+    mixed = replace(results, environments={**dict.fromkeys(keys, old), keys[0]: {"code": {"model": "c" * 64}}})
+    assert version_conflicts(mixed) == [
+        f"the runs come from 2 versions of the code (model): aaaaaaaa ({len(keys) - 1} runs), cccccccc (1 run)"
+    ]
 
 
 def test_one_code_and_one_data_set_are_no_mixture():
@@ -76,35 +127,107 @@ def fingerprinted(choose):
 def test_data_may_differ_where_the_runs_ask_for_it_and_nowhere_else():
     assert version_conflicts(fingerprinted(lambda row: f"{row['classes']}" * 20)) == []
     (found,) = version_conflicts(fingerprinted(lambda row: f"{row['seed']}" * 20))[:1]
-    assert found == "2 versions of the data made these runs, data_sha256 00000000 (1 run), 11111111 (1 run)"
+    assert found == "the runs come from 2 versions of the data: 00000000 (1 run), 11111111 (1 run)"
     one, two = (synthetic_results.make({"position": ("none", "rope")}, study=name) for name in ("one", "two"))
     one, two = (
         replace(results, environments={key: {"data_sha256": digit * 64} for key in results.plan.keys})
         for digit, results in (("1", one), ("2", two))
     )
     assert version_conflicts(one) == version_conflicts(two) == []
-    with pytest.raises(UsageError, match=r"^one and two: 2 versions of the data .* 11111111 \(6 runs\), 22222222"):
+    with pytest.raises(
+        UsageError, match=r"^one and two: the runs come from 2 versions of the data: 11111111 \(6 runs\), 22222222"
+    ):
         require_one_version(one, two)
 
 
-def test_the_digest_of_the_training_is_that_of_what_the_trainer_imports(tmp_path, monkeypatch):
-    """Every module of ablations that a training imports is in it, but for those that cannot change its numbers."""
-    import ast
+NEUTRAL = {
+    "ablations.config": "exports",
+    "ablations.config.builtin_grids": "grids are expanded to runs",
+    "ablations.config.grid": "grids are expanded to runs",
+    "ablations.config.grid_files": "grids are expanded to runs",
+    "ablations.config.grid_overrides": "grids are expanded to runs",
+    "ablations.config.labels": "text",
+    "ablations.config.recipes": "fields of a run, which are its key",
+    "ablations.config.run_config": "fields of a run, which are its key",
+    "ablations.config.sequential_design": "which runs there are",
+    "ablations.errors": "messages",
+    "ablations.training.checkpoint": "a run that resumes has the same bits (tests)",
+    "vit": "exports",
+    "vit.backend": "exports",
+    "vit.backend.numba_cache": "where compiled kernels are cached",
+    "vit.caches": "where compiled kernels are cached",
+    "vit.cost": "reported beside a result",
+    "vit.errors": "messages",
+    "vit.positions": "the registry: each encoding is a component of its own",
+}
+"""Modules that training imports and that cannot change a result, with the reason."""
+READERS = ("ablations.data", "ablations.machine", "ablations.storage")
+"""Packages of which only components matter: pixels are part of a run's key, and files are written after training."""
 
-    def imports(path):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ablations."):
-                yield node.module.split(".")[1]
 
-    folder = environment.ROOT / "ablations"
-    left, seen = {"trainer"}, set()
+def test_the_components_cover_what_training_imports():
+    def module_path(name):
+        path = ROOT / name.replace(".", "/")
+        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+    def imports(name):
+        for node in ast.walk(ast.parse(module_path(name).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("ablations", "vit"):
+                yield node.module
+                yield from (
+                    f"{node.module}.{a.name}" for a in node.names if module_path(f"{node.module}.{a.name}").exists()
+                )
+
+    covered = {
+        path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
+        for patterns in code_version.COMPONENTS.values()
+        for pattern in patterns
+        for path in code_version._matching(pattern)
+        if path.suffix == ".py"
+    }
+    assert all(code_version._matching(p) for patterns in code_version.COMPONENTS.values() for p in patterns)
+    left, seen = ["ablations.training.trainer"], set()
     while left:
         name = left.pop()
-        seen.add(name)
-        paths = sorted((folder / name).glob("*.py")) if (folder / name).is_dir() else [folder / f"{name}.py"]
-        left |= {found for path in paths for found in imports(path)} - seen
-    silent = {"errors", "files", "signs", "snapshot"}
-    covered = {part.rstrip("/").removesuffix(".py") for part in environment.TRAINING}
-    keyed = {"config"}  # its fields are the run's key
-    assert covered <= seen
-    assert seen - keyed - silent == covered
+        if name not in seen and (name in covered or not name.startswith(READERS)):
+            seen.add(name)
+            left += imports(name)
+    positions = {name for name in seen if name.startswith("vit.positions.")} - covered
+    assert {name.rpartition(".")[2] for name in positions} == {"none", "learned", "sinusoidal", "rope"}
+    assert seen - covered - positions - set(NEUTRAL) == set()
+    assert set(NEUTRAL) <= seen, "a reason for a module that is not imported"
+
+
+def test_comments_and_docstrings_are_not_code(tmp_path):
+    path = tmp_path / "a.py"
+    code = 'def f(x: int) -> str:\n    """What it does."""\n    return "# no comment"  # a comment\n\n\n'
+    code += 'X = 1\n"""A word on X."""\n'
+    path.write_text(code)
+    before = code_version.component_digest((str(path),))
+    path.write_text(
+        code.replace("What it does", "Return a string").replace("a comment", "another").replace("on X", "of X")
+    )
+    assert code_version.component_digest((str(path),)) == before
+    for old, new in (("# no comment", "# a string"), ("X = 1", "X = 2"), ("int", "float")):
+        path.write_text(code.replace(old, new))
+        assert code_version.component_digest((str(path),)) != before, old
+    cuda = tmp_path / "k.cu"
+    cuda.write_text("int x; // one\n/* two\n lines */\nint y;\n")
+    before = code_version.component_digest((str(cuda),))
+    cuda.write_text("int x;\n\nint y; // three\n")
+    assert code_version.component_digest((str(cuda),)) == before
+
+
+def test_an_encoding_and_the_modules_it_imports_are_its_component(tmp_path, monkeypatch):
+    names = [Path(path).name for path in code_version.position_sources("rope")]
+    assert names == ["rope.py"]
+    source = tmp_path / "mine.py"
+    source.write_text("from vit.positions.rope import rotary_angles\n")
+    (tmp_path / "rope.py").write_text("")
+    monkeypatch.setattr(code_version.inspect, "getfile", lambda kind: str(source))
+    assert [Path(path).name for path in code_version.position_sources("rope")] == ["mine.py", "rope.py"]
+
+
+def test_an_encoding_without_a_description_is_refused_when_it_is_defined():
+    with pytest.raises(TypeError, match=r"Silent\.description must be a string"):
+        type("Silent", (Position,), {})

@@ -60,19 +60,19 @@ def train_with_failures(config: object, dataset: Dataset, **rest: object) -> Run
     return train(config, dataset, **rest)
 
 
-def job(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+def job(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
     """A job for child processes: seed 1 kills its process, seed 2 fails, others answer."""
     if task.config.seed == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     if task.config.seed == 2:
         raise VitabError("no luck")
-    watch.epoch(EpochMetrics(1, 1e-3, 2.0, 1.5, 0.5, 0.25, 1000.0))
+    hooks.epoch(EpochMetrics(1, 1e-3, 2.0, 1.5, 0.5, 0.25, 1000.0))
     return Finished(0.5, 0.4, 0.1)
 
 
-def job_that_dies_once(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+def job_that_dies_once(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
     """Seed 0 kills its process the first time, seed 1 hangs always; others answer."""
-    mark = setting.runs / f"mark.{task.config.seed}"
+    mark = settings.runs / f"mark.{task.config.seed}"
     if task.config.seed == 0 and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -81,9 +81,9 @@ def job_that_dies_once(task: Task, setting: ExecutionSettings, watch: RunHooks) 
     return Finished(0.5, 0.4, 0.1)
 
 
-def job_that_runs_out_of_memory_once(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+def job_that_runs_out_of_memory_once(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
     """Seed 0 does, the first time; every run writes down its process."""
-    mark = setting.runs / f"pid.{task.config.seed}"
+    mark = settings.runs / f"pid.{task.config.seed}"
     again = mark.exists()
     mark.with_name(f"{mark.name}.again" if again else mark.name).write_text(str(os.getpid()))
     if task.config.seed == 0 and not again:
@@ -91,29 +91,29 @@ def job_that_runs_out_of_memory_once(task: Task, setting: ExecutionSettings, wat
     return Finished(0.5, 0.4, 0.1)
 
 
-def job_that_does_not_fit(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+def job_that_does_not_fit(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
     """As on a machine without the data."""
     raise UnfitError("cifar10 is not here")
 
 
-def job_that_is_silent(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+def job_that_is_silent(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
     """For longer than a test's patience, until a moment after its parent was halted."""
     time.sleep(6)
     return Finished(0.5, 0.4, 0.1)
 
 
-def job_that_asks(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+def job_that_asks(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
     """Takes steps until it is asked to stop."""
-    watch.epoch(EpochMetrics(1, 1e-3, 2.0, 1.5, 0.5, 0.25, 1000.0))
-    while not watch.stop():
+    hooks.epoch(EpochMetrics(1, 1e-3, 2.0, 1.5, 0.5, 0.25, 1000.0))
+    while not hooks.stop():
         time.sleep(0.01)
     raise KeyboardInterrupt
 
 
-def job_that_tells_its_gpu(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+def job_that_tells_its_gpu(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
     """Writes down which GPU it sees. Seeds 0 and 1 wait for each other; then seed 1 dies once while 0 is at work."""
     seed, gpu = task.config.seed, os.environ["CUDA_VISIBLE_DEVICES"]
-    marks = [setting.runs / f"gpu.{name}" for name in (0, 1, "dead", "again")]
+    marks = [settings.runs / f"gpu.{name}" for name in (0, 1, "dead", "again")]
     if seed < 2:
         if marks[2].exists() and seed == 1:
             marks[3].write_text(gpu)
@@ -129,13 +129,13 @@ def job_that_tells_its_gpu(task: Task, setting: ExecutionSettings, watch: RunHoo
     return Finished(0.5, 0.4, 0.1)
 
 
-def job_that_counts_others(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
+def job_that_counts_others(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
     """Its accuracy says how many runs were at work in the same folder at the same moment, itself among them."""
-    mark = setting.runs / f"at-work.{task.key[:16]}"
+    mark = settings.runs / f"at-work.{task.key[:16]}"
     mark.touch()
-    count, deadline = 0, time.monotonic() + (3.0 if setting.backend == "numpy" else 0.3)
+    count, deadline = 0, time.monotonic() + (3.0 if settings.backend == "numpy" else 0.3)
     while count < 2 and time.monotonic() < deadline:
-        count = len(list(setting.runs.glob("at-work.*")))
+        count = len(list(settings.runs.glob("at-work.*")))
         time.sleep(0.01)
     mark.unlink()
     return Finished(count / 100, 0.4, 0.1)

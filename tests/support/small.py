@@ -74,6 +74,8 @@ def without_key_bias(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 class Slope(Position):
     """A learned slope of each head times the distance of two patches along the row of patches."""
 
+    description = "an encoding of a test"
+
     def __init__(self, config: ViTConfig, ops: Ops, parameters: Views, gradients: Views) -> None:
         super().__init__(config, ops, parameters, gradients)
         at = np.arange(config.patches, dtype=np.float64)

@@ -21,6 +21,8 @@ def test_encodings_that_compute_by_themselves_are_named(monkeypatch: pytest.Monk
     class Own(Position):
         """Computes with arrays."""
 
+        description = "an encoding of a test"
+
     monkeypatch.setitem(POSITIONS, "own", Own)
     scores, steps = gpu_fallbacks([RunConfig(position="own"), RunConfig(position="rope")], None)
     assert scores.startswith("attention with position own goes by products and a softmax")

@@ -26,6 +26,8 @@ def own(monkeypatch: pytest.MonkeyPatch) -> str:
     class Own(Position):
         """Computes with arrays."""
 
+        description = "an encoding of a test"
+
     monkeypatch.setitem(POSITIONS, "own", Own)
     return "own"
 
@@ -104,5 +106,5 @@ def test_an_old_chip_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_numpy_has_float32_alone() -> None:
     assert get_ops("numpy", precision="float32").dtype == "float32"
-    with pytest.raises(ValueError, match="precision: 'bf16' given, the numpy backend has 'float32'"):
+    with pytest.raises(ValueError, match="precision must be 'float32' with the numpy backend, got 'bf16'"):
         get_ops("numpy", precision="bf16")

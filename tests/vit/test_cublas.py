@@ -147,7 +147,7 @@ class TestRefusals:
     def test_shapes_that_do_not_fit(self) -> None:
         with pytest.raises(ValueError, match="does not give"):
             list(plan(normal(2, 3, 4), normal(2, 5, 6), blank(2, 3, 6)))
-        with pytest.raises(ValueError, match="valid before the last two axes"):
+        with pytest.raises(ValueError, match="axes before the last two must be"):
             list(plan(normal(2, 3, 4), normal(3, 4, 6), blank(2, 3, 6)))
 
     def test_views_that_would_need_a_copy(self) -> None:

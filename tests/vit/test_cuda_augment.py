@@ -115,7 +115,7 @@ class TestOneImage:
         assert np.array_equal(got[0], again[0])
 
     def test_large_images_are_refused(self, devices: Devices) -> None:
-        with pytest.raises(ValueError, match=r"256 x 256 x 3 given, valid are up to 4 channels and 94208 bytes"):
+        with pytest.raises(ValueError, match=r"at most 4 channels and 94208 bytes, got 256 x 256 x 3"):
             Strong(batch=1, size=256, other={"erase": 0.5}).run(devices.forwards)
 
 

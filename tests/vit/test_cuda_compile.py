@@ -76,7 +76,7 @@ def test_warnings_and_errors_are_seen(nvrtc: Nvrtc, monkeypatch: pytest.MonkeyPa
 
 def test_a_table_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert cubins.main(["--architectures", "sm_1"]) == 2
-    assert "--architectures: sm_1 given, valid are sm_" in capsys.readouterr().err
+    assert "--architectures must be sm_" in capsys.readouterr().err
     monkeypatch.setattr(cubins, "kernel_names", set)
     monkeypatch.setattr(cubins, "used", lambda: {"attention_tensor<16>", "fill<bf16, 8>"})
     assert cubins.main(["--architectures", "sm_90"]) == 0

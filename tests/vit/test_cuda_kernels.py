@@ -119,7 +119,7 @@ class TestAttention:
     def test_what_does_not_fit_is_refused(self, devices: Devices) -> None:
         for size in [(1, 257, 1, 16), (1, 16, 1, 20), (1, 16, 1, 72), (1, 16, 1, 8)]:
             assert not fits(size[1], size[3])
-            with pytest.raises(ValueError, match="valid are up to 256 tokens and head widths 16, 24"):
+            with pytest.raises(ValueError, match="at most 256 tokens and a head width of 16, 24"):
                 Attention(1, size, None, "bf16").run(devices.forwards)
 
 
@@ -185,9 +185,13 @@ class TestViews:
         kernels = devices.forwards
         x, bias = device(np.zeros((2, 3, 4, 8), np.float32)), device(np.zeros((2, 8), np.float32))
         refused: list[tuple[type[Exception], str, Callable[[], object]]] = [
-            (ValueError, r"bias: shape \(2, 7\) given, valid is \(2, 8\)", lambda: kernels.add_bias(x, bias[:, :7])),
-            (ValueError, "x: strides", lambda: kernels.add_bias(x[:, :, ::2], bias)),
-            (TypeError, "table: uint16 given, valid is float", lambda: kernels.add_bias(x, device(narrow(bias)))),
+            (ValueError, r"bias must have the shape \(2, 8\), got \(2, 7\)", lambda: kernels.add_bias(x, bias[:, :7])),
+            (ValueError, "x must be contiguous, got strides", lambda: kernels.add_bias(x[:, :, ::2], bias)),
+            (
+                TypeError,
+                "table must have the type float, got uint16",
+                lambda: kernels.add_bias(x, device(narrow(bias))),
+            ),
             (TypeError, "float64 given", lambda: kernels.add_bias(x.astype(float), bias)),
         ]
         for error, message, call in refused:
@@ -207,19 +211,19 @@ class TestViews:
                 if len(whole) != 2 or (method in ("sum_tokens", "sum_images") and name == "out"):
                     continue
                 arrays[name] = np.concatenate([whole, whole], axis=1)[:, : whole.shape[1]]
-                with pytest.raises(ValueError, match="valid is contiguous"):
+                with pytest.raises(ValueError, match="must be contiguous"):
                     getattr(devices.forwards, method)(**arrays, **call.case.other)
                 refused += 1
         assert refused > 40
 
     def test_patches_of_a_part_of_the_images_are_refused(self, devices: Devices) -> None:
         images = device(np.zeros((2, 5, 6, 6, 3), dtype=np.float32))
-        with pytest.raises(ValueError, match="images: strides"):
+        with pytest.raises(ValueError, match="images must be contiguous, got strides"):
             devices.forwards.patchify(images[:, :3], 3, device(np.empty((2, 3, 4, 27), dtype=np.float32)))
 
     def test_wide_rows_are_refused(self, devices: Devices) -> None:
         make = MAKERS["layer_norm"]
         call = Call("residual_layer_norm", make(Draw(1, 0), 1, 1, 1025), {})
         call.kinds = dict.fromkeys(call.case.arrays, "float32")
-        with pytest.raises(ValueError, match="width: 1025 given, valid with CUDA kernels are widths up to 1024"):
+        with pytest.raises(ValueError, match="width must be at most 1024 with CUDA kernels, got 1025"):
             call.run(devices.forwards)

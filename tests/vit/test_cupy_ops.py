@@ -98,7 +98,7 @@ class TestSharedMemory:
         ops: Any = get_ops("cupy")
         assert ops.kernels.image_bytes == (64 << 10) - 5136
         assert erasing_error(ops, 141) <= gpu_checks.LIMITS["float32"]
-        with pytest.raises(ValueError, match="142 x 142 x 3 given, valid are up to 4 channels and 60400 bytes"):
+        with pytest.raises(ValueError, match="at most 4 channels and 60400 bytes, got 142 x 142 x 3"):
             erasing_error(ops, 142)
 
     @pytest.mark.parametrize("cupy", [{"block_shared": 64 << 10}], indirect=True)
@@ -210,7 +210,7 @@ class TestChoices:
     @pytest.mark.parametrize("cupy", [{"capability": "75"}], indirect=True)
     def test_float32_on_an_older_chip(self) -> None:
         assert get_ops("cupy").precision == "float32"  # type: ignore[attr-defined]
-        with pytest.raises(ValueError, match="precision: 'bf16' given, valid on this GPU are float32"):
+        with pytest.raises(ValueError, match="precision must be one of float32 on this GPU, got 'bf16'"):
             get_ops("cupy", precision="bf16")
 
     @pytest.mark.parametrize(
@@ -230,11 +230,11 @@ class TestChoices:
             monkeypatch.setitem(cupy_ops._PARTS, name, fail)
         problem = f"CuPy finds {said}: pip install 'vitab[cuda13]'"
         assert backend_module.cupy_problem() == problem
-        with pytest.raises(RuntimeError, match="backend: 'cupy' given, but CuPy finds no"):
+        with pytest.raises(RuntimeError, match="the cupy backend cannot be used: CuPy finds no"):
             get_ops("cupy")
 
     def test_float64_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="dtype: 'float64' given, the cupy backend has 'float32'"):
+        with pytest.raises(ValueError, match="dtype must be 'float32' with the cupy backend, got 'float64'"):
             get_ops("cupy", "float64")
 
     def test_an_encoding_of_array_expressions_needs_float32(self) -> None:
@@ -243,11 +243,13 @@ class TestChoices:
         class Own(Position):
             """Computes with arrays."""
 
+            description = "an encoding of a test"
+
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(POSITIONS, "own", Own)
             config = gpu_checks.small("own")
             with pytest.raises(
-                ValueError, match="bf16 given with position 'own', which computes with arrays of its own"
+                ValueError, match="with position 'own', which computes with array expressions, got bf16"
             ):
                 ViT(config, get_ops("cupy"), seeds=[0]).network(1)
             assert ViT(config, get_ops("cupy", precision="float32"), seeds=[0]).network(1)

@@ -17,17 +17,17 @@ def get_ops(backend: str = "numpy", dtype: str = "float32", precision: str | Non
     """
     if backend == "numpy":
         if precision not in (None, "float32"):
-            raise ValueError(f"precision: {precision!r} given, the numpy backend has 'float32'")
+            raise ValueError(f"precision must be 'float32' with the numpy backend, got {precision!r}")
         from vit.backend.numpy_ops import NumpyOps
 
         return NumpyOps(dtype)
     if backend == "cupy":
         if problem := cupy_problem():
-            raise RuntimeError(f"backend: 'cupy' given, but {problem}")
+            raise RuntimeError(f"the cupy backend cannot be used: {problem}")
         from vit.backend.cupy_ops import CupyOps
 
         return CupyOps(dtype, precision)
-    raise ValueError(f"backend: {backend!r} given, valid are {', '.join(BACKENDS)}")
+    raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
 def cupy_precisions() -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Fused CPU kernels in Numba: one run, one lane, in place, the GIL released.
 
 Each function is the fused form of the `Ops` method of the same name, on the arrays of a single run: tokens (M, D)
-where `Ops` has (R, B, N, D). Arrays come first, then whole numbers, then real numbers, as in an instruction of a program.
+where `Ops` has (R, B, N, D). Arrays come first, then integers, then real numbers, as in an instruction of a program.
 Compiled results are cached on disk, so only the first run on a machine compiles.
 """
 
@@ -13,11 +13,13 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
+from vit.backend.numba_cache import CACHED
+
 # No `ninf`: infinities must stay what they are. `nnan` lets maxima vectorise; that a NaN still comes out as a NaN is
 # then no promise of the compiler's, and the tests check it.
 _FAST = {"reassoc", "nsz", "arcp", "contract", "nnan"}
 # Inlined, since what a process that compiles calls may be another copy, rounded otherwise, than what the cache keeps.
-_jit = numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy", forceinline=True)
+_jit = numba.njit(nogil=True, cache=CACHED, fastmath=_FAST, error_model="numpy", forceinline=True)
 
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH = np.float32(0.693359375)

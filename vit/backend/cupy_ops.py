@@ -29,10 +29,10 @@ class CupyOps(CudaOps):
     def __init__(self, dtype: str = "float32", precision: str | None = None) -> None:
         """`precision` of the products: "float32", "tf32" or "bf16"; by default bf16 where the chip multiplies it."""
         if dtype != "float32":
-            raise ValueError(f"dtype: {dtype!r} given, the cupy backend has 'float32'")
+            raise ValueError(f"dtype must be 'float32' with the cupy backend, got {dtype!r}")
         valid = device_precisions()
         if precision not in (None, *valid):
-            raise ValueError(f"precision: {precision!r} given, valid on this GPU are {', '.join(valid)}")
+            raise ValueError(f"precision must be one of {', '.join(valid)} on this GPU, got {precision!r}")
         super().__init__(_device(cupy.cuda.Device().id), precision or valid[0])
 
 

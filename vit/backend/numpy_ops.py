@@ -1,7 +1,7 @@
 """The CPU backend: BLAS through NumPy, everything else in fused Numba kernels.
 
 A kernel works on the arrays of one run, so each method loops over the run axis, which has length one in the engine.
-All of it releases the GIL. While a program is set, nothing is computed: every operation is written to the program instead.
+Kernels release the GIL. While a program is set, nothing is computed: operations are appended to the program instead.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class NumpyOps(Ops):
 
     def __init__(self, dtype: str = "float32") -> None:
         if dtype not in ("float32", "float64"):
-            raise ValueError(f"dtype: {dtype!r} given, the numpy backend has 'float32' and 'float64'")
+            raise ValueError(f"dtype must be 'float32' or 'float64' with the numpy backend, got {dtype!r}")
         super().__init__(np, dtype)
         self.program: CapturedProgram | None = None
 

@@ -21,6 +21,7 @@ from numba.extending import get_cython_function_address, intrinsic
 from vit.backend import cpu_kernels as kernels
 from vit.backend import gemm as own_product
 from vit.backend.gemm import buffer_bytes, gemm, is_faster, pointer
+from vit.backend.numba_cache import CACHED
 
 Array = np.ndarray[Any, Any]
 
@@ -234,7 +235,7 @@ def _matmul(pointers, ints, own, blas, buffer, size, unit):
 def _compiled(digest: str) -> Callable[..., None]:
     """The interpreter of tapes. Numba stamps a cached function with its own file; `digest` stands for the others."""
 
-    @numba.njit(nogil=True, cache=True)
+    @numba.njit(nogil=True, cache=CACHED)
     def replay(code, reals, blas, buffer, itemsize, unit):
         digest  # noqa: B018  a part of the key of the cache
         for row in range(len(code)):

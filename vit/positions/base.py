@@ -1,4 +1,4 @@
-"""What a positional encoding may do: three hooks, each with its backward, each the identity by default.
+"""Base class of positional encodings: three hooks, each with its backward, each the identity by default.
 
 To add an encoding, subclass `Position` in a file of its own and add a line to the registry in `vit/positions`.
 """
@@ -13,7 +13,7 @@ from vit.parameters import Parameter, Views
 
 
 class Geometry(Protocol):
-    """What an encoding may know of a model; `vit.ViTConfig` has all of it."""
+    """The properties of a model that encodings use; `vit.ViTConfig` has them."""
 
     @property
     def width(self) -> int: ...
@@ -32,7 +32,7 @@ class Geometry(Protocol):
 
 
 class Position:
-    """The encoding `none`'s behaviour, and the base of all others. One instance serves one lane of images.
+    """Base class of encodings, which does nothing (encoding `none`). One instance serves one lane of images.
 
     Shapes: N patches in row-major order, T = prefix + N tokens. Prefix tokens (a class token) come first, are never
     rotated and get no patch position.
@@ -40,20 +40,20 @@ class Position:
 
     description: ClassVar[str]
     traceable: ClassVar[bool] = False
-    """True where the hooks compute with those methods of `ops` alone that a program can hold, on whole arrays, so that a
-    step can be captured once and replayed; a method that a program cannot hold raises.
-
-    An encoding that computes with array expressions of its own leaves it False: it works the same, only slower.
+    """Whether the hooks use only methods of `ops` that a captured program can hold, on whole arrays, so that a step can
+    be captured once and replayed. An encoding that computes with array expressions leaves it False and runs uncaptured.
     """
 
     fusible: ClassVar[bool] = False
-    """True where attention may be one kernel: queries and keys turn by `rotation` alone, scores stay as they are."""
+    """Whether attention may be one fused kernel: queries and keys are changed by `rotation` only, scores not at all."""
     rotation: tuple[Array | None, Array | None] = (None, None)
-    """Cosines and sines (N, K/2) of the angles by which pairs of channels turn; None for no turning."""
+    """Cosines and sines (N, K/2) of the angles by which pairs of channels are rotated; None for no rotation."""
 
     def __init_subclass__(cls) -> None:
         for flag in ("traceable", "fusible"):
             setattr(cls, flag, cls.__dict__.get(flag, False))  # never inherited: the hooks may be others
+        if not isinstance(getattr(cls, "description", None), str):
+            raise TypeError(f"{cls.__name__}.description must be a string that describes the encoding in reports")
 
     def __init__(self, config: Geometry, ops: Ops, parameters: Views, gradients: Views) -> None:
         """`parameters` and `gradients` hold what `declare` declares, (R, *shape) each."""

@@ -35,7 +35,7 @@ class LearnedPosition(Position):
         if table is None or table.shape[1] == config.patches:
             return dict(state)
         if isqrt(table.shape[1]) ** 2 != table.shape[1]:
-            raise ConfigError(f"{TABLE}: a table of {table.shape[1]} positions given, valid are square grids")
+            raise ConfigError(f"{TABLE} must be the table of a square grid, got {table.shape[1]} positions")
         return {**state, TABLE: resize_table(table, config.grid)}
 
     def add_to_tokens(self, tokens: Array) -> None:

@@ -28,8 +28,8 @@ class RotaryPosition(Position):
     def check(cls, config: Geometry) -> None:
         if config.head_width % 4:
             raise ConfigError(
-                f"heads: {config.heads} given with width {config.width}, a head width of {config.head_width}; "
-                "valid with position 'rope' are head widths (width / heads) that are multiples of 4"
+                f"heads must divide width {config.width} into head widths (width / heads) that are multiples of 4 with "
+                f"position 'rope', got {config.heads}, a head width of {config.head_width}"
             )
 
     def rotate_queries_keys(self, qkv: Array, bias: Array, scale: float) -> None:

@@ -23,7 +23,7 @@ class SinusoidalPosition(Position):
     @classmethod
     def check(cls, config: Geometry) -> None:
         if config.width % 4:
-            raise ConfigError(f"width: {config.width} given, valid with position 'sinusoidal' are multiples of 4")
+            raise ConfigError(f"width must be a multiple of 4 with position 'sinusoidal', got {config.width}")
 
     @classmethod
     def fixed_state(cls, config: Geometry) -> dict[str, np.ndarray]:

@@ -1,1 +1,1 @@
-"""`vitab run --dask`: execute runs on the workers of a Dask cluster."""
+"""Execution of runs on the workers of a Dask cluster (`vitab run --dask`): `client`, `runs` (client), `worker`."""

@@ -1,8 +1,8 @@
-"""Runs of a study on a Dask cluster: `vitab run --dask ADDRESS`, the client's side.
+"""Client's side of `vitab run --dask ADDRESS`: submits runs to a Dask cluster and collects their results.
 
-Every run is one Dask task, named by the run's key, so that however often and by however many clients it is asked for,
-the cluster has it once. Workers that see the folder of runs claim and write there. For one that does not, the client
-claims the run, has the scheduler keep the result even if the client dies, and writes the files that come back.
+Each run is one Dask task, named after the run's key, so the cluster executes it once even if several clients submit
+it. Workers that share the folder of runs claim the run and write to the folder themselves. For the others, the client
+claims the run, publishes its result on the scheduler so that it survives the client, and writes the returned files.
 """
 
 import contextlib
@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from ablations.data.loading import dataset_for
 from ablations.errors import StorageError, TakenOverError, VitabError
-from ablations.execution.dask.client import UNREACHED, Cluster
+from ablations.execution.dask.client import CONNECTION_ERRORS, Cluster
+from ablations.execution.dask.worker import TOPIC
 from ablations.execution.lease import Lease
-from ablations.execution.queue import PAUSE, RunQueue
+from ablations.execution.queue import POLL_INTERVAL, RunQueue
 from ablations.execution.stacking import shape
 from ablations.execution.tasks import ExecutionSettings, Finished, Listener, Task
-from ablations.execution.worker import ProgressNotes
+from ablations.execution.worker import ProgressRecorder
 from ablations.machine import format_bytes
 from ablations.storage import Store
 from ablations.training.memory import need
@@ -31,347 +32,352 @@ from ablations.training.memory import need
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-ASK_EVERY = 0.5
+STOP_INTERVAL = 0.5
 """Seconds between two requests to stop."""
-TRANSFER = 30.0
-"""Seconds to wait for a result whose worker may just have died, before looking at other things."""
+TRANSFER_TIMEOUT = 30.0
+"""Seconds to wait for the transfer of a result, whose worker may just have died."""
 
 
 def run_on_cluster(
-    tasks: Sequence[Task], setting: ExecutionSettings, listener: Listener, cluster: Cluster, stop: Callable[[], bool]
+    tasks: Sequence[Task], settings: ExecutionSettings, listener: Listener, cluster: Cluster, stop: Callable[[], bool]
 ) -> None:
-    """Carry out the runs on a cluster.
+    """Execute the runs on a cluster.
 
-    A run whose child or worker is killed is tried again, one that fails by itself is not. Raises KeyboardInterrupt,
-    when the runs at work are written down, after `stop` has said so; StorageError when a worker cannot write to the
-    folder of runs, and VitabError when the scheduler is gone, or no worker is left that can do the runs.
+    A run whose process or worker is killed is tried once more; a run that fails by its own error is not. Raises
+    KeyboardInterrupt, after the checkpoints are saved, when `stop` returns True; StorageError if a worker cannot write
+    the folder of runs; VitabError if the scheduler is lost or no worker can execute the runs.
     """
-    orders = ClusterRuns(RunQueue(tasks, setting, listener), setting, listener, cluster)
+    runs = ClusterRuns(RunQueue(tasks, settings, listener), settings, listener, cluster)
     try:
-        while orders.open or orders.waiting:
+        while runs.submitted or runs.queue:
             if stop():
-                orders.ask_to_stop()
-            if orders.stopping and not orders.open:
+                runs.request_stop()
+            if runs.stopping and not runs.submitted:
                 raise KeyboardInterrupt
-            cluster.look_now_and_then()
-            orders.place()
-            orders.listen()
+            cluster.refresh_if_due()
+            runs.submit_free_runs()
+            runs.process_events()
     finally:
-        orders.leave()
+        runs.shut_down()
 
 
 @dataclass
-class Order:
-    """A run that the cluster was asked for."""
+class SubmittedRun:
+    """Run that was submitted to the cluster."""
 
     task: Task
     future: "Future"
-    worker: str | None = None  # that has begun it
-    attempt: Lease | None = None  # held by this process for a worker that does not see the folder
-    heartbeat: ExitStack = field(default_factory=ExitStack)
-    news: ProgressNotes | None = None  # of the same
+    worker: str | None = None  # address of the worker that has started it
+    lease: Lease | None = None  # held by this process for a worker that does not share the folder
+    heartbeat: ExitStack = field(default_factory=ExitStack)  # of this lease
+    progress: ProgressRecorder | None = None  # of this lease
 
 
 class ClusterRuns:
-    """The runs that the cluster was asked for, and what is heard of them."""
+    """Runs submitted to the cluster, and the events about them."""
 
-    def __init__(self, waiting: RunQueue, setting: ExecutionSettings, listener: Listener, cluster: Cluster) -> None:
-        self.waiting, self.setting, self.listener, self.cluster = waiting, setting, listener, cluster
+    def __init__(self, run_queue: RunQueue, settings: ExecutionSettings, listener: Listener, cluster: Cluster) -> None:
+        self.queue, self.settings, self.listener, self.cluster = run_queue, settings, listener, cluster
         self.client: Client = cluster.client
-        self.store = Store(setting.runs)
-        self.open: dict[str, Order] = {}  # by key of the Dask task
-        self.news: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.killed: set[str] = set()  # keys of the runs that were cut short once by no fault of their own
+        self.store = Store(settings.runs)
+        self.submitted: dict[str, SubmittedRun] = {}  # by key of the Dask task
+        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.retried: set[str] = set()  # keys of runs with a transient failure
         self.stopping = False
-        self.taken_back: list[str] = []  # tasks that a worker may have begun in the very moment
-        self.told = -float("inf")
-        self.asked: dict[str, int] = {}  # how often, by the beginning of the task's key
-        self.memory: dict[tuple[Any, ...], int] = {}  # bytes that runs take, by their shape
-        with cluster.reached():
-            self.client.subscribe_topic("vitab", self.news.put)
-        self.entry = _entry()
-        self.beginning = f"vitab-{hashlib.sha256(cluster.folder.encode()).hexdigest()[:8]}-"
-        with cluster.reached():
-            self.take_stock()
+        self.cancelled: list[str] = []  # tasks that a worker may have started before they were cancelled
+        self.last_stop_request = -float("inf")
+        self.submissions: dict[str, int] = {}  # number of the next submission, by task key without that number
+        self.memory: dict[tuple[Any, ...], int] = {}  # bytes per run, by shape
+        with cluster.scheduler_errors():
+            self.client.subscribe_topic(TOPIC, self.events.put)
+        self.entry_point = _entry_point()
+        self.key_prefix = f"vitab-{hashlib.sha256(cluster.folder.encode()).hexdigest()[:8]}-"
+        with cluster.scheduler_errors():
+            self.review_published_results()
 
-    def take_stock(self) -> None:
-        """Look at the results that earlier clients did not come back for: those in the store are let go."""
-        from ablations.execution.dask.worker import forget
+    def review_published_results(self) -> None:
+        """Delete results of earlier clients that are in the store, and count the others as submissions."""
+        from ablations.execution.dask.worker import delete_spooled_run
 
         for name in map(str, self.client.list_datasets()):
-            if not name.startswith(self.beginning):
+            if not name.startswith(self.key_prefix):
                 continue
-            beginning, _, number = name.rpartition("-")
-            run = beginning.removeprefix(self.beginning)[:16]
+            prefix, _, number = name.rpartition("-")
+            run = prefix.removeprefix(self.key_prefix)[:16]
             if (self.store.folder(run) / "DONE.json").exists():
                 self.client.unpublish_dataset(name)
-                self.cluster.everywhere(forget, run)
+                self.cluster.call_all_workers(delete_spooled_run, run)
             else:
-                self.asked[beginning] = max(int(number), self.asked.get(beginning, 0))
+                self.submissions[prefix] = max(int(number), self.submissions.get(prefix, 0))
 
-    # -- asking --
+    # -- submission --
 
-    def place(self) -> None:
-        """Ask for all runs that are free."""
-        orders: dict[str, tuple[Task, dict[str, Any]]] = {}
-        while not self.stopping and (task := self.waiting.next()) is not None:
-            order = self.order(task)
-            orders[order["task"]] = task, order
-        if not orders:
-            if not self.open:
-                self.waiting.say_waiting()
+    def submit_free_runs(self) -> None:
+        """Submit all runs that are free."""
+        requests: dict[str, tuple[Task, dict[str, Any]]] = {}
+        while not self.stopping and (task := self.queue.next_free()) is not None:
+            request = self.request_for(task)
+            requests[request["task"]] = task, request
+        if not requests:
+            if not self.submitted:
+                self.queue.report_waiting()
             return
-        with self.cluster.reached():
+        with self.cluster.scheduler_errors():
             futures = self.client.map(
-                self.entry,
-                [order for _, order in orders.values()],
-                key=list(orders),
-                resources={"GPU": 1} if self.setting.backend == "cupy" else None,
+                self.entry_point,
+                [request for _, request in requests.values()],
+                key=list(requests),
+                resources={"GPU": 1} if self.settings.backend == "cupy" else None,
             )
         for future in futures:
-            self.open[future.key] = Order(orders[future.key][0], future)
-            future.add_done_callback(self.news.put)
+            self.submitted[future.key] = SubmittedRun(requests[future.key][0], future)
+            future.add_done_callback(self.events.put)
 
-    def order(self, task: Task) -> dict[str, Any]:
-        """What a worker needs to know, in plain values; the same for all clients with the same command."""
-        data_dir = self.setting.data_dir
-        order = {
+    def request_for(self, task: Task) -> dict[str, Any]:
+        """Return what a worker needs to execute the run, as JSON values. All clients with one command make the same."""
+        data_dir = self.settings.data_dir
+        request = {
             "key": task.key,
             "config": task.config.canonical(),
             "code": self.cluster.code,
             "folder": self.cluster.folder,
             "runs": str(self.cluster.runs),
             "data_dir": None if data_dir is None else str(data_dir.absolute()),
-            "backend": self.setting.backend,
-            "checkpoint_every": self.setting.checkpoint_every,
+            "backend": self.settings.backend,
+            "checkpoint_every": self.settings.checkpoint_every,
         }
-        digest = hashlib.sha256(json.dumps(order, sort_keys=True).encode()).hexdigest()
-        beginning = f"{self.beginning}{task.key[:16]}-{digest[:16]}"
-        task_key = f"{beginning}-{self.asked.setdefault(beginning, 1)}"
-        return order | {"task": task_key, "memory": self.bytes_of(task)}
+        digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        prefix = f"{self.key_prefix}{task.key[:16]}-{digest[:16]}"
+        task_key = f"{prefix}-{self.submissions.setdefault(prefix, 1)}"
+        return request | {"task": task_key, "memory": self.bytes_of(task)}
 
     def bytes_of(self, task: Task) -> int:
-        """About how much memory a worker's child takes for the run."""
-        like = shape(task.config)
-        if like not in self.memory:
-            dataset = dataset_for(task.config, self.setting.data_dir)
-            self.memory[like] = need(task.config, dataset, backend=self.setting.backend).process
-        return self.memory[like]
+        """Return the approximate memory of a worker process that trains the run."""
+        run_shape = shape(task.config)
+        if run_shape not in self.memory:
+            dataset = dataset_for(task.config, self.settings.data_dir)
+            self.memory[run_shape] = need(task.config, dataset, backend=self.settings.backend).process
+        return self.memory[run_shape]
 
-    # -- hearing --
+    # -- events --
 
-    def listen(self) -> None:
-        """Hear what workers say within a moment, and which tasks are over."""
+    def process_events(self) -> None:
+        """Process messages of workers and completed tasks that arrive within POLL_INTERVAL."""
         with contextlib.suppress(queue.Empty):
-            news = self.news.get(timeout=PAUSE)
+            event = self.events.get(timeout=POLL_INTERVAL)
             while True:
-                if isinstance(news, tuple):
-                    self.hear(news[1])
-                elif (order := self.open.get(news.key)) is not None and order.future is news:
-                    self.over(order)
-                news = self.news.get_nowait()
+                if isinstance(event, tuple):
+                    self.handle_message(event[1])
+                elif (run := self.submitted.get(event.key)) is not None and run.future is event:
+                    self.handle_completion(run)
+                event = self.events.get_nowait()
 
-    def hear(self, message: dict[str, Any]) -> None:
-        """How a run gets on, from any worker to all clients."""
+    def handle_message(self, message: dict[str, Any]) -> None:
+        """Handle a progress message, which workers send to all clients."""
         from ablations.training.trainer import EpochMetrics
 
-        if message["kind"] == "stranger":
-            self.cluster.meet_again(message["worker"])
+        if message["kind"] == "unauthorized":
+            self.cluster.forget_worker(message["worker"])
             return
-        if message["kind"] == "full":
-            self.cluster.say_once(
-                f"the Dask worker {message['worker']} on {message['host']} has too little memory just now "
-                f"({format_bytes(message['available'])}) for a run that takes {format_bytes(message['memory'])}: the run waits"
+        if message["kind"] == "low_memory":
+            self.cluster.log_once(
+                f"the Dask worker {message['worker']} on {message['host']} has only "
+                f"{format_bytes(message['available'])} of free memory, but a run needs "
+                f"{format_bytes(message['memory'])}; the run waits"
             )
             return
-        order = self.open.get(message["task"])
-        if order is None or not (message["shared"] or self.claim(order)):
+        run = self.submitted.get(message["task"])
+        if run is None or not (message["shared"] or self.claim(run)):
             return
-        if message["kind"] == "again":
-            self.listener.again(order.task, message["reason"])
-            order.worker = None
-        elif order.worker != message["worker"]:
-            if order.worker is not None:
-                self.listener.again(order.task, f"the Dask worker {order.worker} is gone")
-            order.worker = message["worker"]
-            if order.attempt is not None:
-                where = f"the Dask worker {order.worker} on {message['host']}"
-                order.news = ProgressNotes(order.attempt, order.task.config.epochs, self.setting.beat, where=where)
-            self.listener.started(order.task)
+        if message["kind"] == "retrying":
+            self.listener.retrying(run.task, message["reason"])
+            run.worker = None
+        elif run.worker != message["worker"]:
+            if run.worker is not None:
+                self.listener.retrying(run.task, f"lost the Dask worker {run.worker}")
+            run.worker = message["worker"]
+            if run.lease is not None:
+                where = f"the Dask worker {run.worker} on {message['host']}"
+                run.progress = ProgressRecorder(
+                    run.lease, run.task.config.epochs, self.settings.heartbeat_interval, where=where
+                )
+            self.listener.started(run.task)
         if message["kind"] == "epoch":
             metrics = EpochMetrics(**message["metrics"])
-            if order.news is not None:
-                order.news.epoch(metrics.epoch)
-            self.listener.epoch(order.task, metrics)
+            if run.progress is not None:
+                run.progress.epoch(metrics.epoch)
+            self.listener.epoch(run.task, metrics)
         elif message["kind"] == "note":
-            self.listener.note(order.task, message["line"])
+            self.listener.note(run.task, message["line"])
 
-    def over(self, order: Order) -> None:
-        """A task has ended, in one way or another."""
-        status = order.future.status
+    def handle_completion(self, run: SubmittedRun) -> None:
+        """Handle a Dask task that has finished, failed or been cancelled."""
+        status = run.future.status
         if status == "finished":
             try:
-                outcome = order.future.result(timeout=TRANSFER)
+                outcome = run.future.result(timeout=TRANSFER_TIMEOUT)
             except TimeoutError:
-                order.future.add_done_callback(self.news.put)
+                run.future.add_done_callback(self.events.put)
             except Exception as error:
-                self.transient_failure(order, f"its result is lost ({type(error).__name__})")
+                self.retry_or_fail(run, f"lost its result ({type(error).__name__})")
             else:
-                self.ended(order, outcome)
+                self.handle_outcome(run, outcome)
         elif status == "error":
-            with self.cluster.reached():
-                raised = order.future.exception(timeout=TRANSFER)
+            with self.cluster.scheduler_errors():
+                raised = run.future.exception(timeout=TRANSFER_TIMEOUT)
             if type(raised).__name__ == "KilledWorker":
-                self.transient_failure(
-                    order, "the Dask workers that were at it were killed, perhaps for want of memory"
-                )
+                self.retry_or_fail(run, "its Dask workers were killed (possibly out of memory)")
             else:
-                self.failed(order, f"{type(raised).__name__}: {raised}".partition("\n")[0], "")
+                self.fail(run, f"{type(raised).__name__}: {raised}".partition("\n")[0], "")
         elif self.client.status != "running":
-            raise self.cluster.gone()
+            raise self.cluster.scheduler_lost()
         else:
-            self.put_back(order)  # somebody else has cancelled it
+            self.requeue(run)  # another client has cancelled it
 
-    def ended(self, order: Order, outcome: dict[str, Any]) -> None:
-        """A worker has said how it went."""
-        kind, apart = outcome["kind"], not outcome["shared"]
+    def handle_outcome(self, run: SubmittedRun, outcome: dict[str, Any]) -> None:
+        """Handle the outcome that a worker returned."""
+        kind, unshared = outcome["kind"], not outcome["shared"]
         if kind == "storage":
             raise StorageError(outcome["reason"])
         if kind == "stopped":
-            self.put_back(order)
+            self.requeue(run)
         elif kind == "unfit":
-            self.put_back(order)
-            self.cluster.drop(outcome["worker"], outcome["reason"])
+            self.requeue(run)
+            self.cluster.exclude_worker(outcome["worker"], outcome["reason"])
             return
-        elif apart and not self.claim(order):
+        elif unshared and not self.claim(run):
             return
         elif kind == "failed":
-            self.failed(order, outcome["reason"], outcome.get("details"))
+            self.fail(run, outcome["reason"], outcome.get("details"))
         else:
-            if apart:
-                assert order.attempt is not None
+            if unshared:
+                assert run.lease is not None
                 try:
-                    self.store.receive(order.task.key, outcome["files"], outcome["sha256"], order.attempt.held)
+                    self.store.receive(run.task.key, outcome["files"], outcome["sha256"], run.lease.held)
                 except StorageError:
                     raise
                 except TakenOverError:
-                    self.put_back(order)
+                    self.requeue(run)
                     return
                 except VitabError as error:
-                    self.transient_failure(order, str(error))
+                    self.retry_or_fail(run, str(error))
                     return
-            by_another = order.worker is None and not apart
-            self.close(order)
+            by_another = run.worker is None and not unshared
+            self.close(run)
             result = Finished(**outcome["result"])
-            (self.listener.elsewhere if by_another else self.listener.finished)(order.task, result)
-        if apart and kind != "stopped":
-            from ablations.execution.dask.worker import forget
+            (self.listener.finished_elsewhere if by_another else self.listener.finished)(run.task, result)
+        if unshared and kind != "stopped":
+            from ablations.execution.dask.worker import delete_spooled_run
 
-            self.cluster.everywhere(forget, order.task.key)
+            self.cluster.call_all_workers(delete_spooled_run, run.task.key)
 
-    def failed(self, order: Order, reason: str, details: str | None) -> None:
-        """A run has failed; without `details` that is in the store already."""
+    def fail(self, run: SubmittedRun, reason: str, details: str | None) -> None:
+        """Report a failed run. `details` is None if the worker has written the failure to the store."""
         if details is not None:
-            if not self.claim(order):
+            if not self.claim(run):
                 return
-            assert order.attempt is not None
-            self.store.fail(order.task.key, order.task.config, reason, details, order.attempt.number)
-        self.close(order)
-        self.listener.failed(order.task, reason)
+            assert run.lease is not None
+            self.store.fail(run.task.key, run.task.config, reason, details, run.lease.number)
+        self.close(run)
+        self.listener.failed(run.task, reason)
 
-    def transient_failure(self, order: Order, reason: str) -> None:
-        """Not the run's own doing: once more, and not for ever."""
-        if order.task.key in self.killed:
-            self.failed(order, reason, "")
+    def retry_or_fail(self, run: SubmittedRun, reason: str) -> None:
+        """Requeue a run with a transient failure; fail it the second time."""
+        if run.task.key in self.retried:
+            self.fail(run, reason, "")
             return
-        self.killed.add(order.task.key)
-        self.listener.again(order.task, reason)
-        self.put_back(order)
+        self.retried.add(run.task.key)
+        self.listener.retrying(run.task, reason)
+        self.requeue(run)
 
-    # -- holding and letting go --
+    # -- leases --
 
-    def claim(self, order: Order) -> bool:
-        """Hold the run in this folder, for a worker that does not see it; when another does, leave it to that."""
-        if order.attempt is not None and order.attempt.held():
+    def claim(self, run: SubmittedRun) -> bool:
+        """Claim the run for a worker that does not share the folder. Closes the run when another process holds it."""
+        if run.lease is not None and run.lease.held():
             return True
-        order.attempt = self.waiting.claim(order.task, os.getpid())
-        if order.attempt is None:
-            self.close(order)
+        run.lease = self.queue.claim(run.task, os.getpid())
+        if run.lease is None:
+            self.close(run)
             return False
-        order.heartbeat.enter_context(order.attempt.heartbeat(self.setting.beat))
-        if not order.future.done():
-            with self.cluster.reached():
-                self.client.publish_dataset(order.future, name=order.future.key, override=True)
+        run.heartbeat.enter_context(run.lease.heartbeat(self.settings.heartbeat_interval))
+        if not run.future.done():
+            with self.cluster.scheduler_errors():
+                self.client.publish_dataset(run.future, name=run.future.key, override=True)
         return True
 
-    def put_back(self, order: Order) -> None:
-        """It was not ended. It is asked for by another name, for the old one may give the old answer for a while."""
-        self.close(order)
-        beginning, _, number = order.future.key.rpartition("-")
-        self.asked[beginning] = int(number) + 1
-        self.waiting.put_back(order.task)
+    def requeue(self, run: SubmittedRun) -> None:
+        """Return an unfinished run to the queue, to be submitted with a new task key.
 
-    def close(self, order: Order) -> None:
-        """The cluster need not know of it any longer."""
-        self.open.pop(order.future.key, None)
-        if order.attempt is not None:
-            with contextlib.suppress(*UNREACHED):
-                self.client.unpublish_dataset(order.future.key)
-            order.heartbeat.close()
-            order.attempt.release()
-        order.future.release()
+        The scheduler may still return the old result for the old key.
+        """
+        self.close(run)
+        prefix, _, number = run.future.key.rpartition("-")
+        self.submissions[prefix] = int(number) + 1
+        self.queue.requeue(run.task)
 
-    # -- stopping --
+    def close(self, run: SubmittedRun) -> None:
+        """Release the lease and the Dask task of a run."""
+        self.submitted.pop(run.future.key, None)
+        if run.lease is not None:
+            with contextlib.suppress(*CONNECTION_ERRORS):
+                self.client.unpublish_dataset(run.future.key)
+            run.heartbeat.close()
+            run.lease.release()
+        run.future.release()
 
-    def ask_to_stop(self) -> None:
-        """Take back what no worker has begun, and have the rest keep snapshots and end."""
+    # -- shutdown --
+
+    def request_stop(self) -> None:
+        """Cancel the tasks that no worker has started, and ask the others to save checkpoints and end."""
         if not self.stopping:
             self.stopping = True
-            unbegun = [order for order in self.open.values() if order.worker is None]
-            with self.cluster.reached():
-                self.client.cancel([order.future for order in unbegun])
-            for order in unbegun:
-                self.taken_back.append(order.future.key)
-                self.put_back(order)
-        if time.monotonic() - self.told >= ASK_EVERY:
-            self.tell_workers(now=False)
+            not_started = [run for run in self.submitted.values() if run.worker is None]
+            with self.cluster.scheduler_errors():
+                self.client.cancel([run.future for run in not_started])
+            for run in not_started:
+                self.cancelled.append(run.future.key)
+                self.requeue(run)
+        if time.monotonic() - self.last_stop_request >= STOP_INTERVAL:
+            self.send_stop(now=False)
 
-    def leave(self) -> None:
-        """End what is still at work."""
-        with contextlib.suppress(*UNREACHED):
-            self.client.unsubscribe_topic("vitab")
-        if self.open or self.taken_back:
-            self.tell_workers(now=True)
-        for order in list(self.open.values()):
-            self.close(order)
-        with contextlib.suppress(*UNREACHED):
-            self.take_stock()  # of what clients that were killed had asked for, and this one has had done
+    def shut_down(self) -> None:
+        """End the submitted runs and release what this client holds on the cluster."""
+        with contextlib.suppress(*CONNECTION_ERRORS):
+            self.client.unsubscribe_topic(TOPIC)
+        if self.submitted or self.cancelled:
+            self.send_stop(now=True)
+        for run in list(self.submitted.values()):
+            self.close(run)
+        with contextlib.suppress(*CONNECTION_ERRORS):
+            self.review_published_results()  # of killed clients, whose runs this client has finished
 
-    def tell_workers(self, *, now: bool) -> None:
-        from ablations.execution.dask.worker import ask_to_stop
+    def send_stop(self, *, now: bool) -> None:
+        """Send a request to stop to all workers: after a checkpoint, or `now`."""
+        from ablations.execution.dask.worker import request_stop
 
-        self.told = time.monotonic()
-        self.cluster.everywhere(ask_to_stop, [*self.open, *self.taken_back], now)
+        self.last_stop_request = time.monotonic()
+        self.cluster.call_all_workers(request_stop, [*self.submitted, *self.cancelled], now)
 
 
-def _entry() -> Callable[[dict[str, Any]], Any]:
-    # sent whole, as in `ablations.execution.dask.client`, so that a worker without vitab or with other code can decline
-    def vitab(order: dict[str, Any]) -> Any:
+def _entry_point() -> Callable[[dict[str, Any]], Any]:
+    # Serialized by value, as in `ablations.execution.dask.client`, so that a worker without this version can decline
+    def vitab(request: dict[str, Any]) -> Any:
         try:
-            from ablations.storage.provenance import code_digest
+            from ablations.storage.code_version import package_digest
 
-            fit = code_digest() == order["code"]
+            fit = package_digest() == request["code"]
         except Exception:
             fit = False
         if fit:
             from ablations.execution.dask.worker import execute_run
 
-            return execute_run(order)
+            return execute_run(request)
         import time
 
         from distributed import Reschedule
 
-        time.sleep(1)  # so that runs find their way to other workers, which are not as quick to be free
+        time.sleep(1)  # lets workers that fit take the run first, although this one is free sooner
         raise Reschedule
 
     return vitab

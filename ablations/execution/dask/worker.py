@@ -1,9 +1,9 @@
-"""The worker's side of `vitab run --dask`, inside a process of a Dask worker.
+"""Worker's side of `vitab run --dask`, executed inside a Dask worker.
 
-A run is trained in a child of that process, so that the worker's own heartbeat goes on. Where the worker sees the
-client's folder of runs, the child writes there, by the same claims as everybody. Where it does not, the child writes to
-a folder of runs of this machine's own, from which a killed run resumes and a repeated request is answered, and the
-files go back as bytes.
+Each run is trained in a child process, so that the Dask worker's own heartbeat continues. If the worker shares the
+client's folder of runs, the child claims the run and writes there like any other process. Otherwise the child writes to
+a spool folder of this machine, from which a killed run resumes and a repeated request is answered, and the files are
+returned as bytes.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ablations.config import RunConfig, run_key
 from ablations.data.loading import dataset_for
 from ablations.errors import StorageError, UnfitError, VitabError
-from ablations.execution.pool import Child, run_in_pool
+from ablations.execution.pool import WorkerProcess, run_in_pool
 from ablations.execution.tasks import ExecutionSettings, Finished, Job, RunHooks, Task
 from ablations.execution.worker import train_and_store
 from ablations.machine import (
@@ -35,6 +35,7 @@ from ablations.machine import (
 )
 from ablations.storage import Store, read_json
 from ablations.training import memory
+from vit.caches import user_cache, writable_cache
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -42,20 +43,20 @@ if TYPE_CHECKING:
     from ablations.training.trainer import EpochMetrics
 
 TOPIC = "vitab"
-"""Of the events by which workers tell clients how runs get on."""
-EPOCH_EVERY = 0.5
-"""Seconds between two of them about the epochs of one run."""
-IDLE = 60.0
-"""Seconds after which children without work are ended."""
-PATIENCE = 5.0
-"""Seconds to wait for a client's word that this worker may take its runs."""
-OTHERS_FIRST = 1.0
-"""Seconds before a run goes back that cannot be done here: others are not as quick to be free."""
+"""Topic of the events by which workers report progress to the clients."""
+EPOCH_INTERVAL = 0.5
+"""Minimum seconds between two epoch events of one run."""
+IDLE_TIMEOUT = 60.0
+"""Seconds after which idle worker processes are shut down."""
+AUTHORIZATION_TIMEOUT = 5.0
+"""Seconds to wait until a client authorizes this worker."""
+RESCHEDULE_DELAY = 1.0
+"""Seconds before a run that cannot be executed here is rescheduled, so that other workers take it first."""
 
 
 @dataclass
-class Request:
-    """What a client wants of a run at work."""
+class StopRequest:
+    """Request of a client to stop a run: after a checkpoint (`stop`), or at once (`now`)."""
 
     stop: bool = False
     now: bool = False
@@ -63,12 +64,12 @@ class Request:
 
 @dataclass
 class _State:
-    """What this process knows of clients, and its children without work."""
+    """State of this Dask worker."""
 
-    admitted: dict[str, tuple[bool, int]] = field(default_factory=dict)  # by folder: is it seen here, threads a run
-    unfit: set[str] = field(default_factory=set)  # folders whose runs cannot be done here
-    active_lease: dict[str, Request] = field(default_factory=dict)  # by key of the Dask task
-    idle: dict[tuple[ExecutionSettings, Job], list[Child]] = field(default_factory=dict)
+    authorized: dict[str, tuple[bool, int]] = field(default_factory=dict)  # by folder: is it shared, threads per run
+    unfit: set[str] = field(default_factory=set)  # folders whose runs cannot be executed here
+    stop_requests: dict[str, StopRequest] = field(default_factory=dict)  # of the active runs, by key of the Dask task
+    idle: dict[tuple[ExecutionSettings, Job], list[WorkerProcess]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     timer: threading.Timer | None = None
 
@@ -76,19 +77,19 @@ class _State:
 _state = _State()
 
 
-def greet(runs: str, probe: str, token: str) -> dict[str, Any]:
-    """What the client should know of this worker; whether it sees `runs` is tried with the client's probe file."""
+def describe_worker(runs: str, probe: str, token: str) -> dict[str, Any]:
+    """Return host, cores, packages and GPU of this worker, and whether it shares the folder `runs`."""
     return {
         "host": platform.node(),
         "cores": available_cores(),
         "packages": {"python": platform.python_version()} | versions((*PACKAGES, *CUDA_PACKAGES)),
         "cupy": has_cupy() and bool(describe_gpus()),
-        "shared": sees(Path(runs), probe, token),
+        "shared": shares_folder(Path(runs), probe, token),
     }
 
 
-def sees(runs: Path, probe: str, token: str) -> bool:
-    """Whether this machine reads the client's random token in that folder, and can write there."""
+def shares_folder(runs: Path, probe: str, token: str) -> bool:
+    """Return whether this machine can read the client's token in the folder, and can write there."""
     found = read_json(runs / probe)
     if not isinstance(found, dict) or found.get("token") != token:
         return False
@@ -101,194 +102,192 @@ def sees(runs: Path, probe: str, token: str) -> bool:
     return True
 
 
-def admit(folder: str, places: dict[str, tuple[bool, int]], dask_worker: "Worker") -> bool:
-    """Let this worker take runs of a folder; `places` has for each worker whether it sees it, and threads a run."""
-    _state.admitted[folder] = places[dask_worker.address]
+def authorize(folder: str, shares: dict[str, tuple[bool, int]], dask_worker: "Worker") -> bool:
+    """Authorize this worker to execute runs of a folder. `shares` has the values of `_State.authorized` by worker."""
+    _state.authorized[folder] = shares[dask_worker.address]
     _state.unfit.discard(folder)
     return True
 
 
-def ask_to_stop(keys: list[str], now: bool) -> None:
-    """Have runs keep a snapshot and end; or end `now`."""
+def request_stop(keys: list[str], now: bool) -> None:
+    """Stop runs after a checkpoint, or `now`."""
     for key in keys:
-        if key in _state.active_lease:
-            _state.active_lease[key].stop = True
-            _state.active_lease[key].now = now
+        if key in _state.stop_requests:
+            _state.stop_requests[key].stop = True
+            _state.stop_requests[key].now = now
 
 
-def forget(key: str) -> None:
-    """The client has the files of this finished run, and this machine need not keep them."""
-    shutil.rmtree(Store(spool()).folder(key), ignore_errors=True)
+def delete_spooled_run(key: str) -> None:
+    """Delete the files of a finished run from the spool folder, after the client has received them."""
+    shutil.rmtree(Store(spool_folder()).folder(key), ignore_errors=True)
 
 
-def spool() -> Path:
-    """The folder of runs of this machine's own, for clients whose folder it does not see."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("vitab") / "cluster"
+def spool_folder() -> Path:
+    """Return the folder of runs on this machine, used for clients whose folder this machine does not share."""
+    return (writable_cache() or user_cache()) / "cluster"
 
 
-def execute_run(order: dict[str, Any], job: Job | None = None) -> dict[str, Any]:
-    """Carry out the run of an order; what became of it, with its files where the client's folder is not seen."""
+def execute_run(request: dict[str, Any], job: Job | None = None) -> dict[str, Any]:
+    """Execute the requested run and return its outcome, with its files if the client's folder is not shared."""
     from distributed import Reschedule, get_worker
 
     worker = get_worker()
-    if order["folder"] not in _state.admitted:
-        worker.log_event(TOPIC, {"kind": "stranger", "worker": worker.address})
-    place = _wait_for(order["folder"])
-    if place is None:
+    if request["folder"] not in _state.authorized:
+        worker.log_event(TOPIC, {"kind": "unauthorized", "worker": worker.address})
+    authorization = _wait_for_authorization(request["folder"])
+    if authorization is None:
         raise Reschedule
-    if order["folder"] in _state.unfit:
-        time.sleep(OTHERS_FIRST)
+    if request["folder"] in _state.unfit:
+        time.sleep(RESCHEDULE_DELAY)
         raise Reschedule
-    shared, threads = place
-    runs = Path(order["runs"]) if shared else spool()
-    data_dir = None if order["data_dir"] is None else Path(order["data_dir"])
-    setting = ExecutionSettings(runs, data_dir, order["backend"], threads, order["checkpoint_every"])
-    config, key, store = RunConfig.from_mapping(order["config"]), order["key"], Store(runs)
+    shared, threads = authorization
+    runs = Path(request["runs"]) if shared else spool_folder()
+    data_dir = None if request["data_dir"] is None else Path(request["data_dir"])
+    settings = ExecutionSettings(runs, data_dir, request["backend"], threads, request["checkpoint_every"])
+    config, key, store = RunConfig.from_mapping(request["config"]), request["key"], Store(runs)
     task = Task(key, config, key[:16], failed_before=store.failed_attempt(key))
-    teller = ClientNotifier(worker, order["task"], shared)
-    if (free := _too_little_memory(order["memory"])) is not None:
-        teller.tell("full", memory=order["memory"], available=free)
-        time.sleep(OTHERS_FIRST)
+    notifier = ClientNotifier(worker, request["task"], shared)
+    if (free := _insufficient_memory(request["memory"])) is not None:
+        notifier.send("low_memory", memory=request["memory"], available=free)
+        time.sleep(RESCHEDULE_DELAY)
         raise Reschedule
     if not shared and store.done(key) and store.verify(key):
-        forget(key)
-    request = _state.active_lease.setdefault(order["task"], Request())
+        delete_spooled_run(key)
+    stop_request = _state.stop_requests.setdefault(request["task"], StopRequest())
 
     def unfit(error: VitabError) -> dict[str, Any]:
-        _state.unfit.add(order["folder"])
-        return teller.about("unfit", reason=f"{error} (on {platform.node()})")
+        _state.unfit.add(request["folder"])
+        return notifier.message("unfit", reason=f"{error} (on {platform.node()})")
 
     def stop() -> bool:
-        if request.now:
+        if stop_request.now:
             raise KeyboardInterrupt
-        return request.stop or worker.status.name not in ("running", "paused")
+        return stop_request.stop or worker.status.name not in ("running", "paused")
 
-    job = job or train_there
-    multiprocessing.current_process().daemon = False  # the nanny's mark, with which a process may have no children
-    idle = _state.idle.setdefault((setting, job), [])
-    dismiss(keep=(setting, job))
+    job = job or check_data_and_train
+    multiprocessing.current_process().daemon = False  # set by the nanny; a daemon process may not have children
+    idle = _state.idle.setdefault((settings, job), [])
+    shut_down_idle(keep=(settings, job))
     try:
-        run_in_pool([task], setting, teller, workers=1, job=job, stop=stop, idle=idle)
+        run_in_pool([task], settings, notifier, workers=1, job=job, stop=stop, idle=idle)
     except KeyboardInterrupt:
-        return teller.about("stopped")
+        return notifier.message("stopped")
     except StorageError as error:
-        return teller.about("storage", reason=f"{error} (on {platform.node()})") if shared else unfit(error)
+        return notifier.message("storage", reason=f"{error} (on {platform.node()})") if shared else unfit(error)
     except UnfitError as error:
         return unfit(error)
     finally:
-        _state.active_lease.pop(order["task"], None)
-        _dismiss_later()
-    if "reason" in teller.outcome and not shared:
-        teller.outcome["details"] = (read_json(store.folder(key) / "failure.json") or {}).get("details", "")
+        _state.stop_requests.pop(request["task"], None)
+        _schedule_shut_down()
+    if "reason" in notifier.outcome and not shared:
+        notifier.outcome["details"] = (read_json(store.folder(key) / "failure.json") or {}).get("details", "")
     elif not shared:
         try:
-            teller.outcome["files"], teller.outcome["sha256"] = store.contents(key)
+            notifier.outcome["files"], notifier.outcome["sha256"] = store.contents(key)
         except VitabError as error:
             return unfit(error)
-    return teller.outcome
+    return notifier.outcome
 
 
-def _too_little_memory(bytes_of_run: int) -> int | None:
-    """The memory there is, when that is too little for a run even without the children that wait for work."""
+def _insufficient_memory(needed: int) -> int | None:
+    """Return the available memory if a run that needs `needed` bytes does not fit, even after idle processes ended."""
     for last in (False, True):
         free = available_memory()
-        if free is None or bytes_of_run <= memory.USABLE * free:
+        if free is None or needed <= memory.USABLE * free:
             return None
         if not last:
-            dismiss()
+            shut_down_idle()
     return free
 
 
-def train_there(task: Task, setting: ExecutionSettings, watch: RunHooks) -> Finished:
-    """Train one run, once this machine's data are found to be those of the client."""
+def check_data_and_train(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
+    """Train one run. Raises UnfitError if the dataset on this machine is missing or differs from the client's."""
     try:
-        fingerprint = dataset_for(task.config, setting.data_dir, watch.alive).fingerprint
+        fingerprint = dataset_for(task.config, settings.data_dir, hooks.heartbeat).fingerprint
     except VitabError as error:
         raise UnfitError(str(error)) from error
     if run_key(task.config, fingerprint) != task.key:
-        raise UnfitError(f"the data {task.config.data} are others than those of the study")
-    return train_and_store(task, setting, watch)
+        raise UnfitError(f"the dataset {task.config.data} must be that of the study, got different data")
+    return train_and_store(task, settings, hooks)
 
 
 class ClientNotifier:
-    """Tells all clients how the run gets on, and keeps how it ended."""
+    """Listener that sends the progress of a run to all clients and records its outcome."""
 
     def __init__(self, worker: "Worker", task: str, shared: bool) -> None:
         self.worker = worker
         self.common = {"task": task, "shared": shared, "worker": worker.address, "host": platform.node()}
-        self.outcome: dict[str, Any] = self.about("stopped")
-        self.last = -float("inf")
+        self.outcome: dict[str, Any] = self.message("stopped")
+        self.last_epoch_event = -float("inf")
 
-    def about(self, kind: str, **facts: Any) -> dict[str, Any]:
+    def message(self, kind: str, **facts: Any) -> dict[str, Any]:
         return {"kind": kind, **self.common, **facts}
 
-    def tell(self, kind: str, **facts: Any) -> None:
-        self.worker.log_event(TOPIC, self.about(kind, **facts))
+    def send(self, kind: str, **facts: Any) -> None:
+        self.worker.log_event(TOPIC, self.message(kind, **facts))
 
     def started(self, task: Task) -> None:
-        self.tell("started")
+        self.send("started")
 
     def epoch(self, task: Task, metrics: "EpochMetrics") -> None:
-        if time.monotonic() - self.last >= EPOCH_EVERY:
-            self.last = time.monotonic()
+        if time.monotonic() - self.last_epoch_event >= EPOCH_INTERVAL:
+            self.last_epoch_event = time.monotonic()
             plain = {name: float(value) for name, value in asdict(metrics).items()} | {"epoch": int(metrics.epoch)}
-            self.tell("epoch", metrics=plain)
+            self.send("epoch", metrics=plain)
 
-    def again(self, task: Task, reason: str) -> None:
-        self.tell("again", reason=f"{reason} (on {platform.node()})")
+    def retrying(self, task: Task, reason: str) -> None:
+        self.send("retrying", reason=f"{reason} (on {platform.node()})")
 
     def finished(self, task: Task, result: Finished) -> None:
-        self.outcome = self.about("finished", result=asdict(result))
+        self.outcome = self.message("finished", result=asdict(result))
 
-    def elsewhere(self, task: Task, result: Finished) -> None:
+    def finished_elsewhere(self, task: Task, result: Finished) -> None:
         self.finished(task, result)
 
     def failed(self, task: Task, reason: str) -> None:
-        self.outcome = self.about("failed", reason=reason)
+        self.outcome = self.message("failed", reason=reason)
 
     def waiting(self, runs: int) -> None: ...
 
     def note(self, task: Task, line: str) -> None:
-        self.tell("note", line=f"{line} (on {platform.node()})")
+        self.send("note", line=f"{line} (on {platform.node()})")
 
 
-def _wait_for(folder: str) -> tuple[bool, int] | None:
-    """What a client has said of its folder, as soon as it has; None when none does."""
-    until = time.monotonic() + PATIENCE
-    while folder not in _state.admitted and time.monotonic() < until:
+def _wait_for_authorization(folder: str) -> tuple[bool, int] | None:
+    """Return the authorization for a folder, or None if no client gives it within AUTHORIZATION_TIMEOUT."""
+    deadline = time.monotonic() + AUTHORIZATION_TIMEOUT
+    while folder not in _state.authorized and time.monotonic() < deadline:
         time.sleep(0.05)
-    return _state.admitted.get(folder)
+    return _state.authorized.get(folder)
 
 
-def _dismiss_later() -> None:
+def _schedule_shut_down() -> None:
     with _state.lock:
         if _state.timer is not None:
             _state.timer.cancel()
-        _state.timer = threading.Timer(IDLE, dismiss)
+        _state.timer = threading.Timer(IDLE_TIMEOUT, shut_down_idle)
         _state.timer.daemon = True
         _state.timer.start()
 
 
-def dismiss(keep: tuple[ExecutionSettings, Job] | None = None) -> None:
-    """End the children without work, but those for the setting and job to `keep`."""
-    children = []
+def shut_down_idle(keep: tuple[ExecutionSettings, Job] | None = None) -> None:
+    """Shut down the idle worker processes, except those with the settings and job to `keep`."""
+    processes = []
     for purpose, idle in list(_state.idle.items()):
         while purpose != keep and idle:
             with contextlib.suppress(IndexError):  # another thread took the last
-                children.append(idle.pop())
-    for child in children:
-        child.connection.close()
-    for child in children:
-        child.process.join()
+                processes.append(idle.pop())
+    for process in processes:
+        process.connection.close()
+    for process in processes:
+        process.process.join()
 
 
-def _end_children() -> None:
-    """Before this process ends, which would wait for children that ignore its SIGTERM."""
+def _kill_worker_processes() -> None:
+    """Kill the worker processes at exit, which would otherwise wait for them: they ignore SIGTERM."""
     for process in multiprocessing.active_children():
-        if process.name == Child.NAME:
+        if process.name == WorkerProcess.NAME:
             process.kill()
 
 
-Finalize(None, _end_children, exitpriority=100)
+Finalize(None, _kill_worker_processes, exitpriority=100)

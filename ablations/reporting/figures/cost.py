@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ablations.config import name_level
+from ablations.config.safe_text import shortened
 from ablations.reporting.figures import panels as figures
 from ablations.reporting.figures.figure import WIDTH, Picture, canvas
-from ablations.reporting.figures.palette import arm_marks
+from ablations.reporting.figures.palette import arm_legend, arm_marks
 from ablations.reporting.formatting import listed
 from ablations.statistics import FloatArray, Outcomes
 
@@ -31,7 +33,7 @@ def cost(results: Results, outcomes: Outcomes) -> Picture | None:
     marks = arm_marks(outcomes.axis, names)
     settings = points.groupby("setting")["cost"]
     alike = bool((settings.transform("max") < ALIKE * settings.transform("min")).all())
-    points["column"] = points["setting"] if alike else points["arm"] + "\n" + points["setting"]
+    points["column"] = points["setting"] if alike else points["arm"].map(shortened) + "\n" + points["setting"]
     columns = points.groupby("column", sort=False)["cost"].mean().sort_values(kind="stable")
     places, to_scale = _places(columns.to_numpy())
     room = 0.8 * (float(np.diff(places).min()) if len(places) > 1 else 1.0)
@@ -59,8 +61,7 @@ def cost(results: Results, outcomes: Outcomes) -> Picture | None:
     ax.set_xlabel(f"training cost of one run ({unit}{order})")
     ax.set_ylabel("test accuracy")
     if len(names) > 1 and alike:
-        handles = [marks[name].key(name) for name in names]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(names), 5), handletextpad=0.3)
+        arm_legend(figure, marks, handletextpad=0.3)
     words = "floating-point operations" if column == "flops" else "seconds"
     together = alike and len(names) > 1
     return Picture(
@@ -84,7 +85,10 @@ def _points(outcomes: Outcomes, cost_of: dict[str, float]) -> pd.DataFrame:
                 points.append(
                     {
                         "arm": outcomes.arm_name(arm),
-                        "setting": outcomes.cell_name(cell).replace(", ", "\n"),
+                        "setting": "\n".join(
+                            shortened(name_level(axis, level))
+                            for axis, level in zip(outcomes.cell_axes, outcomes.cells[cell], strict=True)
+                        ),
                         "cost": float(np.mean([cost_of[str(key)] for key in outcomes.keys[arm, cell][known]])),
                         "mean": values[known].mean(),
                         "low": values[known].min(),

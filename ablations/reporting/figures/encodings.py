@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from ablations.config.safe_text import shortened
 from ablations.reporting.figures.figure import WIDTH, Picture, canvas
 from ablations.reporting.formatting import listed
 from ablations.statistics import FloatArray
@@ -108,7 +109,7 @@ def encodings(results: Results) -> Picture | None:
     figure, axes = canvas(3.6, 1, len(shown), width=max(WIDTH, 2.6 * len(shown)))
     for ax, (name, kind, values) in zip(axes[0], shown, strict=True):
         image = (similarity_mosaic if kind == "mosaic" else displacement_map)(ax, values)
-        ax.set_title(name)
+        ax.set_title(shortened(name))
         label = "cosine similarity" if kind == "mosaic" else "relative score"
         bar = figure.colorbar(image, ax=ax, location="bottom", aspect=16, pad=0.03, shrink=0.8, label=label)
         bar.locator = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10])
@@ -122,6 +123,7 @@ def encodings(results: Results) -> Picture | None:
             words.append(f"{name}: the trained tables of {n} run{'s' * (n > 1)}" + ", averaged" * (n > 1))
         else:
             words.append(f"{name}: by its formula")
+    described = "; ".join(words)
     mosaic = any(kind == "mosaic" for _, kind, _ in shown)
     return Picture(
         "encodings",
@@ -140,8 +142,7 @@ def encodings(results: Results) -> Picture | None:
             else ""
         )
         + "Each panel has its own colour scale. "
-        + "; ".join(words).capitalize()
-        + ".",
+        + f"{described[:1].upper()}{described[1:]}.",
         figure,
         {"encodings_patches_a_side": grid} | {f"encodings_tables_{name}": len(found) for name, found in tables.items()},
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +12,13 @@ import seaborn as sns
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from ablations.config import level_text
+from ablations.config import Level, level_text
+from ablations.config.safe_text import LONGEST, shortened
 from ablations.reporting.figures import panels as figures
 from ablations.reporting.figures.cost import cost
 from ablations.reporting.figures.encodings import encodings
 from ablations.reporting.figures.figure import WIDTH, Picture, canvas
-from ablations.reporting.figures.palette import Mark, arm_marks, percent_ticks, style
+from ablations.reporting.figures.palette import Mark, arm_legend, arm_marks, percent_ticks, style
 from ablations.reporting.formatting import listed, points_text
 from ablations.statistics import Analysis, FloatArray, Outcomes
 
@@ -57,6 +60,14 @@ def _panels(outcomes: Outcomes, most: int = 4) -> tuple[int, int]:
     return -(-cells // columns), columns
 
 
+def _panel_title(name: str) -> str:
+    return "\n".join(wrap(shortened(name, 2 * LONGEST), LONGEST))
+
+
+def _level_names(levels: Iterable[Level]) -> list[str]:
+    return [shortened(level_text(level)) for level in levels]
+
+
 def _axis_word(axis: str) -> str:
     return axis.replace("_", " ")
 
@@ -72,7 +83,7 @@ def _accuracy(outcomes: Outcomes) -> Picture:
             continue
         figures.accuracy_by_arm(ax, outcomes.accuracy[:, cell], names, marks)
         ax.grid(axis="x")
-        ax.set_title(outcomes.cell_name(cell), loc="left")
+        ax.set_title(_panel_title(outcomes.cell_name(cell)), loc="left")
         ax.tick_params(axis="x", labelbottom=True)
     figure.supxlabel("test accuracy", fontsize=11)
     n = _run_range(outcomes)
@@ -100,7 +111,8 @@ def _contrasts(analysis: Analysis) -> Picture | None:
     ax = axes[0, 0]
     figures.contrast_forest(ax, [p[0] for p in pairs], [p[1] for p in pairs], _marks(outcomes))
     base = outcomes.arm_name(outcomes.baseline)
-    ax.set_xlabel(f"difference from {base} (percentage points)")
+    label = "difference from", shortened(base), "(percentage points)"
+    ax.set_xlabel((" " if len(base) <= LONGEST // 2 else "\n").join(label))
     interval = any(np.isfinite(contrast.low) for contrast, _ in pairs)
     return Picture(
         "contrasts",
@@ -143,13 +155,13 @@ def _heatmaps(outcomes: Outcomes) -> Picture | None:
     tables: list[tuple[str, pd.DataFrame]]
     if len(outcomes.cell_axes) == 1:
         other = outcomes.cell_axes[0]
-        frame = pd.DataFrame(means, list(map(level_text, outcomes.arms)), [level_text(c[0]) for c in outcomes.cells])
+        frame = pd.DataFrame(means, _level_names(outcomes.arms), _level_names(c[0] for c in outcomes.cells))
         tables, down, across = [("", frame)], outcomes.axis, other
     else:
         *first, across = outcomes.cell_axes
         down = ", ".join(first)
-        index = list(dict.fromkeys(", ".join(map(level_text, c[:-1])) for c in outcomes.cells))
-        columns = list(dict.fromkeys(level_text(c[-1]) for c in outcomes.cells))
+        index = list(dict.fromkeys(", ".join(_level_names(c[:-1])) for c in outcomes.cells))
+        columns = list(dict.fromkeys(_level_names(c[-1] for c in outcomes.cells)))
         shape = (len(index), len(columns))
         tables = [
             (name, pd.DataFrame(row.reshape(shape), index, columns))
@@ -163,7 +175,7 @@ def _heatmaps(outcomes: Outcomes) -> Picture | None:
     figure.set_layout_engine("none")  # each heatmap of seaborn would lay the whole figure out
     for i, (ax, (name, frame)) in enumerate(zip(axes.flat, tables, strict=False)):
         figures.accuracy_heatmap(ax, frame, lowest=lowest, highest=highest)
-        ax.set_title(name)
+        ax.set_title(_panel_title(name))
         ax.tick_params(labelleft=i % wide == 0, labelbottom=i + wide >= len(tables))
     for ax in list(axes.flat)[len(tables) :]:
         ax.set_visible(False)
@@ -212,12 +224,11 @@ def _learning(results: Results, outcomes: Outcomes) -> Picture | None:
         for axis, level in zip(outcomes.cell_axes, outcomes.cells[cell], strict=True):
             here &= (epochs[axis] == level_text(level)).to_numpy()
         figures.learning_curves(ax, epochs[here], outcomes.axis, by_name, marks)
-        ax.set_title(outcomes.cell_name(cell), loc="left")
+        ax.set_title(_panel_title(outcomes.cell_name(cell)), loc="left")
     figure.supxlabel("epoch", fontsize=11)
     figure.supylabel("validation accuracy", fontsize=11)
     if len(names) > 1:
-        handles = [marks[name].key(name, line=2.5) for name in names]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(names), 5), handlelength=2)
+        arm_legend(figure, marks, line=2.5, handlelength=2)
     return Picture(
         "learning_curves",
         "Learning curves",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +12,11 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from ablations.config.safe_text import shortened
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,9 @@ class Mark:
     colour: str
     marker: str
 
-    def key(self, label: str, line: float = 0) -> Line2D:
+    def key(self, line: float = 0) -> Line2D:
         """An entry of a legend, with a line of this width through the marker."""
-        return Line2D([], [], color=self.colour, marker=self.marker, ms=7, lw=line, label=label)
+        return Line2D([], [], color=self.colour, marker=self.marker, ms=7, lw=line)
 
 
 POSITION_MARKS = {
@@ -79,6 +82,7 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "vitab",
     "path.simplify": True,
+    "text.parse_math": False,
 }
 
 
@@ -110,6 +114,21 @@ def arm_marks(axis: str, names: Sequence[str]) -> dict[str, Mark]:
         name: Mark(to_hex(colour_map(x)), MARKERS[i % len(MARKERS)])
         for i, (name, x) in enumerate(zip(names, shades, strict=True))
     }
+
+
+LEGEND_WIDTH = 90
+"""Characters that fit beside each other in a legend, a mark and a gap counted as eight per name."""
+
+
+def arm_legend(figure: Figure, marks: Mapping[str, Mark], line: float = 0, **options: Any) -> None:
+    """Draw the legend of the arms above the axes; the figure grows by its lines after the first."""
+    names = list(map(shortened, marks))
+    columns = max(1, min(len(names), 5, LEGEND_WIDTH // (max(map(len, names)) + 8)))
+    figure.set_figheight(figure.get_figheight() + 0.2 * ((len(names) - 1) // columns))
+    handles = [mark.key(line) for mark in marks.values()]
+    legend = figure.legend(handles, [" "] * len(names), loc="outside upper center", ncols=columns, **options)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)  # as a label, a name that starts with "_" would be left out
 
 
 def percent_ticks(axis: mpl.axis.Axis, most: int = 5) -> None:

@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ablations.config.safe_text import shortened
 from ablations.reporting.figures.palette import FAINT, INK, Mark, percent_ticks
 from ablations.reporting.formatting import points_text
 from ablations.statistics import Contrast, FloatArray, Ranks
@@ -34,7 +35,7 @@ def accuracy_by_arm(
             text = "no run"
         if means:
             ax.text(1.02, row, text, transform=ax.get_yaxis_transform(), va="center", ha="left", fontsize=10)
-    ax.set_yticks(range(len(names)), list(names))
+    ax.set_yticks(range(len(names)), list(map(shortened, names)))
     ax.set_ylim(len(names) - 0.45, -0.55)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
@@ -64,7 +65,7 @@ def contrast_forest(
         ax.text(
             1.02, row - 0.02, points_text(contrast.mean), transform=ax.get_yaxis_transform(), va="center", ha="left"
         )
-    ax.set_yticks(range(len(contrasts)), [c.subject for c in contrasts])
+    ax.set_yticks(range(len(contrasts)), [shortened(c.subject) for c in contrasts])
     ax.set_ylim(len(contrasts) - 0.45, -0.55)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
@@ -87,7 +88,7 @@ def critical_difference(ax: Axes, ranks: Ranks, marks: Mapping[str, Mark]) -> Ax
         rows = [names.index(name) for name in group]
         x = len(names) + 0.12 + 0.14 * place
         ax.plot([x, x], [min(rows) - 0.25, max(rows) + 0.25], color="#777777", lw=4, solid_capstyle="round")
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), list(map(shortened, names)))
     ax.set_ylim(len(names) - 0.45, -0.55)
     ax.set_xlim(0.9, len(names) + 0.2 + 0.14 * max(1, len(ranks.groups)))
     ax.set_xticks(range(1, len(names) + 1))

@@ -1,4 +1,4 @@
-"""What happened in the rounds of a study that grew until its contrasts were decided, from its runs."""
+"""The results of the interim analyses of a sequential study."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 
 from ablations.statistics.outcomes import FloatArray, Outcomes
 from ablations.statistics.permutation import holm
-from ablations.statistics.sequential.growth import SequentialProgress
 from ablations.statistics.sequential.procedures import GroupSequential
+from ablations.statistics.sequential.progress import SequentialProgress
 from ablations.statistics.setting_weights import estimate
 from ablations.statistics.verdicts import Verdict, decided
 
 
 @dataclass(frozen=True)
 class InterimResult:
-    """A contrast with the baseline as it stood after a round: over the `n` pairs of its first `seeds` seeds.
+    """A contrast with the baseline after a round: over the `n` pairs of its first `seeds` seeds.
 
-    `p_adjusted` and `p_equivalence` are sequential and after Holm, with what was known of the other contrasts then.
+    `p_adjusted` and `p_equivalence` are sequential and Holm-adjusted, with the other contrasts as they were then.
     """
 
     round: int
@@ -31,8 +31,8 @@ class InterimResult:
     verdict: Verdict
 
 
-def looks(outcomes: Outcomes, growth: SequentialProgress, tests: GroupSequential) -> list[InterimResult]:
-    """Every contrast with the baseline after every round in which it was looked at."""
+def interim_results(outcomes: Outcomes, growth: SequentialProgress, tests: GroupSequential) -> list[InterimResult]:
+    """Return every contrast with the baseline after every round that includes it."""
     base = outcomes.baseline
     arms = [arm for arm in range(len(outcomes.arms)) if arm != base]
     differences = {arm: outcomes.differences(arm, base) for arm in arms}
@@ -55,5 +55,5 @@ def looks(outcomes: Outcomes, growth: SequentialProgress, tests: GroupSequential
 
 
 def _by(path: FloatArray, look: int) -> float:
-    """What is known by a look; the last that there was of a contrast that is no longer looked at."""
+    """Return the value at a look, or the last one of a contrast that has left the study."""
     return float(path[min(look, path.size - 1)]) if path.size else np.nan

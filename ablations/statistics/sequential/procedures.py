@@ -1,4 +1,4 @@
-"""How a family of paired differences is tested: once, or at every look of a study that grows in rounds."""
+"""Test procedures for paired differences: a single analysis, or group-sequential interim analyses."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ablations.config import SequentialDesign
 from ablations.config.sequential_design import GROUP_BITS
@@ -15,35 +16,35 @@ from ablations.statistics.outcomes import FloatArray
 from ablations.statistics.permutation import joint_sign_flip_p, sign_flip_p
 from ablations.statistics.power import MARGIN, equivalence_p, smallest_p
 from ablations.statistics.sequential.sign_flip_orbit import SignFlipOrbit, flipped_sums
-from ablations.statistics.setting_weights import weigh
+from ablations.statistics.studentised import studentise
 
 SEQUENTIAL = "sequential "
 
 
 class Procedure(Protocol):
-    """What is asked of paired differences, (G cells, S seeds) in points with NaN for an incomplete block."""
+    """Tests and intervals of paired differences, (G settings, S seeds) in points, NaN for an incomplete block."""
 
     name: str
-    """In front of the name of a correction."""
+    """Prefix of the name of a correction."""
 
     def p(self, differences: FloatArray) -> float:
-        """Two-sided p of no difference; NaN without blocks."""
+        """Return the two-sided p of no difference; NaN without blocks."""
 
     def joint(self, differences: Sequence[FloatArray]) -> FloatArray:
-        """p of every one of k means, adjusted for testing all at once."""
+        """Return the p of each of k differences, adjusted for testing all at once."""
 
     def equivalence(self, differences: FloatArray) -> float:
-        """p of a difference beyond `MARGIN` points either way."""
+        """Return the p of equivalence within `MARGIN` points."""
 
     def interval(self, differences: FloatArray) -> tuple[float, float]:
-        """95 % interval of the `estimate`."""
+        """Return the 95 % interval of the `estimate`."""
 
     def smallest(self, differences: FloatArray) -> float:
-        """The least that `p` could be with so many blocks."""
+        """Return the smallest possible `p` with this number of blocks."""
 
 
 class FixedDesign:
-    """Procedure of a plan that was fixed before it ran."""
+    """A single analysis, with all seeds planned beforehand."""
 
     name = ""
 
@@ -51,7 +52,7 @@ class FixedDesign:
         return sign_flip_p(differences)
 
     def joint(self, differences: Sequence[FloatArray]) -> FloatArray:
-        return joint_sign_flip_p(np.stack([weigh(each).ravel() for each in differences]))
+        return joint_sign_flip_p(differences)
 
     def equivalence(self, differences: FloatArray) -> float:
         return equivalence_p(differences)
@@ -68,14 +69,14 @@ FIXED = FixedDesign()
 
 @dataclass(frozen=True)
 class GroupSequential:
-    """Tests of a study that is looked at after every round, however it came to stop.
+    """Analyses after every round, valid whatever decided when to stop.
 
-    A contrast has been looked at up to the round of its last seed.
+    A contrast has been analysed up to the round of its last seed.
     """
 
     design: SequentialDesign
     contrasts: int
-    """Arms that are compared with the baseline: what decides which looks can reject."""
+    """Number of arms compared with the baseline; it determines which looks can reject."""
     bits: int = GROUP_BITS
     name = SEQUENTIAL
 
@@ -83,40 +84,42 @@ class GroupSequential:
         return _last(self.path(differences))
 
     def path(self, differences: FloatArray) -> FloatArray:
-        """The sequential p after each look there was."""
+        """Return the sequential p after each look so far."""
         return self.orbit(differences).path()
 
     def orbit(self, differences: FloatArray) -> SignFlipOrbit:
-        """The test of no difference over the looks there were."""
-        sums = np.abs(self._sums(differences))
-        return SignFlipOrbit(sums, sums[:, 0], self._shares(differences))
+        """Return the test of no difference over the looks so far."""
+        found = np.abs(self.statistics(differences))
+        return SignFlipOrbit(found, found[:, 0], self._shares(differences))
 
     def joint(self, differences: Sequence[FloatArray]) -> FloatArray:
-        blocks = np.any([np.isfinite(each) for each in differences], axis=0)
-        filled = [np.where(blocks, np.nan_to_num(each), np.nan) for each in differences]
-        counts = np.array([self._counts(each, self._looked(filled[0])) for each in differences])
-        means = np.abs([self._sums(each) for each in filled]) / np.maximum(counts, 1)[:, :, None]
-        shares = self._shares(filled[0])
-        found = [_last(SignFlipOrbit(means.max(axis=0), mean[:, 0], shares).path()) for mean in means]
-        return np.where([np.isfinite(each).any() for each in differences], found, np.nan)
+        known = np.any([np.isfinite(each) for each in differences], axis=0)
+        union = np.where(known, 0.0, np.nan)
+        found = [np.abs(self.statistics(each, known)) for each in differences]
+        largest, shares = np.max(found, axis=0), self._shares(union)
+        p = [_last(SignFlipOrbit(largest, each[:, 0], shares).path()) for each in found]
+        return np.where([np.isfinite(each).any() for each in differences], p, np.nan)
 
     def equivalence(self, differences: FloatArray) -> float:
         return _last(self.equivalence_path(differences))
 
     def equivalence_path(self, differences: FloatArray) -> FloatArray:
-        """The larger p of two one-sided tests after each look; NaN where all differences so far are the same."""
+        """Return the larger p of two one-sided tests after each look; NaN while all differences are equal."""
         above, below = (orbit.path() for orbit in self.margin_orbits(differences))
         varied = [np.nanstd(differences[:, :seeds]) > 1e-12 for seeds in self.design.looks[: above.size]]
         return np.where(varied, np.maximum(above, below), np.nan)
 
     def margin_orbits(self, differences: FloatArray) -> tuple[SignFlipOrbit, SignFlipOrbit]:
-        """The one-sided tests that the mean is at most -`MARGIN`, and that it is at least `MARGIN`."""
+        """Return the one-sided tests of a mean of at most -`MARGIN`, and of at least `MARGIN`."""
         shares = self._shares(differences)
-        above, below = self._sums(differences + MARGIN), self._sums(MARGIN - differences)
+        above, below = self.statistics(differences + MARGIN), self.statistics(MARGIN - differences)
         return SignFlipOrbit(above, above[:, 0], shares), SignFlipOrbit(below, below[:, 0], shares)
 
     def interval(self, differences: FloatArray) -> tuple[float, float]:
-        """Widened so that the intervals of all looks together hold the mean in 95 % of studies."""
+        """Return the interval at the level that this look spends.
+
+        The intervals of all looks together cover the mean in 95 % of studies.
+        """
         looks = self._looked(differences)
         if not looks:
             return np.nan, np.nan
@@ -129,7 +132,7 @@ class GroupSequential:
         return min([1.0, *least])
 
     def _looked(self, differences: FloatArray) -> int:
-        """How many looks there were: up to that which has the last seed with a block."""
+        """Return the number of looks so far: up to the one that includes the last seed with a block."""
         seeds = np.flatnonzero(np.isfinite(differences).any(axis=0))
         return int(np.searchsorted(self.design.looks, seeds[-1] + 1)) + 1 if seeds.size else 0
 
@@ -139,17 +142,26 @@ class GroupSequential:
     def _counts(self, differences: FloatArray, looks: int) -> list[int]:
         return [int(np.isfinite(differences[:, :seeds]).sum()) for seeds in self.design.looks[:looks]]
 
-    def _sums(self, differences: FloatArray) -> FloatArray:
-        """Sums of the blocks up to each look under every sign pattern, the observed first; (looks, patterns).
+    def statistics(self, differences: FloatArray, known: NDArray[np.bool_] | None = None) -> FloatArray:
+        """Return the studentised estimate at each look under every sign pattern, the observed first, (looks, patterns).
 
-        Blocks are weighed as they stand at the look, so that the observed sum is n times the estimate.
+        `known` (G, S) are the blocks that the patterns give signs to: by default the complete ones.
         """
-        blocks = np.isfinite(differences.T)
+        known = np.isfinite(differences) if known is None else known
+        complete = np.isfinite(differences)
+        looks = self.design.looks[: self._looked(np.where(known, 0.0, np.nan))]
+        settings, seeds = np.nonzero(known.T)[::-1]
+        values = np.nan_to_num(differences)[settings, seeds]
+        rounds = np.searchsorted(looks, seeds, side="right")
+        own = (settings == np.arange(len(known))[:, None, None]) & (rounds == np.arange(len(looks))[:, None])
+        sums = flipped_sums(np.where(own, values, 0.0), self.bits).cumsum(axis=1)  # (G, looks, patterns)
         found = []
-        for seeds in self.design.looks[: self._looked(differences)]:
-            values = np.zeros(differences.T.shape)
-            values[:seeds] = np.nan_to_num(weigh(differences[:, :seeds]).T)
-            found.append(flipped_sums(values[blocks], self.bits))
+        for look, seen in enumerate(looks):
+            counts = complete[:, :seen].sum(axis=1)
+            squares = np.nansum(differences[:, :seen] ** 2, axis=1)
+            used = counts > 0
+            zeros = np.zeros(sums.shape[-1])
+            found.append(studentise(sums[used, look], counts[used], squares[used]) if used.any() else zeros)
         return np.array(found) if found else np.zeros((0, 1))
 
 

@@ -1,6 +1,6 @@
-"""`vitab run --until-decided`: which runs the next round of a study takes, until every contrast is decided.
+"""The rounds of a sequential study (`vitab run --until-decided`): its first plan, and the runs of the next round.
 
-The rounds and their maximum stand in the study's file from the first round on; all else follows from its runs.
+The design is stored in the study's file from the first round on; everything else follows from its runs.
 """
 
 from __future__ import annotations
@@ -13,44 +13,46 @@ from typing import TYPE_CHECKING
 from ablations.config import Grid, SequentialDesign, level_text
 from ablations.errors import UsageError
 from ablations.statistics.analysis import Analysis
-from ablations.statistics.sequential.growth import asked, seeds_to_add
+from ablations.statistics.sequential.progress import planned_seeds, seeds_to_add
 
 if TYPE_CHECKING:
     from ablations.storage import Store, StudyPlan
 
 MAXIMUM = 4
-"""Times the seeds of the first round, where nothing else is said."""
+"""Default maximum number of seeds, in multiples of those of the first round."""
 
 Planner = Callable[[Grid], "StudyPlan"]
 
 
-def recorded(store: Store, name: str) -> StudyPlan | None:
-    """The plan that is written down under this name; None where there is none that can be read."""
+def stored_plan(store: Store, name: str) -> StudyPlan | None:
+    """Return the stored plan of this name; None if there is none that can be read."""
     try:
         return store.read_study(name)
     except UsageError:
         return None
 
 
-def refuse_fixed(store: Store, name: str) -> None:
-    """UsageError when the study of this name grows in rounds: a fixed plan would forget how often it was looked at."""
-    plan = recorded(store, name)
+def require_fixed(store: Store, name: str) -> None:
+    """Raise UsageError if the stored study is sequential: a fixed plan would ignore its interim analyses."""
+    plan = stored_plan(store, name)
     if plan is not None and plan.design is not None:
         raise UsageError(
-            f"study {name} was begun with --until-decided: give --study another name, or go on with: {plan.command}"
+            f"study {name} was started with --until-decided: choose another --study, or continue with: {plan.command}"
         )
 
 
-def begin(grid: Grid, store: Store, name: str, plan_of: Planner, maximum: int | None = None) -> StudyPlan:
-    """The plan to go on with: the one written down, or the first round's.
+def first_or_stored_plan(
+    grid: Grid, store: Store, name: str, plan_of: Planner, maximum: int | None = None
+) -> StudyPlan:
+    """Return the plan to continue with: the stored one, or that of the first round.
 
-    UsageError where nothing is compared, the maximum is no more than the first round, or the study was begun with
-    other rounds or other runs.
+    Raises UsageError if nothing is compared, if the maximum does not exceed the first round, or if the study was
+    started with another design, other runs or other data.
     """
     if len(grid.levels) < 2:
-        raise UsageError("--until-decided needs something to compare: give an axis two levels, such as --position a,b")
+        raise UsageError("--until-decided needs two levels to compare, such as --position a,b")
     first = len(grid.seeds)
-    before = recorded(store, name)
+    before = stored_plan(store, name)
     if before is not None and before.design is not None and maximum is None and before.design.first == first:
         maximum = before.design.maximum
     design = SequentialDesign(first, MAXIMUM * first if maximum is None else maximum)
@@ -60,21 +62,23 @@ def begin(grid: Grid, store: Store, name: str, plan_of: Planner, maximum: int | 
     if before is None or before.design is None:
         return plan
     if before.design != design:
-        begun = f"--seeds {before.design.first} --max-seeds {before.design.maximum}"
-        raise UsageError(f"study {name} was begun with {begun}: its rounds are settled; give --study another name")
+        design_options = f"--seeds {before.design.first} --max-seeds {before.design.maximum}"
+        raise UsageError(
+            f"study {name} was started with {design_options}, which cannot be changed; choose another --study"
+        )
     if before.axes != plan.axes or not set(plan.keys) <= set(before.keys):
-        raise UsageError(f"study {name} was begun with other runs or other data; give --study another name")
+        raise UsageError(f"study {name} was started with other runs or other data; choose another --study")
     return before
 
 
 def next_round(plan: StudyPlan, grid: Grid, analysis: Analysis, plan_of: Planner) -> StudyPlan | None:
-    """The plan with the runs of the next round added; None when every contrast is decided, or can grow no more."""
+    """Return the plan with the runs of the next round added; None if every contrast is decided or has all its seeds."""
     if analysis.growth is None:
         return None
     targets = seeds_to_add(analysis.looked, analysis.growth, analysis.open_arms)
     if not targets:
         return None
-    seeds = asked(plan, grid.compared)
+    seeds = planned_seeds(plan, grid.compared)
     seeds |= {level_text(level): n for level, n in targets.items() if n > seeds[level_text(level)]}
     whole = plan_of(with_seeds(grid, max(max(seeds.values()), len(plan.seeds))))
     place = {seed: i for i, seed in enumerate(whole.seeds)}
@@ -87,7 +91,7 @@ def next_round(plan: StudyPlan, grid: Grid, analysis: Analysis, plan_of: Planner
 
 
 def with_seeds(grid: Grid, number: int) -> Grid:
-    """The grid with so many seeds: its own first, then the least numbers that are not among them."""
+    """Return the grid with this number of seeds: its own, then the smallest numbers that are not among them."""
     more = (seed for seed in count() if seed not in grid.seeds)
     seeds = [*grid.seeds, *(next(more) for _ in range(number - len(grid.seeds)))]
     return replace(grid, seeds=tuple(seeds))

@@ -1,10 +1,10 @@
-"""Sign-flip tests that may be looked at again and again: a group-sequential design with alpha spending.
+"""Group-sequential sign-flip tests with alpha spending.
 
-A study grows in rounds. After each, the sum of a contrast's paired differences is set against the same sum under the
-sign patterns of a group (its orbit), and the level is spent over the looks (Lan & DeMets 1983): among the patterns not
-rejected at an earlier look, those with the largest sums are, as many as the look's share of the level allows. As the
-patterns of an orbit are equally likely when differences are symmetric about zero, the chance that the observed one is
-ever rejected is at most the level, whatever the number of blocks, and whatever decides when to stop.
+After each round the statistic of a contrast is compared with its values under the sign patterns of a group (the orbit
+of the data), and the level is spent over the looks (Lan and DeMets 1983): of the patterns that no earlier look
+rejected, those with the largest statistics are rejected, as many as the look's share of the level allows. If
+differences are symmetric about zero all patterns of the orbit are equally likely, so the probability that the observed
+one is ever rejected is at most the level, for any number of blocks and any stopping rule.
 """
 
 from __future__ import annotations
@@ -16,27 +16,31 @@ from numpy.typing import NDArray
 
 from ablations.config.sequential_design import GROUP_BITS
 from ablations.statistics.outcomes import FloatArray
+from ablations.statistics.permutation import TIE
 
 
 def flipped_sums(values: FloatArray, bits: int = GROUP_BITS) -> FloatArray:
-    """The sum of `values` (n,) under every sign pattern of the group, the observed signs first; (2^min(bits, n),).
+    """Return the sums of `values` (..., n) under every sign pattern of the group, observed signs first, (..., 2^bits).
 
-    Pattern b gives block i the sign (-1)^(b . v_i), v_i the block's vector of bits: a Walsh-Hadamard transform. With
-    the unit vectors for the first blocks the patterns run through all signs of these. Sums of a part of the blocks
-    (the rest zero) belong to the same patterns.
+    At most n bits are used. Pattern b gives block i the sign (-1)^(b . v_i), where v_i is the block's vector of bits:
+    a Walsh-Hadamard transform. With the unit vectors for the first blocks the patterns run through all signs of these.
+    Sums of a part of the blocks (the rest zero) belong to the same patterns.
     """
-    bits = min(bits, values.size)
-    sums = np.zeros(2**bits)
-    np.add.at(sums, _vectors(bits)[np.arange(values.size) % 2 ** (bits - 1)] if bits else [], values)
+    *batch, blocks = values.shape
+    bits = min(bits, blocks)
+    sums = np.zeros((*batch, 2**bits))
+    for block in range(blocks):
+        sums[..., _vectors(bits)[block % 2 ** (bits - 1)]] += values[..., block]
     for half in 2 ** np.arange(bits):
-        pairs = sums.reshape(-1, 2, half)
-        sums = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1).ravel()
+        pairs = sums.reshape(*batch, -1, 2, half)
+        even, odd = pairs[..., 0, :], pairs[..., 1, :]
+        sums = np.stack([even + odd, even - odd], axis=-2).reshape(*batch, -1)
     return sums
 
 
 @lru_cache(maxsize=32)
 def _vectors(bits: int) -> NDArray[np.int64]:
-    """All bit vectors of odd weight, so that the group holds the flip of all signs; the unit vectors first."""
+    """Return all bit vectors of odd weight, unit vectors first. The group then contains the flip of all signs."""
     numbers = np.arange(2**bits)
     units = 2 ** np.arange(bits)
     odd = numbers[np.array([bin(number).count("1") % 2 == 1 for number in numbers])]
@@ -44,9 +48,9 @@ def _vectors(bits: int) -> NDArray[np.int64]:
 
 
 class SignFlipOrbit:
-    """A statistic at each look under every sign pattern, and what a group-sequential test makes of it.
+    """A group-sequential test: a statistic at each look under every sign pattern.
 
-    `statistics` (K looks, N patterns), large against the null hypothesis; `observed` (K,) are those of the data.
+    `statistics` (K looks, N patterns) are large under the alternative; `observed` (K,) are those of the data.
     """
 
     def __init__(self, statistics: FloatArray, observed: FloatArray, shares: FloatArray) -> None:
@@ -54,17 +58,16 @@ class SignFlipOrbit:
         self._shares = shares
         self._order = np.argsort(-statistics, axis=1, kind="stable")
         ranked = -np.take_along_axis(statistics, self._order, axis=1)
-        slack = 1e-9 * np.abs(ranked).max(axis=1, initial=1e-300)
         self._ends, self._places = [], []
-        for row, value, tie in zip(ranked, -observed, slack, strict=True):
-            last = np.append(np.flatnonzero(np.diff(row) > tie), row.size - 1)
+        for row, value in zip(ranked, -observed, strict=True):
+            last = np.append(np.flatnonzero(np.diff(row) > TIE * np.abs(row[:-1])), row.size - 1)
             self._ends.append(last[np.searchsorted(last, np.arange(row.size))])
-            self._places.append(int(np.searchsorted(row, value + tie, side="right")) - 1)
+            self._places.append(int(np.searchsorted(row, value + TIE * abs(value), side="right")) - 1)
 
     def rejected(self, alpha: float) -> tuple[int, int]:
-        """The look at which the data are rejected at level `alpha`, and how many patterns are so extreme there.
+        """Return the look that rejects the data at level `alpha`, and the number of patterns at least as extreme there.
 
-        The look is the number of looks when they are not.
+        The look is K if none rejects.
         """
         alive = np.ones(self._patterns, dtype=bool)
         looks = zip(self._order, self._ends, self._places, self._shares, strict=True)
@@ -79,9 +82,9 @@ class SignFlipOrbit:
         return len(self._shares), 0
 
     def path(self) -> FloatArray:
-        """The sequential p after each look, (K,): the least level at which the data are rejected by then.
+        """Return the sequential p after each look, (K,): the smallest level at which the data are rejected by then.
 
-        Rejections at a level are among those at any higher one, so it is found by bisection, to a thousandth.
+        Rejection at a level implies rejection at every higher one, so p is found by bisection, to a thousandth.
         """
         found = np.ones(len(self._shares))
         least = 1.0 / self._patterns

@@ -116,8 +116,8 @@ class AttentionKernels(Launcher):
         runs, batch, tokens, _, heads, head_width = qkv.shape
         if not fits(tokens, head_width):
             raise ValueError(
-                f"attention: {tokens} tokens and head width {head_width} given, valid are up to {TOKENS} tokens and "
-                f"head widths {', '.join(map(str, HEAD_WIDTHS))}"
+                f"attention must have at most {TOKENS} tokens and a head width of {', '.join(map(str, HEAD_WIDTHS))}, "
+                f"got {tokens} and {head_width}"
             )
         require_shape((runs, 3 * heads * head_width), bias=bias)
         require_shape((tokens - prefix, head_width // 2), cos=cos, sin=sin)
@@ -128,7 +128,7 @@ class AttentionKernels(Launcher):
         require_contiguous(qkv=qkv, cos=cos, sin=sin, out=out, logsumexp=logsumexp)
         require_contiguous_runs(bias=bias)
         if not (aligned(qkv) and aligned(bias)):
-            raise ValueError("attention: arrays that do not begin at multiples of 16 bytes given")
+            raise ValueError("attention: arrays must start at multiples of 16 bytes")
         return optional(cos), optional(sin)
 
     def qkv_bias(self, qkv: Array, bias: Array, scale: float) -> None:
@@ -203,7 +203,7 @@ class AttentionKernels(Launcher):
         for array in arrays:
             require_contiguous(**{kernel: array})
         if width > 32 * SOFTMAX_ITEMS[-1]:
-            raise ValueError(f"{kernel}: rows of {width} given, valid are up to {32 * SOFTMAX_ITEMS[-1]}")
+            raise ValueError(f"{kernel}: rows must have at most {32 * SOFTMAX_ITEMS[-1]} elements, got {width}")
         items = next(items for items in SOFTMAX_ITEMS if width <= 32 * items)
         grid = (-(-rows // (BLOCK // 32)), 1, 1)
         name = expression(kernel, type_name(arrays[0]), items)
@@ -216,7 +216,7 @@ class _Shape:
     def __init__(self, qkv: Array, others_aligned: bool) -> None:
         runs, batch, tokens, _, heads, head_width = qkv.shape
         if not others_aligned:
-            raise ValueError("attention: arrays that do not begin at multiples of 16 bytes given")
+            raise ValueError("attention: arrays must start at multiples of 16 bytes")
         self.tensor_cores = type_name(qkv) == "bf16"
         self.width, self.padded = -(-head_width // 16) * 16, -(-tokens // 16) * 16
         most = 128 if self.tensor_cores else 64

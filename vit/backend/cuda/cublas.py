@@ -88,7 +88,7 @@ def _lead_strides(x: Array, lead: tuple[int, ...]) -> list[int]:
     """Distance in elements of neighbours along each of the axes `lead`; 0 where `x` has one for all."""
     own = x.shape[:-2]
     if len(own) != len(lead) or any(size not in (1, full) for size, full in zip(own, lead, strict=True)):
-        raise ValueError(f"matmul: {tuple(x.shape)} given, valid before the last two axes is {tuple(lead)}")
+        raise ValueError(f"matmul: axes before the last two must be {tuple(lead)}, got the shape {tuple(x.shape)}")
     strides = (stride // x.dtype.itemsize for stride in x.strides[:-2])
     return [0 if size == 1 else stride for size, stride in zip(own, strides, strict=True)]
 

@@ -56,7 +56,7 @@ class Launcher:
     def over_elements(self, kernel: str, packs: int, runs: int, args: Sequence[Any]) -> None:
         """One thread for each of `packs` packs of each run. Raises ValueError for more than 32 bits count."""
         if packs >= 2**31:
-            raise ValueError(f"{kernel}: {packs} packs of elements given, valid are fewer than 2^31: a smaller batch")
+            raise ValueError(f"{kernel}: packs of elements must be fewer than 2^31, got {packs}; use a smaller batch")
         self.launch(kernel, (-(-packs // BLOCK), runs, 1), (BLOCK, 1, 1), 0, args)
 
     def over_columns(self, kernel: str, v: int, parts: int, columns: int, runs: int, args: Sequence[Any]) -> None:
@@ -85,7 +85,7 @@ def type_name(array: Array) -> str:
         return "float"
     if name in ("bfloat16", "uint16"):
         return "bf16"
-    raise TypeError(f"dtype: {name} given, CUDA kernels have float32 and bfloat16")
+    raise TypeError(f"dtype must be float32 or bfloat16 with CUDA kernels, got {name}")
 
 
 def address(array: Array) -> int:
@@ -111,7 +111,7 @@ def _require_contiguous(first_axis: int, arrays: dict[str, Array | None]) -> Non
         axes = zip(array.shape[first_axis:], array.strides[first_axis:], strict=True)
         for length, stride in reversed([*axes]):
             if length != 1 and stride != expected:
-                raise ValueError(f"{name}: strides {array.strides} given for shape {array.shape}, valid is contiguous")
+                raise ValueError(f"{name} must be contiguous, got strides {array.strides} for shape {array.shape}")
             expected *= length
 
 
@@ -119,14 +119,14 @@ def require_shape(shape: Sequence[int], **arrays: Array | None) -> None:
     """Raises ValueError for an array of another shape."""
     for name, array in arrays.items():
         if array is not None and tuple(array.shape) != tuple(shape):
-            raise ValueError(f"{name}: shape {tuple(array.shape)} given, valid is {tuple(shape)}")
+            raise ValueError(f"{name} must have the shape {tuple(shape)}, got {tuple(array.shape)}")
 
 
 def require_type(name: str, **arrays: Array | None) -> None:
     """Raises TypeError for an array of another element type."""
     for argument, array in arrays.items():
         if array is not None and type_name(array) != name:
-            raise TypeError(f"{argument}: {array.dtype} given, valid is {name}")
+            raise TypeError(f"{argument} must have the type {name}, got {array.dtype}")
 
 
 def run_stride(array: Array | None) -> np.int64:

@@ -117,11 +117,11 @@ class TokenKernels(Launcher):
         runs, batch, tokens, width = out.shape
         require_shape((runs, source.shape[1], tokens, width), source=source)
         if source.shape[1] not in (1, batch):
-            raise ValueError(f"source: {source.shape[1]} images given, valid are 1 and {batch}")
+            raise ValueError(f"source must have 1 or {batch} images, got {source.shape[1]}")
         v, strides = 16 // min(source.dtype.itemsize, out.dtype.itemsize), []
         for array in (source, out):
             if width > 1 and array.strides[3] != array.dtype.itemsize:
-                raise ValueError(f"copy_tokens: strides {array.strides} given, valid are contiguous rows")
+                raise ValueError(f"copy_tokens: rows must be contiguous, got strides {array.strides}")
             if address(array) % 16 or width % v or any(stride % 16 for stride in array.strides[:3]):
                 v = 1
             steps = (s if n > 1 else 0 for s, n in zip(array.strides[:3], array.shape[:3], strict=True))
@@ -298,6 +298,6 @@ class TokenKernels(Launcher):
 def _row_shape(width: int, v: int) -> tuple[int, int]:
     """Threads of a row and packs of each: at most 24 elements a thread where that can be, 32 where not."""
     if width > WIDTHS:
-        raise ValueError(f"width: {width} given, valid with CUDA kernels are widths up to {WIDTHS}")
+        raise ValueError(f"width must be at most {WIDTHS} with CUDA kernels, got {width}")
     lanes = next((lanes for lanes in (8, 16) if width <= 24 * lanes), 32)
     return lanes, -(-width // (lanes * v))

@@ -90,7 +90,9 @@ class TrainingKernels(Launcher):
         require_shape((count,), labels=labels)
         require_shape((runs,), seeds=seeds, smoothing=smoothing)
         if len(order) != runs or order.shape[1] < steps_per_epoch * batch:
-            raise ValueError(f"order: shape {order.shape} given, valid is ({runs}, {steps_per_epoch * batch} or more)")
+            raise ValueError(
+                f"order must have the shape ({runs}, {steps_per_epoch * batch} or more), got {order.shape}"
+            )
         require_type("float", mean=mean, std=std, smoothing=smoothing, targets=targets)
         require_contiguous(images=images, labels=labels, step=step, mean=mean, std=std)
         require_contiguous(patches=patches, targets=targets, seeds=seeds, smoothing=smoothing)
@@ -107,8 +109,7 @@ class TrainingKernels(Launcher):
             return
         if channels > 4 or size > self.image_bytes:
             raise ValueError(
-                f"images: {height} x {width} x {channels} given, valid are up to 4 channels and "
-                f"{self.image_bytes} bytes"
+                f"images must have at most 4 channels and {self.image_bytes} bytes, got {height} x {width} x {channels}"
             )
         changed = self.scratch(runs * batch * size)
         args = (images, *selected, mean, std, seeds, changed, *lengths, *moves, i32(trivial_augment), f32(erase))
@@ -179,7 +180,9 @@ class TrainingKernels(Launcher):
         require_contiguous_runs(copy=copy, average=average)
         require_contiguous(rate=rate, decay=decay, step=step)
         if str(step.dtype) != "int32" or len(rate) != runs:
-            raise ValueError(f"adamw: step {step.dtype} and rates {rate.shape} given, valid are int32 and ({runs}, s)")
+            raise ValueError(
+                f"adamw: step must be int32 and rates of shape ({runs}, s), got {step.dtype} and {rate.shape}"
+            )
         if size % 4 or decayed % 4 or not all(array is None or aligned(array) for array in arrays):
             raise ValueError("adamw: valid are rows of a multiple of 64 elements that begin at multiples of 16 bytes")
         strides = {int(run_stride(array)) for array in (parameters, copy, average) if array is not None}

@@ -1,4 +1,4 @@
-"""The program vitab, which prints a line about every epoch; with one worker, from inside the training."""
+"""The program vitab, printing a line for every epoch; with one worker, from within the training."""
 
 from ablations.cli import app
 from ablations.commands import progress

@@ -1,4 +1,4 @@
-"""How far a study that grows in rounds has got, from its plan and its runs alone."""
+"""Progress of a sequential study, derived from its plan and its runs."""
 
 from __future__ import annotations
 
@@ -17,28 +17,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SequentialProgress:
-    """The design of a study, and the seeds up to which each arm has been looked at, (A,): whole rounds only."""
+    """The design of a study, and the number of seeds of each arm (A,) in its last complete round."""
 
     design: SequentialDesign
     seeds: tuple[int, ...]
 
 
-def asked(plan: StudyPlan, axis: str) -> dict[str, int]:
-    """Seeds that the plan asks of each level of an axis, by the level's text."""
+def planned_seeds(plan: StudyPlan, axis: str) -> dict[str, int]:
+    """Return the number of planned seeds of each level of an axis, by the level's text."""
     seeds: dict[str, set[int]] = {}
     for config in plan.configs:
         seeds.setdefault(level_text(getattr(config, axis)), set()).add(config.seed)
     return {level: len(found) for level, found in seeds.items()}
 
 
-def growth(results: Results, outcomes: Outcomes) -> SequentialProgress | None:
-    """None for a study that was fixed beforehand. A round counts when each of its runs has finished or failed."""
+def sequential_progress(results: Results, outcomes: Outcomes) -> SequentialProgress | None:
+    """Return the progress of a sequential study, None for a fixed one.
+
+    A round is complete when each of its runs has finished or failed.
+    """
     plan = results.plan
     if plan.design is None:
         return None
     failed = {config for key, config in plan.runs.items() if key in results.failed}
     to_come = [config for config in results.missing if config not in failed]
-    axis, planned = outcomes.axis, asked(plan, outcomes.axis)
+    axis, planned = outcomes.axis, planned_seeds(plan, outcomes.axis)
     seeds = []
     for arm in outcomes.arms:
         name = level_text(arm)
@@ -49,7 +52,7 @@ def growth(results: Results, outcomes: Outcomes) -> SequentialProgress | None:
 
 
 def truncate_seeds(outcomes: Outcomes, seeds: Sequence[int]) -> Outcomes:
-    """The outcomes without the runs of each arm beyond its first so many seeds, (A,)."""
+    """Return the outcomes restricted to the first `seeds` (A,) seeds of each arm."""
     beyond = np.arange(len(outcomes.seeds)) >= np.asarray(seeds)[:, None]
     beyond = np.broadcast_to(beyond[:, None, :], outcomes.accuracy.shape)
     return replace(
@@ -58,9 +61,9 @@ def truncate_seeds(outcomes: Outcomes, seeds: Sequence[int]) -> Outcomes:
 
 
 def seeds_to_add(outcomes: Outcomes, found: SequentialProgress, open_arms: Sequence[int]) -> dict[Level, int]:
-    """Seeds up to which the next round takes the baseline and those arms whose contrast with it is open.
+    """Return the number of seeds after the next round, for the baseline and the arms whose contrast is undecided.
 
-    Empty when there is none. An arm at the maximum grows no more, nor does one whose last round added no pair.
+    Empty if there is no next round. An arm at the maximum gets no more seeds, nor one whose last round added no pair.
     """
     looks, base = found.design.looks, outcomes.baseline
     targets = {}

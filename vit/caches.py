@@ -1,0 +1,64 @@
+"""A folder for caches where the usual ones cannot be written: a read-only installation, no home directory."""
+
+import logging
+import os
+import stat
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+_logger = logging.getLogger("vit")  # without a handler, its warnings are lines on stderr
+
+
+def user_cache() -> Path:
+    """Return the cache folder of this user. It need not exist; it starts with ~ if there is no home directory."""
+    try:
+        return user_cache_path("vitab", appauthor=False)
+    except RuntimeError:
+        return Path("~/.cache/vitab")
+
+
+def is_writable(folder: Path) -> bool:
+    """Return whether files can be created in a folder, which is created if it does not exist."""
+    if folder.parts[:1] == ("~",):  # there is no home directory
+        return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+def writable_cache() -> Path | None:
+    """Return the user's cache folder, or else a private one under the temporary directory.
+
+    Returns None if neither can be written. Logs one warning if it is not the user's cache folder.
+    """
+    usual = user_cache()
+    return usual if is_writable(usual) else _replacement(usual)
+
+
+@cache
+def _replacement(usual: Path) -> Path | None:
+    found = _private_temporary_folder()
+    place = f"using {found}" if found else "every process compiles the CPU kernels again"
+    _logger.warning("note: cannot write the cache folder %s; %s (XDG_CACHE_HOME sets another)", usual, place)
+    return found
+
+
+def _private_temporary_folder() -> Path | None:
+    """Return a folder of this user that no other user can read or write, or None.
+
+    Compiled kernels are loaded from it, so a folder or a link that another user has put there is not used.
+    """
+    try:
+        folder = Path(tempfile.gettempdir()) / f"vitab-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError:
+        return None
+    private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
+    return folder if private and is_writable(folder) else None
