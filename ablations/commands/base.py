@@ -19,10 +19,7 @@ OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 
 
 class Commands(TyperGroup):
-    """A group whose errors are one line on stderr: exit code 2 for bad input, 1 for what went wrong otherwise.
-
-    The arguments of the program are the object of the context (`context.obj`).
-    """
+    """A group whose errors are one line on stderr: exit code 2 for bad input, 1 for what went wrong otherwise."""
 
     def main(  # type: ignore[override]
         self, args: list[str] | None = None, *, standalone_mode: bool = True, **extra: Any

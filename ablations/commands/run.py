@@ -110,7 +110,6 @@ def run(
     if dask is not None and (workers != "auto" or stack != "auto"):
         raise UsageError("--workers and --stack are for this machine; with --dask there are as many as the cluster has")
     _Campaign(
-        arguments=context.obj,
         study=name,
         store=Store(runs),
         console=make_console(),
@@ -131,7 +130,6 @@ def run(
 class _Campaign:
     """How and where the runs of a study are trained, as `vitab run` was asked."""
 
-    arguments: list[str]
     study: str
     store: "Store"
     console: "Console"
