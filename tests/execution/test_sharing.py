@@ -95,12 +95,12 @@ def test_a_run_of_another_process_is_left_to_it_and_reported(store, monkeypatch)
     log = Log()
     ours = threading.Thread(target=inline.run_inline, args=(tasks, ExecutionSettings(store.root), log))
     ours.start()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while ("waiting", 2) not in log.events and time.monotonic() < deadline:
         time.sleep(0.01)
     finish(store, tasks[0])
     store.fail(tasks[1].key, tasks[1].config, "no luck", attempt=theirs[1].number)
-    ours.join(timeout=30)
+    ours.join(timeout=60)
     assert [event for event in log.events if event[0] != "epoch"] == [
         ("started", "none, seed 2"),
         ("finished", "none, seed 2"),
@@ -384,7 +384,7 @@ def test_an_interrupted_grid_ends_with_the_same_bits(tmp_path, whole, workers, p
     for _ in range(presses):
         first.send_signal(signal.SIGINT)
         time.sleep(0.001)
-    _, err = first.communicate(timeout=30)
+    _, err = first.communicate(timeout=60)
     assert first.returncode == 130, err
     assert "the same command resumes" in err
     assert "Traceback" not in err
