@@ -13,7 +13,8 @@ format:
 	ruff check --fix .
 
 test:
-	python -m pytest -q -n auto -m "not slow"
+	python -m pytest -q -m "not slow" -n auto
 
 slow:
-	python -m pytest -q -n auto -m slow
+	python -m pytest -q -m "slow and not serial" -n auto
+	python -m pytest -q -m "slow and serial"

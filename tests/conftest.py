@@ -1,6 +1,30 @@
-"""Settings of the test process, before anything imports NumPy."""
+"""What every test process has in common: its share of the cores, and an environment without a terminal's settings."""
 
 import os
+from collections.abc import Iterator
 
-# Several test processes run side by side: with one BLAS thread each they do not compete for cores.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+import pytest
+
+from ablations.machine.cpu import available_cores
+
+TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+"""Variables that change what Rich prints."""
+
+for name in TERMINAL:
+    os.environ.pop(name, None)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the processes side by side use the cores
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of processes of `-n auto`: with psutil installed it would be the number of physical cores."""
+    return available_cores()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Files of this process are not flushed to the disk: that takes longest of all, and only a power cut shows it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield

@@ -3,6 +3,7 @@
 import json
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from ablations.cli import app
 from ablations.config import SequentialDesign
 from ablations.errors import UsageError, VitabError
-from ablations.statistics import Verdict, analyse, arrange, planned_seeds
+from ablations.statistics import Verdict, analyse, arrange, planned_seeds, power_forecast
 from ablations.statistics.sequential.progress import sequential_progress
 from ablations.statistics.sequential.rounds import first_or_stored_plan, next_round, with_seeds
 from ablations.storage import Store, load_results
@@ -109,7 +110,10 @@ def test_the_rounds_of_a_study_do_not_change():
         ([*GROW, "--max-seeds", 10], "was started with --seeds 3 --max-seeds 4, which cannot be changed"),
         ([*GROW, "--seeds", 2, "--max-seeds", 4], "was started with --seeds 3 --max-seeds 4"),
         ([*GROW, "--position", "none,rope", "--max-seeds", 4], "was started with other runs or other data"),
-        ([*RUN, "--seeds", 3], "was started with --until-decided: choose another --study, or continue with: vitab "),
+        (
+            [*RUN, "--seeds", 3],
+            "was started with --until-decided: choose another --study, or continue with: vitab run ",
+        ),
     ):
         refused = vitab(*arguments)
         assert refused.exit_code == 2
@@ -166,7 +170,10 @@ def test_an_arm_that_always_fails_does_not_grow(monkeypatch):
     assert seeds["learned"] > 3
 
 
-def test_a_dry_run_says_when_it_looks_and_what_it_takes_at_most(here):
+@pytest.mark.parametrize("studies", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_dry_run_says_when_it_looks_and_what_it_takes_at_most(here, monkeypatch, studies):
+    fewer = partial(power_forecast.rejections, studies=studies)
+    monkeypatch.setattr(power_forecast, "rejections", fewer)
     said = vitab(*GROW, "--max-seeds", 12, "--dry-run")
     assert said.exit_code == 0, said.output
     assert "rounds: 3, 4, 5, 7, 9, 12 seeds per setting" in said.output

@@ -253,7 +253,7 @@ class TestAhead:
         monkeypatch.setattr(DataLoader, "_augmented", recorded)
         batches = feed_of(flip=True).epoch(1)
         next(batches)
-        assert made[1].wait(timeout=5)
+        assert made[1].wait(timeout=60)
         assert not made[2].is_set()
         batches.close()  # type: ignore[attr-defined]
 

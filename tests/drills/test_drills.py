@@ -17,6 +17,7 @@ GRID = override(GRIDS["smoke"], settings={"per_class": 5}, axes={"position": ("n
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 @pytest.mark.parametrize("stack", [1, 3])
 def test_killed_processes_lose_repeat_and_change_nothing(stack):
     tally = kills.drill(5, stack=stack)

@@ -286,7 +286,6 @@ SHORT = {"epochs": 1, "warmup_epochs": 0.0}
         ),
         pytest.param({"width": 512, "depth": 2, "patch": 16, "heads": 8}, 300, 32, 2, 1, marks=pytest.mark.slow),
     ],
-    ids=["data", "buffers", "weights"],
 )
 def test_a_process_needs_the_estimated_memory_within_15_percent(tmp_path, fields, count, side, runs, threads):
     done = subprocess.run(

@@ -52,6 +52,7 @@ def finish(store, task):
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 def test_killed_and_hung_worker_processes_are_replaced_and_their_runs_retried(store):
     _, tasks = plan_and_tasks(store, 3)
     log = Log()
@@ -94,12 +95,12 @@ def test_a_run_of_another_process_is_left_to_it_and_reported(store, monkeypatch)
     log = Log()
     ours = threading.Thread(target=inline.run_inline, args=(tasks, ExecutionSettings(store.root), log))
     ours.start()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while ("waiting", 2) not in log.events and time.monotonic() < deadline:
         time.sleep(0.01)
     finish(store, tasks[0])
     store.fail(tasks[1].key, tasks[1].config, "no luck", attempt=theirs[1].number)
-    ours.join(timeout=30)
+    ours.join(timeout=60)
     assert [event for event in log.events if event[0] != "epoch"] == [
         ("started", "none, seed 2"),
         ("finished", "none, seed 2"),
@@ -307,6 +308,7 @@ def test_a_run_with_repeatedly_expired_leases_fails(store):
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 def test_worker_processes_of_a_suspended_process_do_not_count_as_hung(store, monkeypatch):
     _, tasks = plan_and_tasks(store, 1)
     log, halted = Log(), []
@@ -336,9 +338,10 @@ def vitab(*arguments, cwd):
     )
 
 
-def test_two_programs_share_a_grid_and_train_each_run_once(tmp_path):
+@pytest.mark.parametrize("second", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_two_programs_share_a_grid_and_train_each_run_once(tmp_path, second):
     command = ("run", "--grid", "smoke", "--seeds", "3", "--epochs", "20", "--workers")
-    programs = [vitab(*command, workers, cwd=tmp_path) for workers in ("1", "2")]
+    programs = [vitab(*command, workers, cwd=tmp_path) for workers in ("1", second)]
     outputs = [program.communicate(timeout=120) for program in programs]
     assert [program.returncode for program in programs] == [0, 0], outputs
     store = Store(tmp_path / "runs")
@@ -347,6 +350,19 @@ def test_two_programs_share_a_grid_and_train_each_run_once(tmp_path):
     assert all(store.verify(key) == [] for key in keys)
     trained = sum(line.startswith("[") and "another" not in line for out, _ in outputs for line in out.splitlines())
     assert trained == 6
+
+
+INTERRUPTED = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "2", "--epochs", "400")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The runs of `INTERRUPTED`, trained without an interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    undisturbed = vitab(*INTERRUPTED, "--workers", "1", cwd=folder)
+    _, err = undisturbed.communicate(timeout=120)
+    assert undisturbed.returncode == 0, err
+    return Store(folder / "runs")
 
 
 @pytest.mark.parametrize(
@@ -358,8 +374,8 @@ def test_two_programs_share_a_grid_and_train_each_run_once(tmp_path):
         pytest.param(2, "2", marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_grid_ends_with_the_same_bits(tmp_path, workers, presses):
-    command = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "2", "--epochs", "400", "--workers", workers)
+def test_an_interrupted_grid_ends_with_the_same_bits(tmp_path, whole, workers, presses):
+    command = (*INTERRUPTED, "--workers", workers)
     store = Store(tmp_path / "runs")
     first = vitab(*command, "--checkpoint", "0.1", cwd=tmp_path)
     deadline = time.monotonic() + 60
@@ -368,7 +384,7 @@ def test_an_interrupted_grid_ends_with_the_same_bits(tmp_path, workers, presses)
     for _ in range(presses):
         first.send_signal(signal.SIGINT)
         time.sleep(0.001)
-    _, err = first.communicate(timeout=30)
+    _, err = first.communicate(timeout=60)
     assert first.returncode == 130, err
     assert "the same command resumes" in err
     assert "Traceback" not in err
@@ -378,10 +394,6 @@ def test_an_interrupted_grid_ends_with_the_same_bits(tmp_path, workers, presses)
     second = vitab(*command, cwd=tmp_path)
     _, err = second.communicate(timeout=120)
     assert second.returncode == 0, err
-    undisturbed = vitab(*command, "--runs", "whole", cwd=tmp_path)
-    assert undisturbed.wait(timeout=120) == 0
-    undisturbed.communicate()
-    whole = Store(tmp_path / "whole")
     for key in keys:
         assert not store.snapshot(key).exists()
         for name in ("predictions.npz", "checkpoint.safetensors", "config.json"):

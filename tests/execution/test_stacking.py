@@ -308,9 +308,22 @@ def vitab(*arguments, cwd):
     )
 
 
+INTERRUPTED = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "4", "--epochs", "100")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The runs of `INTERRUPTED`, trained without an interruption by one process."""
+    folder = tmp_path_factory.mktemp("whole")
+    undisturbed = vitab(*INTERRUPTED, "--workers", "1", cwd=folder)
+    _, err = undisturbed.communicate(timeout=120)
+    assert undisturbed.returncode == 0, err
+    return Store(folder / "runs")
+
+
 @pytest.mark.parametrize("count", ["1", pytest.param("2", marks=pytest.mark.slow)])
-def test_a_grid_of_stacks_that_is_interrupted_ends_with_the_same_bits(tmp_path, count):
-    command = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "4", "--epochs", "100", "--workers", count)
+def test_a_grid_of_stacks_that_is_interrupted_ends_with_the_same_bits(tmp_path, whole, count):
+    command = (*INTERRUPTED, "--workers", count)
     store = Store(tmp_path / "runs")
     first = vitab(*command, "--stack", "4", "--checkpoint", "0.1", cwd=tmp_path)
     deadline = time.monotonic() + 60
@@ -328,9 +341,5 @@ def test_a_grid_of_stacks_that_is_interrupted_ends_with_the_same_bits(tmp_path, 
     assert second.returncode == 0, err
     for seed in range(4):
         assert f"rope, seed {seed}: test " in out
-    whole = Store(tmp_path / "whole")
-    undisturbed = vitab(*command, "--runs", "whole", cwd=tmp_path)
-    _, err = undisturbed.communicate(timeout=120)
-    assert undisturbed.returncode == 0, err
     for key in keys:
         assert list(numbers(store, key)) == list(numbers(whole, key))

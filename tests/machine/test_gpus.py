@@ -164,25 +164,38 @@ def test_each_child_sees_one_gpu_and_the_successor_of_a_dead_one_the_same(tmp_pa
     assert told["gpu.dead"] == told["gpu.again"]
 
 
+BROKEN = "raise ImportError('libcudart.so.12: cannot open shared object file')"
+
+
 @pytest.mark.parametrize(
     ("cupy", "reason"),
     [
         (NO_DRIVER, "there is no NVIDIA driver"),
         (NO_GPU, "CUDA finds no usable GPU (cudaErrorNoDevice: no CUDA-capable device is detected)"),
         (NONE_LEFT, "the NVIDIA driver finds no GPU"),
-        (
-            "raise ImportError('libcudart.so.12: cannot open shared object file')",
-            "CuPy cannot be imported (libcudart.so",
-        ),
+        (BROKEN, "CuPy cannot be imported (libcudart.so"),
     ],
     ids=["no driver", "no GPU", "none visible", "broken"],
 )
-def test_a_gpu_that_cannot_be_used_is_one_line_and_the_cpu_serves(tmp_path, cupy, reason):
+def test_a_gpu_that_cannot_be_used_is_one_line(tmp_path, cupy, reason):
     refused = vitab(tmp_path, "run", "--grid", "smoke", "--backend", "cupy", cupy=cupy)
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
     assert refused.stderr.startswith(f"error: --backend cupy cannot train here, as {reason}")
     assert refused.stderr.endswith("; valid here: numpy\n")
     assert [path.name for path in tmp_path.iterdir()] == ["modules"]
+
+
+@pytest.mark.parametrize(
+    "cupy",
+    [
+        pytest.param(NO_DRIVER, marks=pytest.mark.slow),
+        NO_GPU,
+        pytest.param(NONE_LEFT, marks=pytest.mark.slow),
+        pytest.param(BROKEN, marks=pytest.mark.slow),
+    ],
+    ids=["no driver", "no GPU", "none visible", "broken"],
+)
+def test_the_cpu_serves_where_a_gpu_cannot_be_used(tmp_path, cupy):
     doctor = vitab(tmp_path, "doctor", cupy=cupy)
     assert doctor.returncode == 0
     assert "gpu       no NVIDIA GPU found; training runs on the CPU" in doctor.stdout
@@ -204,8 +217,9 @@ def test_no_cupy_is_one_line_with_the_command_for_this_driver(tmp_path, machine)
         doctor = vitab(tmp_path, "doctor")
         assert doctor.returncode == 0
         assert f"cupy      not installed; the GPU is not used, as {reason}\n" in doctor.stdout
-        run = vitab(tmp_path, "run", "--grid", "smoke", "--dry-run", "--set", "per_class=5", "--workers", "1")
-        assert f"note: this machine's NVIDIA H100 80GB HBM3 is not used: {reason}\n" in run.stderr
+    small = ("--position", "none", "--seeds", "1", "--set", "per_class=5", "--workers", "1")
+    run = vitab(tmp_path, "run", "--grid", "smoke", *small)
+    assert f"note: this machine's NVIDIA H100 80GB HBM3 is not used: {reason}\n" in run.stderr
 
 
 def test_doctor_in_plain_words(tmp_path, machine):

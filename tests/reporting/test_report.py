@@ -77,9 +77,19 @@ def lossy_study(tmp_path) -> Path:
     )
 
 
-@pytest.mark.parametrize("kind", ["fixed", "grown", "lossy"])
-def test_every_number_of_a_finding_is_in_the_table_of_claims(folder, kind, tmp_path):
-    folder = {"fixed": lambda _: folder, "grown": grown_study, "lossy": lossy_study}[kind](tmp_path)
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory) -> Path:
+    return grown_study(tmp_path_factory.mktemp("grown"))
+
+
+@pytest.fixture(scope="module")
+def lossy(tmp_path_factory) -> Path:
+    return lossy_study(tmp_path_factory.mktemp("lossy"))
+
+
+@pytest.mark.parametrize(("kind", "report"), [("fixed", "folder"), ("grown", "grown"), ("lossy", "lossy")])
+def test_every_number_of_a_finding_is_in_the_table_of_claims(request, kind, report):
+    folder = request.getfixturevalue(report)
     text = (folder / "README.md").read_text(encoding="utf-8")
     table = pd.read_csv(folder / "tables" / "claims.csv")
     assert ("sequential Holm p" in text) == ("seeds_needed" in table) == (kind == "grown")
@@ -137,7 +147,13 @@ STUDIES = {
 }
 
 
-@pytest.mark.parametrize("study", STUDIES)
+COVERED = ("patch", "positions", "single_depth", "rates")
+"""Shapes whose every part another shape has too."""
+
+
+@pytest.mark.parametrize(
+    "study", [pytest.param(study, marks=pytest.mark.slow if study in COVERED else ()) for study in STUDIES]
+)
 def test_a_report_of_any_shape(study, tmp_path):
     folder = write_report(synthetic_results.make(study=study, **STUDIES[study]), tmp_path)
     text = (folder / "README.md").read_text(encoding="utf-8")
@@ -181,8 +197,8 @@ def test_it_says_for_what_the_level_holds_and_where_the_data_came_from(folder, t
     assert environments.loc["data_sha256", "value"] == "f" * 64
 
 
-def test_a_study_that_grew_says_what_it_saved_and_what_stopping_early_does(tmp_path):
-    text = (grown_study(tmp_path) / "README.md").read_text(encoding="utf-8")
+def test_a_study_that_grew_says_what_it_saved_and_what_stopping_early_does(grown):
+    text = (grown / "README.md").read_text(encoding="utf-8")
     head, rounds = text.split("## Findings")[0], text.split("## Rounds")[1]
     assert "It took 66 of the 96 runs of a study fixed at that many seeds: 30 saved (31 %)." in head
     assert "Of at most 12 seeds a setting it took none 12, learned 5, sinusoidal 12 and rope 4: 15 of 48 saved." in head
@@ -264,8 +280,8 @@ def test_words_follow_the_verdict(claim, verdict, words):
     assert words in claim.sentence
 
 
-def test_a_claim_over_a_part_of_the_settings_names_it(tmp_path):
-    text = (lossy_study(tmp_path) / "README.md").read_text(encoding="utf-8")
+def test_a_claim_over_a_part_of_the_settings_names_it(lossy):
+    text = (lossy / "README.md").read_text(encoding="utf-8")
     assert "9 pairs over 3 of 4 settings, ahead in 9)." in text
     assert "12 pairs, ahead in 12)." in text
     assert "cannot be decided with 3 blocks over 1 of 2 settings: the smallest p they can reach is 0.250." in text

@@ -113,6 +113,7 @@ def test_a_main_effect_counts_the_arms_of_a_seed_once():
     assert len(effect.runs) == 48
 
 
+@pytest.mark.slow
 def test_shared_luck_alone_is_no_main_effect():
     """Blocks that shift all their arms by one draw: of 200 studies without an effect about 5 % find one."""
     rng = np.random.default_rng(0)

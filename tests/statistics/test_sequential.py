@@ -178,6 +178,7 @@ def test_power_in_rounds_is_below_that_of_the_maximum_and_above_that_of_the_firs
     assert rejections(3.0, design, cells=4, tests=3, studies=20) == (1.0, 3.0)
 
 
+@pytest.mark.slow
 def test_a_quick_simulation_of_growing_studies_holds():
     found = simulate(Growing(2, 3, 12, "normal"), studies=40, seed=1)
     assert found.false <= 0.15  # 0.05 and 2.9 standard errors

@@ -16,6 +16,7 @@ def rates(noise):
     return [row for row in STORED if row["noise"] == noise]
 
 
+@pytest.mark.slow
 def test_a_quick_simulation_holds():
     found = simulate(Case(cells=2, seeds=5, noise="normal", missing=True), studies=150, seed=1)
     assert found.false <= 0.10  # 0.055 and 2.6 standard errors
@@ -25,6 +26,7 @@ def test_a_quick_simulation_holds():
     assert found.false <= found.false_any
 
 
+@pytest.mark.slow
 def test_a_main_effect_is_not_found_in_shared_luck():
     """Eight seeds in each of two depths: the runs of a seed share their luck in all four arms."""
     found = simulate(Case(cells=2, seeds=8, noise="normal", missing=False), studies=150, seed=2)

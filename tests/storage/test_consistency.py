@@ -50,7 +50,10 @@ def edit(monkeypatch):
     provenance.place.cache_clear()
 
 
-@pytest.mark.parametrize("component", ["model", "training", "backend numpy"])
+@pytest.mark.parametrize(
+    "component",
+    [pytest.param("model", marks=pytest.mark.slow), "training", pytest.param("backend numpy", marks=pytest.mark.slow)],
+)
 def test_a_study_of_two_codes_is_reported_when_asked_and_says_so(edit, component):
     edit(component, "a")
     assert vitab(*SMOKE, "--seeds", 1).exit_code == 0

@@ -197,7 +197,7 @@ def test_a_killed_process_loses_nothing_of_the_result(tmp_path):
         time.sleep(0.01)
     time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
-    assert process.wait(timeout=10) == -signal.SIGKILL
+    assert process.wait(timeout=60) == -signal.SIGKILL
     config, digits = RunConfig(**fields), load("digits")
     kept = Checkpointer(path, WHO).load()
     assert kept.notes["optimizer_step"] > 0

@@ -58,7 +58,7 @@ def test_a_lane_that_fails_ends_the_step_with_its_own_error(
     with monkeypatch.context() as patch:
         break_lane(patch, broken, 4)
         with pytest.raises(ArithmeticError, match=f"lane {broken} of 4"):
-            in_a_thread(engine.step, images, targets).result(timeout=5)
+            in_a_thread(engine.step, images, targets).result(timeout=60)
     assert np.isfinite(engine.step(images, targets)).all()
     engine.close()
 
@@ -74,7 +74,7 @@ def test_a_turn_abandoned_while_another_is_taken_stays_abandoned() -> None:
             pass
 
     with pytest.raises(RuntimeError, match="failed"):
-        in_a_thread(wait).result(timeout=2)
+        in_a_thread(wait).result(timeout=60)
 
 
 @pytest.mark.slow

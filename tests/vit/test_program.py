@@ -466,7 +466,7 @@ def test_an_edit_of_a_kernel_reaches_the_compiled_tape(tmp_path: Path) -> None:
 
     before = run()
     assert run() == before
-    kernels = tmp_path / "vit/backend/kernels_cpu.py"
+    kernels = tmp_path / "vit/backend/cpu_kernels.py"
     source = kernels.read_text()
     assert source.count("x[i, j] *= inverse") == 1
     kernels.write_text(source.replace("x[i, j] *= inverse", "x[i, j] *= inverse * x.dtype.type(0.5)"))

@@ -1,13 +1,15 @@
 """Runs the CUDA kernels on the CPU: `shim_kernels()` are CudaKernels on NumPy arrays, compiled by g++ on demand."""
 
 import ctypes
+import fcntl
 import hashlib
 import mmap
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,20 +72,26 @@ class Shim:
         self.add({file: (cuda_sources.text(file), sorted(names)) for file, names in by_file.items()})
 
     def add(self, sources: Mapping[str, tuple[str, Sequence[str]]]) -> None:
-        """Compiles, all at once, sources given by file name with their texts and kernels."""
-        libraries, building = {}, []
+        """Compile, all at once, sources given by file name with their texts and kernels."""
+        libraries, translated = {}, {}
         for file, (text, names) in sources.items():
             source = translate(text, names)
             digest = hashlib.sha256(source.encode() + HEADER.read_bytes() + repr(FLAGS).encode()).hexdigest()[:16]
             library = libraries[file] = self.folder / f"{file}-{digest}.so"
-            if not library.exists():
-                building.append((library, _build(library, source)))
-        for library, process in building:
-            _, errors = process.communicate()
-            if process.returncode:
-                raise RuntimeError(f"g++ fails for {library.name}:\n{errors}")
-            _unfinished(library).replace(library)
-            _unfinished(library).with_suffix(".cpp").unlink()
+            translated[library] = source
+        with ExitStack() as locks:
+            for library in sorted(translated):  # in one order in all processes, so that none waits for another forever
+                if not library.exists():
+                    locks.enter_context(_locked(library))
+            building = [
+                (library, _build(library, source)) for library, source in translated.items() if not library.exists()
+            ]
+            for library, process in building:
+                _, errors = process.communicate()
+                if process.returncode:
+                    raise RuntimeError(f"g++ fails for {library.name}:\n{errors}")
+                _unfinished(library).replace(library)
+                _unfinished(library).with_suffix(".cpp").unlink()
         for file, library in libraries.items():
             loaded = ctypes.CDLL(str(library))
             loaded.shim_launch.restype = ctypes.c_char_p
@@ -142,8 +150,16 @@ def _build(library: Path, source: str) -> "subprocess.Popen[str]":
 
 
 def _unfinished(library: Path) -> Path:
-    """Where this process builds: others may be building the same."""
+    """Where this process builds: one that is killed leaves no library that is half written."""
     return library.with_name(f"{library.stem}-{os.getpid()}.new")
+
+
+@contextmanager
+def _locked(library: Path) -> Iterator[None]:
+    """Hold the lock of a library; other processes wait for it instead of compiling the same."""
+    with library.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def device(array: np.ndarray) -> np.ndarray:
