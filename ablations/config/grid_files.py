@@ -78,7 +78,7 @@ def grid_from_mapping(table: Mapping[str, Any], *, default_name: str) -> Grid:
     values = {field: _axis(field, given) for field, given in axes.items()}
     grid = Grid(
         name=check_name("name", table.get("name", default_name)),
-        question=_text("question", table.get("question", f"What do {', '.join(values)} change?")),
+        question=_text("question", table.get("question", _default_question(values))),
         base=config,
         axes=values,
         seeds=_seeds(table.get("seeds", 3)),
@@ -86,6 +86,12 @@ def grid_from_mapping(table: Mapping[str, Any], *, default_name: str) -> Grid:
     grid = with_baseline(grid, table.get("baseline"))
     grid.expand()
     return grid
+
+
+def _default_question(axes: Mapping[str, tuple[Any, ...]]) -> str:
+    names = [name.replace("_", " ") for name, levels in axes.items() if len(levels) > 1] or [*axes]
+    *first, last = names
+    return f"What is the effect of {' and '.join(filter(None, (', '.join(first), last)))}?"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.config import vit_config
@@ -55,11 +56,24 @@ def write(
 
     environment = describe(backend=setting.backend, threads=setting.threads)
     environment |= {"stack": record.stack, "data_sha256": dataset.fingerprint}
+    environment["dataset"] = describe_dataset(dataset, setting.data_dir)
     if len(record.places) > 1:
         environment["places"] = list(record.places)
     model = vit_config(task.config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
     store.write(task.key, record, environment, model, watch.held)
     return Finished(float(record.test_accuracy), float(record.validation_accuracy), float(record.seconds))
+
+
+def describe_dataset(dataset: "Dataset", data_dir: Path | None) -> dict[str, str | int]:
+    """Return the name and size of the dataset, as loaded for a run; images of a folder are named after the folder."""
+    name = data_dir.expanduser().resolve().name if dataset.name == "folder" and data_dir else ""
+    return {
+        "name": name or dataset.name,
+        "train_images": len(dataset.train_labels),
+        "test_images": len(dataset.test_labels),
+        "classes": dataset.classes,
+        "image_size": dataset.image_size,
+    }
 
 
 def execute_run(

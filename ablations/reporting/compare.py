@@ -14,6 +14,7 @@ from ablations.errors import UsageError
 from ablations.reporting import tables
 from ablations.reporting.findings import ContrastFinding
 from ablations.reporting.formatting import interval_text, p_text, points_text
+from ablations.reporting.wording import sentence
 from ablations.statistics import (
     ALPHA,
     FIXED,
@@ -151,7 +152,7 @@ def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results], tests:
             first, second = pairs.mean(axis=1)
             texts = f"{first:.1f}", f"{second:.1f}", points_text(first - second), pairs.shape[1]
             rows.append((*map(level_text, levels), *texts))
-    parts = [claim.sentence, tables.markdown(header, rows, left=len(outcomes.cell_axes))]
+    parts = [sentence(claim), tables.markdown(header, rows, left=len(outcomes.cell_axes))]
     models = trained_models(outcomes, sources)
     if models:
         parts += [_models_text(outcomes, models)]

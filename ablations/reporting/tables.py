@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from ablations.config import level_text
-from ablations.reporting.findings import contrast_row, findings_table, more_seeds
+from ablations.reporting.claims_table import contrast_row
+from ablations.reporting.findings import more_seeds
 from ablations.reporting.formatting import interval_text, mean_interval, p_text, points_text
 from ablations.statistics import (
     Analysis,
@@ -37,7 +38,6 @@ __all__ = [
     "cost_frame",
     "cost_markdown",
     "environments_frame",
-    "findings_table",
     "interactions_frame",
     "interactions_markdown",
     "main_effects_frame",

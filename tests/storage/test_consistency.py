@@ -52,8 +52,8 @@ def test_a_study_of_two_codes_is_reported_when_asked_and_says_so(monkeypatch, di
         assert refused.stderr == f"error: smoke: {stated}; --mixed takes them together and says so\n"
     assert not Path("reports").exists()
     assert vitab("report", "--mixed").exit_code == 0
-    top = Path("reports/smoke/README.md").read_text(encoding="utf-8").split("## Findings")[0]
-    assert f"> **Mixed runs.** {stated}. Differences between runs may come from that." in top
+    top = Path("reports/smoke/README.md").read_text(encoding="utf-8").split("## Answer")[0]
+    assert f"> **Mixed runs.** {stated}. This may be the cause of differences between runs." in top
     assert vitab("report", "--mixed", "--check").exit_code == 0
     assert vitab("compare", "none", "rope", "--mixed").stdout.startswith(f"**Mixed runs.** {stated}.")
 

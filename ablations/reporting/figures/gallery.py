@@ -1,4 +1,4 @@
-"""The figures of a report, composed of panels, each with the words that go with it."""
+"""The figures of a report, with captions and alternative texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def pictures(results: Results, analysis: Analysis) -> list[Picture]:
-    """Every figure that the study has data for, in the order of the report."""
+    """Return every figure that the study has data for, in the order of the report."""
     outcomes = analysis.outcomes
     with style():
         drawn = [
@@ -48,7 +48,7 @@ def _marks(outcomes: Outcomes) -> dict[str, Mark]:
 
 
 def _panels(outcomes: Outcomes, most: int = 4) -> tuple[int, int]:
-    """Rows and columns that give every cell a panel: the last cell axis across, the others down."""
+    """Return the rows and columns of panels, one per cell: the last cell axis across, the others down."""
     cells = len(outcomes.cells)
     if len(outcomes.cell_axes) < 2:
         columns = cells if cells <= most else 3
@@ -79,9 +79,8 @@ def _accuracy(outcomes: Outcomes) -> Picture:
     return Picture(
         "accuracy",
         f"Accuracy by {_axis_word(outcomes.axis)}",
-        f"Dot plot of test accuracy, one panel a setting, with a row for {listed(names)}; runs in a row: {n}.",
-        "Each marker is one run (one seed) on the test set, the bar and the number beside it are the mean of the row, "
-        "in percent.",
+        f"Dot plot of test accuracy, one panel per setting, with a row for {listed(names)}; runs per row: {n}.",
+        "Marker: test accuracy of one run (one seed) in percent; bar and number: mean of the row.",
         figure,
     )
 
@@ -105,12 +104,12 @@ def _contrasts(analysis: Analysis) -> Picture | None:
     return Picture(
         "contrasts",
         f"Paired differences from {base}",
-        f"Paired differences in accuracy from {base}: "
+        f"Forest plot of paired differences in test accuracy from {base}: "
         + "; ".join(f"{c.subject} {points_text(c.mean)} points" for c, _ in pairs)
         + ".",
-        f"Large marker: mean difference from {base} in percentage points, also written at the right"
+        f"Large marker and number: mean difference from {base} in percentage points"
         + ("; thick line: its 95 % interval" if interval else "")
-        + "; small dots: the pairs it is made of, each two runs alike in all but the arm.",
+        + "; small dots: the differences of the single pairs.",
         figure,
     )
 
@@ -126,8 +125,8 @@ def _ranks(analysis: Analysis) -> Picture | None:
         "ranks",
         "Ranks over settings",
         "Mean ranks over settings, best first: " + "; ".join(f"{arm} {rank:.2f}" for rank, arm in order) + ".",
-        f"Mean rank over {found.cells} settings, 1 the best. Grey bars join arms whose ranks differ by less than the "
-        f"critical difference of {found.critical:.2f}.",
+        f"Mean rank over {found.cells} settings (1 = best). Grey bars join arms whose mean ranks differ by less than "
+        f"the critical difference of {found.critical:.2f}.",
         figure,
     )
 
@@ -181,7 +180,7 @@ def _heatmaps(outcomes: Outcomes) -> Picture | None:
         f"{_axis_word(down)} × {_axis_word(across)}".capitalize(),
         f"Heatmaps of mean test accuracy over {_axis_word(down)} and {_axis_word(across)}, "
         f"from {lowest:.1f} to {highest:.1f} percent.",
-        "Mean test accuracy in percent; one colour scale for all panels.",
+        "Mean test accuracy in percent; all panels share one colour scale.",
         figure,
     )
 
@@ -221,9 +220,9 @@ def _learning(results: Results, outcomes: Outcomes) -> Picture | None:
     return Picture(
         "learning_curves",
         "Learning curves",
-        f"Validation accuracy after every epoch for {listed(names)}, one panel a setting.",
-        "Line: mean over seeds, markers tell the lines apart; band: from the lowest to the highest seed. Validation "
-        "images are held out of the training part and differ from the test set.",
+        f"Validation accuracy after every epoch for {listed(names)}, one panel per setting.",
+        "Line: mean over seeds; band: lowest to highest seed. The validation images are held out of the training part; "
+        "none of them is in the test set.",
         figure,
     )
 
