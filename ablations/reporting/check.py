@@ -39,7 +39,7 @@ def differences(results: Results, out: Path) -> list[str]:
         differ = _table_differences if name.endswith(".csv") else _text_differences
         found += differ(f"tables/{name}", _read(folder / "tables" / name), expected)
     expected_files = {f"tables/{name}" for name in report.tables}
-    expected_figures = {f"figures/{picture.name}.{kind}" for picture in report.pictures for kind in ("png", "svg")}
+    expected_figures = {f"figures/{figure.name}.{kind}" for figure in report.figures for kind in ("png", "svg")}
     found += [f"{name}: missing" for name in sorted(expected_figures) if not (folder / name).is_file()]
     if (folder / "report.html").exists():
         tables = {f"tables/{name}": content.encode() for name, content in report.tables.items()}

@@ -38,7 +38,7 @@ NOT_COMPARED = ("key", "seed")
 def compare(
     store: Store, first: str, second: str, *, study: str | None, last: Callable[[], str], mixed: bool = False
 ) -> str:
-    """Return the comparison as markdown: of two studies if both names are studies and `study` is None, else of two arms.
+    """Return a comparison as markdown: of two studies if both names are studies and `study` is None, else of two arms.
 
     Raises UsageError for runs of different code or data, unless `mixed` is given; then the first line warns of it.
     """

@@ -25,7 +25,7 @@ SUBSET_FIELDS = {
 
 
 def images(results: Results) -> str:
-    """Return the dataset and the part of it that was used; a field that varies is named without a value."""
+    """Return the dataset and the part of it that was used, as far as it is the same in all runs."""
     from ablations.data import DATASETS
 
     runs, varying = results.runs, set(varying_axes(results))
@@ -45,8 +45,14 @@ def images(results: Results) -> str:
         text += f", {per_class:g} training images per class"
     if _is_number(fraction) and fraction != 1:
         text += f", {percent(fraction)} of the training part"
-    changing = [words for name, words in SUBSET_FIELDS.items() if name in varying]
-    return text + (f"; {' and '.join(changing)} {'vary' if len(changing) > 1 else 'varies'}" if changing else "")
+    return text
+
+
+def varying_subset(results: Results) -> str:
+    """Return which choices of a part of the dataset vary, as a clause, empty if none does."""
+    axes = varying_axes(results)
+    names = [words for name, words in SUBSET_FIELDS.items() if name in axes]
+    return f"{' and '.join(names)} {'vary' if len(names) > 1 else 'varies'}" if names else ""
 
 
 def _dataset(results: Results, name: str) -> str:

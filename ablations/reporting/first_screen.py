@@ -7,19 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from ablations.reporting.formatting import interval_text, p_text, points_text
-from ablations.reporting.tables import markdown
+from ablations.reporting.tables import markdown, word
 from ablations.statistics import ALPHA, MARGIN, Contrast, Verdict, verdict
 
 
-def verdict_table(contrasts: Sequence[Contrast]) -> str:
-    """Return the contrasts as a markdown table, without the column of intervals if there are none."""
+def verdict_table(axis: str, contrasts: Sequence[Contrast]) -> str:
+    """Return the contrasts of the levels of `axis` as a markdown table; intervals are omitted if there are none."""
     intervals = any(np.isfinite(contrast.low) for contrast in contrasts)
     rows = []
     for c in contrasts:
         interval = interval_text(c.low, c.high) if np.isfinite(c.low) else "–"
         difference = points_text(c.mean) if np.isfinite(c.mean) else "–"
-        rows.append((c.subject, difference, *[interval] * intervals, p_text(c.p_adjusted), f"**{verdict(c)}**"))
-    return markdown(["arm", "difference", *["95 % interval"] * intervals, "adjusted p", "verdict"], rows)
+        level = c.subject.removeprefix(f"{word(axis)} ")
+        rows.append((level, f"**{verdict(c)}**", difference, *[interval] * intervals, p_text(c.p_adjusted)))
+    header = [word(axis), "verdict", "difference", *["95 % interval"] * intervals, "adjusted p"]
+    return markdown(header, rows, left=2)
 
 
 def verdict_legend(contrasts: Sequence[Contrast]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ablations.config import level_text
-from ablations.reporting.dataset_text import first_value, images, percent
+from ablations.reporting.dataset_text import first_value, images, percent, varying_subset
 from ablations.statistics import varying_axes
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def method(results: Results) -> list[str]:
     products = value("precision") if "precision" in runs else "float32"
     return [
         _varied(results),
-        f"**Data.** The dataset is {images(results)}.",
+        f"**Data.** The dataset is {'; '.join(filter(None, (images(results), varying_subset(results))))}.",
         f"**Seeds.** The seed of a run determines which {share} of the training part is held out for validation, the "
         "initial weights, and the order and augmentation of the images. Runs with the same seed that differ only in "
         "position share all of these; such runs form a pair. The test set is used once, after the last epoch.",

@@ -17,8 +17,8 @@ from ablations.reporting import tables
 from ablations.reporting.claims_table import findings_table
 from ablations.reporting.dataset_text import images
 from ablations.reporting.facts import facts, facts_frame, failed
-from ablations.reporting.figures.figure import Picture
-from ablations.reporting.figures.gallery import pictures
+from ablations.reporting.figures.figure import ReportFigure
+from ablations.reporting.figures.gallery import report_figures
 from ablations.reporting.findings import claims
 from ablations.reporting.first_screen import verdict_legend, verdict_table
 from ablations.reporting.formatting import listed, p_phrase
@@ -50,7 +50,7 @@ class Report:
 
     text: str
     tables: dict[str, str]
-    pictures: list[Picture]
+    figures: list[ReportFigure]
 
 
 def compose(results: Results) -> Report:
@@ -61,8 +61,8 @@ def compose(results: Results) -> Report:
     if results.runs.empty:
         raise UsageError(f"study {results.plan.study!r} has no finished run to report; run it first")
     analysis = analyse(results)
-    drawn = pictures(results, analysis)
-    study = facts(results, analysis) | {name: value for picture in drawn for name, value in picture.facts.items()}
+    drawn = report_figures(results, analysis)
+    study = facts(results, analysis) | {name: value for figure in drawn for name, value in figure.facts.items()}
     made = {f"{name}.csv": csv_text(frame, exact=name == "runs") for name, frame in frames(results, analysis).items()}
     made["study.csv"] = csv_text(facts_frame(study))
     shown = shown_tables(results, analysis)
@@ -100,8 +100,8 @@ def write_report(results: Results, out: Path, format: str = "markdown") -> Path:
     with published(folder, OWNED) as new:
         report = compose(results)
         (new / "figures").mkdir()
-        for picture in report.pictures:
-            picture.save(new / "figures")
+        for figure in report.figures:
+            figure.save(new / "figures")
         (new / "tables").mkdir()
         for name, content in report.tables.items():
             (new / "tables" / name).write_text(content, encoding="utf-8", newline="")
@@ -146,14 +146,14 @@ def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
 def render(
     results: Results,
     analysis: Analysis,
-    drawn: Sequence[Picture],
+    drawn: Sequence[ReportFigure],
     tabulated: Mapping[str, Mapping[str, str]],
     study: Mapping[str, Any],
 ) -> str:
     """Return the text of README.md from the figures, the `shown_tables` and the facts of the study."""
     plan, outcomes = results.plan, analysis.outcomes
     answer, *details = map(sentence, claims(analysis))
-    shown = {picture.name: picture for picture in drawn}
+    shown = {figure.name: figure for figure in drawn}
     cell_axes = [tables.word(axis) for axis in outcomes.cell_axes]
     data = set(results.runs["data"])
     environment = Environment(
@@ -173,7 +173,7 @@ def render(
         axes={tables.word(axis): ", ".join(map(level_text, levels)) for axis, levels in axes.items()},
         answer=answer,
         details=details if analysis.contrasts else [],
-        verdicts=verdict_table(analysis.contrasts) if analysis.contrasts else "",
+        verdicts=verdict_table(outcomes.axis, analysis.contrasts) if analysis.contrasts else "",
         legend=verdict_legend(analysis.contrasts) if analysis.contrasts else "",
         adjustment=_adjustment(analysis.contrasts),
         averaged=axes_text(outcomes.cell_axes) if any(contrast.cells > 1 for contrast in analysis.contrasts) else "",
@@ -195,7 +195,7 @@ def render(
         accuracy_figure=[shown[name] for name in ("accuracy",) if name in shown],
         contrast_figure=[shown[name] for name in ("contrasts",) if name in shown],
         rank_figure=[shown[name] for name in ("ranks",) if name in shown],
-        others=[picture for picture in drawn if picture.name not in ("accuracy", "contrasts", "ranks")],
+        others=[figure for figure in drawn if figure.name not in ("accuracy", "contrasts", "ranks")],
         growth=analysis.growth,
         saved=runs_saved(plan, analysis) if analysis.growth else "",
         decision=decision_state(analysis) if analysis.growth else "",

@@ -27,7 +27,16 @@ def sentence(finding: Finding) -> str:
     match finding:
         case SummaryFinding():
             return " ".join(
-                filter(None, (_lead(finding), _against_others(finding), _also_better(finding), _changes(finding)))
+                filter(
+                    None,
+                    (
+                        _lead(finding),
+                        _too_few(finding.contrast),
+                        _against_others(finding),
+                        _also_better(finding),
+                        _changes(finding),
+                    ),
+                )
             )
         case ContrastFinding():
             return _contrast(finding.contrast) + _depends(finding.depends_on) + _explanation(finding.contrast)
@@ -70,6 +79,17 @@ def _lead(finding: SummaryFinding) -> str:
             return f"Whether {subject} differs from {base} is undecided: {difference}."
 
 
+def _too_few(c: Contrast) -> str:
+    """Return that the pairs of an undecided contrast could not have shown any difference, if that is so."""
+    if verdict(c) is not Verdict.UNDECIDED or not _cannot_reject(c):
+        return ""
+    return f"With {count(c.n, 'pair')} no difference can be shown."
+
+
+def _cannot_reject(c: Contrast) -> bool:
+    return c.p_smallest >= 1 if c.sequential else c.p_adjusted_smallest > ALPHA
+
+
 def _also_better(finding: SummaryFinding) -> str:
     """Return the arms that are better than the baseline, if the arm with the highest mean is not shown to be."""
     better = [f"**{c.subject}**" for c in finding.contrasts if verdict(c) is Verdict.BETTER]
@@ -95,12 +115,13 @@ def _against_others(finding: SummaryFinding) -> str:
         Verdict.WORSE: "it is worse than {} where both finished",
         Verdict.NO_PAIRS: "it cannot be compared with {}",
     }
-    names = {
-        kind: "every other arm"
-        if len(group) == len(finding.others) > 3
-        else listed(group, "or" if kind is Verdict.UNDECIDED else "and")
-        for kind, group in groups.items()
-    }
+    names = {}
+    for kind, group in groups.items():
+        undecided = kind is Verdict.UNDECIDED
+        if len(group) == len(finding.others) > 3:
+            names[kind] = "any other arm" if undecided else "every other arm"
+        else:
+            names[kind] = listed(group, "or" if undecided else "and")
     text = "; ".join(form.format(names[kind]) for kind, form in forms.items() if kind in names)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
@@ -225,9 +246,9 @@ def _interval_within_margin(c: Contrast) -> str:
 def _power(c: Contrast) -> str:
     """Return whether the pairs could have shown any difference, and how many seeds would decide this one."""
     floor = ""
-    if c.sequential and c.p_smallest >= 1:
+    if c.sequential and _cannot_reject(c):
         floor = f" With {count(c.n, 'pair')} no difference can be shown yet."
-    elif c.p_adjusted_smallest > ALPHA and not c.sequential:
+    elif _cannot_reject(c):
         floor = f" With {count(c.n, 'pair')} the smallest possible p is {p_text(c.p_smallest)}"
         if c.p_adjusted_smallest > c.p_smallest:
             floor += f" ({p_text(c.p_adjusted_smallest)} after {c.correction.removeprefix(SEQUENTIAL)})"

@@ -110,7 +110,7 @@ def test_every_number_of_a_finding_is_in_the_table_of_claims(folder, kind, tmp_p
         names = f"{row['subject']} {row['reference']} {row['axis']}"
         words = re.sub(r"95 % interval|80 % power|< 0\.001", "", row["sentence"])
         assert ("< 0.001" in row["sentence"]) <= (row[["p", "p_adjusted", "p_equivalence"]].min() < 0.001)
-        for number in re.findall(r"\d[\d,]*\.?\d*", words):
+        for number in re.findall(r"\d[\d,]*(?:\.\d+)?", words):
             digits = len(number.partition(".")[2])
             shown = {f"{value:.{digits}f}" for value in numbers}
             assert number.replace(",", "") in shown or number in names, (number, row["sentence"])
@@ -168,7 +168,7 @@ def test_a_report_of_any_shape(study, tmp_path):
     if "single" in study or study == "one_run":
         assert "no setting has an interval" in text
         assert "95 % interval" not in text.split("## Accuracy")[0]
-    assert ("**depth 2** against **depth 1**" in text) == (study == "depth")
+    assert ("**depth 1**" in text) == (study == "depth")
 
 
 def test_missing_and_failed_runs_are_named(tmp_path):
@@ -246,7 +246,7 @@ def test_an_out_that_cannot_be_written_stops_before_any_work(tmp_path, monkeypat
     def fail(*_):
         raise AssertionError("work began")
 
-    monkeypatch.setattr("ablations.reporting.report.pictures", fail)
+    monkeypatch.setattr("ablations.reporting.report.report_figures", fail)
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UsageError, match=r"--out .*file.* cannot be written") as caught:
             write_report(synthetic_results.make(), out)
@@ -403,18 +403,20 @@ def _answer(gains, seeds=8, noise=0.05, missing=lambda config: False, **axes) ->
         ),
         (
             _answer(GAINS | {"sinusoidal": 8.0}, depth=(2, 4)),
-            "**sinusoidal** has the highest mean test accuracy and is better than **none** by 8.0 points on average "
-            "over depth (I). It is also better than **rope**; it is equivalent to **learned** within 0.5 points.",
+            "**learned** has the highest mean test accuracy and is better than **none** by 8.0 points on average "
+            "over depth (I). It is also better than **rope**; it is equivalent to **sinusoidal** within 0.5 points.",
         ),
         (
             _answer(GAINS, seeds=3),
             "**learned** has the highest mean test accuracy, but whether it is better than **none** is undecided: the "
-            "difference is +8.0 points (I). Whether it is better than **sinusoidal** or **rope** is also undecided.",
+            "difference is +8.0 points (I). With 3 pairs no difference can be shown. It is equivalent to "
+            "**sinusoidal** within 0.5 points; whether it is better than **rope** is also undecided.",
         ),
         (
             _answer(GAINS, missing=lambda config: config.position == "learned" and config.seed > 2),
             "**learned** has the highest mean test accuracy, but whether it is better than **none** is undecided: the "
-            "difference is +7.9 points (I). Whether it is better than **sinusoidal** or **rope** is also undecided. "
+            "difference is +8.0 points (I). With 3 pairs no difference can be shown. It is equivalent to "
+            "**sinusoidal** within 0.5 points; whether it is better than **rope** is also undecided. "
             "**sinusoidal** and **rope** are better than **none**.",
         ),
         (
@@ -425,17 +427,18 @@ def _answer(gains, seeds=8, noise=0.05, missing=lambda config: False, **axes) ->
         (
             _answer({"none": 9.0, "learned": 5.0, "rope": 8.99}, noise=1.0),
             "The baseline **none** has the highest mean test accuracy. Whether it is better than the closest arm, "
-            "**rope**, is undecided: the difference is −0.2 points (I).",
+            "**rope**, is undecided: the difference is −0.1 points (I).",
         ),
         (_answer({"none": 0.0, "rope": 2.0}), "**rope** is better than **none** by 2.0 points (I)."),
         (_answer({"none": 2.0, "rope": 0.0}), "**rope** is worse than **none** by 2.0 points (I)."),
         (
-            _answer({"none": 0.0, "rope": 0.1}),
+            _answer({"none": 0.0, "rope": 0.1}, noise=0.2),
             "**rope** is equivalent to **none** within 0.5 points: the difference is +0.1 points (I).",
         ),
         (
             _answer({"none": 0.0, "rope": 2.0}, seeds=1),
-            "Whether **rope** differs from **none** is undecided: the difference is +2.0 points.",
+            "Whether **rope** differs from **none** is undecided: the difference is +2.0 points. With 1 pair no "
+            "difference can be shown.",
         ),
         (
             _answer({"none": 0.0, "rope": 2.0}, missing=lambda config: config.seed % 2 == (config.position == "rope")),
@@ -458,6 +461,21 @@ def test_the_answer_names_what_the_difference_depends_on():
     assert [type(claim) for claim in (contrast, change)] == [ContrastFinding, InteractionFinding]
 
 
+@pytest.mark.parametrize(
+    ("arms", "gain", "words"),
+    [(8, 0.0, "Whether it is better than any other arm is also undecided."), (8, 5.0, "better than every other arm.")],
+)
+def test_an_answer_on_many_arms_does_not_list_them(arms, gain, words):
+    def measure(config):
+        draw = np.random.default_rng([config.seed, round(1e4 * config.learning_rate)]).normal()
+        return (60 + gain * (config.learning_rate == 1e-3 * arms) + draw) / 100
+
+    rates = tuple(1e-3 * (i + 1) for i in range(arms))
+    base = {"baseline": "0.001", "base": ROPE}
+    results = synthetic_results.make({"learning_rate": rates}, range(12), measure=measure, **base)
+    assert words in sentence(claims(Analysis(arrange(results)))[0])
+
+
 def test_a_study_of_one_arm_has_its_mean_for_an_answer():
     results = synthetic_results.make({"position": ("none",)}, measure=lambda config: 0.98 + 0.005 * config.seed)
     (only,) = claims(Analysis(arrange(results)))
@@ -472,9 +490,9 @@ def test_a_study_of_one_arm_has_its_mean_for_an_answer():
 def test_the_first_screen_has_a_table_of_verdicts(folder, text):
     head = text.split("## Details")[0]
     table = pd.read_csv(folder / "tables" / "contrasts.csv")
-    rows = re.findall(r"^\| (\w+) \| (\S+) \| (\S+) to (\S+) \| ([<\u00a0\d.]+) \| \*\*(\w+)\*\* \|$", head, re.M)
+    rows = re.findall(r"^\| (\w+) \| \*\*(\w+)\*\* \| (\S+) \| (\S+) to (\S+) \| ([<\u00a0\d.]+) \|$", head, re.M)
     assert len(rows) == len(table) == 3
-    for (arm, difference, low, high, p, verdict), row in zip(rows, table.to_dict("records"), strict=True):
+    for (arm, verdict, difference, low, high, p), row in zip(rows, table.to_dict("records"), strict=True):
         assert (arm, verdict, p) == (row["subject"], row["verdict"], p_text(row["p_adjusted"]))
         numbers = [float(number.replace("−", "-")) for number in (difference, low, high)]
         assert numbers == [round(row[name], 1) for name in ("estimate", "low", "high")]

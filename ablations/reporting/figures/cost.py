@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.reporting.figures import panels as figures
-from ablations.reporting.figures.figure import WIDTH, Picture, canvas
+from ablations.reporting.figures.figure import WIDTH, ReportFigure, canvas
 from ablations.reporting.figures.palette import arm_marks
 from ablations.reporting.formatting import listed
 from ablations.statistics import FloatArray, Outcomes
@@ -21,7 +21,7 @@ ALIKE = 1.05
 UNITS = ((1e18, "exaFLOPs"), (1e15, "petaFLOPs"), (1e12, "teraFLOPs"), (1e9, "gigaFLOPs"), (1.0, "FLOPs"))
 
 
-def cost(results: Results, outcomes: Outcomes) -> Picture | None:
+def cost(results: Results, outcomes: Outcomes) -> ReportFigure | None:
     """Return the figure; None if no cost is known."""
     column = "flops" if results.runs["flops"].notna().all() else "train_seconds"
     points = _points(outcomes, dict(zip(results.runs["key"], results.runs[column], strict=True)))
@@ -63,7 +63,7 @@ def cost(results: Results, outcomes: Outcomes) -> Picture | None:
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(names), 5), handletextpad=0.3)
     words = "floating-point operations" if column == "flops" else "seconds"
     together = alike and len(names) > 1
-    return Picture(
+    return ReportFigure(
         "cost",
         "Accuracy against training cost",
         f"Plot of mean test accuracy against training cost in {words} for {listed(names)}.",

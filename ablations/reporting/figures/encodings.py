@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ablations.reporting.figures.figure import WIDTH, Picture, canvas
+from ablations.reporting.figures.figure import WIDTH, ReportFigure, canvas
 from ablations.reporting.formatting import listed
 from ablations.statistics import FloatArray
 
@@ -78,7 +78,7 @@ def _frameless(ax: Axes) -> None:
         spine.set_visible(False)
 
 
-def encodings(results: Results) -> Picture | None:
+def encodings(results: Results) -> ReportFigure | None:
     """Return the figure, a panel for each encoding that can be drawn; None if positions do not vary."""
     from vit.positions.sinusoidal import sinusoidal_table
 
@@ -123,7 +123,7 @@ def encodings(results: Results) -> Picture | None:
         else:
             words.append(f"{name}: from its formula")
     mosaic = any(kind == "mosaic" for _, kind, _ in shown)
-    return Picture(
+    return ReportFigure(
         "encodings",
         "Similarity of patches under each encoding",
         f"Maps of the similarity of patches under the encodings {listed([name for name, _, _ in shown])}.",

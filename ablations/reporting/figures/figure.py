@@ -18,7 +18,7 @@ WIDTH = 6.6
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReportFigure:
     """A figure with its file name, heading, alternative text and caption."""
 
     name: str

@@ -14,7 +14,7 @@ from ablations.config import level_text
 from ablations.reporting.figures import panels as figures
 from ablations.reporting.figures.cost import cost
 from ablations.reporting.figures.encodings import encodings
-from ablations.reporting.figures.figure import WIDTH, Picture, canvas
+from ablations.reporting.figures.figure import WIDTH, ReportFigure, canvas
 from ablations.reporting.figures.palette import Mark, arm_marks, percent_ticks, style
 from ablations.reporting.formatting import listed, points_text
 from ablations.statistics import Analysis, FloatArray, Outcomes
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ablations.storage import Results
 
 
-def pictures(results: Results, analysis: Analysis) -> list[Picture]:
+def report_figures(results: Results, analysis: Analysis) -> list[ReportFigure]:
     """Return every figure that the study has data for, in the order of the report."""
     outcomes = analysis.outcomes
     with style():
@@ -36,7 +36,7 @@ def pictures(results: Results, analysis: Analysis) -> list[Picture]:
             cost(results, outcomes),
             encodings(results),
         ]
-    return [picture for picture in drawn if picture]
+    return [figure for figure in drawn if figure]
 
 
 def _names(outcomes: Outcomes) -> list[str]:
@@ -61,7 +61,7 @@ def _axis_word(axis: str) -> str:
     return axis.replace("_", " ")
 
 
-def _accuracy(outcomes: Outcomes) -> Picture:
+def _accuracy(outcomes: Outcomes) -> ReportFigure:
     names, marks = _names(outcomes), _marks(outcomes)
     rows, columns = _panels(outcomes, most=2)
     height = 0.75 + rows * (0.45 + 0.33 * len(names))
@@ -76,7 +76,7 @@ def _accuracy(outcomes: Outcomes) -> Picture:
         ax.tick_params(axis="x", labelbottom=True)
     figure.supxlabel("test accuracy", fontsize=11)
     n = _run_range(outcomes)
-    return Picture(
+    return ReportFigure(
         "accuracy",
         f"Accuracy by {_axis_word(outcomes.axis)}",
         f"Dot plot of test accuracy, one panel per setting, with a row for {listed(names)}; runs per row: {n}.",
@@ -85,7 +85,7 @@ def _accuracy(outcomes: Outcomes) -> Picture:
     )
 
 
-def _contrasts(analysis: Analysis) -> Picture | None:
+def _contrasts(analysis: Analysis) -> ReportFigure | None:
     outcomes = analysis.looked
     arms = [arm for arm in range(len(outcomes.arms)) if arm != outcomes.baseline]
     pairs = [
@@ -101,7 +101,7 @@ def _contrasts(analysis: Analysis) -> Picture | None:
     base = outcomes.arm_name(outcomes.baseline)
     ax.set_xlabel(f"difference from {base} (percentage points)")
     interval = any(np.isfinite(contrast.low) for contrast, _ in pairs)
-    return Picture(
+    return ReportFigure(
         "contrasts",
         f"Paired differences from {base}",
         f"Forest plot of paired differences in test accuracy from {base}: "
@@ -114,14 +114,14 @@ def _contrasts(analysis: Analysis) -> Picture | None:
     )
 
 
-def _ranks(analysis: Analysis) -> Picture | None:
+def _ranks(analysis: Analysis) -> ReportFigure | None:
     found = analysis.ranks
     if found is None:
         return None
     figure, axes = canvas(1.1 + 0.32 * len(found.arms))
     figures.critical_difference(axes[0, 0], found, _marks(analysis.outcomes))
     order = sorted(zip(found.mean_ranks, found.arms, strict=True))
-    return Picture(
+    return ReportFigure(
         "ranks",
         "Ranks over settings",
         "Mean ranks over settings, best first: " + "; ".join(f"{arm} {rank:.2f}" for rank, arm in order) + ".",
@@ -131,7 +131,7 @@ def _ranks(analysis: Analysis) -> Picture | None:
     )
 
 
-def _heatmaps(outcomes: Outcomes) -> Picture | None:
+def _heatmaps(outcomes: Outcomes) -> ReportFigure | None:
     if not outcomes.cell_axes:
         return None
     means = _mean(outcomes.accuracy)
@@ -175,7 +175,7 @@ def _heatmaps(outcomes: Outcomes) -> Picture | None:
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
     percent_ticks(bar.ax.yaxis, most=4)
-    return Picture(
+    return ReportFigure(
         "heatmap",
         f"{_axis_word(down)} × {_axis_word(across)}".capitalize(),
         f"Heatmaps of mean test accuracy over {_axis_word(down)} and {_axis_word(across)}, "
@@ -185,7 +185,7 @@ def _heatmaps(outcomes: Outcomes) -> Picture | None:
     )
 
 
-def _learning(results: Results, outcomes: Outcomes) -> Picture | None:
+def _learning(results: Results, outcomes: Outcomes) -> ReportFigure | None:
     shared = [c for c in (outcomes.axis, *outcomes.cell_axes) if c not in results.epochs.columns]
     epochs = results.epochs.merge(results.runs[["key", *shared]], on="key") if shared else results.epochs
     if epochs.empty:
@@ -217,7 +217,7 @@ def _learning(results: Results, outcomes: Outcomes) -> Picture | None:
     if len(names) > 1:
         handles = [marks[name].key(name, line=2.5) for name in names]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(names), 5), handlelength=2)
-    return Picture(
+    return ReportFigure(
         "learning_curves",
         "Learning curves",
         f"Validation accuracy after every epoch for {listed(names)}, one panel per setting.",
