@@ -75,7 +75,7 @@ def _levels(axis: str, levels: tuple[object, ...]) -> str:
 def _model(runs: pd.DataFrame, varying: set[str]) -> str:
     forms = {
         "position": "position {}",
-        "depth": "depth {} blocks",
+        "depth": "depth {}",
         "patch": "patches of {0} × {0} pixels",
         "width": "width {}",
         "heads": "{} heads",
