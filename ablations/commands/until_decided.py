@@ -9,7 +9,7 @@ import typer
 
 from ablations.commands.base import FAILED
 from ablations.commands.display import duration, machine_hours, magnitude, say
-from ablations.reporting.sequential_text import saved, standing
+from ablations.reporting.sequential_text import decision_state, sample_size
 from ablations.statistics import analyse
 from ablations.statistics.sequential.rounds import Planner, next_round
 from ablations.storage import Store, StudyPlan, load_results
@@ -50,14 +50,14 @@ def train_in_rounds(
             now = [look for look in analysis.rounds if look.round == analysis.rounds[-1].round]
             verdicts = ", ".join(f"{look.arm} {look.verdict}" for look in now)
             say(console, f"round {now[0].round}, {now[0].seeds} seeds: {verdicts}")
-        say(console, standing(analysis))
+        say(console, decision_state(analysis))
         grown = next_round(plan, grid, analysis, plan_of)
         if grown is None:
-            found = saved(plan, analysis.outcomes.axis)
+            size = sample_size(plan, analysis.outcomes.axis)
             elsewhere = "" if store.root == Path("runs") else f" --runs {shlex.quote(str(store.root))}"
             say(
                 console,
-                f"{found.runs} of at most {found.maximum} runs were needed; next: vitab report {plan.study}{elsewhere}",
+                f"{size.runs} of at most {size.maximum} runs were needed; next: vitab report {plan.study}{elsewhere}",
             )
             break
         plan = grown

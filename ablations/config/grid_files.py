@@ -71,14 +71,14 @@ def grid_from_mapping(table: Mapping[str, Any], *, default_name: str) -> Grid:
     for field in axes:
         if field in base:
             raise UsageError(f"{field} is both in base and in axes; valid: one of them")
-    with _inside("base"):
+    with _naming_table("base"):
         base = {field: coerce(field, value) for field, value in base.items()}
     fit_warmup(base, axes, RunConfig().warmup_epochs)
     config = RunConfig(**base)
     values = {field: _axis(field, given) for field, given in axes.items()}
     grid = Grid(
         name=check_name("name", table.get("name", default_name)),
-        question=_text("question", table.get("question", f"What do {', '.join(values)} change?")),
+        question=_text("question", table.get("question", _default_question(values))),
         base=config,
         axes=values,
         seeds=_seeds(table.get("seeds", 3)),
@@ -88,9 +88,15 @@ def grid_from_mapping(table: Mapping[str, Any], *, default_name: str) -> Grid:
     return grid
 
 
+def _default_question(axes: Mapping[str, tuple[Any, ...]]) -> str:
+    names = [name.replace("_", " ") for name, levels in axes.items() if len(levels) > 1] or [*axes]
+    *first, last = names
+    return f"What is the effect of {' and '.join(filter(None, (', '.join(first), last)))}?"
+
+
 @contextmanager
-def _inside(table: str) -> Iterator[None]:
-    """Errors within say which table they are in."""
+def _naming_table(table: str) -> Iterator[None]:
+    """Put the name of the table in front of the message of a UsageError."""
     try:
         yield
     except UsageError as error:
@@ -107,7 +113,7 @@ def _table(table: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _axis(field: str, given: Any) -> tuple[Any, ...]:
     if not isinstance(given, list) or not given:
         raise UsageError(f"[axes] {field} must be a list of at least one value, got {given!r}")
-    with _inside("axes"):
+    with _naming_table("axes"):
         return tuple(dict.fromkeys(coerce(field, value) for value in given))
 
 

@@ -3,6 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.config import vit_config
@@ -63,19 +64,24 @@ def write_run(
 
     environment = describe(position=task.config.position, backend=settings.backend, threads=settings.threads)
     environment |= {"stack": record.stack, "data_sha256": dataset.fingerprint}
-    own = settings.data_dir if task.config.data == "folder" else None
-    environment["dataset"] = {
-        "name": own.resolve().name if own else task.config.data,
-        "train_images": len(dataset.train_labels),
-        "test_images": len(dataset.test_labels),
-        "classes": dataset.classes,
-        "image_size": dataset.image_size,
-    }
+    environment["dataset"] = describe_dataset(dataset, settings.data_dir)
     if len(record.places) > 1:
         environment["places"] = list(record.places)
     model = vit_config(task.config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
     store.write(task.key, record, environment, model, hooks.holds_lease)
     return Finished(float(record.test_accuracy), float(record.validation_accuracy), float(record.seconds))
+
+
+def describe_dataset(dataset: "Dataset", data_dir: Path | None) -> dict[str, str | int]:
+    """Return the name and size of the dataset, as loaded for a run; images of a folder are named after the folder."""
+    name = data_dir.expanduser().resolve().name if dataset.name == "folder" and data_dir else ""
+    return {
+        "name": name or dataset.name,
+        "train_images": len(dataset.train_labels),
+        "test_images": len(dataset.test_labels),
+        "classes": dataset.classes,
+        "image_size": dataset.image_size,
+    }
 
 
 def execute_run(

@@ -1,4 +1,4 @@
-"""Does a report still follow from its runs? Everything is computed again and compared with the files."""
+"""Check of a report against its runs: the report is computed again and compared with the files."""
 
 from __future__ import annotations
 
@@ -20,27 +20,26 @@ if TYPE_CHECKING:
     from ablations.storage import Results
 
 ROUNDING = 2e-5
-"""Relative difference of two numbers in a CSV that other hardware may cause; they are written with six digits."""
+"""Tolerated relative difference of two numbers in a CSV; other hardware may change their last digit."""
 
 
 def differences(results: Results, out: Path) -> list[str]:
-    """A line for everything in out/<study>/ that does not follow from the runs; empty when all of it does.
+    """Return a line for every difference between out/<study>/ and the report computed from the runs.
 
-    README.md and LaTeX are compared line by line; a CSV cell by cell, numbers up to `ROUNDING`; a finding that changed
-    is named by its sentence. Of the figures only presence is checked: their bytes depend on the fonts' renderer.
-    report.html, where there is one, must hold the same text, these tables and the figures beside it. Raises UsageError
-    when there is no report.
+    README.md and LaTeX are compared line by line; a CSV cell by cell, numbers up to `ROUNDING`. Figures are only
+    checked to exist, because their bytes depend on the font renderer. report.html, if it exists, must contain the same
+    text, tables and figures. Raises UsageError if there is no report.
     """
     folder = Path(out) / results.plan.study
     if not folder.is_dir():
-        raise UsageError(f"there is no report in {folder}; vitab report {results.plan.study} writes it")
+        raise UsageError(f"no report in {folder}; write it with: vitab report {results.plan.study}")
     report = compose(results)
     found = list(_text_differences("README.md", _read(folder / "README.md"), report.text))
     for name, expected in report.tables.items():
         differ = _table_differences if name.endswith(".csv") else _text_differences
         found += differ(f"tables/{name}", _read(folder / "tables" / name), expected)
     expected_files = {f"tables/{name}" for name in report.tables}
-    expected_figures = {f"figures/{picture.name}.{kind}" for picture in report.pictures for kind in ("png", "svg")}
+    expected_figures = {f"figures/{figure.name}.{kind}" for figure in report.figures for kind in ("png", "svg")}
     found += [f"{name}: missing" for name in sorted(expected_figures) if not (folder / name).is_file()]
     if (folder / "report.html").exists():
         tables = {f"tables/{name}": content.encode() for name, content in report.tables.items()}
@@ -51,7 +50,7 @@ def differences(results: Results, out: Path) -> list[str]:
 
 
 def _short(html: str | None) -> str:
-    """A page with a checksum in place of every file inside."""
+    """Return the page with every embedded file replaced by its checksum."""
     return re.sub(
         r"base64,([A-Za-z0-9+/=]+)",
         lambda found: f"sha256 {hashlib.sha256(found[1].encode()).hexdigest()[:8]}",
@@ -77,9 +76,9 @@ def _text_differences(name: str, text: str | None, expected: str) -> Iterator[st
         for i in range(max(b - a, d - c)):
             here = repr(old[a + i]) if a + i < b else "nothing"
             there = repr(new[c + i]) if c + i < d else "nothing"
-            yield f"{name}, line {min(a + i, b) + 1}: says {here}, the runs give {there}"
+            yield f"{name}, line {min(a + i, b) + 1}: found {here}, expected {there}"
     if old == new and text != expected:
-        yield f"{name}: other line ends"
+        yield f"{name}: different line ends"
 
 
 def _table_differences(name: str, text: str | None, expected: str) -> Iterator[str]:
@@ -89,18 +88,18 @@ def _table_differences(name: str, text: str | None, expected: str) -> Iterator[s
     old, new = list(csv.reader(io.StringIO(text))), list(csv.reader(io.StringIO(expected)))
     header = new[0]
     if old[:1] != [header]:
-        yield f"{name}: has the columns {','.join(old[0]) if old else 'of nothing'}, the runs give {','.join(header)}"
+        yield f"{name}: found the columns {','.join(old[0]) if old else 'nothing'}, expected {','.join(header)}"
         return
     if len(old) != len(new):
-        yield f"{name}: has {len(old) - 1} rows, the runs give {len(new) - 1}"
+        yield f"{name}: found {len(old) - 1} rows, expected {len(new) - 1}"
     for row, (mine, theirs) in enumerate(zip(old[1:], new[1:], strict=False), start=1):
         claim = f" (claim: {theirs[header.index('sentence')]})" if "sentence" in header else ""
         if len(mine) != len(header):
-            yield f"{name}, row {row}: has {len(mine)} cells, not {len(header)}{claim}"
+            yield f"{name}, row {row}: found {len(mine)} cells, expected {len(header)}{claim}"
             continue
         for column, a, b in zip(header, mine, theirs, strict=True):
             if not _same(a, b):
-                yield f"{name}, row {row}, {column}: says {a or 'nothing'}, the runs give {b or 'nothing'}{claim}"
+                yield f"{name}, row {row}, {column}: found {a or 'nothing'}, expected {b or 'nothing'}{claim}"
 
 
 def _same(a: str, b: str) -> bool:

@@ -1,4 +1,4 @@
-"""`vitab compare A B`: two arms of a study, or two studies, pair by pair."""
+"""Paired comparison of two arms of a study, or of two studies (`vitab compare A B`)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy as np
 
 from ablations.config import level_text
 from ablations.config.safe_text import LONGEST, markdown, shortened
-from ablations.errors import UsageError
+from ablations.errors import UsageError, unknown_name
 from ablations.reporting import tables
 from ablations.reporting.findings import ContrastFinding
 from ablations.reporting.formatting import interval_text, p_text, points_text
 from ablations.reporting.tables import Table
+from ablations.reporting.wording import sentence
 from ablations.statistics import (
     ALPHA,
     FIXED,
@@ -39,9 +40,9 @@ NOT_COMPARED = ("key", "seed")
 def compare(
     store: Store, first: str, second: str, *, study: str | None, last: Callable[[], str], mixed: bool = False
 ) -> str:
-    """The comparison as markdown: of two studies where both names are studies and none is given, else of two arms.
+    """Return a comparison as markdown: of two studies if both names are studies and `study` is None, else of two arms.
 
-    UsageError for runs of different code or data, unless they may be `mixed`: then the first line says so.
+    Raises UsageError for runs of different code or data, unless `mixed` is given; then the first line warns of it.
     """
     if study is None and {first, second} <= set(store.studies()):
         if first == second:
@@ -50,28 +51,30 @@ def compare(
         found = version_conflicts(*sources) if mixed else require_one_version(*sources)
         outcomes, differ = two_studies(*sources)
         fields = "; ".join(f"{tables.word(name)} {a} against {b}" for name, (a, b) in differ.items())
-        title = markdown(f"Study {first} against study {second}" + (f", which differ in: {fields}." if fields else "."))
+        title = markdown(
+            f"Study {first} against study {second}" + (f". Differences between them: {fields}." if fields else ".")
+        )
         tests: Procedure = FIXED
         if grown := [results.plan.study for results in sources if results.plan.design]:
-            title += f" {markdown(' and '.join(grown))} grew in rounds until decided, of which p takes no account."
+            title += f" p does not account for the interim looks at {markdown(' and '.join(grown))}."
     else:
         results = load_results(store, study or last())
         found = version_conflicts(results) if mixed else require_one_version(results)
         (outcomes, tests), sources = two_arms(results, first, second), (results, results)
         title = (
-            f"Two arms of study {markdown(results.plan.study)}. This is one comparison: if it was "
-            "picked from many, the corrected p values of the report are the ones to go by."
+            f"Two arms of study {markdown(results.plan.study)}. p is for this comparison alone: if it was selected from "
+            "several, use the adjusted p of the report."
         )
     if found:
-        title = f"**Mixed runs.** {markdown('; '.join(found))}. Differences may come from that.\n\n{title}"
+        title = f"**Mixed runs.** {markdown('; '.join(found))}. This may be the cause of differences.\n\n{title}"
     return f"{title}\n\n{comparison_text(outcomes, sources, tests)}"
 
 
 def two_arms(results: Results, first: str, second: str) -> tuple[Outcomes, Procedure]:
-    """A study cut down to two arms, the second as the baseline, and how they are to be tested.
+    """Return the outcomes of two arms of a study, the second as the baseline, and the procedure that tests them.
 
-    An arm is a level (`rope`) or an axis and a level (`depth=4`); UsageError when it is none, or the two are of
-    different axes.
+    An arm is a level (`rope`) or an axis and a level (`depth=4`). Raises UsageError if there is no such arm, or if the
+    arms are levels of different axes.
     """
     axes = varying_axes(results)
     chosen = [_find_arm(text, axes) for text in (first, second)]
@@ -94,16 +97,16 @@ def _find_arm(text: str, axes: dict[str, tuple[Any, ...]]) -> tuple[str, Any]:
     ]
     if len(found) == 1:
         return found[0]
-    valid = ", ".join(f"{a}={level_text(level)}" for a, levels in axes.items() for level in levels)
-    reason = "is a level of several axes" if found else "is no arm of this study"
-    raise UsageError(f"{text} {reason}; arms: {valid or 'none, nothing varies'}")
+    if found:
+        valid = " or ".join(f"{a}={level_text(level)}" for a, level in found)
+        raise UsageError(f"arm must name one axis, such as {valid}, got {text!r}")
+    raise unknown_name("arm", text, [f"{a}={level_text(level)}" for a, levels in axes.items() for level in levels])
 
 
 def two_studies(first: Results, second: Results) -> tuple[Outcomes, dict[str, tuple[str, str]]]:
-    """Two studies as two arms, and in which fields of a run they differ throughout, with the values of each.
+    """Return two studies as two arms, and the fields of a run in which the studies differ, with both values.
 
-    Runs are paired that agree in everything that varies within either study, and in the seed. UsageError when there
-    is no such pair.
+    A pair has the same seed and agrees in every axis of either study. Raises UsageError if there is no pair.
     """
     varying = [varying_axes(first), varying_axes(second)]
     axes = tuple(dict.fromkeys([*varying[0], *varying[1]]))
@@ -123,7 +126,9 @@ def two_studies(first: Results, second: Results) -> tuple[Outcomes, dict[str, tu
                 accuracy[arm, place, seeds.index(seed)] = 100 * correct
                 keys[arm, place, seeds.index(seed)] = key
     if not np.isfinite(accuracy).all(axis=0).any():
-        raise UsageError(f"studies {names[0]} and {names[1]} have no pair of finished runs that share setting and seed")
+        raise UsageError(
+            f"studies {names[0]} and {names[1]} have no pair of finished runs with the same setting and seed"
+        )
     outcomes = Outcomes("study", names, axes, cells, seeds, 1, accuracy, keys)
     return outcomes, _fields_that_differ(first, second, set(axes))
 
@@ -140,7 +145,7 @@ def _fields_that_differ(first: Results, second: Results, axes: set[str]) -> dict
 
 
 def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results], tests: Procedure = FIXED) -> str:
-    """The finding on two arms, the accuracy of both in each setting, and the pairs as trained models; markdown."""
+    """Return the contrast of two arms, their accuracy in each setting, and the pairs as trained models, as markdown."""
     claim = ContrastFinding(baseline_contrasts(outcomes, tests)[0])
     names = [outcomes.arm_name(arm) for arm in (0, 1)]
     header = [*map(tables.word, outcomes.cell_axes), *names, "difference", "pairs"]
@@ -151,7 +156,7 @@ def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results], tests:
             first, second = pairs.mean(axis=1)
             texts = f"{first:.1f}", f"{second:.1f}", points_text(first - second), pairs.shape[1]
             rows.append((*map(level_text, levels), *texts))
-    parts = [claim.sentence, str(Table(header, rows, left=len(outcomes.cell_axes)))]
+    parts = [sentence(claim), str(Table(header, rows, left=len(outcomes.cell_axes)))]
     models = trained_models(outcomes, sources)
     if models:
         parts += [_models_text(outcomes, models)]
@@ -159,7 +164,7 @@ def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results], tests:
 
 
 def trained_models(outcomes: Outcomes, sources: tuple[Results, Results]) -> dict[tuple[int, int], ModelComparison]:
-    """Every complete pair by (cell, seed index), compared on the test examples; without those of other test sets."""
+    """Return every complete pair with the same test set by (cell, seed index), compared on the test examples."""
     found = {}
     for cell, seed in np.argwhere(np.isfinite(outcomes.accuracy).all(axis=0)):
         a, b = (sources[arm].predictions(str(outcomes.keys[arm, cell, seed])) for arm in (0, 1))
@@ -199,7 +204,7 @@ def _models_text(outcomes: Outcomes, models: dict[tuple[int, int], ModelComparis
         for ((cell, seed), m), p in zip(models.items(), adjusted, strict=True)
     ]
     return (
-        "About the trained models, not the methods: each pair on the same test examples, with an interval from "
-        f"resampled examples. {apart} of {len(models)} pairs differ by McNemar's test after Holm.\n\n"
-        + str(Table(header, rows, left=len(outcomes.cell_axes) + 1))
+        "Comparison of the trained models, not of the methods: each pair on the same test examples, with an interval "
+        f"from resampled examples. {apart} of {len(models)} pairs differ significantly (McNemar's test with Holm's "
+        "correction).\n\n" + str(Table(header, rows, left=len(outcomes.cell_axes) + 1))
     )

@@ -1,4 +1,4 @@
-"""What a report says of the study as a whole, by name: the numbers of its prose that stand in no other table."""
+"""Facts about a study as a whole, by name: the numbers in the prose of a report that no other table contains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ablations.config import level_text, name_level
-from ablations.reporting.sequential_text import saved, spending
+from ablations.reporting.dataset_text import folder_facts
+from ablations.reporting.sequential_text import sample_size, spending
 from ablations.statistics import ALPHA, LEVEL, MARGIN, Analysis, planned_seeds, varying_axes
 from ablations.storage import version_conflicts
 
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
     from ablations.storage import Results
 
 POWER = 0.8
-"""That numbers of seeds are for."""
+"""Power for which numbers of seeds are given."""
 
 
 def facts(results: Results, analysis: Analysis) -> dict[str, Any]:
-    """Numbers and names by what they are, in the order of the report."""
+    """Return the facts by name, in the order of the report."""
     plan, outcomes, runs = results.plan, analysis.outcomes, results.runs
     seconds = float(runs["seconds"].sum())
     found: dict[str, Any] = {
@@ -45,7 +46,7 @@ def facts(results: Results, analysis: Analysis) -> dict[str, Any]:
 
 
 def failed(results: Results, axis: str) -> dict[str, int]:
-    """Runs that failed, by the arm they belong to."""
+    """Return the number of failed runs of each arm that has any."""
     counts: dict[str, int] = {}
     for key, config in results.plan.runs.items():
         if key in results.failed:
@@ -57,7 +58,7 @@ def failed(results: Results, axis: str) -> dict[str, int]:
 def _rounds(results: Results, analysis: Analysis) -> dict[str, Any]:
     plan, outcomes = results.plan, analysis.outcomes
     assert plan.design is not None
-    taken = saved(plan, outcomes.axis)
+    taken = sample_size(plan, outcomes.axis)
     return {
         "rounds_first_seeds": plan.design.first,
         "rounds_most_seeds": plan.design.maximum,
@@ -76,7 +77,7 @@ def _rounds(results: Results, analysis: Analysis) -> dict[str, Any]:
 
 
 def _same_in_all(results: Results) -> dict[str, Any]:
-    """The fields of a run that are the same in all, and the data set they are of."""
+    """Return the fields that are the same in all runs, and the size of their datasets."""
     from ablations.data import DATASETS
 
     varying = {*varying_axes(results), "seed"}
@@ -85,13 +86,15 @@ def _same_in_all(results: Results) -> dict[str, Any]:
         if name not in varying and value is not None:
             found[f"run_{name}"] = level_text(value) if isinstance(value, tuple) else value
     for name in dict.fromkeys(config.data for config in results.plan.configs):
-        if name in DATASETS:
+        if name == "folder":
+            found |= {f"data_folder_{field}": known for field, known in folder_facts(results).items()}
+        elif name in DATASETS:
             found[f"data_{name}"] = DATASETS[name].description
             found[f"data_{name}_classes"] = DATASETS[name].classes
     return {name: value for name, value in found.items() if value is not None}
 
 
 def facts_frame(found: dict[str, Any]) -> pd.DataFrame:
-    """Facts as a table of two columns."""
+    """Return the facts as a table of two columns."""
     texts = [f"{value:.6g}" if isinstance(value, float) else str(value) for value in found.values()]
     return pd.DataFrame({"what": list(found), "value": texts})

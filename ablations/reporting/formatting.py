@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
 def p_text(p: float) -> str:
-    """A p value with three decimals: `0.031`, `< 0.001`, or a dash where there is none."""
+    """Return a p value with three decimals: `0.031`, `< 0.001`, or a dash if there is none."""
     if not np.isfinite(p):
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def p_phrase(p: float) -> str:
-    """`p = 0.031` or `p < 0.001`."""
+    """Return `p = 0.031` or `p < 0.001`."""
     return f"p {p_text(p)}" if p < 0.001 else f"p = {p_text(p)}"
 
 
 def points_text(value: float, decimals: int = 1) -> str:
-    """A signed number of percentage points, with a real minus sign."""
+    """Return a signed number of percentage points with a minus sign (U+2212)."""
     text = f"{value:+.{decimals}f}".replace("-", "−")
     return text if float(f"{value:.{decimals}f}") else f"{0:.{decimals}f}"
 
 
 def interval_text(low: float, high: float) -> str:
-    """The ends of an interval of points: so near to zero that one decimal hides their side, with as many as show it."""
+    """Return the ends of an interval in points, each with as many decimals (1 to 4) as show its sign."""
     return f"{_end_text(low)} to {_end_text(high)}"
 
 
 def mean_interval(low: float, high: float) -> str:
-    """The interval of a mean in percent; of runs that are all alike there is none: they say nothing of their spread."""
+    """Return the interval of a mean in percent; `all equal` if its width is zero, empty if there is none."""
     if not np.isfinite(low):
         return ""
-    return "all alike" if high - low < 1e-9 else f"{low:.1f} to {high:.1f}"
+    return "all equal" if high - low < 1e-9 else f"{low:.1f} to {high:.1f}"
 
 
 def _end_text(value: float) -> str:
@@ -40,6 +42,6 @@ def _end_text(value: float) -> str:
     return points_text(value, decimals)
 
 
-def listed(names: list[str]) -> str:
-    """`a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def listed(names: Sequence[str], conjunction: str = "and") -> str:
+    """Return `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {conjunction} {names[-1]}"

@@ -1,34 +1,25 @@
-"""How the runs of a study were made, in words, from their configs alone."""
+"""Description of the method in words, from the configs of the runs."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable
-from numbers import Real
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ablations.config import level_text
 from ablations.config.safe_text import markdown
+from ablations.reporting.dataset_text import first_value, images, percent, varying_subset
 from ablations.statistics import varying_axes
 
 if TYPE_CHECKING:
     from ablations.storage import Results
 
 VARIES = "(varies)"
-CHOICES = {
-    "labels": "whether labels are fine or coarse",
-    "classes": "how many of the classes are used",
-    "per_class": "how many training images there are of each class",
-    "data_fraction": "the share of the training part that is used",
-}
-"""Fields that choose among the images of a data set."""
 
 
 def method(results: Results) -> list[str]:
-    """Sentences on the data, the split, the model and the training. A setting that is an axis says that it varies."""
+    """Return sentences on data, seeds, model and training; a field that is an axis is given as `(varies)`."""
     runs, varying = results.runs, set(varying_axes(results))
 
     def value(name: str, form: str = "") -> str:
@@ -37,19 +28,19 @@ def method(results: Results) -> list[str]:
         return format(runs[name].iloc[0], form)
 
     def given(name: str) -> bool:
-        """Whether an optional setting is on in any run."""
-        return name in varying or bool(_raw(runs, name))
+        """Return whether an optional field is on in any run."""
+        return name in varying or bool(first_value(runs, name))
 
-    share = "a share" if "validation" in varying else _percent(runs["validation"].iloc[0])
+    share = "share" if "validation" in varying else percent(runs["validation"].iloc[0])
     products = value("precision") if "precision" in runs else "float32"
     return [
         _varied(results),
-        f"**Data.** The images are {images(results)}.",
-        f"**Seeds.** The seed of a run cuts {share} of the training part off for validation, sets the initial "
-        "weights, and orders and augments the images. Runs with the same seed that differ in position only share all "
-        "of these, which is what makes them a pair. The test set is used once, after the last epoch.",
+        f"**Data.** The dataset is {'; '.join(filter(None, (images(results), varying_subset(results))))}.",
+        f"**Seeds.** The seed of a run determines which {share} of the training part is held out for validation, the "
+        "initial weights, and the order and augmentation of the images. Runs with the same seed that differ only in "
+        "position share all of these; such runs form a pair. The test set is used once, after the last epoch.",
         _model(runs, varying),
-        f"**Training.** It takes {value('epochs')} epochs with batches of {value('batch_size')}: AdamW, learning rate "
+        f"**Training.** {value('epochs')} epochs, batch size {value('batch_size')}, AdamW with learning rate "
         f"{value('learning_rate', 'g')} after {value('warmup_epochs', 'g')} epochs of linear warm-up, then cosine "
         f"decay; weight decay {value('weight_decay', 'g')}"
         + (f", gradients clipped at norm {value('clip_norm', 'g')}" if given("clip_norm") else "")
@@ -66,13 +57,13 @@ def method(results: Results) -> list[str]:
 def _varied(results: Results) -> str:
     axes = varying_axes(results)
     if not axes:
-        return "**What varies.** Nothing but the seed."
+        return "**What varies.** Only the seed."
     text = "; ".join(_levels(name.replace("_", " "), levels) for name, levels in axes.items())
-    return f"**What varies.** {text[:1].upper()}{text[1:]}. All else is the same in every run."
+    return f"**What varies.** {text[:1].upper()}{text[1:]}. Everything else is the same in all runs."
 
 
 def _levels(axis: str, levels: tuple[object, ...]) -> str:
-    """The levels of an axis; positions with what they are."""
+    """Return an axis with its levels; positions with a description."""
     names = [markdown(level_text(level)) for level in levels]
     if axis != "position":
         return f"{axis} ({', '.join(names)})"
@@ -88,7 +79,7 @@ def _levels(axis: str, levels: tuple[object, ...]) -> str:
 def _model(runs: pd.DataFrame, varying: set[str]) -> str:
     forms = {
         "position": "position {}",
-        "depth": "depth {} blocks",
+        "depth": "depth {}",
         "patch": "patches of {0} × {0} pixels",
         "width": "width {}",
         "heads": "{} heads",
@@ -99,50 +90,6 @@ def _model(runs: pd.DataFrame, varying: set[str]) -> str:
     parts = [markdown(form.format(runs[name].iloc[0])) for name, form in forms.items() if name not in varying]
     parts += [pools.get(str(runs["pool"].iloc[0]), "")] if "pool" not in varying else []
     return f"**Model.** A pre-norm Vision Transformer: {', '.join(filter(None, parts))}."
-
-
-def _raw(runs: pd.DataFrame, name: str) -> object:
-    return runs[name].iloc[0] if name in runs else None
-
-
-def images(results: Results) -> str:
-    """The images, and which of them; what is an axis is said to vary, with no value of one run."""
-    from ablations.data import DATASETS
-
-    runs, varying = results.runs, set(varying_axes(results))
-    names = list(dict.fromkeys(runs["data"]))
-    parts = []
-    for name in names:
-        info = DATASETS.get(name)
-        described = re.sub(r" \(--.*?\)", "", info.description) if info else ""  # without hints at options
-        parts.append(markdown(f"{name} ({described})" if described else name))
-    text = " or ".join(parts)
-    known = {name: None if name in varying else _raw(runs, name) for name in CHOICES}
-    if known["labels"] == "coarse":
-        text += ", with its coarse labels"
-    classes, per_class, share = known["classes"], known["per_class"], known["data_fraction"]
-    if isinstance(classes, list | tuple):
-        text += f", classes {markdown(', '.join(classes))} only"
-    elif _number(classes):
-        info = DATASETS.get(str(names[0]))
-        whole = f" of {info.classes}" if info and info.classes and len(names) == 1 and known["labels"] == "fine" else ""
-        text += f", the first {classes:g}{whole} classes only"
-    if _number(per_class):
-        text += f", {per_class:g} training images of each class"
-    if _number(share) and share != 1:
-        text += f", {_percent(share)} of the training part"
-    changing = [words for name, words in CHOICES.items() if name in varying]
-    return text + (f"; {' and '.join(changing)} varies" if changing else "")
-
-
-def _percent(share: object) -> str:
-    """A share between 0 and 1 in percent, with no more digits than it has."""
-    return f"{100 * float(str(share)):.6g} %"
-
-
-def _number(value: object) -> bool:
-    """Whether a value is a known number, be it Python's or NumPy's."""
-    return isinstance(value, Real) and not math.isnan(value)
 
 
 def _augmentation(value: Callable[[str], str], given: Callable[[str], bool]) -> str:
@@ -159,5 +106,5 @@ def _augmentation(value: Callable[[str], str], given: Callable[[str], bool]) -> 
         for name, text in kinds.items()
         if given(name)
     ]
-    text = ", ".join(used) or "the images are used as they are"
+    text = ", ".join(used) or "the images are not augmented"
     return f"**Augmentation.** {text[0].upper()}{text[1:]}."

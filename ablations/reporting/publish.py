@@ -1,4 +1,4 @@
-"""A folder of generated files that replaces its earlier self in one go and leaves what others put beside it."""
+"""Atomic replacement of the generated files in a folder; other files there are kept."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ablations.errors import UsageError
 
 @contextmanager
 def published(folder: Path, owned: tuple[str, ...], option: str = "--out") -> Iterator[Path]:
-    """Yield an empty folder to write into; at the end each of the `owned` names in it takes its place in `folder`.
+    """Yield an empty folder to write into; at the end the `owned` names in it replace those in `folder`.
 
-    An owned name that was not written disappears from `folder`; every other file there stays. When anything goes
-    wrong before the end, `folder` is as it was. Raises UsageError at once when `folder` cannot be written.
+    An owned name that was not written is removed from `folder`; every other file there is kept. If an error is
+    raised, `folder` is unchanged. Raises UsageError immediately if `folder` cannot be written.
     """
     made = _missing_parents(folder)
     try:

@@ -1,4 +1,4 @@
-"""A study as a folder to read: README.md, its figures, and every table as a CSV."""
+"""The report of a study: a folder with README.md, figures, and every table as CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ablations.config import level_text
+from ablations.config import count, level_text
 from ablations.config.safe_text import code, code_block, markdown
 from ablations.errors import UsageError
 from ablations.reporting import tables
+from ablations.reporting.claims_table import findings_table
+from ablations.reporting.dataset_text import images
 from ablations.reporting.facts import facts, facts_frame, failed
-from ablations.reporting.figures.figure import Picture
-from ablations.reporting.figures.gallery import pictures
-from ablations.reporting.findings import ContrastFinding, claims, findings_table
+from ablations.reporting.figures.figure import ReportFigure
+from ablations.reporting.figures.gallery import report_figures
+from ablations.reporting.findings import claims
+from ablations.reporting.first_screen import verdict_legend, verdict_table
 from ablations.reporting.formatting import listed, p_phrase
 from ablations.reporting.html import page
-from ablations.reporting.method import images, method
+from ablations.reporting.method import method
 from ablations.reporting.publish import published
-from ablations.reporting.sequential_text import lead, procedure
+from ablations.reporting.sequential_text import decision_state, procedure, runs_saved
 from ablations.reporting.tables import Table
+from ablations.reporting.wording import axes_text, sentence
 from ablations.statistics import Analysis, Contrast, Outcomes, analyse, arm_means, varying_axes
 from ablations.storage import version_conflicts
 
@@ -40,25 +44,28 @@ DIGESTS = {
     "code model": "code of the model (SHA-256)",
     "code training": "code of the training (SHA-256)",
 }
-"""What the checksums in the environment of a run are of."""
+"""Labels of the checksums in the environment of a run."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report consists of, before it is files: README.md, the files of tables/ by name, figures."""
+    """The contents of a report: the text of README.md, the files of tables/ by name, the figures."""
 
     text: str
     tables: dict[str, str]
-    pictures: list[Picture]
+    figures: list[ReportFigure]
 
 
 def compose(results: Results) -> Report:
-    """The report that follows from these runs; the same runs give the same bytes. UsageError without a finished run."""
+    """Return the report of a study; the same runs give the same bytes.
+
+    Raises UsageError if no run has finished.
+    """
     if results.runs.empty:
         raise UsageError(f"study {results.plan.study!r} has no finished run to report; run it first")
     analysis = analyse(results)
-    drawn = pictures(results, analysis)
-    study = facts(results, analysis) | {name: value for picture in drawn for name, value in picture.facts.items()}
+    drawn = report_figures(results, analysis)
+    study = facts(results, analysis) | {name: value for figure in drawn for name, value in figure.facts.items()}
     made = {f"{name}.csv": csv_text(frame, exact=name == "runs") for name, frame in frames(results, analysis).items()}
     made["study.csv"] = csv_text(facts_frame(study))
     shown = shown_tables(results, analysis)
@@ -69,7 +76,7 @@ def compose(results: Results) -> Report:
 
 
 def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, Table]]:
-    """The tables that README.md shows, by the name of their CSV and the axis they are about."""
+    """Return the tables of README.md, by the name of their CSV and the axis they are about."""
     outcomes = analysis.outcomes
     pairs = {"": tables.contrasts_table(analysis.pairs)} if len(outcomes.arms) > 2 else {}
     return {
@@ -86,10 +93,10 @@ def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, Ta
 
 
 def write_report(results: Results, out: Path, format: str = "markdown") -> Path:
-    """Write the report of a study to out/<study>/ and return that folder; "html" adds report.html, all in one file.
+    """Write the report of a study to out/<study>/ and return that folder; "html" adds report.html, a single file.
 
-    Replaces an earlier report in one go and leaves other files there alone. Raises UsageError when `out` cannot be
-    written, before any work, or when no run has finished.
+    An earlier report is replaced atomically; other files in the folder are kept. Raises UsageError if `out` cannot be
+    written (before any work), or if no run has finished.
     """
     study = results.plan.study
     if results.runs.empty:
@@ -98,8 +105,8 @@ def write_report(results: Results, out: Path, format: str = "markdown") -> Path:
     with published(folder, OWNED) as new:
         report = compose(results)
         (new / "figures").mkdir()
-        for picture in report.pictures:
-            picture.save(new / "figures")
+        for figure in report.figures:
+            figure.save(new / "figures")
         (new / "tables").mkdir()
         for name, content in report.tables.items():
             (new / "tables" / name).write_text(content, encoding="utf-8", newline="")
@@ -111,12 +118,12 @@ def write_report(results: Results, out: Path, format: str = "markdown") -> Path:
 
 
 def pngs(folder: Path) -> dict[str, bytes]:
-    """The pictures of a report by the path that README.md links them with."""
+    """Return the PNG figures of a report by their path in README.md."""
     return {f"figures/{path.name}": path.read_bytes() for path in sorted((folder / "figures").glob("*.png"))}
 
 
 def csv_text(frame: pd.DataFrame, *, exact: bool = False) -> str:
-    """A table as the CSV file of a report: LF, six digits, or as many as give the same number when read again.
+    """Return a table as the CSV file of a report: LF, six digits, or as many as give the same number when read again.
 
     Carriage returns, which the CSV writer does not quote, and bytes that are no text are written as escapes.
     """
@@ -125,7 +132,7 @@ def csv_text(frame: pd.DataFrame, *, exact: bool = False) -> str:
 
 
 def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
-    """Every table of the report by file name; tables that would be empty are left out."""
+    """Return every table of the report that has rows, by file name without suffix."""
     tested = [interaction for found in analysis.interactions.values() for interaction in found]
     made = {
         "claims": findings_table(claims(analysis)),
@@ -148,13 +155,16 @@ def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
 def render(
     results: Results,
     analysis: Analysis,
-    drawn: Sequence[Picture],
+    drawn: Sequence[ReportFigure],
     tabulated: Mapping[str, Mapping[str, Table]],
     study: Mapping[str, Any],
 ) -> str:
-    """README.md as text, from the figures, the `shown_tables` and the facts of the study it is to show."""
-    plan, outcomes, found = results.plan, analysis.outcomes, claims(analysis)
-    shown = {picture.name: picture for picture in drawn}
+    """Return the text of README.md from the figures, the `shown_tables` and the facts of the study."""
+    plan, outcomes = results.plan, analysis.outcomes
+    answer, *details = map(sentence, claims(analysis))
+    shown = {figure.name: figure for figure in drawn}
+    cell_axes = [tables.word(axis) for axis in outcomes.cell_axes]
+    data = set(results.runs["data"])
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=StrictUndefined,
@@ -170,11 +180,16 @@ def render(
         question=markdown(plan.question),
         study=study,
         axes={tables.word(axis): markdown(", ".join(map(level_text, levels))) for axis, levels in axes.items()},
-        findings=[claim.sentence for claim in found],
+        answer=answer,
+        details=details if analysis.contrasts else [],
+        verdicts=verdict_table(outcomes.axis, analysis.contrasts) if analysis.contrasts else "",
+        legend=verdict_legend(analysis.contrasts) if analysis.contrasts else "",
+        adjustment=_adjustment(analysis.contrasts),
+        averaged=axes_text(outcomes.cell_axes) if any(contrast.cells > 1 for contrast in analysis.contrasts) else "",
         single=len(outcomes.seeds) == 1,
-        tested=any(isinstance(claim, ContrastFinding) for claim in found),
         arm_axis=tables.word(outcomes.axis),
-        cell_axes=[tables.word(axis) for axis in outcomes.cell_axes],
+        cell_axes=cell_axes,
+        same=listed([*cell_axes, "seed"]),
         baseline=markdown(study["baseline"]),
         smallest=_smallest(analysis.contrasts),
         accuracy=tabulated["accuracy"][""],
@@ -186,12 +201,13 @@ def render(
         ranks=analysis.ranks,
         ranks_p=p_phrase(analysis.ranks.p) if analysis.ranks else "",
         ranks_table=tabulated["ranks"].get("", ""),
-        first=[shown[name] for name in ("accuracy",) if name in shown],
-        second=[shown[name] for name in ("contrasts",) if name in shown],
-        third=[shown[name] for name in ("ranks",) if name in shown],
-        others=[picture for picture in drawn if picture.name not in ("accuracy", "contrasts", "ranks")],
+        accuracy_figure=[shown[name] for name in ("accuracy",) if name in shown],
+        contrast_figure=[shown[name] for name in ("contrasts",) if name in shown],
+        rank_figure=[shown[name] for name in ("ranks",) if name in shown],
+        others=[figure for figure in drawn if figure.name not in ("accuracy", "contrasts", "ranks")],
         growth=analysis.growth,
-        grew=lead(plan, analysis) if analysis.growth else "",
+        saved=runs_saved(plan, analysis) if analysis.growth else "",
+        decision=decision_state(analysis) if analysis.growth else "",
         procedure=procedure(plan, analysis) if analysis.growth else "",
         rounds=tabulated["rounds"].get("", ""),
         incomplete=list(map(markdown, _incomplete(results, outcomes))),
@@ -205,25 +221,32 @@ def render(
         runs=_runs(results),
         mixed=list(map(markdown, version_conflicts(results))),
         command=plan.command,
-        fetched=set(results.runs["data"]) != {"digits"},
+        own_images="folder" in data,
+        downloadable=bool(data - {"digits", "folder"}),
     )
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 
+def _adjustment(contrasts: Sequence[Contrast]) -> str:
+    if len(contrasts) > 1:
+        return "p is adjusted for several comparisons by Holm's correction"
+    return "With a single comparison, adjusted p equals p"
+
+
 def _smallest(contrasts: Sequence[Contrast]) -> str:
-    """The least p that the contrasts can reach with the pairs they have, as a sentence; none without pairs."""
+    """Return the smallest p that the contrasts can reach with their pairs as a sentence, empty without pairs."""
     least = sorted({(c.n, c.p_smallest) for c in contrasts if c.n})
-    parts = [f"{p:.2g} with {n:,} pair{'s' * (n != 1)}" for n, p in least]
+    parts = [f"{p:.2g} with {count(n, 'pair')}" for n, p in least]
     return f" The smallest possible p is {listed(parts)}." if parts else ""
 
 
 def _several(outcomes: Outcomes) -> bool:
-    """Whether there are arms to compare over several settings."""
+    """Return whether there are several arms and several settings."""
     return len(outcomes.arms) > 1 and len(outcomes.cells) > 1
 
 
 def _incomplete(results: Results, outcomes: Outcomes) -> list[str]:
-    """Sentences on the blocks that lack a run of the plan."""
+    """Return the blocks that lack a run of the plan, and its arm."""
     absent = {(level_text(getattr(config, outcomes.axis)), config.seed) for config in results.missing}
     lines = []
     for cell, seed, lacking in outcomes.incomplete_blocks():
@@ -245,11 +268,11 @@ def _totals(study: Mapping[str, Any]) -> str:
 
 
 def _failed(results: Results, axis: str) -> str:
-    """How many runs failed, by arm; empty when none has."""
+    """Return how many runs failed, by arm, as a sentence; empty if none did."""
     counts = failed(results, axis)
     total = sum(counts.values())
     by_arm = ", ".join(f"{arm} {n}" for arm, n in counts.items())
-    return f"{total} of {len(results.plan.keys)} runs failed ({by_arm})." if total else ""
+    return f"{total} of {count(len(results.plan.keys), 'run')} failed ({by_arm})." if total else ""
 
 
 def _missing(results: Results) -> Table | None:

@@ -1,4 +1,4 @@
-"""The rounds of a study in words: how it was to grow, how far it got, and what that saved."""
+"""Sequential studies in words: the plan of the rounds, their state, and the runs that were saved."""
 
 from __future__ import annotations
 
@@ -15,76 +15,75 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What was asked for: runs, and those of a fixed study with the maximum of seeds; seeds by arm."""
+class SampleSize:
+    """Planned runs so far, the runs with the maximum of seeds in every setting, and planned seeds by arm."""
 
     runs: int
     maximum: int
     seeds: dict[str, int]
 
 
-def saved(plan: StudyPlan, axis: str) -> Saved:
-    """What a study with a design has saved so far, its arms being the levels of `axis`."""
+def sample_size(plan: StudyPlan, axis: str) -> SampleSize:
+    """Return the size of a sequential study whose arms are the levels of `axis`."""
     assert plan.design is not None
     settings = len({config for config in plan.configs if config.seed == plan.seeds[0]})
-    return Saved(len(plan.keys), settings * plan.design.maximum, planned_seeds(plan, axis))
+    return SampleSize(len(plan.keys), settings * plan.design.maximum, planned_seeds(plan, axis))
 
 
 def spending(plan: StudyPlan, outcomes: Outcomes) -> FloatArray:
-    """The share of the level that each look spends."""
+    """Return the share of the significance level that each look spends."""
     assert plan.design is not None
     return plan.design.shares(len(outcomes.cells), max(len(outcomes.arms) - 1, 1))
 
 
-def standing(analysis: Analysis) -> str:
-    """Whether all is decided, and what comes next if not, as a sentence."""
+def decision_state(analysis: Analysis) -> str:
+    """Return whether every contrast is decided, and if not, what the next round adds, as a sentence."""
     growth, outcomes = analysis.growth, analysis.outcomes
     assert growth is not None
     left = analysis.open_arms
     if not left:
         return "Every contrast with the baseline is decided."
-    names = ", ".join(outcomes.arm_name(arm) for arm in left)
+    names = listed([outcomes.arm_name(arm) for arm in left])
     targets = seeds_to_add(analysis.looked, growth, left)
     if targets:
-        grown = [level_text(level) for level in targets]
-        return f"Open: {names}. The next round takes {listed(grown)} to {max(targets.values())} seeds."
-    return f"Open, and not to be decided within {growth.design.maximum} seeds: {names}."
+        grown = listed([level_text(level) for level in targets])
+        return f"Undecided so far: {names}. The next round extends {grown} to {max(targets.values())} seeds."
+    return f"Undecided at the end of the rounds: {names}."
 
 
-def lead(plan: StudyPlan, analysis: Analysis) -> str:
-    """What a reader is told before the findings."""
+def runs_saved(plan: StudyPlan, analysis: Analysis) -> str:
+    """Return how many runs and seeds the study needed, compared with a study of fixed size."""
     outcomes = analysis.outcomes
     assert plan.design is not None
-    found, most = saved(plan, outcomes.axis), plan.design.maximum
-    base, whole = bold(outcomes.arm_name(outcomes.baseline)), most * len(found.seeds)
-    runs, seeds = found.maximum - found.runs, whole - sum(found.seeds.values())
-    taken = markdown(listed([f"{name_level(outcomes.axis, level)} {n}" for level, n in found.seeds.items()]))
+    size, most = sample_size(plan, outcomes.axis), plan.design.maximum
+    whole = most * len(size.seeds)
+    runs, seeds = size.maximum - size.runs, whole - sum(size.seeds.values())
+    by_arm = listed([f"{name_level(outcomes.axis, level)} {n}" for level, n in size.seeds.items()])
     return (
-        f"This study grew in rounds until every contrast with {base} was decided or had its most seeds. It took "
-        f"{found.runs:,} of the {found.maximum:,} runs of a study fixed at that many seeds: {runs:,} saved "
-        f"({100 * runs / found.maximum:.0f} %). Of at most {most} seeds a setting it took {taken}: {seeds} of {whole} "
-        f"saved. {markdown(standing(analysis))} Every p and every interval of a difference holds for all looks "
-        "together."
+        f"The study needed {size.runs:,} runs. With {most} seeds in every setting it would have needed "
+        f"{size.maximum:,}, so {runs:,} were saved ({100 * runs / size.maximum:.0f} %). Seeds per setting: "
+        f"{markdown(by_arm)}; {seeds} of {whole} were saved."
     )
 
 
 def procedure(plan: StudyPlan, analysis: Analysis) -> str:
-    """How the study was to grow and be tested."""
+    """Return how the rounds were planned and how the contrasts are tested."""
     assert plan.design is not None
     first, *more, most = plan.design.looks
+    between = [", ".join(map(str, more))] if more else []
     outcomes = analysis.outcomes
     base, arms = bold(outcomes.arm_name(outcomes.baseline)), len(outcomes.arms) - 1
     spent = spending(plan, outcomes)
     shares = ", ".join(f"{100 * share:.0f} %" for share in spent)
-    early = "; early looks that cannot reject leave theirs to later ones" if (spent == 0).any() else ""
+    early = "; looks that cannot reject leave their share to later ones" if (spent == 0).any() else ""
     family = f", with Holm's correction over the {arms} contrasts" if arms > 1 else ""
     return (
-        f"Before the first run it was settled that each setting begins with {first} seed{'s' * (first != 1)} and grows "
-        f"to {''.join(f'{seeds}, ' for seeds in more)}and at most {most}: a quarter more every round. After each round "
-        f"every arm is compared with {base} over all settings, by a sign-flip test whose level of 5 % is shared out "
-        f"over the looks ({shares}{early}){family}. So the chance that any arm is ever called better or worse though "
-        "its differences are symmetric about zero is at most 5 %, however often one looks. Equivalence is tested in "
-        "the same way, by two one-sided sign-flip tests. An arm that is better, worse or equivalent gets no more seeds "
-        f"in any setting; {base} grows with those that are open. An estimate that stopped an arm early is a little too "
-        "large, since luck in its favour is one of the reasons to stop; it is given as it is."
+        f"The rounds were planned before the first run: each setting starts with {first} seed{'s' * (first != 1)} and "
+        f"grows to {' and '.join([*between, f'at most {most}'])}. After each round every arm is compared "
+        f"with {base} over all settings by a sign-flip test{family}. The level of 5 % is divided over the looks "
+        f"({shares}{early}). The probability of calling any arm better or worse although its differences are symmetric "
+        "about zero is therefore at most 5 %, whatever the number of looks. Equivalence is tested in the same way, by "
+        "two one-sided sign-flip tests. An arm that is better, worse or equivalent gets no more seeds in any setting; "
+        f"{base} grows with the undecided arms. The estimate of an arm that was found better or worse early is biased "
+        "away from zero, because chance makes an early decision more likely; it is reported without correction."
     )

@@ -15,7 +15,8 @@ import pandas as pd
 
 from ablations.config import level_text
 from ablations.config.safe_text import bold, code, latex, markdown, shortened
-from ablations.reporting.findings import contrast_row, findings_table, more_seeds
+from ablations.reporting.claims_table import contrast_row
+from ablations.reporting.findings import more_seeds
 from ablations.reporting.formatting import interval_text, mean_interval, p_text, points_text
 from ablations.statistics import (
     Analysis,
@@ -44,7 +45,6 @@ __all__ = [
     "cost_frame",
     "cost_table",
     "environments_frame",
-    "findings_table",
     "interactions_frame",
     "interactions_table",
     "main_effects_frame",
@@ -124,8 +124,10 @@ def word(axis: str) -> str:
 
 
 def accuracy_table(analysis: Analysis) -> Table:
-    """Mean, 95 % interval and n, in a cell where it is less than in its row: settings down, arms across; the highest
-    mean of a row in bold."""
+    """Return mean and 95 % interval, settings down and arms across, the highest mean of a row in bold.
+
+    A cell has its own n if it is smaller than that of the row.
+    """
     outcomes, table = analysis.outcomes, analysis.cell_means
     arms, cells = len(outcomes.arms), len(outcomes.cells)
     n = table["n"].to_numpy().reshape(arms, cells)
@@ -213,8 +215,8 @@ def interactions_table(found: Sequence[Interaction]) -> Table:
             "arm",
             "from",
             "to",
-            "difference before",
-            "difference after",
+            "difference (from)",
+            "difference (to)",
             "change",
             "95 % interval",
             p,
@@ -241,12 +243,12 @@ def interactions_table(found: Sequence[Interaction]) -> Table:
 
 
 def main_effects_frame(effects: Mapping[str, Sequence[Contrast]]) -> pd.DataFrame:
-    """The contrasts of the other axes, a column in front naming the axis."""
+    """Return the contrasts of the other axes, the axis in the first column."""
     return pd.DataFrame([{"axis": axis} | contrast_row(c) for axis, found in effects.items() for c in found])
 
 
 def ranks_frame(ranks: Ranks | None) -> pd.DataFrame:
-    """A row an arm; the number of cells, Friedman's p and the critical difference are the same in all."""
+    """Return a row for each arm; the number of cells, Friedman's p and the critical difference are the same in all."""
     if ranks is None:
         return pd.DataFrame()
     rows = sorted(zip(ranks.mean_ranks, ranks.arms, strict=True))
@@ -284,13 +286,13 @@ def rounds_table(looks: Sequence[InterimResult]) -> Table:
 
 
 def runs_frame(results: Results) -> pd.DataFrame:
-    """One row a finished run: key, what varies, the seed, the numbers."""
+    """Return a row for each finished run: key, axes, seed and results."""
     columns = list(dict.fromkeys(["key", "position", *varying_axes(results), "seed", *RESULT]))
     return results.runs[[column for column in columns if column in results.runs]].reset_index(drop=True)
 
 
 def cost_frame(results: Results, outcomes: Outcomes) -> pd.DataFrame:
-    """Parameters, training FLOPs and seconds of one run, mean over the seeds, for each arm and setting."""
+    """Return parameters, training FLOPs and seconds of one run, mean over the seeds, for each arm and setting."""
     axes = [outcomes.axis, *outcomes.cell_axes]
     by_key = results.runs.set_index("key")
     rows = []
@@ -322,7 +324,7 @@ def cost_table(results: Results, outcomes: Outcomes) -> Table:
 
 
 def missing_frame(results: Results) -> pd.DataFrame:
-    """Runs of the plan without a result, with the reason where one failed."""
+    """Return the runs of the plan without a result, with the reason if one failed."""
     axes = list(dict.fromkeys([*varying_axes(results), "seed"]))
     reasons = {
         config: results.failed.get(key)
@@ -341,7 +343,7 @@ def missing_frame(results: Results) -> pd.DataFrame:
 
 
 def environments_frame(results: Results) -> pd.DataFrame:
-    """What the runs ran on: one row a fact and value, with how many runs share it."""
+    """Return the environments of the runs: a row for each fact and value, with the number of runs that have it."""
     facts: dict[tuple[str, str], int] = {}
     for environment in results.environments.values():
         for name, value in _flat(environment):

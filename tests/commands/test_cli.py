@@ -315,7 +315,7 @@ def test_report_check_fails_when_the_report_no_longer_follows(here, monkeypatch)
     vitab(*SMOKE)
     result = vitab("report", "--check")
     assert (result.exit_code, result.stdout) == (0, "reports/smoke follows from its 4 runs\n")
-    found += ["README.md, line 3: says 'a', the runs give 'b'", "figures/cost.png: missing"]
+    found += ["README.md, line 3: found 'a', expected 'b'", "figures/cost.png: missing"]
     result = vitab("report", "--check")
     assert (result.exit_code, result.stdout.splitlines()) == (1, found)
     assert result.stderr == ("error: reports/smoke does not follow from runs; vitab report smoke writes it anew\n")
@@ -330,10 +330,10 @@ def test_compare_two_arms_and_two_studies(here):
     assert arms.stdout.startswith("Two arms of study smoke.")
     assert "McNemar p" in arms.stdout
     studies = vitab("compare", "smoke", "other")
-    assert studies.stdout.startswith("Study smoke against study other, which differ in: epochs 2 against 3.")
+    assert studies.stdout.startswith("Study smoke against study other. Differences between them: epochs 2 against 3.")
     wrong = vitab("compare", "rope", "ropes", "--study", "smoke")
     assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
-    assert "ropes is no arm of this study; arms: " in wrong.stderr
+    assert "unknown arm 'ropes'" in wrong.stderr
 
 
 def test_a_report_of_a_study_without_a_finished_run(here, monkeypatch):

@@ -112,6 +112,22 @@ def test_a_grid_file_that_cannot_be_read(tmp_path):
         grids.load_grid(tmp_path / "latin.toml")
 
 
+@pytest.mark.parametrize(
+    ("axes", "question"),
+    [
+        ({"position": ["none", "rope"]}, "What is the effect of position?"),
+        (
+            {"position": ["none", "rope"], "depth": [2], "label_smoothing": [0, 0.1]},
+            "What is the effect of position and label smoothing?",
+        ),
+        ({"depth": [2, 4], "patch": [2, 4], "width": [32, 64]}, "What is the effect of depth, patch and width?"),
+        ({"depth": [2]}, "What is the effect of depth?"),
+    ],
+)
+def test_a_grid_without_a_question_asks_for_the_effect_of_what_varies(axes, question):
+    assert grids.grid_from_mapping({"axes": axes}, default_name="mine").question == question
+
+
 def test_an_unknown_grid():
     with pytest.raises(UsageError, match=r"unknown grid 'rpoe' \(did you mean 'rope'\?\); valid: rope, depth"):
         grids.find_grid("rpoe")

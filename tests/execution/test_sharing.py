@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from ablations.config import GRIDS, override
+from ablations.data import load
 from ablations.data.loading import dataset_for
 from ablations.errors import StorageError, TakenOverError
 from ablations.execution import inline, pool
@@ -28,6 +29,7 @@ from ablations.storage import FILES, Store
 from ablations.storage import provenance as environment
 from tests.execution.test_plan import Log
 from tests.support import fake_trainer
+from tests.support.archives import pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 NONE = override(GRIDS["smoke"], settings={"per_class": 5}, axes={"position": ("none",)})
@@ -287,6 +289,28 @@ def test_a_run_trained_in_two_places_is_reproduced_by_accuracy_not_bits(store, m
     workers.train_and_store(task, settings, RunHooks(lambda metrics: None))
     assert "places" not in store.environment(task.key)
     assert reproduce(store, task.key, data_dir=None, backend="numpy", threads=1).same_place
+
+
+def test_a_run_records_its_dataset(store, monkeypatch, tmp_path):
+    monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train)
+    _, (task,) = plan_and_tasks(store, 1)
+    workers.train_and_store(task, ExecutionSettings(store.root), RunHooks(lambda metrics: None))
+    assert store.environment(task.key)["dataset"] == {
+        "name": "digits",
+        "train_images": 50,
+        "test_images": 397,
+        "classes": 10,
+        "image_size": 8,
+    }
+
+
+def test_the_dataset_of_a_folder_is_named_after_it_without_its_path(tmp_path, monkeypatch):
+    pictures(tmp_path / "flowers", {"rose": 10, "tulip": 5})
+    named = {"name": "flowers", "train_images": 12, "test_images": 3, "classes": 2, "image_size": 32}
+    dataset = load("folder", data_dir=tmp_path / "flowers")
+    monkeypatch.chdir(tmp_path / "flowers")
+    for place in (tmp_path / "flowers", Path(), tmp_path / "flowers" / "rose" / ".."):
+        assert workers.describe_dataset(dataset, place) == named
 
 
 def test_a_run_with_repeatedly_expired_leases_fails(store):

@@ -58,8 +58,8 @@ def test_two_arms_of_a_study():
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        ("rop", "none", r"rop is no arm .*position=none, position=learned"),
-        ("4", "2", "4 is a level of several axes"),
+        ("rop", "none", r"^unknown arm 'rop'.*; valid: position=none, position=learned"),
+        ("4", "2", "^arm must name one axis, such as depth=4 or patch=4, got '4'$"),
         ("rope", "depth=2", "levels of different axes: position and depth"),
         ("rope", "position=rope", "are the same arm"),
     ],
@@ -110,5 +110,5 @@ def test_trained_models_are_compared_pair_by_pair_and_said_to_be_models():
         expected = np.ceil(40 * outcomes.accuracy[:, cell, seed] / 100) / 0.4
         assert (model.first, model.second) == pytest.approx(tuple(expected))
     text = comparison_text(outcomes, (results, results))
-    assert "About the trained models, not the methods" in text
-    assert "of 2 pairs differ by McNemar's test after Holm" in text
+    assert "Comparison of the trained models, not of the methods" in text
+    assert "of 2 pairs differ significantly (McNemar's test with Holm's correction)" in text

@@ -9,10 +9,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ablations.reporting.figures import encodings as encoding_pictures
+from ablations.reporting.figures import encodings as encoding_figure
 from ablations.reporting.figures import panels as figures
 from ablations.reporting.figures.cost import _places, cost
-from ablations.reporting.figures.gallery import pictures
+from ablations.reporting.figures.gallery import report_figures
 from ablations.reporting.figures.palette import OTHER_MARKS, POSITION_MARKS, arm_marks, position_marks
 from ablations.reporting.formatting import interval_text, points_text
 from ablations.statistics import Analysis, arrange
@@ -94,7 +94,7 @@ def test_learning_curves_show_mean_and_range():
 
 def test_rope_scores_equal_rotating_ones():
     reach, width = 3, 8
-    scores = encoding_pictures.rope_scores(reach, width)
+    scores = encoding_figure.rope_scores(reach, width)
     turned = (1 + 1j) * np.exp(1j * rotary_angles(4, width))  # of the model: (16 patches, K/2 pairs)
     for query, key in itertools.product(range(16), repeat=2):
         (y, x), (b, a) = divmod(query, 4), divmod(key, 4)
@@ -104,27 +104,27 @@ def test_rope_scores_equal_rotating_ones():
 
 
 def test_cosine_similarity_of_zero_rows_is_zero():
-    similarity = encoding_pictures.cosine_similarity(np.array([[3.0, 4.0], [0.0, 0.0], [4.0, -3.0]]))
+    similarity = encoding_figure.cosine_similarity(np.array([[3.0, 4.0], [0.0, 0.0], [4.0, -3.0]]))
     assert similarity == pytest.approx(np.diag([1.0, 0.0, 1.0]))
 
 
-def test_a_study_has_all_its_pictures_and_drawing_changes_no_global_state(tmp_path):
+def test_a_study_has_all_its_figures_and_drawing_changes_no_global_state(tmp_path):
     before = dict(mpl.rcParams)
     results = synthetic_results.make()
-    drawn = pictures(results, Analysis(arrange(results)))
-    names = [picture.name for picture in drawn]
+    drawn = report_figures(results, Analysis(arrange(results)))
+    names = [drawing.name for drawing in drawn]
     assert names == ["accuracy", "contrasts", "ranks", "heatmap", "learning_curves", "cost", "encodings"]
-    for picture in drawn:
-        assert len(picture.alt) > 30
-        assert picture.caption.endswith(".")
-        picture.save(tmp_path)
-        assert (tmp_path / f"{picture.name}.png").stat().st_size < 500_000
-        assert (tmp_path / f"{picture.name}.svg").stat().st_size < 500_000
-        with Image.open(tmp_path / f"{picture.name}.png") as image:  # opaque: readable on a dark page too
+    for drawing in drawn:
+        assert len(drawing.alt) > 30
+        assert drawing.caption.endswith(".")
+        drawing.save(tmp_path)
+        assert (tmp_path / f"{drawing.name}.png").stat().st_size < 500_000
+        assert (tmp_path / f"{drawing.name}.svg").stat().st_size < 500_000
+        with Image.open(tmp_path / f"{drawing.name}.png") as image:  # opaque: readable on a dark page too
             pixels = np.asarray(image.convert("RGBA"))
         assert pixels[..., 3].min() == 255
         assert (pixels[[0, 0, -1, -1], [0, -1, 0, -1], :3] == 255).all()
-        svg = (tmp_path / f"{picture.name}.svg").read_text(encoding="utf-8")
+        svg = (tmp_path / f"{drawing.name}.svg").read_text(encoding="utf-8")
         assert "fill: #ffffff" in svg.partition('id="axes_1"')[0]
     assert dict(mpl.rcParams) == before
 
@@ -141,17 +141,17 @@ def test_a_study_has_all_its_pictures_and_drawing_changes_no_global_state(tmp_pa
         ({"depth": (1, 2), "patch": (1, 2, 4, 8)}, None),
     ],
 )
-def test_no_marker_of_the_cost_picture_hides_another_and_each_column_names_its_cost(axes, columns):
+def test_no_marker_of_the_cost_figure_hides_another_and_each_column_names_its_cost(axes, columns):
     base = synthetic_results.RunConfig(position="rope")
     results = synthetic_results.make(axes, base=base, baseline=next(map(str, next(iter(axes.values())))))
-    picture = cost(results, arrange(results))
-    (ax,) = picture.figure.axes
-    picture.figure.canvas.draw()
+    drawing = cost(results, arrange(results))
+    (ax,) = drawing.figure.axes
+    drawing.figure.canvas.draw()
     markers = [line for line in ax.lines if line.get_marker() != "None"]
     assert len(markers) == len(results.plan.keys) / 3
     centres = [ax.transData.transform((line.get_xdata()[0], line.get_ydata()[0])) for line in markers]
     for (i, a), (j, b) in itertools.combinations(enumerate(centres), 2):
-        assert np.hypot(*(a - b)) > 0.8 * markers[i].get_markersize() * picture.figure.dpi / 72, (i, j)
+        assert np.hypot(*(a - b)) > 0.8 * markers[i].get_markersize() * drawing.figure.dpi / 72, (i, j)
     texts = [label.get_text() for label in ax.get_xticklabels()]
     costs = sorted(results.runs["flops"].unique() / 1e9)
     if columns is not None:
@@ -169,8 +169,8 @@ def test_costs_stand_to_scale_where_that_leaves_room():
 
 def test_no_text_overlaps_or_leaves_its_figure():
     results = synthetic_results.make()
-    for picture in pictures(results, Analysis(arrange(results))):
-        figure = picture.figure
+    for drawing in report_figures(results, Analysis(arrange(results))):
+        figure = drawing.figure
         figure.canvas.draw()
         renderer = figure.canvas.get_renderer()
         unseen = set()
@@ -186,4 +186,4 @@ def test_no_text_overlaps_or_leaves_its_figure():
         for (a, first), (b, second) in itertools.combinations(shown, 2):
             overlap = mpl.transforms.Bbox.intersection(first, second)
             if overlap is not None and first.bounds != second.bounds:
-                assert overlap.width < 1 or overlap.height < 1, f"{picture.name}: {a!r} over {b!r}"
+                assert overlap.width < 1 or overlap.height < 1, f"{drawing.name}: {a!r} over {b!r}"

@@ -10,10 +10,20 @@ import pytest
 
 from ablations.config import SequentialDesign
 from ablations.errors import UsageError
-from ablations.reporting.findings import ContrastFinding, NoInteractionFinding, Verdict, claims, more_seeds
+from ablations.reporting.findings import (
+    BestCellFinding,
+    ContrastFinding,
+    InteractionFinding,
+    NoInteractionFinding,
+    SummaryFinding,
+    Verdict,
+    claims,
+    more_seeds,
+)
 from ablations.reporting.formatting import p_text
 from ablations.reporting.report import compose, write_report
 from ablations.reporting.tables import Table
+from ablations.reporting.wording import sentence
 from ablations.statistics import Analysis, arrange, baseline_contrasts
 from tests.support import synthetic_results
 
@@ -32,7 +42,16 @@ def text(folder) -> str:
 
 def test_it_answers_the_question(text):
     assert text.startswith("# Which positional encoding earns its keep")
-    for heading in ("Findings", "Accuracy", "Paired contrasts", "How to read this", "Method", "Cost", "Provenance"):
+    for heading in (
+        "Answer",
+        "Details",
+        "Accuracy",
+        "Paired contrasts",
+        "How to read this",
+        "Method",
+        "Cost",
+        "Provenance",
+    ):
         assert f"\n## {heading}\n" in text
     assert "48 of 48 runs finished" in text
     assert "vitab run --grid rope\nvitab report rope" in text
@@ -93,14 +112,15 @@ def test_every_number_of_a_finding_is_in_the_table_of_claims(request, kind, repo
     text = (folder / "README.md").read_text(encoding="utf-8")
     table = pd.read_csv(folder / "tables" / "claims.csv")
     assert ("sequential Holm p" in text) == ("seeds_needed" in table) == (kind == "grown")
-    findings = re.findall(r"^- (.*)$", text.split("## Findings")[1].split("\n[!")[0], re.M)
-    assert [f.replace("**", "") for f in findings] == list(table["sentence"])
+    answer = text.split("## Answer\n\n")[1].splitlines()[0]
+    details = re.findall(r"^- (.*)$", text.split("## Details")[1].split("\n## ")[0], re.M)
+    assert [f.replace("**", "") for f in (answer, *details)] == list(table["sentence"])
     for _, row in table.iterrows():
         numbers = pd.to_numeric(row.drop(["sentence", "runs"]), errors="coerce").abs().dropna()
         names = f"{row['subject']} {row['reference']} {row['axis']}"
         words = re.sub(r"95 % interval|80 % power|< 0\.001", "", row["sentence"])
         assert ("< 0.001" in row["sentence"]) <= (row[["p", "p_adjusted", "p_equivalence"]].min() < 0.001)
-        for number in re.findall(r"\d[\d,]*\.?\d*", words):
+        for number in re.findall(r"\d[\d,]*(?:\.\d+)?", words):
             digits = len(number.partition(".")[2])
             shown = {f"{value:.{digits}f}" for value in numbers}
             assert number.replace(",", "") in shown or number in names, (number, row["sentence"])
@@ -164,7 +184,7 @@ def test_a_report_of_any_shape(study, tmp_path):
     if "single" in study or study == "one_run":
         assert "no setting has an interval" in text
         assert "95 % interval" not in text.split("## Accuracy")[0]
-    assert ("**depth 2** against **depth 1**" in text) == (study == "depth")
+    assert ("**depth 1**" in text) == (study == "depth")
 
 
 def test_missing_and_failed_runs_are_named(tmp_path):
@@ -172,12 +192,12 @@ def test_missing_and_failed_runs_are_named(tmp_path):
     text = (write_report(results, tmp_path) / "README.md").read_text(encoding="utf-8")
     assert "46 of 48 runs finished" in text
     assert "| rope | 2 | 4 | 2 | failed | NonFiniteLoss: loss is nan \\| epoch 3 |" in text
-    assert "> **Failed runs.** 1 of 48 runs failed (rope 1). A run that failed is not counted against its arm" in text
+    assert "> **Failed runs.** 1 of 48 runs failed (rope 1). Failed runs do not count against their arm" in text
     assert "the arm is worse than its numbers" in text.split("## Missing runs")[1]
     assert "- depth 4, patch 4, seed 2: no rope" in text
     rows = re.findall(r"^\| ([24]) \| ([24]) \| .*\)([^)|]*) \| (\d) \|$", text, re.M)
     assert rows == [("2", "2", "", "3"), ("2", "4", ", n = 2", "3"), ("4", "2", "", "3"), ("4", "4", ", n = 2", "3")]
-    assert "and the number of runs n, with a mean where it has fewer. The highest" in text
+    assert "and the number of runs n, given with a mean where it is smaller. The highest" in text
     assert "10 pairs" in text
 
 
@@ -189,20 +209,23 @@ def test_runs_that_are_only_not_finished_are_no_failures(tmp_path):
 
 
 def test_it_says_for_what_the_level_holds_and_where_the_data_came_from(folder, text):
-    assert "limits chance findings to 5 % within one family of comparisons: the arms against none, all pairs, " in text
-    assert "p counts differences between settings as chance and the interval does not" in text
-    assert "can include zero while p passes" in text
+    assert "probability of a false finding to 5 % within one family of comparisons: the arms against none, all " in text
+    assert "p treats differences between settings as chance and the interval does not" in text
+    assert "can include zero although p is small" in text
     assert f"| fingerprint of the data (SHA-256) | {'f' * 64} | 48 |" in text
     environments = pd.read_csv(folder / "tables" / "environments.csv").set_index("what")
     assert environments.loc["data_sha256", "value"] == "f" * 64
 
 
-def test_a_study_that_grew_says_what_it_saved_and_what_stopping_early_does(grown):
-    text = (grown / "README.md").read_text(encoding="utf-8")
-    head, rounds = text.split("## Findings")[0], text.split("## Rounds")[1]
-    assert "It took 66 of the 96 runs of a study fixed at that many seeds: 30 saved (31 %)." in head
-    assert "Of at most 12 seeds a setting it took none 12, learned 5, sinusoidal 12 and rope 4: 15 of 48 saved." in head
-    assert "An estimate that stopped an arm early is a little too large" in rounds
+def test_a_study_that_grew_says_what_it_saved_and_what_stopping_early_does(tmp_path):
+    text = (grown_study(tmp_path) / "README.md").read_text(encoding="utf-8")
+    head, rounds = text.split("## Details")[0], text.split("## Rounds")[1]
+    assert "Undecided so far: rope. The next round extends rope and none to 5 seeds." in head
+    assert (
+        "The study needed 66 runs. With 12 seeds in every setting it would have needed 96, so 30 were saved (31 %). "
+        "Seeds per setting: none 12, learned 5, sinusoidal 12 and rope 4; 15 of 48 were saved." in rounds
+    )
+    assert "The estimate of an arm that was found better or worse early is biased away from zero" in rounds
 
 
 def test_other_files_survive_and_old_ones_of_the_report_go(tmp_path):
@@ -239,7 +262,7 @@ def test_an_out_that_cannot_be_written_stops_before_any_work(tmp_path, monkeypat
     def fail(*_):
         raise AssertionError("work began")
 
-    monkeypatch.setattr("ablations.reporting.report.pictures", fail)
+    monkeypatch.setattr("ablations.reporting.report.report_figures", fail)
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UsageError, match=r"--out .*file.* cannot be written") as caught:
             write_report(synthetic_results.make(), out)
@@ -272,30 +295,30 @@ def _claim(gain: float, noise: float, seeds: int = 8) -> ContrastFinding:
         (_claim(-5, 0.5), Verdict.WORSE, "**rope** is worse than **none** by"),
         (_claim(0, 0.1), Verdict.EQUIVALENT, "are equivalent within 0.5 points"),
         (_claim(3, 3), Verdict.UNDECIDED, "more seed"),
-        (_claim(5, 0.5, seeds=3), Verdict.UNDECIDED, "the smallest p is 0.250, so no difference could"),
+        (_claim(5, 0.5, seeds=3), Verdict.UNDECIDED, "the smallest possible p is 0.250, so no difference can"),
     ],
 )
 def test_words_follow_the_verdict(claim, verdict, words):
     assert claim.verdict == verdict
-    assert words in claim.sentence
+    assert words in sentence(claim)
 
 
 def test_a_claim_over_a_part_of_the_settings_names_it(lossy):
     text = (lossy / "README.md").read_text(encoding="utf-8")
     assert "9 pairs over 3 of 4 settings, ahead in 9)." in text
     assert "12 pairs, ahead in 12)." in text
-    assert "cannot be decided with 3 blocks over 1 of 2 settings: the smallest p they can reach is 0.250." in text
+    assert "cannot be decided with 3 blocks over 1 of 2 settings: the smallest possible p is 0.250." in text
     assert "The smallest possible p is 0.0039 with 9 pairs and 0.00049 with 12 pairs." in text
 
 
 def test_an_interval_within_the_margin_that_is_not_called_equivalent_says_why():
     found = baseline_contrasts(arrange(synthetic_results.make({"position": ("none", "rope")}, range(8))))[0]
     near = replace(found, mean=0.1, low=-0.3, high=0.45, p=0.5, p_adjusted=1.0, p_equivalence=0.06)
-    assert "but not as one of so many" in ContrastFinding(near).sentence
-    assert "within 0.5" not in ContrastFinding(replace(near, high=0.51)).sentence
+    assert "does not pass after correction for several comparisons" in sentence(ContrastFinding(near))
+    assert "within 0.5" not in sentence(ContrastFinding(replace(near, high=0.51)))
     grown = replace(near, correction="sequential Holm")
-    assert "the test of equivalence for all looks does not pass" in ContrastFinding(grown).sentence
-    assert "tell nothing of the spread" in ContrastFinding(replace(near, p_equivalence=np.nan)).sentence
+    assert "the equivalence test, which covers all looks, does not pass" in sentence(ContrastFinding(grown))
+    assert "so their spread is unknown" in sentence(ContrastFinding(replace(near, p_equivalence=np.nan)))
 
 
 def test_an_undecided_change_says_how_many_more_seeds():
@@ -303,11 +326,11 @@ def test_an_undecided_change_says_how_many_more_seeds():
     claim = next(c for c in found if isinstance(c, NoInteractionFinding))
     more = more_seeds(claim.contrast)
     assert more >= 1
-    assert f"6 blocks). Alone it would need about {more} more seed" in claim.sentence
+    assert f"6 blocks). The clearest change, tested alone, needs about {more} more seed" in sentence(claim)
 
 
 def test_an_interaction_is_found_and_its_absence_is_not_claimed():
-    sentences = [claim.sentence for claim in claims(Analysis(arrange(synthetic_results.make())))]
+    sentences = [sentence(claim) for claim in claims(Analysis(arrange(synthetic_results.make())))]
     assert any("depends on patch" in s and "at patch 2" in s for s in sentences)
     assert any(
         s.startswith("Whether the differences between positions depend on depth is undecided") for s in sentences
@@ -325,75 +348,226 @@ def _study(leads, seeds=3, axes=("patch", (2, 4))) -> list:
 
 
 def test_a_lead_that_changes_is_a_lead_on_average_and_depends_on_what_changes_it():
-    contrast, change, _ = _study(lambda patch, seed: (20 if patch == 2 else 0.1) + 0.2 * seed, seeds=8)
+    _, contrast, change, _ = _study(lambda patch, seed: (20 if patch == 2 else 0.1) + 0.2 * seed, seeds=8)
     assert re.fullmatch(
-        r"\*\*rope\*\* is better than \*\*none\*\* by 10.7 points on average over these settings \(95 % .*\)\. "
+        r"\*\*rope\*\* is better than \*\*none\*\* by 10.7 points on average over the settings \(95 % .*\)\. "
         r"The difference depends on patch\.",
-        contrast.sentence,
+        sentence(contrast),
     )
-    assert "depends on patch: it is +20.7 points at patch 2 and +0.8 at patch 4" in change.sentence
-    in_short = claims(Analysis(arrange(synthetic_results.make(seeds=range(8)))))[0].sentence
-    assert in_short.startswith(
-        "In short, on average over these settings: **learned**, **sinusoidal** and **rope** are "
-    )
-    assert " These differences depend on patch. " in in_short
-    alone = _study(lambda patch, seed: 20 + 0.2 * seed, seeds=8, axes=("patch", (2,)))[0]
-    assert "average" not in alone.sentence
-    assert "depends" not in alone.sentence
+    assert "depends on patch: it is +20.7 points at patch 2 and +0.8 points at patch 4" in sentence(change)
+    alone = _study(lambda patch, seed: 20 + 0.2 * seed, seeds=8, axes=("patch", (2,)))[:2]
+    assert not any("average" in sentence(claim) or "depends" in sentence(claim) for claim in alone)
 
 
 def test_an_average_that_hides_a_change_is_not_left_undecided_without_a_word():
-    contrast = _study(lambda patch, seed: (5 if patch == 2 else -3.6) + 0.02 * seed, seeds=8)[0]
+    contrast = _study(lambda patch, seed: (5 if patch == 2 else -3.6) + 0.02 * seed, seeds=8)[1]
     assert contrast.verdict == Verdict.UNDECIDED
-    assert "16 pairs, ahead in 8). The difference depends on patch. The interval leaves out zero, but p, " in (
-        contrast.sentence
+    assert "16 pairs, ahead in 8). The difference depends on patch. The interval excludes zero, but p, " in (
+        sentence(contrast)
     )
 
 
 def test_an_interval_without_zero_beside_a_p_that_does_not_pass_is_explained_by_the_settings():
-    contrast = _study(lambda patch, seed: (4 if patch == 2 else 0.3) + (0.4 * seed - 0.7) * 1.5, seeds=3)[0]
+    contrast = _study(lambda patch, seed: (4 if patch == 2 else 0.3) + (0.4 * seed - 0.7) * 1.5, seeds=3)[1]
     assert contrast.contrast.low > 0
     assert contrast.contrast.p > 0.05
-    assert "but p, unlike the interval, counts differences between settings as chance. To decide" in contrast.sentence
-
-
-def test_an_interval_with_zero_beside_a_p_that_passes_is_explained():
-    contrast = _study(lambda patch, seed: 10.0 if seed == 0 else 0.1 + 0.1 * seed)[0]
-    assert contrast.contrast.p_adjusted <= 0.05
-    assert contrast.contrast.low < 0
-    assert contrast.sentence.endswith(
-        ". The interval includes zero, as it is cautious with few seeds; a verdict goes by p alone."
+    assert (
+        "but p, unlike the interval, treats differences between settings as chance; the verdict follows p. Deciding"
+        in (sentence(contrast))
     )
 
 
-def test_the_highest_of_many_means_is_said_to_be_luck_in_part():
+def test_an_interval_with_zero_beside_a_p_that_passes_is_explained():
+    contrast = _study(lambda patch, seed: 10.0 if seed == 0 else 0.1 + 0.1 * seed)[1]
+    assert contrast.contrast.p_adjusted <= 0.05
+    assert contrast.contrast.low < 0
+    assert sentence(contrast).endswith(
+        ". The interval includes zero because it is conservative with few seeds; the verdict follows p."
+    )
+
+
+def test_the_highest_of_many_means_is_called_biased():
     best = claims(Analysis(arrange(synthetic_results.make())))[-1]
-    assert best.sentence.endswith("; the highest of 16 means is in part luck.")
+    assert sentence(best).endswith(". It is biased upward, as the maximum of 16 means.")
     one = claims(Analysis(arrange(synthetic_results.make({"position": ("none",)}))))[-1]
-    assert "luck" not in one.sentence
+    assert "biased" not in sentence(one)
 
 
-@pytest.mark.parametrize(("more", "words"), [(1, "1 more seed a setting is"), (9, "9 more seeds a setting are")])
+GAINS = {"none": 0.0, "learned": 8.0, "sinusoidal": 7.9, "rope": 6.0}
+
+
+def _answer(gains, seeds=8, noise=0.05, missing=lambda config: False, **axes) -> str:
+    """The answer of a study on arms with these gains in points, whose runs scatter by `noise` points."""
+
+    def measure(config):
+        draw = np.random.default_rng([config.seed, config.depth, *config.position.encode()]).normal()
+        return (60 + gains[config.position] + noise * draw) / 100
+
+    results = synthetic_results.make({"position": tuple(gains), **axes}, range(seeds), measure=measure, missing=missing)
+    found = claims(Analysis(arrange(results)))[0]
+    assert isinstance(found, SummaryFinding)
+    return re.sub(r" \(95 % interval \S+ to \S+\)", " (I)", sentence(found))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (
+            _answer(GAINS, seeds=12),
+            "**learned** has the highest mean test accuracy and is better than **none** by 8.0 points (I). It is also "
+            "better than **sinusoidal** and **rope**.",
+        ),
+        (
+            _answer(GAINS | {"sinusoidal": 8.0}, depth=(2, 4)),
+            "**learned** has the highest mean test accuracy and is better than **none** by 8.0 points on average "
+            "over depth (I). It is also better than **rope**; it is equivalent to **sinusoidal** within 0.5 points.",
+        ),
+        (
+            _answer(GAINS, seeds=3),
+            "**learned** has the highest mean test accuracy, but whether it is better than **none** is undecided: the "
+            "difference is +8.0 points (I). With 3 pairs no difference can be shown. It is equivalent to "
+            "**sinusoidal** within 0.5 points; whether it is better than **rope** is also undecided.",
+        ),
+        (
+            _answer(GAINS, missing=lambda config: config.position == "learned" and config.seed > 2),
+            "**learned** has the highest mean test accuracy, but whether it is better than **none** is undecided: the "
+            "difference is +8.0 points (I). With 3 pairs no difference can be shown. It is equivalent to "
+            "**sinusoidal** within 0.5 points; whether it is better than **rope** is also undecided. "
+            "**sinusoidal** and **rope** are better than **none**.",
+        ),
+        (
+            _answer({"none": 9.0, "learned": 5.0, "rope": 7.0}),
+            "The baseline **none** has the highest mean test accuracy. The closest arm, **rope**, is worse by 2.0 "
+            "points (I).",
+        ),
+        (
+            _answer({"none": 9.0, "learned": 5.0, "rope": 8.99}, noise=1.0),
+            "The baseline **none** has the highest mean test accuracy. Whether it is better than the closest arm, "
+            "**rope**, is undecided: the difference is −0.1 points (I).",
+        ),
+        (_answer({"none": 0.0, "rope": 2.0}), "**rope** is better than **none** by 2.0 points (I)."),
+        (_answer({"none": 2.0, "rope": 0.0}), "**rope** is worse than **none** by 2.0 points (I)."),
+        (
+            _answer({"none": 0.0, "rope": 0.1}, noise=0.2),
+            "**rope** is equivalent to **none** within 0.5 points: the difference is +0.1 points (I).",
+        ),
+        (
+            _answer({"none": 0.0, "rope": 2.0}, seeds=1),
+            "Whether **rope** differs from **none** is undecided: the difference is +2.0 points. With 1 pair no "
+            "difference can be shown.",
+        ),
+        (
+            _answer({"none": 0.0, "rope": 2.0}, missing=lambda config: config.seed % 2 == (config.position == "rope")),
+            "**rope** cannot be compared with **none**: no pair of runs has finished.",
+        ),
+    ],
+)
+def test_the_answer_says_who_leads_by_how_much_and_whether_that_is_decided(answer, expected):
+    assert answer == expected
+
+
+def test_the_answer_names_what_the_difference_depends_on():
+    answer, contrast, change, _ = _study(lambda patch, seed: (20 if patch == 2 else 0.1) + 0.2 * seed, seeds=8)
+    assert re.fullmatch(
+        r"\*\*rope\*\* is better than \*\*none\*\* by 10\.7 points on average over patch "
+        r"\(95 % interval \S+ to \S+\)\. The difference of \*\*rope\*\* from \*\*none\*\* depends on patch: "
+        r"it is \+20\.7 points at patch 2 and \+0\.8 points at patch 4\.",
+        sentence(answer),
+    )
+    assert [type(claim) for claim in (contrast, change)] == [ContrastFinding, InteractionFinding]
+
+
+@pytest.mark.parametrize(
+    ("arms", "gain", "words"),
+    [(8, 0.0, "Whether it is better than any other arm is also undecided."), (8, 5.0, "better than every other arm.")],
+)
+def test_an_answer_on_many_arms_does_not_list_them(arms, gain, words):
+    def measure(config):
+        draw = np.random.default_rng([config.seed, round(1e4 * config.learning_rate)]).normal()
+        return (60 + gain * (config.learning_rate == 1e-3 * arms) + draw) / 100
+
+    rates = tuple(1e-3 * (i + 1) for i in range(arms))
+    base = {"baseline": "0.001", "base": ROPE}
+    results = synthetic_results.make({"learning_rate": rates}, range(12), measure=measure, **base)
+    assert words in sentence(claims(Analysis(arrange(results)))[0])
+
+
+def test_a_study_of_one_arm_has_its_mean_for_an_answer():
+    results = synthetic_results.make({"position": ("none",)}, measure=lambda config: 0.98 + 0.005 * config.seed)
+    (only,) = claims(Analysis(arrange(results)))
+    assert isinstance(only, BestCellFinding)
+    text = compose(results).text
+    assert (
+        "\n## Answer\n\nThe mean test accuracy of **none** is 98.5 % (3 runs; 95 % interval 97.3 to 99.7). Nothing is "
+        "compared: the runs differ only in the seed.\n\n## Accuracy\n" in text
+    )
+
+
+def test_the_first_screen_has_a_table_of_verdicts(folder, text):
+    head = text.split("## Details")[0]
+    table = pd.read_csv(folder / "tables" / "contrasts.csv")
+    rows = re.findall(r"^\| (\w+) \| \*\*(\w+)\*\* \| (\S+) \| (\S+) to (\S+) \| ([<\u00a0\d.]+) \|$", head, re.M)
+    assert len(rows) == len(table) == 3
+    for (arm, verdict, difference, low, high, p), row in zip(rows, table.to_dict("records"), strict=True):
+        assert (arm, verdict, p) == (row["subject"], row["verdict"], p_text(row["p_adjusted"]))
+        numbers = [float(number.replace("−", "-")) for number in (difference, low, high)]
+        assert numbers == [round(row[name], 1) for name in ("estimate", "low", "high")]
+    assert "(figures/contrasts.png)" in head
+    assert text.count("figures/contrasts.png") == 1
+
+
+def folder_study(environments, **base):
+    results = synthetic_results.make(
+        {"position": ("none", "rope")}, (0, 1), base=synthetic_results.RunConfig(data="folder", **base)
+    )
+    recorded = dict(zip(results.runs["key"], environments * 4, strict=False))
+    return replace(results, environments={key: {"dataset": found} for key, found in recorded.items()})
+
+
+FLOWERS = {"name": "flowers17", "train_images": 1200, "test_images": 300, "classes": 5, "image_size": 32}
+
+
+def test_a_report_on_a_folder_names_it():
+    text = compose(folder_study([FLOWERS])).text
+    assert (
+        '\n\nStudy `rope` on the image folder "flowers17" (1,200 training and 300 test images, 5 classes, 32 × 32 '
+        "pixels): 4 of 4 runs finished; " in text
+    )
+    assert "Add `--data-dir DIR` to it, with the image folder as DIR." in text
+    assert "your own" not in text
+    other = compose(folder_study([FLOWERS, FLOWERS | {"train_images": 600}])).text
+    assert 'the image folder "flowers17" (5 classes, 32 × 32 pixels)' in other
+
+
+def test_a_report_on_a_folder_of_an_older_version_says_that_its_name_is_not_recorded():
+    results = folder_study([FLOWERS])
+    text = compose(replace(results, environments={})).text
+    assert "Study `rope` on an image folder (name and size not recorded): 4 of 4 runs finished" in text
+
+
+@pytest.mark.parametrize(("more", "words"), [(1, "1 more seed"), (9, "9 more seeds")])
 def test_it_is_the_study_that_needs_more_seeds(more, words):
     contrast = _claim(3, 3).contrast
     claim = ContrastFinding(replace(contrast, seeds_needed=contrast.seeds + more))
-    assert f". To decide this, about {words} needed, if difference and spread stay as they are." in claim.sentence
+    assert f". Deciding this needs about {words} per setting, if difference and spread stay as observed." in sentence(
+        claim
+    )
 
 
 def test_runs_that_are_all_alike_have_no_interval_of_width_zero(tmp_path):
     results = synthetic_results.make({"position": ("none", "rope")}, measure=lambda config: 0.98)
     text = (write_report(results, tmp_path) / "README.md").read_text(encoding="utf-8")
-    assert "is 98.0 %, by **none** (3 runs, all alike); the highest of 2" in text
-    assert "| none | **98.0** (all alike) | 3 |" in text
+    assert "is 98.0 %, by **none** (3 runs, all equal). It is biased upward, as the maximum of 2" in text
+    assert "| none | **98.0** (all equal) | 3 |" in text
     assert "98.0 to 98.0" not in text
 
 
 def test_the_head_of_a_report_says_on_what_images_it_rests(tmp_path):
     base = synthetic_results.RunConfig(data="cifar100", classes=20)
     results = synthetic_results.make({"position": ("none", "rope"), "patch": (4, 8)}, base=base)
-    head = compose(results).text.split("## Findings")[0]
-    said = "Trained on cifar100 (50,000 + 10,000 photographs in 100 classes), the first 20 of 100 classes only."
-    assert head.endswith(f" 3 seeds. {said}\n\n")
+    head = compose(results).text.split("## Answer")[0]
+    data = "cifar100 (50,000 + 10,000 photographs in 100 classes), only the first 20 of 100 classes"
+    assert f"\n\nStudy `rope` on {data}: 12 of 12 runs finished; position none, rope; patch 4, 8; 3 seeds.\n" in head
 
 
 def test_p_text():

@@ -41,8 +41,8 @@ def test_a_number_changed_in_the_prose_is_named(out):
     edit(out / "rope" / "README.md", said[0], said[0].replace(said[1], "99.9"))
     (line,) = differences(RESULTS, out)
     assert line.startswith("README.md, line ")
-    assert "99.9" in line.split("the runs give")[0]
-    assert said[1] in line.split("the runs give")[1]
+    assert "99.9" in line.split(", expected ")[0]
+    assert said[1] in line.split(", expected ")[1]
 
 
 def test_a_cell_of_a_table_and_a_claim_are_named(out):
@@ -50,10 +50,8 @@ def test_a_cell_of_a_table_and_a_claim_are_named(out):
     edit(tables / "accuracy.csv", "none,2,2,", "none,2,3,")
     edit(tables / "claims.csv", "Contrast,better,", "Contrast,worse,")
     claim, cell = sorted(differences(RESULTS, out), reverse=True)
-    assert cell == "tables/accuracy.csv, row 1, patch: says 3, the runs give 2"
-    assert re.match(
-        r"tables/claims.csv, row \d, verdict: says worse, the runs give better \(claim: \w+ is better", claim
-    )
+    assert cell == "tables/accuracy.csv, row 1, patch: found 3, expected 2"
+    assert re.match(r"tables/claims.csv, row \d, verdict: found worse, expected better \(claim: \w+ is better", claim)
 
 
 def test_rounding_of_other_hardware_is_no_difference_but_a_digit_is(out):
@@ -102,10 +100,10 @@ def test_other_runs_make_the_claims_differ(out):
     found = differences(other, out)
     assert any(line.startswith("README.md") for line in found)
     assert any(line.startswith("tables/claims.csv") for line in found)
-    assert "tables/runs.csv: has 48 rows, the runs give 44" in found
+    assert "tables/runs.csv: found 48 rows, expected 44" in found
     assert all("\n" not in line for line in found)
 
 
 def test_a_report_that_is_not_there(tmp_path):
-    with pytest.raises(UsageError, match="there is no report in"):
+    with pytest.raises(UsageError, match="no report in"):
         differences(RESULTS, tmp_path)

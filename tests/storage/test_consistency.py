@@ -77,7 +77,7 @@ def test_a_study_of_two_codes_is_reported_when_asked_and_says_so(edit, component
         assert refused.stderr == f"error: smoke: {stated}; --mixed reports them together and says so\n"
     assert not Path("reports").exists()
     assert vitab("report", "--mixed").exit_code == 0
-    top = Path("reports/smoke/README.md").read_text(encoding="utf-8").split("## Findings")[0]
+    top = Path("reports/smoke/README.md").read_text(encoding="utf-8").split("## Answer")[0]
     assert stated in top
     assert vitab("report", "--mixed", "--check").exit_code == 0
     assert stated in vitab("compare", "none", "rope", "--mixed").stdout

@@ -1,4 +1,4 @@
-"""Accuracy against what training costs: settings in the order of their cost, the arms of each side by side."""
+"""Figure of accuracy against training cost: settings in order of cost, the arms of a setting side by side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from ablations.config import name_level
 from ablations.config.safe_text import shortened
 from ablations.reporting.figures import panels as figures
-from ablations.reporting.figures.figure import WIDTH, Picture, canvas
+from ablations.reporting.figures.figure import WIDTH, ReportFigure, canvas
 from ablations.reporting.figures.palette import arm_legend, arm_marks
 from ablations.reporting.formatting import listed
 from ablations.statistics import FloatArray, Outcomes
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from ablations.storage import Results
 
 ALIKE = 1.05
-"""Costs up to this ratio are one: then a column is a setting, else each arm of a setting has a column of its own."""
+"""Largest ratio of the costs within a setting for which its arms share a column; else every arm has its own column."""
 UNITS = ((1e18, "exaFLOPs"), (1e15, "petaFLOPs"), (1e12, "teraFLOPs"), (1e9, "gigaFLOPs"), (1.0, "FLOPs"))
 
 
-def cost(results: Results, outcomes: Outcomes) -> Picture | None:
-    """The picture; None where no cost is known."""
+def cost(results: Results, outcomes: Outcomes) -> ReportFigure | None:
+    """Return the figure; None if no cost is known."""
     column = "flops" if results.runs["flops"].notna().all() else "train_seconds"
     points = _points(outcomes, dict(zip(results.runs["key"], results.runs[column], strict=True)))
     if points.empty or not (points["cost"] > 0).all():
@@ -64,13 +64,16 @@ def cost(results: Results, outcomes: Outcomes) -> Picture | None:
         arm_legend(figure, marks, handletextpad=0.3)
     words = "floating-point operations" if column == "flops" else "seconds"
     together = alike and len(names) > 1
-    return Picture(
+    return ReportFigure(
         "cost",
         "Accuracy against training cost",
         f"Plot of mean test accuracy against training cost in {words} for {listed(names)}.",
-        f"Marker: mean over seeds; line: from the lowest to the highest seed. Below each column: the {words} of one "
-        "training run"
-        + (f", and the setting. They are alike for each {outcomes.axis.replace('_', ' ')} in it." if together else "."),
+        f"Marker: mean over seeds; line: lowest to highest seed. Below each column: the {words} of one training run"
+        + (
+            f" and the setting. In a setting the cost is nearly the same for every {outcomes.axis.replace('_', ' ')}."
+            if together
+            else "."
+        ),
         figure,
     )
 
@@ -99,7 +102,7 @@ def _points(outcomes: Outcomes, cost_of: dict[str, float]) -> pd.DataFrame:
 
 
 def _places(costs: FloatArray) -> tuple[FloatArray, bool]:
-    """Where columns of these rising costs stand, and whether that is to a log scale: if none comes too near another."""
+    """Return the places of columns by increasing cost, and whether they are on a log scale (no two too close)."""
     logs = np.log2(costs)
     gaps = np.diff(logs)
     if gaps.size and gaps.min() > 0.5 * gaps.mean():
@@ -112,5 +115,5 @@ def _three_digits(value: float) -> str:
 
 
 def _unit(most: float) -> tuple[float, str]:
-    """The unit in which the largest cost is 2 or more."""
+    """Return the largest unit of which `most` is at least 2, as (FLOPs, name)."""
     return next(unit for unit in UNITS if most >= 2 * unit[0] or unit[0] == 1.0)

@@ -1,4 +1,4 @@
-"""What a positional encoding encodes, as pictures: which places look alike to it."""
+"""Figure of positional encodings: the similarity of patches under each of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ablations.config.safe_text import shortened
-from ablations.reporting.figures.figure import WIDTH, Picture, canvas
+from ablations.reporting.figures.figure import WIDTH, ReportFigure, canvas
 from ablations.reporting.formatting import listed
 from ablations.statistics import FloatArray
 
@@ -22,13 +22,13 @@ _MAP: dict[str, Any] = {"cmap": "mako", "vmax": 1.0, "interpolation": "nearest"}
 
 
 def cosine_similarity(table: FloatArray) -> FloatArray:
-    """Cosine of the angle between any two rows of (N, D), as (N, N)."""
+    """Return the cosine similarity of any two rows of (N, D), as (N, N)."""
     unit = table / np.linalg.norm(table, axis=1, keepdims=True).clip(1e-12)
     return np.asarray(unit @ unit.T)
 
 
 def rope_scores(reach: int, head_width: int, base: float = 100.0) -> FloatArray:
-    """The score of q = k = ones, over its value at no displacement, as (2 reach + 1, 2 reach + 1).
+    """Return the score of q = k = ones relative to displacement zero, as (2 reach + 1, 2 reach + 1).
 
     Row dy + reach, column dx + reach. Each interleaved pair of channels contributes 2 cos(displacement x angle).
     """
@@ -38,7 +38,7 @@ def rope_scores(reach: int, head_width: int, base: float = 100.0) -> FloatArray:
 
 
 def similarity_mosaic(ax: Axes, similarity: FloatArray) -> AxesImage:
-    """One tile a patch, at its place in the image: how similar every patch is to it. `similarity` is (N, N)."""
+    """Draw a tile per patch, at its place in the image, with the similarity of every patch. `similarity` is (N, N)."""
     grid = round(similarity.shape[0] ** 0.5)
     zoom = max(1, 96 // grid**2)
     gap = max(1, round(0.1 * grid * zoom))
@@ -60,7 +60,7 @@ def similarity_mosaic(ax: Axes, similarity: FloatArray) -> AxesImage:
 
 
 def displacement_map(ax: Axes, scores: FloatArray) -> AxesImage:
-    """Scores as a function of displacement, (2 reach + 1, 2 reach + 1), no displacement in the middle."""
+    """Draw scores as a function of displacement, (2 reach + 1, 2 reach + 1), with displacement zero in the middle."""
     reach = scores.shape[0] // 2
     edge = reach + 0.5
     image = ax.imshow(scores, extent=(-edge, edge, edge, -edge), **_MAP, vmin=float(scores.min()))
@@ -79,8 +79,8 @@ def _frameless(ax: Axes) -> None:
         spine.set_visible(False)
 
 
-def encodings(results: Results) -> Picture | None:
-    """A panel for each encoding that has something to show; None where positions do not vary."""
+def encodings(results: Results) -> ReportFigure | None:
+    """Return the figure, a panel for each encoding that can be drawn; None if positions do not vary."""
     from vit.positions.sinusoidal import sinusoidal_table
 
     names = list(dict.fromkeys(results.plan.axes.get("position", ())))
@@ -120,24 +120,24 @@ def encodings(results: Results) -> Picture | None:
     for name, _, _ in shown:
         if name in tables:
             n = len(tables[name])
-            words.append(f"{name}: the trained tables of {n} run{'s' * (n > 1)}" + ", averaged" * (n > 1))
+            words.append(f"{name}: trained tables of {n} run{'s' * (n > 1)}" + ", averaged" * (n > 1))
         else:
-            words.append(f"{name}: by its formula")
+            words.append(f"{name}: from its formula")
     described = "; ".join(words)
     mosaic = any(kind == "mosaic" for _, kind, _ in shown)
-    return Picture(
+    return ReportFigure(
         "encodings",
-        "What each encoding encodes",
-        f"Maps of which places look alike to {listed([name for name, _, _ in shown])}.",
+        "Similarity of patches under each encoding",
+        f"Maps of the similarity of patches under the encodings {listed([name for name, _, _ in shown])}.",
         (
-            f"On a grid of {grid} × {grid} patches. Tiles: one for each patch, at its place in the image, coloured "
-            "by the cosine similarity of its encoding with that of every patch. "
+            f"Grid of {grid} × {grid} patches. Tiles: one per patch, at its place in the image; colour: the cosine "
+            "similarity of its encoding with that of every patch. "
             if mosaic
             else ""
         )
         + (
-            "Displacement: the score that rope gives to equal queries and keys (all ones) dx columns and dy rows "
-            "apart, as a share of the score at no displacement. "
+            "Map of displacements: the score that rope gives to equal queries and keys (all ones) dx columns and dy "
+            "rows apart, relative to the score at displacement zero. "
             if any(kind == "displacement" for _, kind, _ in shown)
             else ""
         )
@@ -149,7 +149,7 @@ def encodings(results: Results) -> Picture | None:
 
 
 def _learned(results: Results, runs: pd.DataFrame) -> list[FloatArray]:
-    """The tables (N, D) of the runs that share the first run's shape: its finest patch, its smallest depth."""
+    """Return the tables (N, D) of the runs with the smallest patch and depth."""
     if runs.empty:
         return []
     first = runs.iloc[0]
@@ -166,7 +166,7 @@ def _learned(results: Results, runs: pd.DataFrame) -> list[FloatArray]:
 
 
 def _grid(results: Results, runs: pd.DataFrame) -> int:
-    """Patches a side in the finest model, 0 where the size of the images is not known."""
+    """Return the patches per side with the smallest patch, 0 if the size of the images is not known."""
     from ablations.data import DATASETS
 
     info = DATASETS.get(str(runs["data"].iloc[0]))

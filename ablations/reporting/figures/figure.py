@@ -1,4 +1,4 @@
-"""A figure with the words that go with it, and the canvas that all are drawn on."""
+"""A figure of a report with its texts, and the canvas that it is drawn on."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from ablations.reporting.figures.palette import style
 
 WIDTH = 6.6
-"""Inches; at 200 dots per inch a figure stays sharp at full width and readable at half."""
+"""Width of a figure in inches; saved with 200 dots per inch."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure, the file name it gets, its heading, and its words: `alt` for who cannot see it, `caption` below."""
+class ReportFigure:
+    """A figure with its file name, heading, alternative text and caption."""
 
     name: str
     title: str
@@ -27,10 +27,10 @@ class Picture:
     caption: str
     figure: Figure
     facts: Mapping[str, object] = field(default_factory=dict)
-    """Numbers of its words that stand in no table, by name."""
+    """Numbers in the texts that no table contains, by name."""
 
     def save(self, folder: Path) -> None:
-        """Write NAME.png and NAME.svg, the same bytes for the same picture."""
+        """Write NAME.png and NAME.svg; the same figure gives the same bytes."""
         with style():
             self.figure.savefig(folder / f"{self.name}.png", dpi=200, metadata={"Software": None})
             self.figure.set_layout_engine("none")
@@ -38,7 +38,7 @@ class Picture:
 
 
 def canvas(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, NDArray[Any]]:
-    """A figure of this height in inches and its axes, (rows, columns); draws with Agg, apart from pyplot."""
+    """Return a figure of this height in inches and its axes, (rows, columns); it draws with Agg, without pyplot."""
     figure = Figure(figsize=(options.pop("width", WIDTH), height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.07, h_pad=0.07)  # type: ignore[union-attr,call-arg]
     FigureCanvasAgg(figure)

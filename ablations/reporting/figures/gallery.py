@@ -1,4 +1,4 @@
-"""The figures of a report, composed of panels, each with the words that go with it."""
+"""The figures of a report, with captions and alternative texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ablations.config.safe_text import LONGEST, shortened
 from ablations.reporting.figures import panels as figures
 from ablations.reporting.figures.cost import cost
 from ablations.reporting.figures.encodings import encodings
-from ablations.reporting.figures.figure import WIDTH, Picture, canvas
+from ablations.reporting.figures.figure import WIDTH, ReportFigure, canvas
 from ablations.reporting.figures.palette import Mark, arm_legend, arm_marks, percent_ticks, style
 from ablations.reporting.formatting import listed, points_text
 from ablations.statistics import Analysis, FloatArray, Outcomes
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ablations.storage import Results
 
 
-def pictures(results: Results, analysis: Analysis) -> list[Picture]:
-    """Every figure that the study has data for, in the order of the report."""
+def report_figures(results: Results, analysis: Analysis) -> list[ReportFigure]:
+    """Return every figure that the study has data for, in the order of the report."""
     outcomes = analysis.outcomes
     with style():
         drawn = [
@@ -39,7 +39,7 @@ def pictures(results: Results, analysis: Analysis) -> list[Picture]:
             cost(results, outcomes),
             encodings(results),
         ]
-    return [picture for picture in drawn if picture]
+    return [figure for figure in drawn if figure]
 
 
 def _names(outcomes: Outcomes) -> list[str]:
@@ -51,7 +51,7 @@ def _marks(outcomes: Outcomes) -> dict[str, Mark]:
 
 
 def _panels(outcomes: Outcomes, most: int = 4) -> tuple[int, int]:
-    """Rows and columns that give every cell a panel: the last cell axis across, the others down."""
+    """Return the rows and columns of panels, one per cell: the last cell axis across, the others down."""
     cells = len(outcomes.cells)
     if len(outcomes.cell_axes) < 2:
         columns = cells if cells <= most else 3
@@ -72,7 +72,7 @@ def _axis_word(axis: str) -> str:
     return axis.replace("_", " ")
 
 
-def _accuracy(outcomes: Outcomes) -> Picture:
+def _accuracy(outcomes: Outcomes) -> ReportFigure:
     names, marks = _names(outcomes), _marks(outcomes)
     rows, columns = _panels(outcomes, most=2)
     height = 0.75 + rows * (0.45 + 0.33 * len(names))
@@ -87,17 +87,16 @@ def _accuracy(outcomes: Outcomes) -> Picture:
         ax.tick_params(axis="x", labelbottom=True)
     figure.supxlabel("test accuracy", fontsize=11)
     n = _run_range(outcomes)
-    return Picture(
+    return ReportFigure(
         "accuracy",
         f"Accuracy by {_axis_word(outcomes.axis)}",
-        f"Dot plot of test accuracy, one panel a setting, with a row for {listed(names)}; runs in a row: {n}.",
-        "Each marker is one run (one seed) on the test set, the bar and the number beside it are the mean of the row, "
-        "in percent.",
+        f"Dot plot of test accuracy, one panel per setting, with a row for {listed(names)}; runs per row: {n}.",
+        "Marker: test accuracy of one run (one seed) in percent; bar and number: mean of the row.",
         figure,
     )
 
 
-def _contrasts(analysis: Analysis) -> Picture | None:
+def _contrasts(analysis: Analysis) -> ReportFigure | None:
     outcomes = analysis.looked
     arms = [arm for arm in range(len(outcomes.arms)) if arm != outcomes.baseline]
     pairs = [
@@ -114,37 +113,37 @@ def _contrasts(analysis: Analysis) -> Picture | None:
     label = "difference from", shortened(base), "(percentage points)"
     ax.set_xlabel((" " if len(base) <= LONGEST // 2 else "\n").join(label))
     interval = any(np.isfinite(contrast.low) for contrast, _ in pairs)
-    return Picture(
+    return ReportFigure(
         "contrasts",
         f"Paired differences from {base}",
-        f"Paired differences in accuracy from {base}: "
+        f"Forest plot of paired differences in test accuracy from {base}: "
         + "; ".join(f"{c.subject} {points_text(c.mean)} points" for c, _ in pairs)
         + ".",
-        f"Large marker: mean difference from {base} in percentage points, also written at the right"
+        f"Large marker and number: mean difference from {base} in percentage points"
         + ("; thick line: its 95 % interval" if interval else "")
-        + "; small dots: the pairs it is made of, each two runs alike in all but the arm.",
+        + "; small dots: the differences of the single pairs.",
         figure,
     )
 
 
-def _ranks(analysis: Analysis) -> Picture | None:
+def _ranks(analysis: Analysis) -> ReportFigure | None:
     found = analysis.ranks
     if found is None:
         return None
     figure, axes = canvas(1.1 + 0.32 * len(found.arms))
     figures.critical_difference(axes[0, 0], found, _marks(analysis.outcomes))
     order = sorted(zip(found.mean_ranks, found.arms, strict=True))
-    return Picture(
+    return ReportFigure(
         "ranks",
         "Ranks over settings",
         "Mean ranks over settings, best first: " + "; ".join(f"{arm} {rank:.2f}" for rank, arm in order) + ".",
-        f"Mean rank over {found.cells} settings, 1 the best. Grey bars join arms whose ranks differ by less than the "
-        f"critical difference of {found.critical:.2f}.",
+        f"Mean rank over {found.cells} settings (1 = best). Grey bars join arms whose mean ranks differ by less than "
+        f"the critical difference of {found.critical:.2f}.",
         figure,
     )
 
 
-def _heatmaps(outcomes: Outcomes) -> Picture | None:
+def _heatmaps(outcomes: Outcomes) -> ReportFigure | None:
     if not outcomes.cell_axes:
         return None
     means = _mean(outcomes.accuracy)
@@ -188,17 +187,17 @@ def _heatmaps(outcomes: Outcomes) -> Picture | None:
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
     percent_ticks(bar.ax.yaxis, most=4)
-    return Picture(
+    return ReportFigure(
         "heatmap",
         f"{_axis_word(down)} × {_axis_word(across)}".capitalize(),
         f"Heatmaps of mean test accuracy over {_axis_word(down)} and {_axis_word(across)}, "
         f"from {lowest:.1f} to {highest:.1f} percent.",
-        "Mean test accuracy in percent; one colour scale for all panels.",
+        "Mean test accuracy in percent; all panels share one colour scale.",
         figure,
     )
 
 
-def _learning(results: Results, outcomes: Outcomes) -> Picture | None:
+def _learning(results: Results, outcomes: Outcomes) -> ReportFigure | None:
     shared = [c for c in (outcomes.axis, *outcomes.cell_axes) if c not in results.epochs.columns]
     epochs = results.epochs.merge(results.runs[["key", *shared]], on="key") if shared else results.epochs
     if epochs.empty:
@@ -229,12 +228,12 @@ def _learning(results: Results, outcomes: Outcomes) -> Picture | None:
     figure.supylabel("validation accuracy", fontsize=11)
     if len(names) > 1:
         arm_legend(figure, marks, line=2.5, handlelength=2)
-    return Picture(
+    return ReportFigure(
         "learning_curves",
         "Learning curves",
-        f"Validation accuracy after every epoch for {listed(names)}, one panel a setting.",
-        "Line: mean over seeds, markers tell the lines apart; band: from the lowest to the highest seed. Validation "
-        "images are held out of the training part and differ from the test set.",
+        f"Validation accuracy after every epoch for {listed(names)}, one panel per setting.",
+        "Line: mean over seeds; band: lowest to highest seed. The validation images are held out of the training part; "
+        "none of them is in the test set.",
         figure,
     )
 

@@ -1,4 +1,4 @@
-"""One look for every figure: a colour and a marker for each arm, and a style that leaves matplotlib's state alone."""
+"""Style of the figures: a colour and a marker for each arm, and matplotlib settings that do not change its state."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ablations.config.safe_text import shortened
 
 @dataclass(frozen=True)
 class Mark:
-    """How an arm is told apart, in colour and without."""
+    """Colour and marker of an arm."""
 
     colour: str
     marker: str
 
     def key(self, line: float = 0) -> Line2D:
-        """An entry of a legend, with a line of this width through the marker."""
+        """Return an entry of a legend, with a line of this width through the marker."""
         return Line2D([], [], color=self.colour, marker=self.marker, ms=7, lw=line)
 
 
@@ -88,13 +88,13 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw and save inside this; outside nothing has changed."""
+    """Apply the style within the context, and restore the settings of matplotlib afterwards."""
     with sns.axes_style("ticks"), mpl.rc_context(_STYLE):
         yield
 
 
 def position_marks(names: Sequence[str]) -> dict[str, Mark]:
-    """A mark for each position: fixed for the built-in ones, else decided by the name alone while that is free."""
+    """Return a mark for each position: fixed for the built-in ones, else chosen by a hash of the name."""
     marks = {name: POSITION_MARKS[name] for name in names if name in POSITION_MARKS}
     for name in sorted(set(names) - set(marks)):
         start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
@@ -105,7 +105,7 @@ def position_marks(names: Sequence[str]) -> dict[str, Mark]:
 
 
 def arm_marks(axis: str, names: Sequence[str]) -> dict[str, Mark]:
-    """Marks of the arms: by name for positions, else dark to light in the order of the levels."""
+    """Return the marks of the arms: by name for positions, else dark to light in the order of the levels."""
     if axis == "position":
         return position_marks(names)
     colour_map = sns.color_palette("viridis", as_cmap=True)
@@ -132,6 +132,6 @@ def arm_legend(figure: Figure, marks: Mapping[str, Mark], line: float = 0, **opt
 
 
 def percent_ticks(axis: mpl.axis.Axis, most: int = 5) -> None:
-    """Ticks of an axis in percent, none at fractions of one unless the axis is that short."""
+    """Set the ticks of an axis in percent, at whole numbers unless the axis is too short."""
     axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))

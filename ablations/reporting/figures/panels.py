@@ -1,4 +1,4 @@
-"""The plots of a report, one function a plot: axes and data in, axes out."""
+"""Panels of the figures: functions that draw data on matplotlib axes and return them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ablations.statistics import Contrast, FloatArray, Ranks
 def accuracy_by_arm(
     ax: Axes, accuracy: FloatArray, names: Sequence[str], marks: Mapping[str, Mark], *, means: bool = True
 ) -> Axes:
-    """Every run of one cell as a dot, the mean of each arm as a bar. `accuracy` is (A, S) in percent, NaN allowed."""
+    """Draw every run of one cell as a dot and the mean of each arm as a bar. `accuracy`: (A, S), may be NaN."""
     seeds = accuracy.shape[1]
     offsets = np.linspace(-0.2, 0.2, seeds) if seeds > 1 else np.zeros(1)
     for row, (name, values) in enumerate(zip(names, accuracy, strict=True)):
@@ -46,9 +46,9 @@ def accuracy_by_arm(
 def contrast_forest(
     ax: Axes, contrasts: Sequence[Contrast], differences: Sequence[FloatArray], marks: Mapping[str, Mark]
 ) -> Axes:
-    """Paired differences: every block as a faint dot, mean and interval in full colour, zero as a line.
+    """Draw paired differences: every block as a faint dot, mean and interval in full colour, zero as a line.
 
-    `differences[i]` holds the blocks of `contrasts[i]` in percentage points, any shape, NaN allowed.
+    `differences[i]` has the blocks of `contrasts[i]` in percentage points, any shape, NaN allowed.
     """
     ax.axvline(0, color=INK, lw=1, zorder=1)
     for row, (contrast, blocks) in enumerate(zip(contrasts, differences, strict=True)):
@@ -76,7 +76,7 @@ def contrast_forest(
 
 
 def critical_difference(ax: Axes, ranks: Ranks, marks: Mapping[str, Mark]) -> Axes:
-    """Mean ranks, a row an arm with the best on top; a grey bar joins arms that are not told apart."""
+    """Draw mean ranks, the best arm on top; a grey bar joins arms that do not differ significantly."""
     order = sorted(range(len(ranks.arms)), key=lambda i: ranks.mean_ranks[i])
     for row, arm in enumerate(order):
         name, rank = ranks.arms[arm], ranks.mean_ranks[arm]
@@ -101,7 +101,7 @@ def critical_difference(ax: Axes, ranks: Ranks, marks: Mapping[str, Mark]) -> Ax
 def accuracy_heatmap(
     ax: Axes, means: pd.DataFrame, *, lowest: float, highest: float, colour_map: str = "crest"
 ) -> Axes:
-    """Mean accuracy in percent with one cell a square; a square without a run stays grey."""
+    """Draw mean accuracies in percent as coloured cells; a cell without a run is grey."""
     labels = means.map(lambda value: f"{value:.1f}" if np.isfinite(value) else "")
     sns.heatmap(
         means,
@@ -126,7 +126,7 @@ def accuracy_heatmap(
 def learning_curves(
     ax: Axes, epochs: pd.DataFrame, axis: str, names: Mapping[str, str], marks: Mapping[str, Mark]
 ) -> Axes:
-    """Validation accuracy after each epoch: mean over the runs of an arm, band from the lowest to the highest.
+    """Draw validation accuracy after each epoch: mean over the runs of an arm, band from the lowest to the highest.
 
     `epochs` has the columns `axis`, epoch and validation_accuracy (0..1); `names` turns levels into arm names.
     """
@@ -140,7 +140,7 @@ def learning_curves(
         if level in present:
             curve, mark = curves.xs(level), marks[name]
             every = max(1, len(curve) // 6)
-            some = slice(i * every // len(names), None, every)  # of each arm at epochs of its own
+            some = slice(i * every // len(names), None, every)  # at different epochs for each arm
             ax.fill_between(curve.index, curve["min"], curve["max"], color=mark.colour, alpha=0.22, lw=0)
             ax.plot(curve.index, curve["mean"], color=mark.colour, lw=1.8, label=name)
             ax.plot(
@@ -154,7 +154,7 @@ def learning_curves(
 
 
 def accuracy_against_cost(ax: Axes, points: pd.DataFrame, marks: Mapping[str, Mark]) -> Axes:
-    """Accuracy of arms by setting, a mark for each with a line from its lowest to its highest run.
+    """Draw the accuracy of arms by setting, a mark for each with a line from its lowest to its highest run.
 
     `points` has the columns arm, x, mean, low and high (percent).
     """

@@ -1,0 +1,40 @@
+"""The first screen of a report: the answer, and a compact table of the contrasts with the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ablations.reporting.formatting import interval_text, p_text, points_text
+from ablations.reporting.tables import Strong, Table, word
+from ablations.statistics import ALPHA, MARGIN, Contrast, Verdict, verdict
+
+
+def verdict_table(axis: str, contrasts: Sequence[Contrast]) -> Table:
+    """Return the contrasts of the levels of `axis` as a table; intervals are omitted if there are none."""
+    intervals = any(np.isfinite(contrast.low) for contrast in contrasts)
+    rows = []
+    for c in contrasts:
+        interval = interval_text(c.low, c.high) if np.isfinite(c.low) else "–"
+        difference = points_text(c.mean) if np.isfinite(c.mean) else "–"
+        level = c.subject.removeprefix(f"{word(axis)} ")
+        rows.append((level, Strong(str(verdict(c))), difference, *[interval] * intervals, p_text(c.p_adjusted)))
+    header = [word(axis), "verdict", "difference", *["95 % interval"] * intervals, "adjusted p"]
+    return Table(header, rows, left=2)
+
+
+def verdict_legend(contrasts: Sequence[Contrast]) -> str:
+    """Return what the verdicts in the table mean."""
+    found = {verdict(contrast) for contrast in contrasts}
+    parts = []
+    if found & {Verdict.BETTER, Verdict.WORSE}:
+        names = " or ".join(f"**{kind}**" for kind in (Verdict.BETTER, Verdict.WORSE) if kind in found)
+        parts.append(f"{names}: adjusted p is at most {ALPHA:g}")
+    if Verdict.EQUIVALENT in found:
+        parts.append(f"**equivalent**: the difference is shown to be within {MARGIN:g} points")
+    if Verdict.UNDECIDED in found:
+        parts.append("**undecided**: the runs do not suffice to tell")
+    if Verdict.NO_PAIRS in found:
+        parts.append("**no pairs**: no pair of runs has finished")
+    return f"{'; '.join(parts)}."

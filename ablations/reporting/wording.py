@@ -1,0 +1,305 @@
+"""Findings in words. A sentence never claims more than the verdict of its finding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ablations.config import count, name_level
+from ablations.config.safe_text import bold, markdown
+from ablations.reporting.findings import (
+    BestCellFinding,
+    ContrastFinding,
+    Finding,
+    InteractionFinding,
+    NoInteractionFinding,
+    SummaryFinding,
+    more_seeds,
+)
+from ablations.reporting.formatting import interval_text, listed, mean_interval, p_phrase, p_text, points_text
+from ablations.statistics import ALPHA, MARGIN, MOST_SEEDS, SEQUENTIAL, Contrast, Interaction, Verdict, verdict
+
+OBSERVED = "if difference and spread stay as observed"
+
+
+def sentence(finding: Finding) -> str:
+    """Return the finding in one or a few sentences of markdown."""
+    match finding:
+        case SummaryFinding():
+            return " ".join(
+                filter(
+                    None,
+                    (
+                        _lead(finding),
+                        _too_few(finding.contrast),
+                        _against_others(finding),
+                        _also_better(finding),
+                        _changes(finding),
+                    ),
+                )
+            )
+        case ContrastFinding():
+            return _contrast(finding.contrast) + _depends(finding.depends_on) + _explanation(finding.contrast)
+        case InteractionFinding():
+            return _interaction(finding.interaction) + _explanation(finding.contrast)
+        case NoInteractionFinding():
+            return _no_interaction(finding)
+        case BestCellFinding():
+            return _best_cell(finding)
+
+
+def _lead(finding: SummaryFinding) -> str:
+    """Return which arm has the highest mean, and how it compares with the baseline."""
+    c = finding.contrast
+    subject, base = bold(c.subject), bold(finding.baseline)
+    kind = finding.verdict
+    several = len(finding.contrasts) > 1
+    if kind is Verdict.NO_PAIRS:
+        return f"{subject} cannot be compared with {base}: no pair of runs has finished."
+    average = f" on average over {axes_text(finding.averaged_over)}" if finding.averaged_over else ""
+    amount = f"{abs(c.mean):.1f} points{average}{_interval_in_brackets(c)}"
+    difference = f"the difference is {points_text(c.mean)} points{average}{_interval_in_brackets(c)}"
+    if finding.leader == finding.baseline and several:
+        compared = {
+            Verdict.EQUIVALENT: f"The closest arm, {subject}, is equivalent within {MARGIN:g} points: {difference}.",
+            Verdict.UNDECIDED: f"Whether it is better than the closest arm, {subject}, is undecided: {difference}.",
+        }
+        decided = f"The closest arm, {subject}, is {kind} by {amount}."
+        return f"The baseline {base} has the highest mean test accuracy. {compared.get(kind, decided)}"
+    start = f"{subject} has the highest mean test accuracy" if several else subject
+    match kind:
+        case Verdict.BETTER | Verdict.WORSE:
+            return f"{start}{' and' if several else ''} is {kind} than {base} by {amount}."
+        case Verdict.EQUIVALENT:
+            but = f"{start}, but it" if several else start
+            return f"{but} is equivalent to {base} within {MARGIN:g} points: {difference}."
+        case _:
+            if several:
+                return f"{start}, but whether it is better than {base} is undecided: {difference}."
+            return f"Whether {subject} differs from {base} is undecided: {difference}."
+
+
+def _too_few(c: Contrast) -> str:
+    """Return that the pairs of an undecided contrast could not have shown any difference, if that is so."""
+    if verdict(c) is not Verdict.UNDECIDED or not _cannot_reject(c):
+        return ""
+    return f"With {count(c.n, 'pair')} no difference can be shown."
+
+
+def _cannot_reject(c: Contrast) -> bool:
+    return c.p_smallest >= 1 if c.sequential else c.p_adjusted_smallest > ALPHA
+
+
+def _also_better(finding: SummaryFinding) -> str:
+    """Return the arms that are better than the baseline, if the arm with the highest mean is not shown to be."""
+    better = [bold(c.subject) for c in finding.contrasts if verdict(c) is Verdict.BETTER]
+    if not better or finding.verdict is Verdict.BETTER:
+        return ""
+    return f"{listed(better)} {'is' if len(better) == 1 else 'are'} better than {bold(finding.baseline)}."
+
+
+def _against_others(finding: SummaryFinding) -> str:
+    """Return how the arm with the highest mean compares with the arms that are not the baseline."""
+    groups: dict[Verdict, list[str]] = {}
+    for c in finding.others:
+        ahead, found = c.subject == finding.leader, verdict(c)
+        other = c.reference if ahead else c.subject
+        if found is Verdict.BETTER and not ahead:
+            found = Verdict.WORSE
+        groups.setdefault(found, []).append(bold(other))
+    also = {kind: "also " if finding.verdict is kind else "" for kind in Verdict}
+    forms = {
+        Verdict.BETTER: f"it is {also[Verdict.BETTER]}better than {{}}",
+        Verdict.EQUIVALENT: f"it is equivalent to {{}} within {MARGIN:g} points",
+        Verdict.UNDECIDED: f"whether it is better than {{}} is {also[Verdict.UNDECIDED]}undecided",
+        Verdict.WORSE: "it is worse than {} where both finished",
+        Verdict.NO_PAIRS: "it cannot be compared with {}",
+    }
+    names = {}
+    for kind, group in groups.items():
+        undecided = kind is Verdict.UNDECIDED
+        if len(group) == len(finding.others) > 3:
+            names[kind] = "any other arm" if undecided else "every other arm"
+        else:
+            names[kind] = listed(group, "or" if undecided else "and")
+    text = "; ".join(form.format(names[kind]) for kind, form in forms.items() if kind in names)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _changes(finding: SummaryFinding) -> str:
+    """Return the axes that the difference depends on, and its size at two levels of the first of them."""
+    if not finding.changes:
+        return ""
+    first = finding.changes[0]
+    axes = axes_text([i.axis for i in finding.changes])
+    return (
+        f"The difference of {bold(finding.contrast.subject)} from {bold(finding.baseline)} depends on {axes}: it is "
+        f"{_two_levels(first)}."
+    )
+
+
+def _contrast(c: Contrast) -> str:
+    a, b = bold(c.subject), bold(c.reference)
+    match verdict(c):
+        case Verdict.BETTER | Verdict.WORSE as kind:
+            return f"{a} is {kind} than {b} by {abs(c.mean):.1f} points{_average(c)} ({_evidence(c)})."
+        case Verdict.EQUIVALENT:
+            test = f"equivalence {p_phrase(c.p_equivalence)}"
+            return (
+                f"{a} and {b} are equivalent within {MARGIN:g} points{_average(c)}: the difference is "
+                f"{points_text(c.mean)} points ({_interval(c)}{test}; {_blocks(c)})."
+            )
+        case Verdict.NO_PAIRS:
+            return f"{a} cannot be compared with {b}: no pair of runs has finished."
+        case _:
+            return (
+                f"Whether {a} differs from {b} is undecided: the difference is {points_text(c.mean)} points "
+                f"({_evidence(c)})."
+            )
+
+
+def _interaction(i: Interaction) -> str:
+    c = i.change
+    return (
+        f"The difference of {bold(c.subject)} from {bold(c.reference)} depends on {_word(i.axis)}: it is "
+        f"{_two_levels(i)}, a change of {points_text(c.mean)} points ({_evidence(c, 'block', wins=False)})."
+    )
+
+
+def _no_interaction(finding: NoInteractionFinding) -> str:
+    axis = _word(finding.axis)
+    question = f"Whether the differences between {_plural(finding.arm_axis)} depend on {axis}"
+    clearest = finding.contrast
+    if clearest is None:
+        return f"{question} cannot be tested: no seed has pairs at two levels."
+    blocks = _blocks(clearest, "block")
+    if clearest.sequential and clearest.p_smallest >= 1:
+        return f"{question} cannot be decided yet with {blocks}."
+    more = more_seeds(clearest)
+    needs = ""
+    if more is not None:
+        needs = (
+            f" The clearest change, tested alone, needs about {count(more, 'more seed')} per setting, if change and "
+            "spread stay as observed."
+        )
+    if clearest.p_adjusted_smallest > ALPHA:
+        return (
+            f"{question} cannot be decided with {blocks}: the smallest possible p is "
+            f"{p_text(clearest.p_adjusted_smallest)}.{needs}"
+        )
+    return (
+        f"{question} is undecided: of {count(len(finding.tested), 'tested change')}, the clearest is that of "
+        f"{bold(clearest.subject)}, {points_text(clearest.mean)} points ({clearest.correction} "
+        f"{p_phrase(clearest.p_adjusted)}; {blocks}).{needs}"
+    )
+
+
+def _best_cell(finding: BestCellFinding) -> str:
+    found = mean_interval(finding.low, finding.high)
+    interval = f"; 95 % interval {found}" if " to " in found else f", {found}" if found else ""
+    evidence = f"{count(finding.n, 'run')}{interval}"
+    if finding.means == 1:
+        return f"The mean test accuracy of {bold(finding.name)} is {finding.mean:.1f} % ({evidence})."
+    return (
+        f"The highest mean test accuracy is {finding.mean:.1f} %, by {bold(finding.name)} ({evidence}). It is biased "
+        f"upward, as the maximum of {finding.means} means."
+    )
+
+
+def _explanation(c: Contrast) -> str:
+    """Return why interval and verdict seem to disagree, and what it takes to decide an undecided contrast."""
+    match verdict(c):
+        case Verdict.BETTER | Verdict.WORSE:
+            if c.low <= 0 <= c.high:
+                return " The interval includes zero because it is conservative with few seeds; the verdict follows p."
+            return ""
+        case Verdict.UNDECIDED:
+            return f"{_interval_excludes_zero(c)}{_interval_within_margin(c)}{_power(c)}"
+        case _:
+            return ""
+
+
+def _interval_excludes_zero(c: Contrast) -> str:
+    if not (c.low > 0 or c.high < 0) or c.p_adjusted_smallest > ALPHA:
+        return ""
+    if c.p <= ALPHA:
+        return " The interval excludes zero, but p is above the level after correction for several comparisons."
+    return " The interval excludes zero, but the verdict follows p."
+
+
+def _interval_within_margin(c: Contrast) -> str:
+    if not (c.low >= -MARGIN and c.high <= MARGIN):
+        return ""
+    start = f" The interval lies within {MARGIN:g} points of zero, but"
+    if np.isnan(c.p_equivalence):
+        return f"{start} all differences are equal, so their spread is unknown."
+    if c.sequential:
+        return f"{start} the equivalence test, which covers all looks, does not pass."
+    return f"{start} the equivalence test does not pass after correction for several comparisons."
+
+
+def _power(c: Contrast) -> str:
+    """Return whether the pairs could have shown any difference, and how many seeds would decide this one."""
+    floor = ""
+    if c.sequential and _cannot_reject(c):
+        floor = f" With {count(c.n, 'pair')} no difference can be shown yet."
+    elif _cannot_reject(c):
+        floor = f" With {count(c.n, 'pair')} the smallest possible p is {p_text(c.p_smallest)}"
+        if c.p_adjusted_smallest > c.p_smallest:
+            floor += f" ({p_text(c.p_adjusted_smallest)} after {c.correction.removeprefix(SEQUENTIAL)})"
+        floor += ", so no difference can be shown."
+    if c.seeds < 2:
+        return f"{floor} One seed per setting does not show the spread between seeds; run at least 2 more."
+    if c.sequential:
+        needed = f"about {count(c.seeds_needed, 'seed')}" if c.seeds_needed else f"over {MOST_SEEDS:,} seeds"
+        return f"{floor} A study of fixed size would need {needed} per setting, {OBSERVED}."
+    more = more_seeds(c)
+    if more is None:
+        return f"{floor} A difference this small needs over {MOST_SEEDS:,} seeds per setting."
+    return f"{floor} Deciding this needs about {count(more, 'more seed')} per setting, {OBSERVED}."
+
+
+def _depends(axes: Sequence[str]) -> str:
+    return f" The difference depends on {axes_text(axes)}." if axes else ""
+
+
+def _two_levels(i: Interaction) -> str:
+    before, after = (markdown(name_level(i.axis, level)) for level in (i.from_level, i.level))
+    return f"{points_text(i.from_lead)} points at {before} and {points_text(i.lead)} points at {after}"
+
+
+def _average(c: Contrast) -> str:
+    return " on average over the settings" if c.cells > 1 else ""
+
+
+def _interval_in_brackets(c: Contrast) -> str:
+    return f" ({_interval(c).removesuffix('; ')})" if _interval(c) else ""
+
+
+def _interval(c: Contrast) -> str:
+    return f"95 % interval {interval_text(c.low, c.high)}; " if np.isfinite(c.low) else ""
+
+
+def _evidence(c: Contrast, noun: str = "pair", *, wins: bool = True) -> str:
+    ahead = f", ahead in {c.wins}" if wins and c.n > 1 else ""
+    return f"{_interval(c)}{c.correction} {p_phrase(c.p_adjusted)}; {_blocks(c, noun)}{ahead}"
+
+
+def _blocks(c: Contrast, noun: str = "pair") -> str:
+    """Return the number of blocks, and of the settings that have any where some have none."""
+    part = f" over {c.cells} of {c.cells_planned} settings" if c.cells < c.cells_planned else ""
+    return f"{count(c.n, noun)}{part}"
+
+
+def axes_text(axes: Sequence[str]) -> str:
+    """Return the different names of axes as `depth and learning rate`."""
+    return listed(list(dict.fromkeys(map(_word, axes))))
+
+
+def _word(axis: str) -> str:
+    return axis.replace("_", " ")
+
+
+def _plural(axis: str) -> str:
+    return {"patch": "patch sizes"}.get(axis, f"{_word(axis)}s")
