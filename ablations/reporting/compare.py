@@ -62,8 +62,8 @@ def compare(
         found = version_conflicts(results) if mixed else require_one_version(results)
         (outcomes, tests), sources = two_arms(results, first, second), (results, results)
         title = (
-            f"Two arms of study {markdown(results.plan.study)}. p is for this comparison alone: if it was selected from "
-            "several, use the adjusted p of the report."
+            f"Two arms of study {markdown(results.plan.study)}. p is for this comparison alone: if it was selected "
+            "from several, use the adjusted p of the report."
         )
     if found:
         title = f"**Mixed runs.** {markdown('; '.join(found))}. This may be the cause of differences.\n\n{title}"

@@ -34,7 +34,7 @@ def verdict_legend(contrasts: Sequence[Contrast]) -> str:
     if Verdict.EQUIVALENT in found:
         parts.append(f"**equivalent**: the difference is shown to be within {MARGIN:g} points")
     if Verdict.UNDECIDED in found:
-        parts.append("**undecided**: the runs do not suffice to tell")
+        parts.append("**undecided**: too few runs to tell")
     if Verdict.NO_PAIRS in found:
         parts.append("**no pairs**: no pair of runs has finished")
     return f"{'; '.join(parts)}."

@@ -208,7 +208,7 @@ def _best_cell(finding: BestCellFinding) -> str:
 
 
 def _explanation(c: Contrast) -> str:
-    """Return why interval and verdict seem to disagree, and what it takes to decide an undecided contrast."""
+    """Return why interval and verdict seem to disagree, and what would decide an undecided contrast."""
     match verdict(c):
         case Verdict.BETTER | Verdict.WORSE:
             if c.low <= 0 <= c.high:

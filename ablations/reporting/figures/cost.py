@@ -18,7 +18,7 @@ from ablations.statistics import FloatArray, Outcomes
 if TYPE_CHECKING:
     from ablations.storage import Results
 
-ALIKE = 1.05
+SAME_COST = 1.05
 """Largest ratio of the costs within a setting for which its arms share a column; else every arm has its own column."""
 UNITS = ((1e18, "exaFLOPs"), (1e15, "petaFLOPs"), (1e12, "teraFLOPs"), (1e9, "gigaFLOPs"), (1.0, "FLOPs"))
 
@@ -32,13 +32,13 @@ def cost(results: Results, outcomes: Outcomes) -> ReportFigure | None:
     names = [outcomes.arm_name(arm) for arm in range(len(outcomes.arms))]
     marks = arm_marks(outcomes.axis, names)
     settings = points.groupby("setting")["cost"]
-    alike = bool((settings.transform("max") < ALIKE * settings.transform("min")).all())
-    points["column"] = points["setting"] if alike else points["arm"].map(shortened) + "\n" + points["setting"]
+    shared = bool((settings.transform("max") < SAME_COST * settings.transform("min")).all())
+    points["column"] = points["setting"] if shared else points["arm"].map(shortened) + "\n" + points["setting"]
     columns = points.groupby("column", sort=False)["cost"].mean().sort_values(kind="stable")
     places, to_scale = _places(columns.to_numpy())
     room = 0.8 * (float(np.diff(places).min()) if len(places) > 1 else 1.0)
     points["x"] = points["column"].map(dict(zip(columns.index, places, strict=True)))
-    if alike:
+    if shared:
         points["x"] += room * ((points["arm"].map(names.index) + 0.5) / len(names) - 0.5)
 
     scale, unit = _unit(float(columns.max())) if column == "flops" else (1.0, "seconds")
@@ -60,10 +60,10 @@ def cost(results: Results, outcomes: Outcomes) -> ReportFigure | None:
     order = f", {'log scale' if to_scale else 'cheapest first'}" if len(columns) > 1 else ""
     ax.set_xlabel(f"training cost of one run ({unit}{order})")
     ax.set_ylabel("test accuracy")
-    if len(names) > 1 and alike:
+    if len(names) > 1 and shared:
         arm_legend(figure, marks, handletextpad=0.3)
     words = "floating-point operations" if column == "flops" else "seconds"
-    together = alike and len(names) > 1
+    together = shared and len(names) > 1
     return ReportFigure(
         "cost",
         "Accuracy against training cost",

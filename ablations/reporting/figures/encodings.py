@@ -153,9 +153,9 @@ def _learned(results: Results, runs: pd.DataFrame) -> list[FloatArray]:
     if runs.empty:
         return []
     first = runs.iloc[0]
-    alike = runs[(runs[["patch", "depth", "width", "data"]] == first[["patch", "depth", "width", "data"]]).all(axis=1)]
+    same = runs[(runs[["patch", "depth", "width", "data"]] == first[["patch", "depth", "width", "data"]]).all(axis=1)]
     tables = []
-    for key in alike["key"]:
+    for key in same["key"]:
         try:
             table = results.checkpoint(key).get("pos_embed")
         except (OSError, KeyError):
