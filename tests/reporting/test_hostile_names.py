@@ -239,7 +239,7 @@ def test_the_report_as_markdown_holds_every_name_as_text(written):
     findings = " ".join(text_of(token) for token in tokens if token.type == "inline")
     for arm in ARMS:
         if arm != ARMS[1]:
-            assert f"{one_line(arm)} is " in findings or f"{one_line(arm)} against " in findings
+            assert f"{one_line(arm)} is " in findings or f"Whether {one_line(arm)} differs from " in findings
 
 
 @pytest.mark.parametrize("grown", [True, False])
@@ -417,7 +417,7 @@ def test_commands_print_names_of_folders_and_questions_as_text(vitab):
     assert f"Which[bold]classes[/bold]?:smile:\\x1b[31m{'x' * 300}" in flat(status.stdout)
     wrong = vitab("compare", "\x1b[31m\n[bold]", "b", "--study", "own")
     assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
-    assert "\\x1b[31m [bold] is no arm of this study; arms: " in wrong.stderr
+    assert "unknown arm '\\x1b[31m\\n[bold]'" in wrong.stderr
     assert flat(wrong.stderr)
     report = vitab("report", "own", "--format", "html")
     assert report.exit_code == 0, report.output
