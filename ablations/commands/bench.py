@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ablations.commands.options import Precision
+from ablations.commands.options import Backend, Precision
 from ablations.errors import UsageError
 
 
@@ -18,7 +18,7 @@ def bench(
     channels: Annotated[int, typer.Option(help="Image channels.")] = 3,
     batch: Annotated[int, typer.Option(help="Batch size.", min=1)] = 64,
     position: Annotated[str, typer.Option(help="Positional encoding.")] = "rope",
-    backend: Annotated[str, typer.Option(metavar="auto|numpy|cupy")] = "auto",
+    backend: Backend = "auto",
     precision: Precision = None,
     seconds: Annotated[float, typer.Option(help="Seconds to measure.", min=0.01)] = 5.0,
 ) -> None:

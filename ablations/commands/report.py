@@ -41,7 +41,7 @@ def report(
         for line in found:
             echo(line)
         if found:
-            stop(f"{out / name} does not follow from {runs}; vitab report {name} writes it anew", FAILED)
+            stop(f"{out / name} does not follow from {runs}; vitab report {name} writes it again", FAILED)
         echo(f"{out / name} follows from its {len(results.runs)} runs")
         return
     from ablations.reporting.report import FORMATS, write_report

@@ -70,7 +70,7 @@ def grid_from_mapping(table: Mapping[str, Any], *, default_name: str) -> Grid:
         raise UsageError("seed is neither in base nor an axis: give seeds = 3, or seeds = [0, 1, 2]")
     for field in axes:
         if field in base:
-            raise UsageError(f"{field} is both in base and in axes; valid: one of them")
+            raise UsageError(f"{field} must be in base or in axes, got it in both")
     with _naming_table("base"):
         base = {field: coerce(field, value) for field, value in base.items()}
     fit_warmup(base, axes, RunConfig().warmup_epochs)

@@ -18,7 +18,7 @@ PRECISIONS = ("float32", "tf32", "bf16")
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides the result of one run, apart from the pixels themselves.
+    """Everything that determines the result of one run, apart from the pixels.
 
     The meaning of a field is one line below; `RULES` holds the valid range of each.
     """
@@ -74,7 +74,9 @@ class RunConfig:
         if self.data not in DATASETS:
             raise unknown_name("dataset", self.data, DATASETS)
         if self.labels == "coarse" and self.data != "cifar100":
-            raise UsageError(f"labels 'coarse' exists for cifar100 only, got data {self.data!r}; valid: fine")
+            raise UsageError(
+                f"labels must be 'fine' with data {self.data!r}, got 'coarse' (only cifar100 has coarse labels)"
+            )
         if self.warmup_epochs >= self.epochs:
             raise UsageError(f"warmup_epochs must be below epochs ({self.epochs}), got {_show(self.warmup_epochs)}")
 
@@ -91,7 +93,7 @@ FIELDS: dict[str, Any] = {field.name: field.type for field in fields(RunConfig)}
 
 @dataclass(frozen=True)
 class Rule:
-    """A test of a value and the words for what passes it."""
+    """A check of a value, and the description of valid values."""
 
     valid: str
     accepts: Callable[[Any], bool]

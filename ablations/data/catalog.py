@@ -1,4 +1,4 @@
-"""What ``vitab data`` does, without the words: list, fetch, verify, sheet."""
+"""The functions behind ``vitab data``: list, fetch, verify, sheet."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from ablations.errors import UsageError
 
 @dataclass(frozen=True)
 class DatasetLocation:
-    """A data set and where it lies on this machine; ``where`` is None when it is not there."""
+    """A dataset and its place on this machine; ``where`` is None if it is not here."""
 
     info: DatasetInfo
     where: Path | None
@@ -20,7 +20,7 @@ class DatasetLocation:
 
 @dataclass(frozen=True)
 class Verified:
-    """A data set that was read and found good."""
+    """The properties of a dataset that passed all checks."""
 
     name: str
     where: Path
@@ -64,7 +64,7 @@ def remotes_of(name: str) -> tuple[Remote, ...]:
     info = lookup(name)
     if not info.remotes:
         fetchable = ", ".join(other.name for other in DATASETS.values() if other.remotes)
-        raise UsageError(f"data: {name!r} needs no download (it comes from {info.source}); valid: {fetchable}")
+        raise UsageError(f"dataset must be one of {fetchable} to be downloaded, got {name!r} (source: {info.source})")
     return info.remotes
 
 

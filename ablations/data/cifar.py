@@ -65,7 +65,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Cifar:
-    """One of the two data sets: its sets of labels in record order, its archives, the preferred first."""
+    """One of the two datasets: its sets of labels in record order, and its archives, the preferred one first."""
 
     name: str
     label_sets: Mapping[str, int]
@@ -174,7 +174,7 @@ def _archive_of(cifar: Cifar, path: Path, contents: Mapping[str, bytes]) -> Arch
     archive = max(cifar.archives, key=lambda archive: sum(file in contents for file in archive.files))
     missing = [file for file in archive.files if file not in contents]
     if missing:
-        raise UsageError(f"{path}: {', '.join(missing)} missing; valid: the files of {archive.file} as published")
+        raise UsageError(f"{path} must have the files of {archive.file} as published, {', '.join(missing)} missing")
     return archive
 
 
@@ -192,7 +192,7 @@ def _read_part(
         parse = _parse_pickle if archive.pickled else _parse_records
         pixels, label_sets = parse(contents[file], path / file, tuple(cifar.label_sets))
         if not 1 <= len(pixels) <= most:
-            raise UsageError(f"{path / file}: {len(pixels):,} images; valid: 1 to {most:,}")
+            raise UsageError(f"{path / file} must have 1 to {most:,} images, got {len(pixels):,}")
         for label_set, classes in cifar.label_sets.items():
             _check_labels(path / file, label_set, label_sets[label_set], classes)
         planes = pixels.reshape(-1, CHANNELS, SIZE, SIZE)
@@ -243,5 +243,7 @@ def _names(cifar: Cifar, archive: Archive, path: Path, contents: Mapping[str, by
     else:
         names = tuple(contents[file].decode("utf-8-sig", "replace").split())
     if len(names) != cifar.label_sets[labels] or len(set(names)) != len(names):
-        raise UsageError(f"{path / file}: {len(set(names))} different class names; valid: {cifar.label_sets[labels]}")
+        raise UsageError(
+            f"{path / file} must have {cifar.label_sets[labels]} different class names, got {len(set(names))}"
+        )
     return names

@@ -1,4 +1,4 @@
-"""A page of samples of each class, to see at a glance that labels and pictures belong together."""
+"""A sheet of sample images of each class, to check that labels and images match."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ TEXT_SIZE, TITLE_SIZE = 15, 24
 
 
 def contact_sheet(dataset: Dataset, *, samples: int | None = None, seed: int = 0) -> Image.Image:
-    """Random training images, a row a class with its name before it, in columns where there are many classes.
+    """Draw random training images, one row per class after its name, in columns if there are many classes.
 
     Images are enlarged by a whole factor, so that every pixel of the data is a square on the page.
 
@@ -32,7 +32,7 @@ def contact_sheet(dataset: Dataset, *, samples: int | None = None, seed: int = 0
     columns = 1 if dataset.classes <= 12 else 2 if dataset.classes <= 40 else 4
     samples = {1: 12, 2: 8, 4: 5}[columns] if samples is None else samples
     if samples < 1:
-        raise UsageError(f"samples: {samples} given; valid: 1 or more images a class")
+        raise UsageError(f"samples must be 1 or more images per class, got {samples}")
     chosen = _choose(dataset, samples, seed)
     font, title_font = ImageFont.load_default(TEXT_SIZE), ImageFont.load_default(TITLE_SIZE)
     names = [shortened(name.replace("_", " ")) for name in dataset.class_names]
@@ -68,16 +68,16 @@ def save_contact_sheet(dataset: Dataset, path: Path, *, samples: int | None = No
         UsageError: if ``path`` does not end in .png or cannot be written.
     """
     if path.suffix.lower() != ".png":
-        raise UsageError(f"--out: {path} given; valid: a file that ends in .png")
+        raise UsageError(f"--out must end in .png, got {path}")
     sheet = contact_sheet(dataset, samples=samples, seed=seed)
     try:
         sheet.save(path)
     except OSError as error:
-        raise UsageError(f"--out: {path} cannot be written ({error.strerror or error})") from error
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _choose(dataset: Dataset, samples: int, seed: int) -> list[NDArray[np.int64]]:
-    """Indices of up to ``samples`` training images of each class."""
+    """Return indices of up to ``samples`` training images of each class."""
     keys = stream(seed, "contact-sheet").random(len(dataset.train_labels))
     order = np.argsort(keys, kind="stable")
     labels = dataset.train_labels[order]

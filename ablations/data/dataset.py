@@ -1,4 +1,4 @@
-"""What every data set is once it is read: arrays, names and a fingerprint."""
+"""Dataset: arrays, class names and a fingerprint."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from ablations.errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images and labels in memory, checked, with a fingerprint of exactly what is used.
+    """Images and labels in memory, validated, with a fingerprint of exactly what is used.
 
     Args:
         name: The registry's name, such as ``"cifar100"``.
@@ -39,7 +39,7 @@ class Dataset:
             _check_part(f"{self.name}: {part}", images, labels, self.classes)
         train, test = self.train_images.shape[1:], self.test_images.shape[1:]
         if train != test:
-            raise UsageError(f"{self.name}: training images are {train}, test images {test}; valid: the same")
+            raise UsageError(f"{self.name}: training and test images must have the same shape, got {train} and {test}")
         object.__setattr__(self, "fingerprint", _fingerprint(self))
 
     @property
@@ -60,17 +60,17 @@ class Dataset:
 
 def _check_part(part: str, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> None:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2]:
-        raise UsageError(f"{part} images are {images.dtype} {images.shape}; valid: uint8 (n, size, size, channels)")
+        raise UsageError(f"{part} images must be uint8 (n, size, size, channels), got {images.dtype} {images.shape}")
     if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
-        raise UsageError(f"{part} labels are {labels.dtype} {labels.shape}; valid: int64 {images.shape[:1]}")
+        raise UsageError(f"{part} labels must be int64 {images.shape[:1]}, got {labels.dtype} {labels.shape}")
     if len(labels) == 0:
-        raise UsageError(f"{part} part is empty; valid: at least one image")
+        raise UsageError(f"{part} part must have at least one image, got none")
     if labels.min() < 0 or labels.max() >= classes:
-        raise UsageError(f"{part} labels are {labels.min()} to {labels.max()}; valid: 0 to {classes - 1}")
+        raise UsageError(f"{part} labels must be 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
 
 
 def _fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over shapes, pixels, labels and class names: what a result depends on, and nothing else."""
+    """Return the SHA-256 of shapes, pixels, labels and class names."""
     digest = hashlib.sha256()
     for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
         digest.update(f"{array.dtype.str}{array.shape}".encode())

@@ -1,4 +1,4 @@
-"""A user's own pictures: one folder a class, PNG or JPEG of any size.
+"""A user's own images: one folder per class, PNG or JPEG of any size.
 
 Either ``train/<class>/*`` and ``test/<class>/*``, or one tree ``<class>/*`` of which a fifth of each class
 becomes the test part. Pictures are turned upright, cut to the largest centred square and resized to
@@ -25,7 +25,7 @@ TEST_FRACTION = 0.2
 
 
 def read(data_dir: Path | None, *, image_size: int = IMAGE_SIZE, seed: int = 0) -> Dataset:
-    """The pictures under a folder as a data set of uint8 (n, image_size, image_size, 3).
+    """Read the images under a folder as a dataset of uint8 (n, image_size, image_size, 3).
 
     Args:
         seed: Chooses the test part of a single tree. The choice goes by the names of the files, so it is the
@@ -40,14 +40,16 @@ def read(data_dir: Path | None, *, image_size: int = IMAGE_SIZE, seed: int = 0) 
         names, test_paths, test_labels = _list(root / "test")
         if names != train_names:
             odd = ", ".join(sorted(set(names) ^ set(train_names)))
-            raise UsageError(f"{root}: classes {odd} are in only one of train/ and test/; valid: the same in both")
+            raise UsageError(f"{root}: train/ and test/ must have the same classes, got {odd} in only one of them")
     else:
         names, paths, labels = _list(root)
         keys = [f"{seed}/{path.relative_to(root).as_posix()}" for path in paths]
         held = take(labels, fixed_order(keys), round(TEST_FRACTION * len(paths)), at_least=1)
         kept = np.setdiff1d(np.arange(len(paths)), held)
         if len(np.unique(labels[kept])) != len(names):
-            raise UsageError(f"{root}: a class has a single picture; valid: 2 or more, one of them for the test")
+            raise UsageError(
+                f"{root}: every class must have at least 2 images, one of them for the test, got a class with 1"
+            )
         train_paths, train_labels = [paths[i] for i in kept], labels[kept]
         test_paths, test_labels = [paths[i] for i in held], labels[held]
     return Dataset(
@@ -61,7 +63,7 @@ def read(data_dir: Path | None, *, image_size: int = IMAGE_SIZE, seed: int = 0) 
 
 
 def find(data_dir: Path | None) -> Path | None:
-    """``data_dir`` where it looks like a tree of classes, or None; opens no picture."""
+    """Return ``data_dir`` if it looks like a tree of classes, else None. Opens no image."""
     if data_dir is None or not data_dir.is_dir():
         return None
     return data_dir if len(_class_folders(data_dir / "train" if _is_split(data_dir) else data_dir)) > 1 else None
@@ -69,9 +71,9 @@ def find(data_dir: Path | None) -> Path | None:
 
 def _root(data_dir: Path | None) -> Path:
     if data_dir is None:
-        raise UsageError("folder: no --data-dir given; valid: a folder of one folder of pictures a class")
+        raise UsageError("--data-dir must be a folder with one folder of images per class, got none")
     if not data_dir.is_dir():
-        raise UsageError(f"--data-dir: {data_dir} is no folder; valid: a folder of one folder of pictures a class")
+        raise UsageError(f"--data-dir must be a folder with one folder of images per class, got {data_dir}")
     return data_dir
 
 
@@ -84,10 +86,10 @@ def _class_folders(root: Path) -> list[Path]:
 
 
 def _list(root: Path) -> tuple[tuple[str, ...], list[Path], NDArray[np.int64]]:
-    """Class names, pictures and labels of one tree, all in the order of their names."""
+    """Return class names, image paths and labels of one tree, in the order of their names."""
     folders = _class_folders(root)
     if len(folders) < 2:
-        raise UsageError(f"{root}: {len(folders)} class folders; valid: at least 2, each with pictures in it")
+        raise UsageError(f"{root}: there must be at least 2 class folders with images, got {len(folders)}")
     paths: list[Path] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
@@ -97,7 +99,7 @@ def _list(root: Path) -> tuple[tuple[str, ...], list[Path], NDArray[np.int64]]:
             if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
         )
         if not pictures:
-            raise UsageError(f"{folder}: no PNG or JPEG in it; valid: at least one picture a class")
+            raise UsageError(f"{folder}: every class must have at least one PNG or JPEG image, got none")
         paths += pictures
         labels += [label] * len(pictures)
     return tuple(folder.name for folder in folders), paths, np.array(labels, dtype=np.int64)
@@ -112,18 +114,18 @@ def _read_all(paths: Sequence[Path], image_size: int) -> NDArray[np.uint8]:
 
 
 def _read_picture(path: Path, image_size: int) -> NDArray[np.uint8]:
-    """One picture (image_size, image_size, 3); transparent parts become white."""
+    """Read one image, (image_size, image_size, 3); transparent parts become white."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=("PNG", "JPEG")) as file:
                 picture = ImageOps.exif_transpose(file)
                 if picture.mode[0] in "IF":
-                    raise ValueError(f"{picture.mode} pixels; save it with 8 bits a channel")
+                    raise ValueError(f"{picture.mode} pixels; save it with 8 bits per channel")
                 if picture.has_transparency_data:
                     picture = picture.convert("RGBA")
                     picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
                 size = (image_size, image_size)
                 return np.asarray(ImageOps.fit(picture.convert("RGB"), size, Image.Resampling.BICUBIC))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
-        raise UsageError(f"{path}: no readable picture ({error}); mend or remove it") from error
+        raise UsageError(f"cannot read image {path} ({error}); fix or remove it") from error

@@ -1,4 +1,4 @@
-"""Signs of life from deep within: work that takes long says that it gets on, to whoever wants to know."""
+"""Heartbeats from long-running work."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ _told: ContextVar[Callable[[], object]] = ContextVar("told", default=lambda: Non
 
 @contextmanager
 def heartbeat_listener(listener: Callable[[], object]) -> Iterator[None]:
-    """Within this context of this thread the listener is called at every sign."""
+    """Call the listener at every heartbeat in this context of this thread."""
     token = _told.set(listener)
     try:
         yield
@@ -18,5 +18,5 @@ def heartbeat_listener(listener: Callable[[], object]) -> Iterator[None]:
 
 
 def alive() -> None:
-    """The work gets on."""
+    """Send a heartbeat."""
     _told.get()()

@@ -1,4 +1,4 @@
-"""Where data sets lie on this machine, and what is said when one does not."""
+"""Where datasets are on this machine, and the message if one is not found."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ from vit.caches import user_cache
 
 
 def cache_folder(name: str) -> Path:
-    """The folder of the user's cache that ``vitab data fetch`` fills for one data set; it need not exist."""
+    """Return the cache folder of a dataset, which ``vitab data fetch`` fills; it need not exist."""
     return user_cache() / "data" / name
 
 
@@ -21,12 +21,12 @@ def search_folder(name: str, data_dir: Path | None) -> Path:
     if data_dir is None:
         return cache_folder(name)
     if not data_dir.exists():
-        raise UsageError(f"--data-dir: {data_dir} does not exist; valid: the folder or archive of {name}")
+        raise UsageError(f"--data-dir must be the folder or archive of {name}, got {data_dir}, which does not exist")
     return data_dir
 
 
 def not_found(name: str, searched: Path, wanted: Iterable[str]) -> UsageError:
-    """The line for a data set that is not there: where it was looked for, and what to do."""
+    """Return the error for a missing dataset: where it was searched, and what to do."""
     return UsageError(
         f"{name}: not found in {searched} (looked for {', '.join(wanted)}); "
         f"run `vitab data fetch {name}` or give --data-dir"

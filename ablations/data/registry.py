@@ -1,8 +1,7 @@
-"""Every data set by name, and the one way to read any of them."""
+"""The datasets by name, and the function that reads them."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +12,7 @@ from ablations.data import cifar, digits, fashion_mnist, folder
 from ablations.data.dataset import Dataset
 from ablations.data.fetch import Remote
 from ablations.data.subset import subset
-from ablations.errors import UsageError
+from ablations.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from ablations.config import RunConfig
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set before it is read; ``None`` where only the files can tell.
+    """What is known about a dataset before it is read; ``None`` if only the files can tell.
 
     Attributes:
         image_size: Rows, and columns, in pixels.
@@ -114,7 +113,7 @@ def load(
     classes: int | tuple[str, ...] | None = None,
     per_class: int | None = None,
 ) -> Dataset:
-    """Read a data set, or a part of it, from this machine; never from the network.
+    """Read a dataset, or a part of it, from this machine, never from the network.
 
     Args:
         name: A key of ``DATASETS``.
@@ -129,13 +128,13 @@ def load(
     """
     info = lookup(name)
     if labels not in info.label_sets:
-        raise UsageError(f"labels: {labels!r} given; valid for {name}: {', '.join(info.label_sets)}")
+        raise UsageError(f"labels must be one of {', '.join(info.label_sets)} for {name}, got {labels!r}")
     whole = info.read(None if data_dir is None else Path(data_dir).expanduser(), labels)
     return subset(whole, classes=classes, per_class=per_class)
 
 
 def load_for(config: RunConfig, data_dir: Path | str | None = None) -> Dataset:
-    """The data of a run: `load` with the run's ``data``, ``labels``, ``classes`` and ``per_class``."""
+    """Read the dataset of a run."""
     return load(
         config.data,
         data_dir=data_dir,
@@ -146,9 +145,7 @@ def load_for(config: RunConfig, data_dir: Path | str | None = None) -> Dataset:
 
 
 def lookup(name: str) -> DatasetInfo:
-    """The registry's entry, or a `UsageError` that suggests the nearest name."""
-    if name in DATASETS:
-        return DATASETS[name]
-    near = difflib.get_close_matches(name, DATASETS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UsageError(f"data: {name!r} given; {hint}valid: {', '.join(DATASETS)}")
+    """Return the entry of a dataset; raise UsageError for an unknown name."""
+    if name not in DATASETS:
+        raise unknown_name("dataset", name, DATASETS)
+    return DATASETS[name]

@@ -1,4 +1,4 @@
-"""Stratified choices of examples: every class gives its share, and the same question gets the same answer."""
+"""Stratified, reproducible selections of examples."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,38 +22,37 @@ def split(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[Indice
         UsageError: if ``fraction`` is not in [0, 1), or leaves no training image.
     """
     if not 0 <= fraction < 1:
-        raise UsageError(f"validation: {fraction} given; valid: 0 <= validation < 1")
+        raise UsageError(f"validation must be at least 0 and below 1, got {fraction}")
     held = round(fraction * len(labels))
     if held >= len(labels):
-        raise UsageError(f"validation: {fraction} of {len(labels)} training images leaves none to train on")
+        raise UsageError(f"validation must leave a training image, got {fraction} of {len(labels)} images")
     order = np.argsort(stream(seed, "validation").random(len(labels)), kind="stable")
     validation = take(labels, order, held)
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 
 
 def subsample(labels: NDArray[np.int64], fraction: float, seed: int) -> Indices:
-    """A stratified share of the examples, sorted indices, drawn from ``stream(seed, "data-fraction")``.
+    """Return a stratified share of the examples, sorted indices, drawn from ``stream(seed, "data-fraction")``.
 
-    At least one image is kept of each class that has any. Shares of one seed are nested up to the rounding of
-    the class counts: what a tenth holds, a fifth holds.
+    At least one image of each class is kept. Shares of one seed are nested, up to the rounding of class counts.
 
     Raises:
         UsageError: if ``fraction`` is not in (0, 1].
     """
     if not 0 < fraction <= 1:
-        raise UsageError(f"data_fraction: {fraction} given; valid: 0 < data_fraction <= 1")
+        raise UsageError(f"data_fraction must be above 0 and at most 1, got {fraction}")
     order = np.argsort(stream(seed, "data-fraction").random(len(labels)), kind="stable")
     return take(labels, order, round(fraction * len(labels)), at_least=1)
 
 
 def fixed_order(keys: Sequence[str]) -> Indices:
-    """A shuffle that no library version changes: positions sorted by the SHA-256 of their key."""
+    """Return a shuffle that does not depend on library versions: positions sorted by the SHA-256 of their key."""
     digests = [hashlib.sha256(key.encode()).digest() for key in keys]
     return np.array(sorted(range(len(keys)), key=digests.__getitem__), dtype=np.int64)
 
 
 def take(labels: NDArray[np.int64], order: Indices, total: int, *, at_least: int = 0) -> Indices:
-    """The first of each class in ``order``, ``total`` in all, in proportion to the classes; sorted."""
+    """Return the first ``total`` examples in ``order``, in proportion to the classes; sorted."""
     counts = np.bincount(labels)
     quotas = apportion(counts, total, at_least=at_least)
     chosen = [order[labels[order] == label][:quota] for label, quota in enumerate(quotas)]

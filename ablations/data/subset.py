@@ -1,4 +1,4 @@
-"""Fewer classes, fewer images: a part of a data set that is a data set."""
+"""Subsets of datasets: fewer classes, fewer training images."""
 
 import difflib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ablations.errors import UsageError
 
 
 def subset(dataset: Dataset, *, classes: int | Sequence[str] | None = None, per_class: int | None = None) -> Dataset:
-    """Keep some classes and some training images of each.
+    """Return a dataset with some of the classes and of their training images.
 
     Args:
         classes: How many classes, the first in the data set's own order of names (alphabetical for
@@ -36,16 +36,16 @@ def _class_indices(dataset: Dataset, classes: int | Sequence[str]) -> list[int]:
     names = dataset.class_names
     if isinstance(classes, int):
         if isinstance(classes, bool) or not 2 <= classes <= len(names):
-            raise UsageError(f"classes: {classes} given; valid for {dataset.name}: 2 to {len(names)}, or class names")
+            raise UsageError(f"classes must be 2 to {len(names)}, or class names, for {dataset.name}, got {classes}")
         return list(range(classes))
     wanted = [classes] if isinstance(classes, str) else list(classes)
     for name in wanted:
         if name not in names:
             raise UsageError(f"classes: {dataset.name} has no class {name!r}{_hint(name, names)}")
         if wanted.count(name) > 1:
-            raise UsageError(f"classes: {name!r} is given {wanted.count(name)} times; valid: each class once")
+            raise UsageError(f"classes must name each class once, got {name!r} {wanted.count(name)} times")
     if len(wanted) < 2:
-        raise UsageError(f"classes: {len(wanted)} given; valid: at least 2 classes")
+        raise UsageError(f"classes must be at least 2 classes, got {len(wanted)}")
     return sorted(names.index(name) for name in wanted)
 
 
@@ -79,8 +79,8 @@ def _keep_images(dataset: Dataset, per_class: int) -> Dataset:
     scarce = int(np.argmin(counts))
     if isinstance(per_class, bool) or not 1 <= per_class <= counts[scarce]:
         raise UsageError(
-            f"per_class: {per_class} given; valid: 1 to {counts[scarce]} "
-            f"(the training images of {dataset.class_names[scarce]!r} in {dataset.name})"
+            f"per_class must be 1 to {counts[scarce]} (the training images of {dataset.class_names[scarce]!r} in "
+            f"{dataset.name}), got {per_class}"
         )
     order = fixed_order([str(i) for i in range(len(labels))])
     grouped = order[np.argsort(labels[order], kind="stable")]

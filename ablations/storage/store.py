@@ -1,4 +1,4 @@
-"""The folder of runs: what is planned, what is finished, what failed, and the results of a study.
+"""Store: the folder of runs and studies.
 
 ::
 
@@ -64,28 +64,28 @@ RESULT = (
 )
 
 STALE = 3600.0
-"""Seconds after which a plan that was being written is left over, by the clock of the file system."""
+"""Seconds after which a temporary file of a plan is stale, by the clock of the file system."""
 
 Held = Callable[[], bool]
-"""Whether a run is still this process's to write: no other has taken it over."""
+"""Returns whether this process still holds the lease of a run."""
 
 
 class Store:
-    """The runs under one folder."""
+    """The runs and studies under one folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
     def folder(self, key: str) -> Path:
-        """Where the files of a run are."""
+        """Return the folder of a run."""
         return self.root / key[:16]
 
     def snapshot(self, key: str) -> Path:
-        """Where the state of an unfinished run is kept."""
+        """Return the path of the checkpoint of an unfinished run."""
         return self.folder(key) / "resume.bin"
 
     def check_writable(self) -> None:
-        """Make the folder; UsageError when nothing can be written in it."""
+        """Create the folder. Raises UsageError if it is not writable."""
         try:
             (self.root / "studies").mkdir(parents=True, exist_ok=True)
             probe = self.root / f".probe.{secrets.token_hex(8)}"
@@ -96,10 +96,10 @@ class Store:
                 if now - path.stat().st_mtime > STALE:
                     path.unlink(missing_ok=True)
         except OSError as error:
-            raise UsageError(f"--runs {self.root} cannot be written: {error.strerror or error}") from error
+            raise UsageError(f"cannot write to --runs {self.root}: {error.strerror or error}") from error
 
     def tidy(self, keys: Iterable[str]) -> None:
-        """Remove what finished runs need no longer, where a process was killed before it had."""
+        """Remove files that finished runs no longer need and that a killed process has left."""
         with contextlib.suppress(OSError):
             for key in keys:
                 (self.folder(key) / "failure.json").unlink(missing_ok=True)
@@ -108,14 +108,13 @@ class Store:
     # -- runs --
 
     def done(self, key: str) -> bool:
-        """Whether the run is finished."""
+        """Return whether the run is finished."""
         return self._manifest(key) is not None
 
     def write(
         self, key: str, record: "RunRecord", environment: dict[str, Any], model: "ViTConfig", held: Held = lambda: True
     ) -> None:
-        """Write a finished run, DONE.json last; StorageError when the disk does not take it, TakenOverError when it is
-        no longer `held`."""
+        """Write a finished run, DONE.json last. Raises StorageError, and TakenOverError if it is no longer `held`."""
         from vit import checkpoint
 
         config = record.config.canonical()
@@ -132,19 +131,19 @@ class Store:
         self._put(key, contents, held)
 
     def contents(self, key: str) -> tuple[dict[str, bytes], dict[str, str]]:
-        """The files of a finished run but DONE.json, and their checksums; VitabError when one is damaged."""
+        """Return the files of a finished run except DONE.json, and their checksums. Raises VitabError if damaged."""
         sums = self._manifest(key) or {}
         return {name: self._checked(key, name) for name in sums}, sums
 
     def receive(self, key: str, contents: dict[str, bytes], sums: dict[str, str], held: Held = lambda: True) -> None:
-        """As `write`, a run that was finished in another store; VitabError, and nothing written, when it is damaged."""
+        """Write a run that was finished in another store. Raises VitabError, and writes nothing, if it is damaged."""
         for name in FILES:
             if hashlib.sha256(contents.get(name, b"")).hexdigest() != sums.get(name):
                 raise VitabError(f"{name} of run {key[:16]} is not what was sent")
         self._put(key, {name: contents[name] for name in FILES}, held)
 
     def fail(self, key: str, config: RunConfig, error: str, details: str = "", attempt: int = 0) -> None:
-        """Write down why an attempt at a run failed: one line, and the traceback if there is one."""
+        """Record why a run failed: one line, and the traceback if there is one."""
         if self.done(key):
             return
         folder = self._fresh(key)
@@ -160,45 +159,45 @@ class Store:
             (self.folder(key) / "DONE.json").unlink(missing_ok=True)
 
     def failure(self, key: str) -> str | None:
-        """Why the run failed the last time, in one line; None when it is finished or has not failed."""
+        """Return why the run failed last, in one line; None if it is finished or has not failed."""
         reason = read_json(self.folder(key) / "failure.json")
         if not isinstance(reason, dict) or reason.get("key") != key or self.done(key):
             return None
         return str(reason.get("error", "no reason given"))
 
     def failed_attempt(self, key: str) -> int:
-        """The number of the attempt that failed; 0 when none has."""
+        """Return the number of the attempt that failed, 0 if none has."""
         reason = read_json(self.folder(key) / "failure.json")
         number = reason.get("attempt") if isinstance(reason, dict) and reason.get("key") == key else None
         return number if isinstance(number, int) else 0
 
     def verify(self, key: str) -> list[str]:
-        """The files of a run that are missing or not what was written; empty for a sound finished run."""
+        """Return the files of a run that are missing or damaged; empty for an intact finished run."""
         sums = self._manifest(key)
         if sums is None:
             return ["DONE.json"]
         return [name for name, digest in sums.items() if file_sha256(self.folder(key) / name) != digest]
 
     def result(self, key: str) -> dict[str, Any]:
-        """The numbers of a finished run."""
+        """Return the result.json of a finished run."""
         return dict(json.loads(self._checked(key, "result.json")))
 
     def metrics(self, key: str) -> list[dict[str, float]]:
-        """The epochs of a finished run, one mapping an epoch, with the columns of METRICS."""
+        """Return the epochs of a finished run, one mapping per epoch, with the columns of METRICS."""
         rows = csv.DictReader(io.StringIO(self._checked(key, "metrics.csv").decode()))
         return [{name: float(value) for name, value in row.items()} for row in rows]
 
     def environment(self, key: str) -> dict[str, Any]:
-        """Where and with what a finished run was trained."""
+        """Return the environment.json of a finished run."""
         return dict(json.loads(self._checked(key, "environment.json")))
 
     def predictions(self, key: str) -> dict[str, np.ndarray]:
-        """labels (n,), predicted (n,) and probabilities (n, C) of the test examples of a finished run."""
+        """Return labels (n,), predicted (n,) and probabilities (n, C) of the test examples of a finished run."""
         with np.load(io.BytesIO(self._checked(key, "predictions.npz"))) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
     def checkpoint(self, key: str) -> dict[str, np.ndarray]:
-        """The weights of a finished run, with the names and layouts of ViT.state_dict."""
+        """Return the weights of a finished run, with the names and layouts of ViT.state_dict."""
         from vit import checkpoint
 
         self._checked(key, "checkpoint.safetensors")
@@ -208,14 +207,14 @@ class Store:
     # -- studies --
 
     def write_study(self, plan: StudyPlan) -> None:
-        """Write a plan; it replaces an earlier one of the same name."""
+        """Write a plan, replacing an earlier one of the same name."""
         with storage_errors(f"study {plan.study} could not be written to {self.root}"):
             (self.root / "studies").mkdir(parents=True, exist_ok=True)
             plain = plan.to_plain()
             write_file(self.root / "studies" / f"{plan.study}.json", to_json(plain | {"sha256": _checksum(plain)}))
 
     def read_study(self, name: str) -> StudyPlan:
-        """The plan of a study; UsageError when there is none, with those there are."""
+        """Return the plan of a study. Raises UsageError if there is none or it is damaged."""
         path = self.root / "studies" / f"{name}.json"
         if name not in self.studies():
             raise UsageError(f"no study {name!r} in {self.root}; {self.describe_studies()}")
@@ -230,7 +229,7 @@ class Store:
             raise UsageError(f"the plan {path} is damaged ({error}); run the study again to write it anew") from error
 
     def plan_differs(self, plan: StudyPlan) -> bool:
-        """Whether a study of this name is written down that has other runs."""
+        """Return whether the stored study of this name has other runs."""
         written = read_json(self.root / "studies" / f"{plan.study}.json")
         if not isinstance(written, dict):
             return False
@@ -239,7 +238,7 @@ class Store:
         return written.get("keys") != list(plan.keys)
 
     def studies(self) -> list[str]:
-        """Names of the planned studies, the last planned first."""
+        """Return the names of the planned studies, the last planned first."""
         try:
             paths = [(path.stat().st_mtime_ns, path.stem) for path in (self.root / "studies").glob("*.json")]
         except OSError:
@@ -247,7 +246,7 @@ class Store:
         return [name for _, name in sorted(paths, reverse=True)]
 
     def describe_studies(self) -> str:
-        """A clause for messages that lists the studies there are."""
+        """Return a clause for messages that lists the studies."""
         names = self.studies()
         if not names:
             return f"there are no studies in {self.root} yet: start one with `vitab run --grid rope`"
@@ -278,7 +277,7 @@ class Store:
         self.tidy([key])
 
     def _manifest(self, key: str) -> dict[str, str] | None:
-        """The checksums of a finished run by file name."""
+        """Return the checksums of a finished run by file name."""
         done = read_json(self.folder(key) / "DONE.json")
         if not isinstance(done, dict) or done.get("key") != key or not isinstance(done.get("sha256"), dict):
             return None
@@ -295,7 +294,7 @@ class Store:
         return content
 
     def _fresh(self, key: str) -> Path:
-        """The folder of a run without DONE.json and without what a killed attempt was writing."""
+        """Return the folder of a run, without DONE.json and without temporary files of killed attempts."""
         folder = self.folder(key)
         with storage_errors(f"the folder of run {key[:16]} could not be made in {self.root}"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -305,7 +304,7 @@ class Store:
 
 
 def _checksum(plain: dict[str, Any]) -> str:
-    """SHA-256 of plain values as JSON."""
+    """Return the SHA-256 of plain values as JSON."""
     return hashlib.sha256(to_json(plain)).hexdigest()
 
 

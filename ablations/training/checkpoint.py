@@ -59,12 +59,11 @@ def from_bytes(content: bytes, identity: dict[str, str]) -> TrainingState | None
 
 
 class Checkpointer:
-    """Keeps the snapshot of one run in `path`, so often that no `interval` of work can be lost, and one when `stop`
-    asks the run to end.
+    """Saves checkpoints of one run to `path`: at most `interval` seconds of work are lost; also when `stop` is true.
 
-    A disk that does not take a snapshot costs the resume and not the run, and `say` is told of it. Nothing is written
-    when the run is no longer `held`. `alive` is called where a run gets on and cannot stop, `place` is where it is
-    trained, as in environment.json.
+    A failed write is reported through `say` and does not fail the run. Nothing is written once the run is no longer
+    `held`. `alive` sends a heartbeat where the run cannot stop; `place` describes where it is trained, as in
+    environment.json.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Checkpointer:
         self._refused = False
 
     def load(self) -> TrainingState | None:
-        """What an earlier attempt at this run has left; None when there is nothing to be trusted."""
+        """Return the checkpoint of an earlier attempt, None if there is no valid one."""
         if self.path is None:
             return None
         try:
@@ -94,15 +93,14 @@ class Checkpointer:
             return None
 
     def due(self, steps: float = 1.0) -> bool:
-        """Whether it is time for a snapshot: asked after every step, with what comes before it is asked again, in the
-        time of so many steps."""
+        """Return whether to save a checkpoint now. Called after every step; `steps` is the work until the next call."""
         now = time.monotonic()
         step, self._asked = now - self._asked, now
         return self.stop() or now - self._kept + steps * step >= EARLY * self.interval
 
     def save(self, snapshot: TrainingState) -> None:
-        """Write a snapshot. Raises KeyboardInterrupt, after that, when the run was asked to end."""
-        self._kept = self._asked  # of that moment the snapshot is, however long others were written before it
+        """Write a checkpoint, then raise KeyboardInterrupt if the run was asked to stop."""
+        self._kept = self._asked  # the checkpoint holds the state of that moment
         stopping = self.stop()
         if self.path is not None and self.held():
             try:

@@ -13,10 +13,9 @@ from vit.backend.cuda.ops import Mark
 from vit.graph_engine import AdamWConfig, DeviceAugmentation, GraphEngine
 
 CHANNELS = 4
-"""Of a picture that kernels can change by more than crops and flips."""
+"""Channels up to which kernels can apply more than crops and flips."""
 STEPS_AT_ONCE = 16
-"""Steps started between two looks at the clock and at whether the run shall end. Before so many more are started, the
-device has done all but the last so many: what is seen then is at most twice as many steps old."""
+"""Steps launched between two checks of the clock and of `stop`. The host is at most twice as many steps ahead."""
 
 
 def recipe_on_device(config: RunConfig, dataset: Dataset, image_bytes: int) -> DeviceAugmentation | None:

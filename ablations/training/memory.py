@@ -1,4 +1,4 @@
-"""How much memory runs take, estimated before they start, and how much there is."""
+"""The memory that runs need, estimated before they start."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,9 +36,9 @@ class Need:
 
 
 def need(config: RunConfig, dataset: "Dataset", *, runs: int = 1, threads: int = 1, backend: str = "numpy") -> Need:
-    """What R such runs take, with so many threads on the CPU, to about a tenth.
+    """Return the memory of R runs of this config, accurate to about 10 %.
 
-    On a GPU everything counts as float32, which is the most it may be.
+    On a GPU all arrays are counted as float32, an upper bound.
     """
     from ablations.training.stack import EVALUATED
     from vit.memory import device_training_bytes, parameter_bytes, training_bytes

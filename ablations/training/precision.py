@@ -1,4 +1,4 @@
-"""What precision matrix products have: a field of each run, chosen by the backend where nobody says."""
+"""The precision of matrix products: a field of each run, chosen by the backend unless it is set."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -8,7 +8,7 @@ from ablations.errors import UsageError
 
 
 def precisions(backend: str) -> tuple[str, ...]:
-    """Those that a backend has here, the one it takes by itself first."""
+    """Return the precisions of a backend on this machine, its default first."""
     if backend == "numpy":
         return ("float32",)
     from vit.backend import cupy_precisions
@@ -17,29 +17,28 @@ def precisions(backend: str) -> tuple[str, ...]:
 
 
 def computes(position: str, precision: str) -> bool:
-    """Whether an encoding computes in a precision: one with array expressions of its own has no arrays of bf16."""
+    """Return whether an encoding supports a precision: one that uses array expressions does not support bf16."""
     from vit.positions import POSITIONS
 
     return precision != "bf16" or POSITIONS[position].traceable
 
 
 def fastest(backend: str, positions: Iterable[str]) -> str:
-    """What a backend takes by itself for these encodings: one precision for all, as they are compared."""
+    """Return the default precision of a backend for these encodings: one for all, as they are compared."""
     wanted = [*positions]
     return next(name for name in precisions(backend) if all(computes(position, name) for position in wanted))
 
 
 def choose(grid: Grid, given: str | None, backend: str | None) -> Grid:
-    """The grid with the precision that is `given`, else the grid's own, else that which the backend takes by itself
-    for all of the grid's encodings.
+    """Return the grid with the `given` precision, else with its own, else with the default of the backend.
 
-    A grid whose axes include the precision keeps them. Raises UsageError for one that the backend does not have. Where
-    the backend is None, other machines have it: nothing is taken by itself, and each of them checks what it is given.
+    A grid whose axes include the precision keeps them. Raises UsageError for a precision that the backend does not
+    support. A backend of None belongs to other machines: no default is chosen, and those machines check the precision.
     """
     if given is not None and given not in PRECISIONS:
         raise UsageError(f"--precision must be {', '.join(PRECISIONS)}, got {given!r}")
     if given is not None and "precision" in grid.axes:
-        raise UsageError(f"--precision given, but the grid {grid.name!r} compares precisions; valid: leave it out")
+        raise UsageError(f"--precision cannot be combined with the grid {grid.name!r}, which compares precisions")
     positions = grid.axes.get("position", (grid.base.position,))
     if backend and given is None and "precision" not in grid.axes and grid.base.precision == "float32":
         given = fastest(backend, positions)

@@ -198,23 +198,23 @@ class Stack:
         return len(self.members[0].feed.validation_images) if done == self.steps else 0
 
     def is_due(self, images: int = 0) -> bool:
-        """Whether to `keep` where the runs are, before another step and the evaluation of so many images of each."""
+        """Return whether to save checkpoints before another step and the evaluation of `images` images of each run."""
         # to evaluate an image takes less time than to train on it
         due = [member.keeper.due(1 + images / self.batch_size) for _, member in self.live]
-        return any(due)  # of all that were asked, for that is their sign of life
+        return any(due)  # asks every run, which sends its heartbeat
 
     def keep_before_test(self) -> None:
-        """After the last epoch, so that a test on many images does not cost it."""
+        """Save checkpoints after the last epoch if the test takes long."""
         if self.is_due(len(self.dataset.test_labels)):
             self.keep()
 
     def show_life(self) -> None:
-        """Where the runs get on and cannot end."""
+        """Send the heartbeats of all runs."""
         for _, member in self.live:
             member.keeper.alive()
 
     def keep(self) -> None:
-        """Have each run's keeper write down where it is, between two steps; those that are asked to stop end."""
+        """Save a checkpoint of each run, between two steps. Runs that are asked to stop end."""
         on_epoch = (time.perf_counter() - self.begun) * self.share
         arrays = {name: self.model.ops.to_numpy(value) for name, value in self._arrays().items()}
         for r, member in self.live:
@@ -233,7 +233,7 @@ class Stack:
 
     @contextmanager
     def own(self, member: StackedRun) -> Iterator[None]:
-        """What goes wrong within is the end of this run, and of no other."""
+        """End only this run if an error occurs within the context."""
         try:
             yield
         except Exception as error:

@@ -82,7 +82,7 @@ def test_a_toml_grid_needs_little(tmp_path):
         ("axes = 3", "axes must be a table"),
         ("question = 'x'", "axes must have at least one field"),
         ("base.width = 'big'\naxes.depth = [1]", r"\[base\] width must be"),
-        ("base.depth = 2\naxes.depth = [1]", "depth is both in base and in axes"),
+        ("base.depth = 2\naxes.depth = [1]", "depth must be in base or in axes, got it in both"),
         ("seeds = 0\naxes.depth = [1]", "seeds must be a whole number of 1 or more"),
         ("seeds = [-1]\naxes.depth = [1]", "seed must be a whole number from 0"),
         ("seeds = []\naxes.depth = [1]", "seeds must be"),

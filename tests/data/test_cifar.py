@@ -128,7 +128,7 @@ def test_formats_of_the_same_data_have_the_same_fingerprint(tmp_path: Path) -> N
     [
         (lambda data: data[:-1], r"train\.bin: .* no whole number of 3,074-byte records: cut short"),
         (lambda data: data + b"x", r"train\.bin: .* no whole number"),
-        (lambda data: b"", r"train\.bin: 0 images"),
+        (lambda data: b"", r"train\.bin must have 1 to 50,000 images, got 0"),
         (lambda data: bytes([20]) + data[1:], r"train\.bin: coarse labels are \d+ to 20; valid: 0 to 19"),
         (lambda data: data[:1] + bytes([100]) + data[2:], r"train\.bin: fine labels .* valid: 0 to 99"),
     ],
@@ -151,10 +151,12 @@ def test_oversized_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
 def test_missing_files_and_names_are_named(tmp_path: Path) -> None:
     root = cifar100_binary(tmp_path)
     (root / "fine_label_names.txt").write_text("one\ntwo\n")
-    with pytest.raises(UsageError, match=r"fine_label_names\.txt: 2 different class names; valid: 100"):
+    with pytest.raises(UsageError, match=r"fine_label_names\.txt must have 100 different class names, got 2"):
         load("cifar100", data_dir=root)
     (root / "test.bin").unlink()
-    with pytest.raises(UsageError, match=r"test\.bin missing; valid: the files of cifar-100-binary\.tar\.gz"):
+    with pytest.raises(
+        UsageError, match=r"must have the files of cifar-100-binary\.tar\.gz as published, test\.bin missing"
+    ):
         load("cifar100", data_dir=root)
 
 

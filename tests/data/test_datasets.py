@@ -26,14 +26,14 @@ def test_a_missing_data_set_says_where_and_what_to_do(name: str, tmp_path: Path)
         assert f"not found in {where} " in line
         assert f"`vitab data fetch {name}` or give --data-dir" in line
         assert "\n" not in line
-    with pytest.raises(UsageError, match="nowhere does not exist"):
+    with pytest.raises(UsageError, match="nowhere, which does not exist"):
         load(name, data_dir=tmp_path / "nowhere")
 
 
 def test_unknown_names_get_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"data: 'cifar-100' given; did you mean 'cifar100'\? valid: digits, "):
+    with pytest.raises(UsageError, match=r"unknown dataset 'cifar-100' \(did you mean 'cifar100'\?\); valid: digits, "):
         load("cifar-100")
-    with pytest.raises(UsageError, match=r"labels: 'coarse' given; valid for digits: fine"):
+    with pytest.raises(UsageError, match=r"labels must be one of fine for digits, got 'coarse'"):
         load("digits", labels="coarse")
 
 
@@ -67,15 +67,15 @@ def test_per_class_is_nested_balanced_and_leaves_the_test_part() -> None:
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"classes": 11}, "classes: 11 given; valid for digits: 2 to 10"),
-        ({"classes": 1}, "classes: 1 given"),
-        ({"classes": True}, "classes: True given"),
-        ({"classes": ("1",)}, "valid: at least 2 classes"),
-        ({"classes": ("1", "1")}, "'1' is given 2 times"),
+        ({"classes": 11}, "classes must be 2 to 10, or class names, for digits, got 11"),
+        ({"classes": 1}, "classes must be .*, got 1"),
+        ({"classes": True}, "classes must be .*, got True"),
+        ({"classes": ("1",)}, "classes must be at least 2 classes"),
+        ({"classes": ("1", "1")}, "classes must name each class once, got '1' 2 times"),
         ({"classes": ("1", "one")}, r"digits has no class 'one'; valid: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
         ({"classes": ("1", "33")}, r"no class '33'; did you mean '3'\?"),
-        ({"per_class": 136}, r"per_class: 136 given; valid: 1 to 135 \(the training images of '8'"),
-        ({"per_class": 0}, "per_class: 0 given"),
+        ({"per_class": 136}, r"per_class must be 1 to 135 \(the training images of '8'"),
+        ({"per_class": 0}, "per_class must be .*, got 0"),
     ],
 )
 def test_impossible_subsets_are_refused(choice: dict[str, Any], message: str) -> None:
@@ -93,7 +93,7 @@ def test_split_is_stratified_seeded_and_complete() -> None:
     assert set(validation) != set(split(labels, 0.15, seed=1)[1])
     assert len(split(labels, 0.0, seed=0)[1]) == 0
     for fraction in (1.0, -0.1):
-        with pytest.raises(UsageError, match="validation: "):
+        with pytest.raises(UsageError, match="validation must "):
             split(labels, fraction, seed=0)
 
 
@@ -104,7 +104,7 @@ def test_subsample_is_a_nested_stratified_share() -> None:
     assert set(tenth) < set(fifth)
     assert np.bincount(labels[subsample(labels, 0.001, seed=0)]).tolist() == [1] * 10
     np.testing.assert_array_equal(subsample(labels, 1.0, seed=0), np.arange(1400))
-    with pytest.raises(UsageError, match="data_fraction: 0"):
+    with pytest.raises(UsageError, match=r"data_fraction must be .*, got 0"):
         subsample(labels, 0, seed=0)
 
 
@@ -139,11 +139,14 @@ def test_a_data_set_checks_its_arrays() -> None:
     base = load("digits")
     fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(base) if f.init}
     for change, message in (
-        ({"train_images": base.train_images.astype(np.float32)}, "digits: train images are float32"),
-        ({"train_labels": base.train_labels[:-1]}, r"train labels are int64 \(1399,\); valid: int64 \(1400,\)"),
-        ({"class_names": ("a", "b")}, "train labels are 0 to 9; valid: 0 to 1"),
-        ({"test_images": base.test_images[:, :4, :4]}, "training images are .* valid: the same"),
-        ({"test_images": base.test_images[:0], "test_labels": base.test_labels[:0]}, "test part is empty"),
+        ({"train_images": base.train_images.astype(np.float32)}, "digits: train images must be uint8 .*, got float32"),
+        ({"train_labels": base.train_labels[:-1]}, r"train labels must be int64 \(1400,\), got int64 \(1399,\)"),
+        ({"class_names": ("a", "b")}, "train labels must be 0 to 1, got 0 to 9"),
+        ({"test_images": base.test_images[:, :4, :4]}, "training and test images must have the same shape"),
+        (
+            {"test_images": base.test_images[:0], "test_labels": base.test_labels[:0]},
+            "test part must have at least one image",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             Dataset(**(fields | change))

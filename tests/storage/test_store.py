@@ -196,7 +196,7 @@ def test_results_hold_what_is_finished(tmp_path, digits, plan):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"--runs .*file cannot be written: "):
+    with pytest.raises(UsageError, match=r"cannot write to --runs .*file: "):
         Store(tmp_path / "file").check_writable()
     Store(tmp_path / "new" / "deep").check_writable()
     assert [path.name for path in (tmp_path / "new" / "deep").iterdir()] == ["studies"]
