@@ -66,5 +66,5 @@ def test_contact_sheet_refuses_bad_requests(tmp_path: Path) -> None:
     for out, message in (("a.jpg", "end in .png"), ("no/a.png", "cannot write ")):
         with pytest.raises(UsageError, match=message):
             sheet("digits", tmp_path / out)
-    with pytest.raises(UsageError, match="samples must be .*, got 0"):
+    with pytest.raises(UsageError, match=r"samples must be .*, got 0"):
         sheet("digits", tmp_path / "a.png", samples=0)
