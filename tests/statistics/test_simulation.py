@@ -100,8 +100,18 @@ def test_the_documentation_says_what_was_measured():
         assert within([row for row in by if row["missing"] == lost], "covered") in TEXT
 
 
-MEASURED = "false false_joint false_main false_any false_equivalent covered covered_main power promised".split()
-BESIDE = "false false_plain power power_plain uneven uneven_plain cancelling cancelling_plain".split()
+MEASURED = [
+    "false",
+    "false_joint",
+    "false_main",
+    "false_any",
+    "false_equivalent",
+    "covered",
+    "covered_main",
+    "power",
+    "promised",
+]
+BESIDE = ["false", "false_plain", "power", "power_plain", "uneven", "uneven_plain", "cancelling", "cancelling_plain"]
 
 
 @pytest.mark.parametrize("names", [MEASURED, BESIDE], ids=["measured", "beside the plain test"])
