@@ -12,6 +12,13 @@ from vit.engine import AdamWConfig, Engine
 from vit.graph_engine import GraphEngine
 from vit.memory import device_training_bytes, parameter_bytes, training_bytes
 from vit.model import one_hot
+from vit.positions import Position
+
+
+def tables_of(position: Position) -> list[np.ndarray]:
+    """The arrays that an encoding holds."""
+    tables = [*position.rotation, getattr(position, "table", None)]
+    return [table for table in tables if table is not None]
 
 
 def allocated(engine: Engine) -> int:
@@ -20,8 +27,9 @@ def allocated(engine: Engine) -> int:
     for lane in engine.lanes:
         workspace, position = lane.network.workspace, lane.network.position
         arrays += [workspace.gradients.flat, *workspace._memory.values()]
-        tables = [vars(position)[name] for name in ("cos", "sin", "table") if name in vars(position)]
-        arrays += [table for table in tables if not np.may_share_memory(table, engine.model.parameters.flat)]
+        arrays += [
+            table for table in tables_of(position) if not np.may_share_memory(table, engine.model.parameters.flat)
+        ]
     return sum(array.nbytes for array in arrays)
 
 
@@ -66,8 +74,7 @@ def test_every_byte_of_a_graph_engine_is_counted(
     arrays = [flat, engine.gradient, optimizer.first, optimizer.second]
     arrays += [array for array in (optimizer.copy, optimizer.average) if array is not None]
     for network in (engine.network, engine.evaluated):
-        tables = [vars(network.position)[name] for name in ("cos", "sin", "table") if name in vars(network.position)]
-        arrays += [table for table in tables if not np.may_share_memory(table, flat)]
+        arrays += [table for table in tables_of(network.position) if not np.may_share_memory(table, flat)]
         arrays += network.workspace._memory.values()
     scratch = runs * batch * 3 * 32 * 4
     estimate = device_training_bytes(

@@ -187,3 +187,28 @@ class TestResize:
     def test_refuses_what_is_no_square(self) -> None:
         with pytest.raises(ConfigError, match=r"pos_embed.*15"):
             self.loaded(np.zeros((1, 15, 8)), 4)
+
+
+def test_a_fusible_encoding_rotates_by_its_rotation_alone() -> None:
+    """The fused attention of a GPU reads `rotation`; a hook that it does not call would be lost there."""
+    with pytest.raises(
+        TypeError, match=r"Own is fusible, so it must leave add_to_scores, rotate_queries_keys as they are"
+    ):
+        type(
+            "Own",
+            (Position,),
+            {"description": "own", "fusible": True, "rotate_queries_keys": None, "add_to_scores": None},
+        )
+
+
+def test_a_rotation_is_applied_whoever_sets_it() -> None:
+    rope, other = position(config(position="rope"))[0], position(config(position="none"))[0]
+    other.rotation = rope.rotation
+    small = config(position="rope")
+    qkv = np.random.default_rng(0).normal(size=(1, 2, small.tokens, 3, small.heads, small.head_width))
+    bias = np.random.default_rng(1).normal(size=(1, 3 * small.width))
+    first, second = qkv.copy(), qkv.copy()
+    rope.rotate_queries_keys(first, bias, 0.5)
+    other.rotate_queries_keys(second, bias, 0.5)
+    assert np.array_equal(first, second)
+    assert not np.allclose(first[:, :, -1, 0], 0.5 * (qkv + bias.reshape(1, 1, 1, 3, small.heads, -1))[:, :, -1, 0])

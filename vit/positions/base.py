@@ -52,6 +52,9 @@ class Position:
     def __init_subclass__(cls) -> None:
         for flag in ("traceable", "fusible"):
             setattr(cls, flag, cls.__dict__.get(flag, False))  # never inherited: the hooks may be others
+        own = {"rotate_queries_keys", "rotate_queries_keys_backward", "add_to_scores", "add_to_scores_backward"}
+        if cls.fusible and (changed := sorted(own & set(cls.__dict__))):
+            raise TypeError(f"{cls.__name__} is fusible, so it must leave {', '.join(changed)} as they are")
         if not isinstance(getattr(cls, "description", None), str):
             raise TypeError(f"{cls.__name__}.description must be a string that describes the encoding in reports")
 
@@ -91,13 +94,22 @@ class Position:
     def rotate_queries_keys(self, qkv: Array, bias: Array, scale: float) -> None:
         """In place on the projections (R, B, T, 3, H, K) of queries, keys and values, not yet biased.
 
-        Must add `bias` (R, 3 H K) and multiply the queries by `scale`; may then turn queries and keys.
+        Must add `bias` (R, 3 H K) and multiply the queries by `scale`; may then rotate queries and keys. By default
+        they are rotated by `rotation`, which the fused attention of a GPU uses too.
         """
-        self.ops.qkv_bias(qkv, bias, scale)
+        cos, sin = self.rotation
+        if cos is None or sin is None:
+            self.ops.qkv_bias(qkv, bias, scale)
+        else:
+            self.ops.qkv_bias_rotate(qkv, bias, scale, cos, sin, self.config.prefix)
 
     def rotate_queries_keys_backward(self, dqkv: Array, scale: float, *, dbias: Array) -> None:
         """Turns gradients back in place, to those of the projections, and overwrites `dbias` (R, 3 H K)."""
-        self.ops.qkv_bias_backward(dqkv, scale, dbias=dbias)
+        cos, sin = self.rotation
+        if cos is None or sin is None:
+            self.ops.qkv_bias_backward(dqkv, scale, dbias=dbias)
+        else:
+            self.ops.qkv_bias_rotate_backward(dqkv, scale, cos, sin, self.config.prefix, dbias=dbias)
 
     def add_to_scores(self, scores: Array) -> None:
         """In place on the scaled scores (R, B, H, T, T) before the softmax: queries are rows, keys columns."""

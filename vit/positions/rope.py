@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vit.backend import Array, Ops
+from vit.backend import Ops
 from vit.errors import ConfigError
 from vit.parameters import Views
 from vit.positions.base import Geometry, Position, patch_coordinates
@@ -20,9 +20,7 @@ class RotaryPosition(Position):
     def __init__(self, config: Geometry, ops: Ops, parameters: Views, gradients: Views) -> None:
         super().__init__(config, ops, parameters, gradients)
         angles = rotary_angles(config.grid, config.head_width)
-        self.cos = ops.asarray(np.cos(angles))
-        self.sin = ops.asarray(np.sin(angles))
-        self.rotation = self.cos, self.sin
+        self.rotation = ops.asarray(np.cos(angles)), ops.asarray(np.sin(angles))
 
     @classmethod
     def check(cls, config: Geometry) -> None:
@@ -31,12 +29,6 @@ class RotaryPosition(Position):
                 f"heads must divide width {config.width} into head widths (width / heads) that are multiples of 4 with "
                 f"position 'rope', got {config.heads}, a head width of {config.head_width}"
             )
-
-    def rotate_queries_keys(self, qkv: Array, bias: Array, scale: float) -> None:
-        self.ops.qkv_bias_rotate(qkv, bias, scale, self.cos, self.sin, self.config.prefix)
-
-    def rotate_queries_keys_backward(self, dqkv: Array, scale: float, *, dbias: Array) -> None:
-        self.ops.qkv_bias_rotate_backward(dqkv, scale, self.cos, self.sin, self.config.prefix, dbias=dbias)
 
 
 def rotary_angles(grid: int, head_width: int, base: float = BASE) -> np.ndarray:
