@@ -104,7 +104,7 @@ BAD = [
     (["report", "nope"], "no study 'nope' in runs; there are no studies in runs yet"),
     (["status", "nope"], "no study 'nope' in runs"),
     (["data", "fetch", "cifar"], "cifar10"),
-    (["data", "fetch", "digits"], "needs no download"),
+    (["data", "fetch", "digits"], "to be downloaded, got 'digits'"),
     (["bench", "--image", "30", "--patch", "4"], "patch_size must divide the image size 30"),
     (["bench", "--position", "spiral"], "spiral"),
     (["bench", "--backend", "jax"], "--backend must be"),
@@ -135,7 +135,7 @@ def test_a_runs_folder_that_cannot_be_written(here):
     Path("runs").write_text("a file")
     result = vitab(*SMOKE)
     assert result.exit_code == 2
-    assert "error: --runs runs cannot be written: " in result.stderr
+    assert "error: cannot write to --runs runs: " in result.stderr
     assert Path("runs").read_text() == "a file"
 
 
@@ -318,7 +318,7 @@ def test_report_check_fails_when_the_report_no_longer_follows(here, monkeypatch)
     found += ["README.md, line 3: found 'a', expected 'b'", "figures/cost.png: missing"]
     result = vitab("report", "--check")
     assert (result.exit_code, result.stdout.splitlines()) == (1, found)
-    assert result.stderr == ("error: reports/smoke does not follow from runs; vitab report smoke writes it anew\n")
+    assert result.stderr == ("error: reports/smoke does not follow from runs; vitab report smoke writes it again\n")
     assert not Path("reports").exists()
 
 
