@@ -34,7 +34,7 @@ em { color: var(--soft) }
   transparent), linear-gradient(90deg, var(--line), transparent), linear-gradient(270deg, var(--line), transparent) }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .35em .55em; border-bottom: 1px solid var(--line); white-space: nowrap }
-td.long { white-space: normal; min-width: 12rem; max-width: 24rem }
+td.long { white-space: normal; min-width: 12rem; max-width: 24rem; overflow-wrap: anywhere }
 td[style*="left"]:last-child { white-space: normal; min-width: 12rem }
 thead th { border-bottom: 2px solid var(--line); white-space: normal; vertical-align: bottom }
 pre { overflow-x: auto; padding: .8em 1em; background: var(--band); border-radius: 6px }
@@ -48,7 +48,7 @@ _ICON = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'/%3E"
 _KINDS = {"png": "image/png", "csv": "text/csv", "tex": "text/x-tex"}
 
 
-LONG_CELL = 64
+LONG_CELL = 60
 """Characters of a cell beyond which it may take several lines."""
 _ADDED = re.compile(r"</?details>|<summary>[^<>]*</summary>")
 """Lines of HTML that the template adds to the markdown; all other HTML is text."""
