@@ -1,4 +1,4 @@
-"""A Vision Transformer from scratch on arrays: hand-written forward and backward, on NumPy or CuPy."""
+"""A Vision Transformer with hand-written forward and backward passes on NumPy or CuPy arrays."""
 
 from vit.backend import get_ops
 from vit.config import ViTConfig

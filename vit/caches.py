@@ -1,4 +1,4 @@
-"""A folder for caches where the usual ones cannot be written: a read-only installation, no home directory."""
+"""Cache folders, with a fallback if the usual one cannot be written (read-only installation, no home directory)."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ _logger = logging.getLogger("vit")  # without a handler, its warnings are lines 
 
 
 def user_cache() -> Path:
-    """Return the cache folder of this user. It need not exist; it starts with ~ if there is no home directory."""
+    """Return the cache folder of the user, which may not exist; it starts with ~ if there is no home directory."""
     try:
         return user_cache_path("vitab", appauthor=False)
     except RuntimeError:
@@ -35,7 +35,7 @@ def is_writable(folder: Path) -> bool:
 def writable_cache() -> Path | None:
     """Return the user's cache folder, or else a private one under the temporary directory.
 
-    Returns None if neither can be written. Logs one warning if it is not the user's cache folder.
+    Returns None if neither can be written. Logs a warning, once, if it is not the user's cache folder.
     """
     usual = user_cache()
     return usual if is_writable(usual) else _replacement(usual)
@@ -50,9 +50,9 @@ def _replacement(usual: Path) -> Path | None:
 
 
 def _private_temporary_folder() -> Path | None:
-    """Return a folder of this user that no other user can read or write, or None.
+    """Return a temporary folder that only this user can read and write, or None.
 
-    Compiled kernels are loaded from it, so a folder or a link that another user has put there is not used.
+    Compiled kernels are loaded from it, so a folder or link that another user created there is rejected.
     """
     try:
         folder = Path(tempfile.gettempdir()) / f"vitab-{os.getuid()}"

@@ -1,4 +1,4 @@
-"""What a Vision Transformer is made of."""
+"""The architecture of a Vision Transformer."""
 
 import math
 from dataclasses import dataclass
@@ -11,11 +11,34 @@ POOLS = ("mean", "cls")
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-    """A pre-norm ViT for square images. Raises `ConfigError` for a model that cannot be built.
+    """Architecture of a pre-norm ViT for square images.
 
-    `dropout` acts on the tokens, after the GELU and on both branches; `drop_path` drops whole branches of an image,
-    growing linearly from 0 in the first block to its value in the last. Weights start as truncated normals of standard
-    deviation `init_std`, biases at zero.
+    Parameters
+    ----------
+    image_size, patch_size : int
+        Side lengths in pixels; `patch_size` must divide `image_size`.
+    channels, classes : int
+        Image channels and output classes.
+    width, depth, heads : int
+        Width of a token, number of blocks, and attention heads per block; `heads` must divide `width`.
+    mlp_ratio : float
+        Hidden width of the MLP relative to `width`.
+    position : str
+        Positional encoding, a key of `vit.positions.POSITIONS`.
+    pool : {"mean", "cls"}
+        Input of the classifier: the mean over the patch tokens, or the class token.
+    dropout : float
+        Dropout rate of the tokens, of the activation after GELU and of both residual branches.
+    drop_path : float
+        Probability of dropping the residual branch of an image (stochastic depth) in the last block; it increases
+        linearly from 0 in the first block.
+    init_std : float
+        Standard deviation of the truncated normal distribution of the initial weights; initial biases are zero.
+
+    Raises
+    ------
+    ConfigError
+        If a value is invalid or the values do not fit together.
     """
 
     image_size: int
@@ -61,7 +84,7 @@ class ViTConfig:
 
     @property
     def grid(self) -> int:
-        """Patches along one side."""
+        """Patches along one side of the image."""
         return self.image_size // self.patch_size
 
     @property
@@ -70,7 +93,7 @@ class ViTConfig:
 
     @property
     def prefix(self) -> int:
-        """Tokens before the patches: the class token, or none."""
+        """Number of tokens before the patches: 1 with a class token, else 0."""
         return int(self.pool == "cls")
 
     @property
@@ -83,12 +106,12 @@ class ViTConfig:
 
     @property
     def hidden(self) -> int:
-        """Width inside the MLP."""
+        """Hidden width of the MLP."""
         return int(self.width * self.mlp_ratio)
 
     @property
     def patch_width(self) -> int:
-        """Numbers in one flattened patch."""
+        """Elements of a flattened patch."""
         return self.channels * self.patch_size**2
 
 

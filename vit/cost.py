@@ -1,19 +1,22 @@
-"""What a model costs: parameters and floating-point operations."""
+"""Parameter counts and floating-point operations of a model."""
 
 from vit.config import ViTConfig
 from vit.model import layout
 
 TRAINING_FACTOR = 3
-"""A training step is one forward pass and a backward pass of twice its products."""
+"""Operations of a training step relative to a forward pass; the backward pass has twice as many."""
 
 
 def parameters(config: ViTConfig) -> int:
-    """Trained parameters of one model."""
+    """Return the number of learned parameters of one model."""
     return layout(config).count
 
 
 def forward_flops(config: ViTConfig) -> int:
-    """Floating-point operations of the matrix products of one forward pass on one image, a multiply-add as two."""
+    """Return the floating-point operations of the matrix products of a forward pass on one image.
+
+    A multiply-add counts as two operations. Operations outside matrix products are not counted.
+    """
     tokens, width = config.tokens, config.width
     block = tokens * width * (4 * width + 2 * config.hidden) + 2 * tokens * tokens * width
     embedding = config.patches * config.patch_width * width

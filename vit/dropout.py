@@ -1,4 +1,4 @@
-"""What a residual branch adds to the stream, and dropping parts of it."""
+"""Residual branches, dropout and stochastic depth."""
 
 import zlib
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from vit.workspace import AnyDraws, DeviceDraws, Workspace
 
 @dataclass(frozen=True)
 class Branch:
-    """What a residual branch adds to the stream: value + bias, with where the gradient of the bias belongs."""
+    """Output of a residual branch: `value` (R, B, T, D), its `bias` (R, D), not yet added, and the bias gradient."""
 
     value: Array
     bias: Array
@@ -17,7 +17,7 @@ class Branch:
 
 
 class Dropout:
-    """Dropout of elements (Srivastava et al. 2014) and of an image's whole branch (Huang et al. 2016, 1603.09382)."""
+    """Dropout of elements (Srivastava et al. 2014) and stochastic depth (Huang et al. 2016, arXiv 1603.09382)."""
 
     def __init__(
         self, workspace: Workspace, name: str, rate: float, path_rate: float = 0.0, buffer: str = "kept"
@@ -28,9 +28,9 @@ class Dropout:
         self.draws: AnyDraws = None
 
     def forward(self, x: Array, draws: AnyDraws, bias: Array | None = None) -> Array:
-        """x (R, B, T, D) itself, or what is left of x + bias where `draws` are given and a rate is above 0.
+        """Return x + bias (R, B, T, D) after dropout; or `x`, without bias, if `draws` is None or both rates are 0.
 
-        Draws of the host add the bias to `x` in place.
+        With `draws` of the host, the bias is added to `x` in place.
         """
         self.draws = draws if self.rate or self.path_rate else None
         if self.draws is None:
@@ -41,7 +41,7 @@ class Dropout:
             self._drop(x, bias, y, self.draws)
             return y
         if self.ops.rounds_operands:
-            raise RuntimeError("dropout: the host draws for float32 and float64, not for bf16")
+            raise RuntimeError("precision must be float32 or tf32 with dropout drawn on the host, got bf16")
         if bias is not None:
             self.ops.add_bias(x, bias)
         self.keep = self.workspace.saved(self.name, "keep", batch, tokens, width)
@@ -62,14 +62,17 @@ class Dropout:
         return self.ops.xp.multiply(dy, self.keep, out=dx)
 
     def forward_branch(self, branch: Branch, draws: AnyDraws) -> Branch:
-        """The branch with its bias added, then dropped; or the branch itself."""
+        """Return the branch after dropout, its bias included in the value; or the same branch without dropout."""
         value = self.forward(branch.value, draws, branch.bias)
         if self.draws is None:
             return branch
         return Branch(value, self.workspace.no_bias(branch.bias.shape), branch.dbias)
 
     def backward_branch(self, dstream: Array, dbias: Array) -> Array:
-        """The gradient of the branch; overwrites that of its bias where something was dropped."""
+        """Return the gradient of the branch. If dropout was applied, overwrite the gradient of its bias.
+
+        Without dropout, the following layer norm computes the gradient of the bias.
+        """
         if self.draws is None:
             return dstream
         dvalue = self.backward(dstream)
@@ -77,6 +80,6 @@ class Dropout:
         return dvalue
 
     def _drop(self, x: Array, bias: Array | None, out: Array, draws: DeviceDraws) -> None:
-        """The same elements for a gradient as for what it is the gradient of."""
+        """Apply dropout on the device. The same call on a gradient drops the same elements."""
         rates = {"rate": self.rate, "path_rate": self.path_rate}
         self.ops.dropout(x, bias, **rates, seeds=draws.seeds, step=draws.step, site=self.site, out=out)

@@ -1,8 +1,8 @@
-"""One optimisation step, fast: the images of a batch go through fixed lanes, and threads run the lanes.
+"""Multithreaded training and evaluation on the CPU. A batch is divided into lanes, which threads process.
 
-A lane is a fixed number of images, whatever the number of threads. Each thread has its own buffers and gradient
-vector; lanes' gradients are added in the order of the lanes. So a step gives the same bits for any number of threads,
-and memory grows with the threads and not with the batch.
+A lane is a fixed number of images that does not depend on the number of threads. Each thread has its own buffers and
+gradient vector, and the gradients are added in the order of the lanes. So results are bitwise equal for any number of
+threads, and memory grows with the number of threads but not with the batch size.
 """
 
 import os
@@ -24,19 +24,22 @@ from vit.workspace import Draws
 
 __all__ = ["AdamWConfig", "Engine"]
 
-WORTH_SHARING = 8
-"""Slices of the parameters from which on AdamW is shared among the threads."""
+MOST_SERIAL_SLICES = 8
+"""Up to this number of slices of the parameters, one thread runs AdamW alone."""
 
 
 def lane_images(config: ViTConfig, batch_size: int) -> int:
-    """Images in a lane: 512 to 1024 tokens, so that narrow models stay in a core's cache and wide ones do not reload
-    their weights too often; but at least four lanes, for the threads to share."""
+    """Return the number of images in a lane.
+
+    A lane has about 512 tokens in narrow models, so that activations fit in a core's cache, and up to 1024 in wide
+    models, so that weights are reloaded less often; but at most a quarter of the batch, rounded up.
+    """
     tokens = min(max(8 * config.width, 512), 1024)
     return min(max(1, tokens // config.tokens), max(1, -(-batch_size // 4)))
 
 
 def lanes_of(config: ViTConfig, batch_size: int, threads: int, backend: str) -> tuple[int, int]:
-    """Images in a lane, and how many of so many threads have lanes to run, each with buffers for one."""
+    """Return the number of images in a lane, and how many of the `threads` threads have a lane to process."""
     images = lane_images(config, batch_size) if backend == "numpy" else batch_size
     return images, max(1, min(threads, -(-batch_size // images)))
 
@@ -53,7 +56,10 @@ def _single_threaded_blas() -> Iterator[None]:
 
 
 class Engine:
-    """Trains and evaluates the R runs of a model, in batches of at most `batch_size` images."""
+    """Training and evaluation of the R runs of a model on `threads` threads (by default, one per CPU).
+
+    `batch_size`, the number of images per run in a training step, determines the size of a lane.
+    """
 
     def __init__(self, model: ViT, training: AdamWConfig, batch_size: int, threads: int | None = None) -> None:
         self.model, self.training, self.ops = model, training, model.ops
@@ -65,9 +71,10 @@ class Engine:
         self.gradient = self.ops.zeros(model.parameters.flat.shape)
 
     def step(self, images: Array, targets: Array, learning_rate: float | Array | None = None) -> Array:
-        """One step of AdamW on images (R, B, h, w, channels) and soft targets (R, B, C).
+        """Make one step of AdamW on images (R, B, h, w, channels) and soft targets (R, B, C).
 
-        Returns the mean losses (R,) before it. `learning_rate` may be one number or one for each run (R,).
+        Returns the mean losses (R,) before the step. `learning_rate` is one number, or one per run (R,); by default
+        that of the AdamWConfig. Raises ConfigError if the shape of `images` or `targets` does not fit.
         """
         self.model.check_images(images)
         batch = images.shape[1]
@@ -106,7 +113,7 @@ class Engine:
         return losses.mean(axis=1)
 
     def logits(self, images: Array) -> Array:
-        """Logits (R, n, C) of any number of images (R, n, h, w, channels), without dropout."""
+        """Return the logits (R, n, C) of any number of images (R, n, h, w, channels), without dropout."""
         self.model.check_images(images)
         count = images.shape[1]
         starts = range(0, count, self.lane_images)
@@ -122,9 +129,9 @@ class Engine:
         return logits
 
     def replay_products(self, batch: int) -> bool:
-        """The matrix products alone of a step that was made on `batch` images, to measure their share of it.
+        """Repeat only the matrix products of an earlier step on `batch` images, to measure their share of its time.
 
-        Overwrites nothing but buffers and lanes' gradients. False where the step is not captured on tapes.
+        Overwrites buffers and gradients, but no parameters. Returns False if the step was not captured.
         """
         sizes = [min(self.lane_images, batch - start) for start in range(0, batch, self.lane_images)]
         separable = True
@@ -143,7 +150,7 @@ class Engine:
         return separable
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Stop the threads."""
         if self._pool:
             self._pool.shutdown()
 
@@ -151,7 +158,7 @@ class Engine:
         optimizer, xp = self.optimizer, self.ops.xp
         rate = xp.broadcast_to(xp.asarray(learning_rate, dtype="float64"), (len(self.gradient),))
         count = len(optimizer.slices)
-        threads = self.threads if count > WORTH_SHARING else 1
+        threads = self.threads if count > MOST_SERIAL_SLICES else 1
         sums: list[Array] = [None] * count
 
         def square(thread: int) -> None:
@@ -167,7 +174,10 @@ class Engine:
         self._on_threads(update, threads)
 
     def _on_threads(self, work: Callable[[int], None], threads: int) -> None:
-        """`work(0)` to `work(threads - 1)` at once; the first of them here. Raises what any of them raises."""
+        """Run `work(0)` to `work(threads - 1)` in parallel, `work(0)` on this thread, and wait for all.
+
+        If any of them raises, one of the errors is raised: preferably one that is not an `_AbandonedError`.
+        """
         futures = [self._pool.submit(work, thread) for thread in range(1, threads)] if self._pool else []
         errors: list[BaseException | None] = []
         try:
@@ -177,16 +187,16 @@ class Engine:
         wait(futures)
         errors += [future.exception() for future in futures]
         raised = [error for error in errors if error is not None]
-        if raised:  # the cause rather than those who waited for it
+        if raised:
             raise next((error for error in raised if not isinstance(error, _AbandonedError)), raised[0])
 
 
 class _AbandonedError(RuntimeError):
-    """Raised in a lane that waits for one that has failed."""
+    """Error of a lane that waits for another lane, which has failed."""
 
 
 class _Turn:
-    """Lets lanes pass one after another, in their order."""
+    """Synchronisation that makes lanes enter a section in the order of their numbers."""
 
     _ABANDONED = -1
 
@@ -207,7 +217,7 @@ class _Turn:
             self._changed.notify_all()
 
     def abandon(self) -> None:
-        """Wakes every waiting lane with an error: the one it waits for has failed."""
+        """Raise `_AbandonedError` in all waiting lanes, because another lane has failed."""
         with self._changed:
             self._next = self._ABANDONED
             self._changed.notify_all()

@@ -2,4 +2,4 @@
 
 
 class ConfigError(ValueError):
-    """An invalid configuration. The message names the field, what is valid and what was given, in one line."""
+    """Invalid configuration or argument. The one-line message gives the field, the valid values and the value."""

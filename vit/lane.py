@@ -1,4 +1,4 @@
-"""A lane of images: one network, and its passes captured once and replayed."""
+"""The network of one thread, whose passes are captured once as programs and then replayed."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,10 @@ from vit.workspace import Draws
 
 
 class Lane:
-    """Trains and evaluates at most `capacity` images at a time, with its own buffers and gradient vector.
+    """A network for at most `capacity` images, with its own buffers and gradient vector.
 
-    On the CPU, a pass is captured as a program if the network allows it, one for each number of images. Its first use
-    is then a replay like any other, so results do not depend on what ran before.
+    On the CPU, a pass is captured as a program, one per number of images, if the network is traceable. The first pass
+    is also computed by a replay, so results do not depend on earlier calls.
     """
 
     def __init__(self, model: ViT, capacity: int) -> None:
@@ -24,21 +24,24 @@ class Lane:
 
     @property
     def gradient(self) -> Array:
-        """(R, P), of the last `train`."""
+        """Gradient of the last `train`, (R, P)."""
         return self.network.workspace.gradients.flat
 
     def train(self, images: Array, targets: Array, scale: float, draws: Draws) -> Array:
-        """Losses (R, B) of images (R, B, h, w, channels); `gradient` is then that of `scale` times their sum."""
+        """Return the losses (R, B) of images (R, B, h, w, channels); overwrite `gradient`.
+
+        `gradient` is then the gradient of `scale` times the sum of the losses.
+        """
         self.network.load(images, targets)
         return self._run(("train", images.shape[1], scale), lambda: self.network.train(scale, draws))
 
     def logits(self, images: Array) -> Array:
-        """Logits (R, B, C), good until the next call."""
+        """Return the logits (R, B, C), valid until the next call."""
         self.network.load(images)
         return self._run(("logits", images.shape[1], 0.0), self.network.logits)
 
     def products(self, batch: int, scale: float) -> CapturedProgram | None:
-        """The matrix products of `train` on so many images, once it has been captured."""
+        """Return the matrix products of `train` on `batch` images, or None if it has not been captured."""
         program = self.tapes.get(("train", batch, scale))
         return program and program.products()
 

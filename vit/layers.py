@@ -1,13 +1,14 @@
-"""The layers of a Vision Transformer, forward and backward next to each other.
+"""The layers of a Vision Transformer, each with its forward and backward pass.
 
-Rules:
-- An argument is never written, with two exceptions that are named: the gradient of the residual stream, `dstream`, into
-  which a backward pass adds, and a branch whose bias is added before it is dropped.
-- A layer writes only its own buffers, made once at the largest batch, and returns them: a result is good until the
-  layer (in scratch: a layer of the same role) runs again.
+Conventions:
+- A layer does not modify its arguments, with two exceptions: a backward pass adds to the gradient of the residual
+  stream, `dstream`, and dropout adds the bias of a branch in place.
+- A layer writes to its own buffers, allocated once for the largest batch, and returns them. A result is valid until
+  the layer runs again; a result in a scratch buffer, until a layer of the same role in any block runs.
 - Gradients of parameters are overwritten, not accumulated.
-- What products read is an operand, which a GPU keeps in bf16; the residual stream and its gradient are none.
-- A layer's output bias is added by whoever can fuse it with what follows; residual adds happen in `Block`.
+- Arrays that matrix products read are operands, which a GPU may store in bf16. The residual stream and its gradient
+  are not operands.
+- The output bias of a residual branch is added by the operation that follows, which fuses it (see `Branch`).
 
 Shapes: R runs, B images, T tokens (prefix + N patches), D width, H heads, K head width, F hidden width, C classes.
 """
@@ -21,7 +22,7 @@ from vit.workspace import AnyDraws, Workspace
 
 
 class Linear:
-    """y = x W^T + b, W (R, O, I), b (R, O)."""
+    """Linear layer y = x W^T + b with weight W (R, O, I) and bias b (R, O)."""
 
     def __init__(self, workspace: Workspace, name: str) -> None:
         self.workspace, self.ops, self.name = workspace, workspace.ops, name
@@ -42,7 +43,7 @@ class Linear:
         ]
 
     def forward(self, x: Array) -> Array:
-        """(R, B, T, I) to (R, B, T, O)."""
+        """Return y (R, B, T, O) for x (R, B, T, I)."""
         y = self.workspace.scratch(self.name, "y", x.shape[1], x.shape[2], self.outputs)
         return self.ops.add_bias(self.product(x, y), self.bias)
 
@@ -51,7 +52,7 @@ class Linear:
         return self.product_backward(dy)
 
     def product(self, x: Array, out: Array) -> Array:
-        """`forward` without the bias."""
+        """Compute x W^T into `out`, without the bias."""
         self.x = x
         runs = len(x)
         self.ops.matmul(
@@ -63,7 +64,7 @@ class Linear:
         return out
 
     def product_backward(self, dy: Array) -> Array:
-        """`backward` without the gradient of the bias."""
+        """Return the gradient of x and overwrite that of the weight, but not that of the bias."""
         self.weight_backward(dy)
         runs, batch, tokens, _ = dy.shape
         dx = self.workspace.scratch(self.name, "dx", batch, tokens, self.inputs)
@@ -71,7 +72,7 @@ class Linear:
         return dx
 
     def weight_backward(self, dy: Array) -> None:
-        """The gradient of the weight alone, for a layer whose input needs none."""
+        """Overwrite the gradient of the weight. Sufficient for a layer whose input needs no gradient."""
         runs = len(dy)
         self.ops.matmul(
             dy.reshape(runs, -1, self.outputs),
@@ -82,7 +83,7 @@ class Linear:
 
 
 class LayerNorm:
-    """Layer normalisation of the residual stream, fused with the branch that is added just before it."""
+    """Layer normalisation of the residual stream, fused with the addition of the preceding branch."""
 
     def __init__(self, workspace: Workspace, name: str) -> None:
         self.workspace, self.ops, self.name = workspace, workspace.ops, name
@@ -96,7 +97,7 @@ class LayerNorm:
         return [Parameter(f"{name}.weight", (width,), ones), Parameter(f"{name}.bias", (width,), zeros)]
 
     def forward(self, x: Array, branch: Branch | None = None) -> tuple[Array, Array]:
-        """x (R, B, T, D) to the stream x + branch and its normalisation."""
+        """Return the stream x + branch (R, B, T, D) and its layer normalisation."""
         _, batch, tokens, width = x.shape
         saved = self.workspace.saved
         self.branch = branch
@@ -118,7 +119,10 @@ class LayerNorm:
         return self.stream, normal
 
     def backward(self, dnormal: Array, dstream: Array) -> Array:
-        """Adds to `dstream`; it is then the gradient of x and of the branch. Returns it as an operand."""
+        """Add the gradient through the norm to `dstream`, and return `dstream` as an operand.
+
+        `dstream` then is the gradient of both x and the branch.
+        """
         arrays = (dnormal, dstream, self.stream, self.weight, self.mean, self.rstd)
         sums = {"dweight": self.dweight, "dbias": self.dbias, "dbranch_bias": self.branch and self.branch.dbias}
         if not self.ops.rounds_operands:
@@ -130,7 +134,7 @@ class LayerNorm:
 
 
 class Attention:
-    """Multi-head self-attention (Vaswani et al. 2017). It never asks which positional encoding it has."""
+    """Multi-head self-attention (Vaswani et al. 2017) with any positional encoding."""
 
     def __init__(self, workspace: Workspace, name: str, config: ViTConfig, position: Position) -> None:
         self.workspace, self.ops, self.name = workspace, workspace.ops, name
@@ -148,7 +152,7 @@ class Attention:
         )
 
     def forward(self, x: Array) -> Branch:
-        """(R, B, T, D) to a branch of the same shape."""
+        """Return the attention branch, of the shape of x (R, B, T, D)."""
         _, batch, tokens, width = x.shape
         ws = self.workspace
         projected = self.qkv.product(x, ws.saved(self.name, "qkv", batch, tokens, 3 * width))
@@ -194,7 +198,7 @@ class Attention:
         return self.qkv.product_backward(dprojected.reshape(*dbranch.shape[:3], 3 * width))
 
     def _backward_by_products(self, dmixed: Array, dprojected: Array) -> None:
-        """From dmixed, a view (R, B, H, T, K), overwrites `dprojected` (R, B, T, 3, H, K)."""
+        """Overwrite `dprojected` (R, B, T, 3, H, K), given dmixed, a view (R, B, H, T, K)."""
         _, batch, _, tokens, _ = dmixed.shape
         ws, matmul = self.workspace, self.ops.matmul
         dq, dk, dv = (dprojected[:, :, :, i].swapaxes(2, 3) for i in range(3))
@@ -211,12 +215,12 @@ class Attention:
         return (*self.position.rotation, self.prefix)
 
     def _by_head(self, x: Array) -> Array:
-        """The view (R, B, H, T, K) of (R, B, T, D)."""
+        """Return a view (R, B, H, T, K) of x (R, B, T, D)."""
         return x.reshape(*x.shape[:3], self.heads, self.head_width).swapaxes(2, 3)
 
 
 class Mlp:
-    """Two linear layers with an exact GELU between them."""
+    """Two linear layers with an exact GELU and dropout between them."""
 
     def __init__(self, workspace: Workspace, name: str, dropout: float = 0.0) -> None:
         self.workspace, self.ops, self.name = workspace, workspace.ops, name
@@ -231,7 +235,7 @@ class Mlp:
         )
 
     def forward(self, x: Array, draws: AnyDraws = None) -> Branch:
-        """(R, B, T, D) to a branch of the same shape."""
+        """Return the MLP branch, of the shape of x (R, B, T, D)."""
         _, batch, tokens, width = x.shape
         ws, hidden = self.workspace, self.fc1.outputs
         self.derivative = self.fc1.product(x, ws.saved(self.name, "derivative", batch, tokens, hidden))
@@ -249,7 +253,7 @@ class Mlp:
 
 
 class Block:
-    """Pre-norm block: stream + attention(norm1), then + mlp(norm2). The second branch is added by the next norm."""
+    """Pre-norm block: attention and MLP, each a residual branch that the following norm adds to the stream."""
 
     def __init__(
         self, workspace: Workspace, name: str, config: ViTConfig, position: Position, drop_path: float = 0.0
@@ -271,16 +275,19 @@ class Block:
         )
 
     def forward(self, stream: Array, branch: Branch | None, draws: AnyDraws = None) -> tuple[Array, Branch]:
-        """The stream (R, B, T, D) and the branch still to be added to it, in and out."""
+        """Return the stream (R, B, T, D) after the attention branch, and the MLP branch to be added to it.
+
+        `branch` is the branch of the preceding block, not yet added to `stream`.
+        """
         stream, normal = self.norm1.forward(stream, branch)
         branch = self.drop1.forward_branch(self.attn.forward(normal), draws)
         stream, normal = self.norm2.forward(stream, branch)
         return stream, self.drop2.forward_branch(self.mlp.forward(normal, draws), draws)
 
     def backward(self, dstream: Array, operand: Array) -> Array:
-        """Turns `dstream` from the gradient of the block's output into that of its input.
+        """Replace `dstream`, the gradient of the block's output, by that of its input.
 
-        `operand` is what products read of `dstream`, and the result is what they may then read.
+        `operand` is `dstream` in the type of operands. Returns the new `dstream` in that type.
         """
         dbranch = self.drop2.backward_branch(operand, self.mlp.fc2.dbias)
         operand = self.norm2.backward(self.mlp.backward(dbranch), dstream)
@@ -289,7 +296,7 @@ class Block:
 
 
 class PatchEmbed:
-    """Patches to tokens: a linear layer on flattened patches, their positions, and the class token before them."""
+    """Patch embedding: a linear layer on flattened patches, the positional encoding, and the class token, if any."""
 
     def __init__(self, workspace: Workspace, config: ViTConfig, position: Position) -> None:
         self.workspace, self.ops, self.config, self.position = workspace, workspace.ops, config, position
@@ -304,13 +311,13 @@ class PatchEmbed:
         return declared + [Parameter("cls_token", (1, 1, config.width), weight.initial)] * config.prefix
 
     def inputs(self, batch: int) -> Array:
-        """The buffer of patches (R, B, N, C p p) that `forward` reads."""
+        """Return the buffer of patches (R, B, N, channels p p) that `forward` reads."""
         c = self.config
         self.patches = self.workspace.saved("patch_embed", "patches", batch, c.patches, c.patch_width)
         return self.patches
 
     def forward(self, draws: AnyDraws = None) -> Array:
-        """The patches to tokens (R, B, T, D)."""
+        """Return the tokens (R, B, T, D) of the patches in the buffer."""
         c, batch, ws = self.config, self.patches.shape[1], self.workspace
         tokens = ws.saved("patch_embed", "tokens", batch, c.tokens, c.width)
         embedded = tokens
@@ -324,7 +331,7 @@ class PatchEmbed:
         return self.drop.forward(tokens, draws)
 
     def backward(self, dtokens: Array) -> None:
-        """From the operand dtokens (R, B, T, D)."""
+        """Overwrite the gradients of the parameters, given the operand dtokens (R, B, T, D)."""
         c, ws, batch = self.config, self.workspace, dtokens.shape[1]
         dtokens = self.drop.backward(dtokens)
         dembedded = dtokens
@@ -340,7 +347,7 @@ class PatchEmbed:
 
 
 class Head:
-    """The final norm, the mean over patches or the class token, and a linear layer to the classes."""
+    """Final norm, pooling (mean over the patches, or the class token) and a linear classifier."""
 
     def __init__(self, workspace: Workspace, config: ViTConfig) -> None:
         self.workspace, self.ops, self.config = workspace, workspace.ops, config
@@ -354,7 +361,7 @@ class Head:
         )
 
     def forward(self, stream: Array, branch: Branch | None) -> Array:
-        """The stream (R, B, T, D) and its pending branch to logits (R, B, C)."""
+        """Return the logits (R, B, C) of the stream (R, B, T, D) and the branch to be added to it."""
         _, batch, _, width = stream.shape
         _, normal = self.norm.forward(stream, branch)
         pooled = self.workspace.saved("head", "pooled", batch, 1, width)
@@ -365,7 +372,7 @@ class Head:
         return self.linear.forward(pooled)[:, :, 0]
 
     def backward(self, dlogits: Array, dstream: Array) -> Array:
-        """From dlogits (R, B, C), overwrites `dstream` (R, B, T, D). Returns it as an operand."""
+        """Overwrite `dstream` (R, B, T, D), given dlogits (R, B, C), and return it as an operand."""
         dpooled = self.linear.backward(dlogits[:, :, None])
         dnormal = self.workspace.scratch("head", "dnormal", *dstream.shape[1:])
         if self.config.pool == "mean":

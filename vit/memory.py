@@ -1,4 +1,4 @@
-"""What training takes, counted by the code that allocates it: the same layers, over arrays without memory."""
+"""Memory that training needs, counted by running the layers on arrays that allocate no memory."""
 
 import inspect
 from functools import lru_cache
@@ -18,7 +18,7 @@ from vit.workspace import DeviceDraws, Draws, Workspace
 
 
 class MetaArray(np.ndarray):
-    """An array whose elements are all one place in memory. Writing to it and computing with it does nothing."""
+    """Array whose elements all share one memory location. Assignments and ufuncs compute nothing."""
 
     def __setitem__(self, key: Any, value: Any) -> None: ...
 
@@ -31,12 +31,12 @@ class MetaArray(np.ndarray):
 
 
 def meta_array(shape: tuple[int, ...], dtype: Any) -> MetaArray:
-    """An array of this shape that takes no memory."""
+    """Return an array of the given shape that allocates only one element."""
     return np.lib.stride_tricks.as_strided(np.zeros(1, dtype), shape, [0] * len(shape)).view(MetaArray)
 
 
 class AllocationCounter(Ops):
-    """Operations that compute nothing, on arrays of any shape that take no memory; `bytes` is what they would take."""
+    """`Ops` that compute nothing and allocate no memory, but count in `bytes` the bytes they would allocate."""
 
     def __init__(self, name: str, dtype: str, *, rounds_operands: bool = False) -> None:
         super().__init__(np, dtype)
@@ -74,15 +74,15 @@ for _name, _method in vars(Ops).items():
         setattr(AllocationCounter, _name, _nothing)
 
 
-class GhostDraws(Draws):
-    """Random numbers that are not drawn."""
+class MetaDraws(Draws):
+    """Dropout masks without values, as meta arrays."""
 
     def keep(self, name: str, shape: tuple[int, ...], rate: float) -> np.ndarray:
         return meta_array((len(self.seeds), *shape), np.dtype("float32"))
 
 
 def parameter_bytes(config: ViTConfig, runs: int = 1, dtype: str = "float32") -> int:
-    """Of the flat parameters (R, P) alone, padding included."""
+    """Return the bytes of the flat parameters (R, P), including padding."""
     return runs * layout(config).size * np.dtype(dtype).itemsize
 
 
@@ -95,8 +95,10 @@ def training_bytes(
     threads: int,
     dtype: str = "float32",
 ) -> int:
-    """Of a model of R runs and its engine once it has trained and evaluated: parameters, gradients, moments, and the
-    buffers of every thread's lane. Batches come on top."""
+    """Return the bytes of a model of R runs and its CPU engine after training and evaluation.
+
+    Includes parameters, gradients, moments and the buffers of all threads, but not the batches.
+    """
     ops = AllocationCounter("numpy", dtype)
     lane_images, threads = lanes_of(config, batch_size, threads, "numpy")
     declared = layout(config)
@@ -109,7 +111,7 @@ def training_bytes(
     side = config.image_size
     images, targets = (runs, lane_images, side, side, config.channels), (runs, lane_images, config.classes)
     network.load(meta_array(images, ops.dtype), meta_array(targets, ops.dtype))
-    network.train(1.0, GhostDraws([0] * runs, 1, 0))
+    network.train(1.0, MetaDraws([0] * runs, 1, 0))
     network.logits()
     return shared + threads * (ops.bytes - shared)
 
@@ -118,8 +120,11 @@ def training_bytes(
 def device_training_bytes(
     config: ViTConfig, *, runs: int, batch_size: int, precision: str = "float32", average: bool = False
 ) -> int:
-    """The same of a graph engine on a GPU: also the weights as operands, buffers to evaluate with, and what kernels add
-    up in. The data set comes on top."""
+    """Return the device memory of a model of R runs and its graph engine, in bytes.
+
+    Includes parameters, the weights as operands, gradients, moments, averaged weights (with `average`), buffers for
+    training and evaluation, and scratch memory of the kernels, but not the dataset.
+    """
     ops = AllocationCounter("cupy", "float32", rounds_operands=precision == "bf16")
     declared = layout(config)
     shape = (runs, declared.size)
@@ -134,5 +139,5 @@ def device_training_bytes(
         else:
             network.logits()
     tiles = -(-config.tokens // (128 if ops.rounds_operands else 64))
-    ops.empty((runs * batch_size * tiles * 3 * config.width,))  # sums of the gradients of qkv's bias, the longest
+    ops.empty((runs * batch_size * tiles * 3 * config.width,))  # scratch: partial sums of the qkv bias gradient
     return ops.bytes

@@ -1,4 +1,4 @@
-"""The Vision Transformer: R models of one shape, side by side."""
+"""The Vision Transformer: R models of the same shape, computed together."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ from vit.workspace import AnyDraws, Workspace
 
 
 def layout(config: ViTConfig) -> Layout:
-    """Every parameter of the model, named and shaped as in timm's VisionTransformer."""
+    """Return the layout of all parameters, with the names and shapes of timm's VisionTransformer."""
     declared = PatchEmbed.declare(config) + POSITIONS[config.position].declare(config)
     for i in range(config.depth):
         declared += Block.declare(f"blocks.{i}", config)
@@ -42,32 +42,36 @@ class Network:
 
     @property
     def traceable(self) -> bool:
-        """Whether a pass calls nothing but `ops` and draws no random numbers."""
+        """Whether a pass calls only methods of `ops` and draws no random numbers, so that it can be captured."""
         return self.position.traceable and not (self.config.dropout or self.config.drop_path)
 
     def load(self, images: Array, targets: Array | None = None) -> None:
-        """Takes in images (R, B, h, w, channels) and soft targets (R, B, C)."""
-        patches, wanted = self.inputs(images.shape[1])
+        """Copy images (R, B, h, w, channels), as patches, and soft targets (R, B, C) into the input buffers."""
+        patches, target_buffer = self.inputs(images.shape[1])
         self.ops.patchify(images, self.config.patch_size, out=patches)
         if targets is not None:
-            wanted[...] = targets
+            target_buffer[...] = targets
 
     def inputs(self, batch: int) -> tuple[Array, Array]:
-        """The buffers of patches (R, B, N, C p p) and targets (R, B, C) that the next pass reads."""
+        """Return the buffers that the next pass reads: patches (R, B, N, channels p p) and targets (R, B, C)."""
         self.targets = self.workspace.scratch("head", "targets", batch, self.config.classes)
         return self.patch_embed.inputs(batch), self.targets
 
     def logits(self, draws: AnyDraws = None) -> Array:
-        """Logits (R, B, C) of the loaded images, good until the next call. Drops only with `draws`."""
+        """Return the logits (R, B, C) of the loaded images, valid until the next call.
+
+        Dropout is applied only if `draws` is given.
+        """
         stream, branch = self.patch_embed.forward(draws), None
         for block in self.blocks:
             stream, branch = block.forward(stream, branch, draws)
         return self.head.forward(stream, branch)
 
     def train(self, scale: float, draws: AnyDraws = None, totals: Array | None = None) -> Array:
-        """Losses (R, B) of the loaded images; overwrites every gradient with that of `scale` times their sum.
+        """Return the losses (R, B) of the loaded images and compute the gradients of `scale` times their sum.
 
-        `totals` (R, 2) is for backends that add up losses and right answers over the steps on the device.
+        All gradients are overwritten. The CUDA backend adds the sum of the losses and the number of correct
+        predictions to `totals` (R, 2), if given.
         """
         logits = self.logits(draws)
         losses = self.workspace.scratch("head", "losses", logits.shape[1])
@@ -78,7 +82,7 @@ class Network:
         return losses
 
     def backward(self, dlogits: Array) -> None:
-        """From dlogits (R, B, C), overwrites the gradient of every parameter."""
+        """Overwrite the gradients of all parameters, given dlogits (R, B, C)."""
         c = self.config
         self.position.start_backward()
         dstream = self.workspace.scratch("head", "dstream", dlogits.shape[1], c.tokens, c.width)
@@ -89,9 +93,23 @@ class Network:
 
 
 class ViT:
-    """R Vision Transformers of one shape, one per seed, trained and evaluated side by side.
+    """R Vision Transformers of the same shape, one per seed, trained and evaluated together.
 
-    Images are (R, B, height, width, channels), already normalised; labels (R, B) whole numbers.
+    Images are floating-point arrays (R, B, height, width, channels), already normalised. Labels are integers (R, B).
+
+    Parameters
+    ----------
+    config : ViTConfig
+        The architecture.
+    ops : Ops
+        The backend, from `get_ops`.
+    seeds : sequence of int
+        Non-negative seeds of the initial parameters and of dropout, one per run.
+
+    Raises
+    ------
+    ConfigError
+        If `seeds` is empty or contains a negative number.
     """
 
     def __init__(self, config: ViTConfig, ops: Ops, seeds: Sequence[int]) -> None:
@@ -103,14 +121,14 @@ class ViT:
         self.layout = layout(config)
         self.parameters = initialise(self.layout, ops, self.seeds)
         self.weights = self.parameters
-        """The parameters as operands."""
+        """The parameters in the type that matrix products read: the same arrays, or a bf16 copy."""
         if ops.rounds_operands:
             self.weights = Views(self.layout, ops.empty_operand(self.parameters.flat.shape))
         self._network: Network | None = None
         self._gradients: list[dict[str, np.ndarray]] | None = None
 
     def network(self, capacity: int, *, training: bool = True, ops: Ops | None = None) -> Network:
-        """New buffers for batches of up to `capacity` images, over this model's parameters."""
+        """Return a network with new buffers for batches of up to `capacity` images, on this model's parameters."""
         gradients = self.parameters
         if training:
             gradients = Views(self.layout, self.ops.zeros(self.parameters.flat.shape))
@@ -118,23 +136,30 @@ class ViT:
         return Network(self.config, workspace)
 
     def round_weights(self) -> None:
-        """Brings `weights` up to date after a change of the parameters."""
+        """Update the bf16 copy in `weights`, if there is one, after the parameters have changed."""
         if self.ops.rounds_operands:
             self.ops.round_operand(self.parameters.flat, self.weights.flat)
 
     def forward(self, images: Array) -> Array:
-        """Logits (R, B, C), without dropout."""
+        """Return the logits (R, B, C) of images (R, B, h, w, channels), without dropout.
+
+        Raises ConfigError if the shape of `images` does not fit the model.
+        """
         network = self._own_network(images)
         network.load(self.ops.asarray(images))
         return network.logits().copy()
 
     def loss_and_gradients(self, images: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
-        """Mean cross-entropy over the batch (R,), without dropout; `gradients` then has its gradients."""
+        """Return the mean cross-entropy over the batch (R,), without dropout.
+
+        `images` is (R, B, h, w, channels); `labels` are integers (R, B) from 0 to C - 1. `gradients` returns the
+        gradients of this loss. Raises ConfigError for images or labels of another shape, type or range.
+        """
         network = self._own_network(images)
         labels = self.ops.to_numpy(labels)
-        classes, valid = self.config.classes, images.shape[:2]
-        if labels.shape != valid or labels.dtype.kind not in "iu":
-            raise ConfigError(f"labels must be integers of shape {valid}, got {labels.dtype} of shape {labels.shape}")
+        classes, shape = self.config.classes, images.shape[:2]
+        if labels.shape != shape or labels.dtype.kind not in "iu":
+            raise ConfigError(f"labels must be integers of shape {shape}, got {labels.dtype} of shape {labels.shape}")
         if labels.min() < 0 or labels.max() >= classes:
             raise ConfigError(f"labels must be from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
         targets = self.ops.asarray(one_hot(labels, classes, label_smoothing))
@@ -148,39 +173,43 @@ class ViT:
         return loss
 
     def gradients(self, run: int = 0) -> dict[str, np.ndarray]:
-        """Gradients of the last `loss_and_gradients`, named and shaped as in `state_dict`."""
+        """Return the gradients of one run from the last `loss_and_gradients`, with names and shapes of `state_dict`.
+
+        Raises RuntimeError if `loss_and_gradients` has not been called.
+        """
         if self._gradients is None:
-            raise RuntimeError("gradients: call loss_and_gradients first")
+            raise RuntimeError("loss_and_gradients must be called before gradients")
         return self._gradients[run]
 
     def state_dict(self, run: int = 0) -> dict[str, np.ndarray]:
-        """The parameters of one run, copied, with timm's names and shapes."""
+        """Return a copy of the parameters of one run, with timm's names and shapes."""
         return {name: self.ops.to_numpy(self.parameters[name][run]) for name in self.layout.parameters}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray], run: int = 0) -> None:
-        """Overwrites the parameters of one run. A learned table of another grid is resized.
+        """Overwrite the parameters of one run.
 
-        Raises ConfigError, before anything is written, for names or shapes that do not fit.
+        A learned position table for another grid of patches is resized. Raises ConfigError, before anything is
+        overwritten, if names are missing or unknown or a shape does not fit.
         """
         state = POSITIONS[self.config.position].adapt_state(state, self.config)
         expected = {name: parameter.shape for name, parameter in self.layout.parameters.items()}
         if missing := sorted(expected.keys() - state.keys()):
-            raise ConfigError(f"state: {', '.join(missing)} missing")
+            raise ConfigError(f"state must contain all parameters of the model, got none for {', '.join(missing)}")
         if unknown := sorted(state.keys() - expected.keys()):
-            raise ConfigError(f"state must have the names of this model, got {', '.join(unknown)}")
+            raise ConfigError(f"state must contain only parameters of the model, got {', '.join(unknown)}")
         for name, shape in expected.items():
             if state[name].shape != shape:
-                raise ConfigError(f"state: {name} has shape {state[name].shape}, valid is {shape}")
+                raise ConfigError(f"{name} must have the shape {shape}, got {state[name].shape}")
         for name in expected:
             self.parameters[name][run] = self.ops.asarray(state[name])
 
     def check_images(self, images: Array) -> None:
-        """Raises ConfigError for images of a shape that is not this model's."""
+        """Raise ConfigError if the shape of `images` does not fit the model."""
         c = self.config
-        valid = (len(self.seeds), c.image_size, c.image_size, c.channels)
-        if images.ndim != 5 or (len(images), *images.shape[2:]) != valid or not images.shape[1]:
+        shape = (len(self.seeds), c.image_size, c.image_size, c.channels)
+        if images.ndim != 5 or (len(images), *images.shape[2:]) != shape or not images.shape[1]:
             raise ConfigError(
-                f"images must have the shape ({valid[0]}, batch of 1 or more, {valid[1]}, {valid[2]}, {valid[3]}), "
+                f"images must have the shape ({shape[0]}, batch of 1 or more, {shape[1]}, {shape[2]}, {shape[3]}), "
                 f"got {tuple(images.shape)}"
             )
 
@@ -193,5 +222,8 @@ class ViT:
 
 
 def one_hot(labels: np.ndarray, classes: int, smoothing: float = 0.0) -> np.ndarray:
-    """Soft targets (..., classes) of whole-number labels: 1 - s at the label, plus s / classes everywhere."""
+    """Return soft targets (..., classes) for integer labels (...): 1 - s at the label, plus s / classes everywhere.
+
+    s is the label smoothing `smoothing`, at least 0 and below 1.
+    """
     return np.eye(classes)[labels] * (1 - smoothing) + smoothing / classes

@@ -13,20 +13,21 @@ from vit.parameters import Layout
 
 @dataclass(frozen=True, kw_only=True)
 class AdamWConfig:
-    """Settings of the optimiser. `weight_decay` may be one number or one for each run."""
+    """Settings of AdamW. `weight_decay` is one number, or one per run."""
 
     learning_rate: float = 1e-3
     weight_decay: float | Sequence[float] = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     clip_norm: float | None = 1.0
-    """The gradient of a run is scaled down to this norm where it is larger; None never scales."""
+    """Upper bound of the gradient norm of each run; None disables clipping."""
 
 
 def warmup_cosine(step: int, steps: int, warmup: int, peak: float) -> float:
-    """Learning rate of a step (from 0): a linear rise to `peak` over `warmup` steps, then half a cosine to 0.
+    """Return the learning rate of a step, counted from 0.
 
-    Loshchilov and Hutter 2016 (arXiv 1608.03983), without restarts.
+    The rate rises linearly to `peak` over `warmup` steps and then falls to 0 along half a cosine, as in Loshchilov
+    and Hutter 2016 (arXiv 1608.03983) without restarts.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -34,10 +35,10 @@ def warmup_cosine(step: int, steps: int, warmup: int, peak: float) -> float:
 
 
 class AdamW:
-    """AdamW on slices of the flat parameters (R, P), so that threads can share the work.
+    """AdamW on slices of the flat parameters (R, P), which threads can update in parallel.
 
-    The slices are fixed and end where weight decay ends; sums over them are added in their order, so the result does
-    not depend on who computes which.
+    The slices do not depend on the number of threads, and none contains both decayed and other parameters. Their sums
+    of squares are added in a fixed order, so the result does not depend on which thread computes which slice.
     """
 
     SLICE = 1 << 16
@@ -58,17 +59,17 @@ class AdamW:
         self._decay = [decay if s.start < layout.decayed else np.zeros(runs) for s in self.slices]
 
     def sum_of_squares(self, gradient: Array, index: int) -> Array:
-        """Of one slice: (R,)."""
+        """Return the sum of squares of one slice of the gradient, (R,) in float64."""
         return self.ops.sum_of_squares(gradient[:, self.slices[index]])
 
     def clip_scale(self, sums: Sequence[Array]) -> Array:
-        """What each run's gradient is multiplied by (R,): min(1, clip / (norm + 1e-6)), as PyTorch does it."""
+        """Return the factor that clips each run's gradient (R,): min(1, clip / (norm + 1e-6)), as in PyTorch."""
         norm = sum(sums[1:], sums[0]) ** 0.5
         clip = self.training.clip_norm
         return self.ops.xp.ones_like(norm) if clip is None else self.ops.xp.minimum(1.0, clip / (norm + 1e-6))
 
     def update(self, gradient: Array, index: int, scale: Array, learning_rate: Array) -> None:
-        """One slice of the step number `self.step`, counted from 1."""
+        """Update one slice of the parameters in step `self.step`, counted from 1."""
         part = self.slices[index]
         self.ops.adamw(
             self.parameters[:, part],

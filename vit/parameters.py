@@ -1,4 +1,4 @@
-"""One flat array of parameters per model, and named views into it."""
+"""Parameters of a model: one flat array and named views into it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,13 +10,16 @@ from vit.backend import Array, Ops
 from vit.random import stream
 
 ALIGNMENT = 64
-"""Every view starts at a multiple of this many elements of its row, and rows are padded alike."""
+"""Elements to a multiple of which the offset of each view and the length of a row are padded."""
 
 Initializer = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
 def truncated_normal(std: float) -> Initializer:
-    """Normal with standard deviation `std`, drawn again wherever it falls outside two of them."""
+    """Return an initializer that draws from a normal distribution truncated at two standard deviations.
+
+    `std` is the standard deviation before truncation. Values outside the bounds are drawn again.
+    """
 
     def initial(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         values = generator.standard_normal(shape)
@@ -37,7 +40,7 @@ def ones(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A named parameter: its shape for one run, how it starts, and whether weight decay applies to it."""
+    """Named parameter: its shape in one run, its initializer, and whether weight decay applies to it."""
 
     name: str
     shape: tuple[int, ...]
@@ -46,13 +49,13 @@ class Parameter:
 
 
 class Layout:
-    """Where each parameter lies in a row of P elements. Decayed parameters come first, so decay is one slice."""
+    """Offsets of the parameters in a row of P elements. Parameters with weight decay come first."""
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         self.parameters = {p.name: p for p in parameters}
         self.offsets: dict[str, int] = {}
         self.decayed = 0
-        """Weight decay applies to the elements before this one."""
+        """Number of elements with weight decay, which come first."""
         end = 0
         for parameter in sorted(self.parameters.values(), key=lambda p: not p.decay):
             self.offsets[parameter.name] = end
@@ -60,7 +63,7 @@ class Layout:
             if parameter.decay:
                 self.decayed = end
         self.size = end
-        """P, padding included."""
+        """P, including padding."""
 
     @property
     def count(self) -> int:
@@ -69,7 +72,7 @@ class Layout:
 
 
 class Views(Mapping[str, Array]):
-    """A flat array (R, P) and its named views (R, *shape), which share its memory."""
+    """Flat array (R, P) and its named views (R, *shape), which share its memory."""
 
     def __init__(self, layout: Layout, flat: Array) -> None:
         self.flat = flat
@@ -90,10 +93,10 @@ class Views(Mapping[str, Array]):
 
 
 def initialise(layout: Layout, ops: Ops, seeds: Iterable[int]) -> Views:
-    """Fresh parameters, one run per seed.
+    """Return the initial parameters of one run per seed.
 
-    Each parameter has its own random stream, named after it: two models with the same seed share the initial values
-    of every parameter that both have.
+    Each parameter has its own random stream, which its name selects. So two models with the same seed have equal
+    initial values in all parameters with the same name and shape.
     """
     seeds = list(seeds)
     flat = ops.zeros((len(seeds), layout.size))

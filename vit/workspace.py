@@ -1,4 +1,4 @@
-"""The memory of one lane: parameters it reads, gradients it writes, buffers it reuses."""
+"""Memory of a network: parameters, gradients and reusable buffers; and the addresses of its random numbers."""
 
 import re
 from collections.abc import Sequence
@@ -12,27 +12,27 @@ from vit.backend import Array, Ops
 from vit.parameters import Views
 from vit.random import stream
 
-WIDE = frozenset(
+FULL_PRECISION = frozenset(
     {
         *("tokens", "embedded", "stream", "mean", "rstd", "logsumexp"),
         *("y", "targets", "losses", "dstream"),
     }
 )
-"""Buffers of the type of the parameters. All others are read by products and have the type of operands."""
+"""Names of the buffers in the type of the parameters. All others are operands."""
 
 
 @dataclass
 class Workspace:
-    """Buffers for at most `capacity` images of each of R runs, made when first asked for and then kept.
+    """Buffers for at most `capacity` images of each of R runs, allocated on first use and then kept.
 
     A buffer for fewer images is a contiguous part of the same memory. With `training`, each layer has its own saved
-    buffers; without, the layers of all blocks share them, as nothing is needed for a backward pass.
+    buffers; without, corresponding layers of all blocks share them, because no backward pass follows.
     """
 
     ops: Ops
     parameters: Views
     weights: Views
-    """The parameters as operands: themselves, or a rounded copy."""
+    """The parameters as operands: the same arrays, or a rounded copy."""
     gradients: Views
     capacity: int
     training: bool = True
@@ -44,18 +44,18 @@ class Workspace:
         return len(self.parameters.flat)
 
     def saved(self, layer: str, name: str, batch: int, *shape: int) -> Array:
-        """A buffer (R, batch, *shape) that keeps its content from forward to backward."""
+        """Return a buffer (R, batch, *shape) that keeps its content until the backward pass."""
         return self._buffer(f"{layer if self.training else role(layer)}.{name}", batch, shape)
 
     def no_bias(self, shape: tuple[int, ...]) -> Array:
-        """Zeros, in place of a bias that was added elsewhere."""
+        """Return zeros of the given shape, as the bias of a branch that already includes its bias."""
         key = f"no bias {shape}"
         if key not in self._memory:
             self._memory[key] = self.ops.zeros(shape)
         return self._memory[key]
 
     def scratch(self, layer: str, name: str, batch: int, *shape: int) -> Array:
-        """A buffer (R, batch, *shape) whose content lasts until another block's layer of the same role asks for it."""
+        """Return a buffer (R, batch, *shape) that the layers of the same role in all blocks share."""
         return self._buffer(f"{role(layer)}.{name}", batch, shape)
 
     def _buffer(self, key: str, batch: int, shape: tuple[int, ...]) -> Array:
@@ -63,7 +63,7 @@ class Workspace:
         if view is None:
             memory = self._memory.get(key)
             if memory is None:
-                make = self.ops.empty if key.rpartition(".")[2] in WIDE else self.ops.empty_operand
+                make = self.ops.empty if key.rpartition(".")[2] in FULL_PRECISION else self.ops.empty_operand
                 memory = self._memory[key] = make((self.runs * self.capacity * prod(shape),))
             view = memory[: self.runs * batch * prod(shape)].reshape(self.runs, batch, *shape)
             self._views[key, batch, shape] = view
@@ -71,32 +71,32 @@ class Workspace:
 
 
 def role(layer: str) -> str:
-    """The name of a layer without the number of its block."""
+    """Return the name of a layer without the number of its block."""
     return re.sub(r"^blocks\.\d+", "blocks", layer)
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one training step and lane: the same for a run alone and among others."""
+    """Dropout masks of one training step and lane. Those of a run do not depend on the other runs of the model."""
 
     seeds: Sequence[int]
     step: int
     lane: int
 
     def keep(self, name: str, shape: tuple[int, ...], rate: float) -> np.ndarray:
-        """(R, *shape): 0 with probability `rate`, else 1 / (1 - rate)."""
+        """Return a mask (R, *shape): elements are 0 with probability `rate`, else 1 / (1 - rate)."""
         draws = [stream(seed, f"dropout {name}", self.step, self.lane).random(shape) for seed in self.seeds]
         return (np.stack(draws) >= rate) / (1 - rate)
 
 
 @dataclass(frozen=True)
 class DeviceDraws:
-    """The random numbers of a step that kernels draw: from the seeds, and a counter that each step moves on."""
+    """Addresses of the random numbers that CUDA kernels draw in a step: the seeds and a counter on the device."""
 
     seeds: Array
     """(R,) int64."""
     step: Array
-    """(1,) int32, finished steps."""
+    """(1,) int32, number of finished steps."""
 
 
 AnyDraws: TypeAlias = Draws | DeviceDraws | None

@@ -1,4 +1,4 @@
-"""Positional encodings: one small file each, and the registry."""
+"""Positional encodings, one per module, and their registry."""
 
 from vit.positions.base import Position
 from vit.positions.learned import LearnedPosition

@@ -1,4 +1,4 @@
-"""A learned table of positions, as in the first ViT (Dosovitskiy et al. 2020, arXiv 2010.11929)."""
+"""Learned position table, as in the original ViT (Dosovitskiy et al. 2020, arXiv 2010.11929)."""
 
 from collections.abc import Mapping
 from math import isqrt
@@ -15,7 +15,7 @@ TABLE_STD = 0.02
 
 
 class LearnedPosition(Position):
-    """A table (N, D), truncated normal of std 0.02 at the start, added to the patch tokens."""
+    """Learned table (N, D) added to the patch tokens, initially truncated normal with standard deviation 0.02."""
 
     traceable = fusible = True
     description = "a learned table (patches x width), added to the tokens"
@@ -46,7 +46,7 @@ class LearnedPosition(Position):
 
 
 def resize_table(table: np.ndarray, grid: int) -> np.ndarray:
-    """A table (1, n n, D) resized to (1, grid grid, D), bicubic with antialiasing, as timm does when it loads one."""
+    """Resize a table (1, n n, D) to (1, grid grid, D) by bicubic interpolation with antialiasing, as timm does."""
     _, patches, width = table.shape
     weights = _bicubic(isqrt(patches), grid)
     square = table.reshape(isqrt(patches), isqrt(patches), width).astype(np.float64)
@@ -55,7 +55,7 @@ def resize_table(table: np.ndarray, grid: int) -> np.ndarray:
 
 
 def _bicubic(old: int, new: int) -> np.ndarray:
-    """Weights (new, old) of Keys' cubic convolution, a = -1/2, stretched by the scale where it shrinks."""
+    """Return weights (new, old) of Keys' cubic convolution with a = -1/2, its kernel widened for downsampling."""
     scale = old / new
     support = max(scale, 1.0)
     centres = (np.arange(new) + 0.5) * scale

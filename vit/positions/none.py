@@ -1,10 +1,10 @@
-"""No position at all: the model sees a bag of patches."""
+"""No positional encoding."""
 
 from vit.positions.base import Position
 
 
 class NoPosition(Position):
-    """Nothing. The model is then permutation-equivariant over patches."""
+    """No positional encoding. The output of the model does not depend on the order of the patches."""
 
     traceable = fusible = True
     description = "no position: the patches are a bag"

@@ -11,8 +11,11 @@ BASE = 100.0
 
 
 class RotaryPosition(Position):
-    """Turns pairs of channels (2j, 2j+1) of queries and keys: the first K/2 channels with the column, the rest with
-    the row. A score then depends on the displacement of two patches only."""
+    """Rotation of pairs of channels (2j, 2j+1) of queries and keys by angles proportional to the patch position.
+
+    The first K/2 channels rotate with the column, the others with the row. So the scores depend on positions only
+    through the displacement between two patches. The head width K must be a multiple of 4.
+    """
 
     traceable = fusible = True
     description = "2-D rotary: queries and keys turn with column and row"
@@ -32,6 +35,6 @@ class RotaryPosition(Position):
 
 
 def rotary_angles(grid: int, head_width: int, base: float = BASE) -> np.ndarray:
-    """Angles (grid grid, K/2) in radians: x base^(-4i/K), then y base^(-4i/K), i < K/4."""
+    """Return the angles (grid grid, K/2) in radians: x base^(-4i/K), then y base^(-4i/K), i < K/4."""
     frequencies = base ** (-4 * np.arange(head_width // 4) / head_width)
     return np.concatenate([np.outer(c, frequencies) for c in patch_coordinates(grid)], axis=1)

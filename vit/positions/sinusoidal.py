@@ -1,4 +1,4 @@
-"""Fixed 2-D sines and cosines, as in "Better plain ViT baselines" (Beyer et al. 2022, arXiv 2205.01580)."""
+"""Fixed 2-D sinusoidal positions, as in "Better plain ViT baselines" (Beyer et al. 2022, arXiv 2205.01580)."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,11 @@ from vit.positions.base import Geometry, Position, patch_coordinates
 
 
 class SinusoidalPosition(Position):
-    """[sin x w, cos x w, sin y w, cos y w] with w_i = 10000^(-i/(D/4-1)), i < D/4, added to the patch tokens."""
+    """Fixed table (N, D) added to the patch tokens.
+
+    Its rows are [sin x w, cos x w, sin y w, cos y w] with w_i = 10000^(-i/(D/4-1)), i < D/4, where x is the column and
+    y the row of the patch. The width D must be a multiple of 4.
+    """
 
     traceable = fusible = True
     description = "fixed 2-D sines and cosines, added to the tokens"
@@ -38,7 +42,7 @@ class SinusoidalPosition(Position):
 
 
 def sinusoidal_table(grid: int, width: int) -> np.ndarray:
-    """The table (grid grid, width) in float64: x is the column of a patch, y its row, both whole numbers."""
+    """Return the table (grid grid, width) in float64."""
     quarter = width // 4
     frequencies = 10000.0 ** (-np.arange(quarter) / max(quarter - 1, 1))
     x, y = (np.outer(coordinate, frequencies) for coordinate in patch_coordinates(grid))
