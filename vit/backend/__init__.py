@@ -1,4 +1,4 @@
-"""Arrays: the operations a ViT needs, on NumPy or CuPy."""
+"""Array operations of a ViT on NumPy or CuPy."""
 
 import importlib.util
 
@@ -10,10 +10,23 @@ __all__ = ["BACKENDS", "Array", "Ops", "cupy_precisions", "cupy_problem", "get_o
 
 
 def get_ops(backend: str = "numpy", dtype: str = "float32", precision: str | None = None) -> Ops:
-    """The operations of a backend: "numpy" in "float32" or "float64", "cupy" in "float32".
+    """Return the operations of a backend.
 
-    `precision` is that of cupy's products: "float32", "tf32" or "bf16"; None takes bf16 where the chip has it.
-    Raises ValueError for what a backend does not have and RuntimeError where CuPy or a GPU is missing.
+    Parameters
+    ----------
+    backend : {"numpy", "cupy"}
+        Array library: NumPy on the CPU, or CuPy on the current CUDA device.
+    dtype : {"float32", "float64"}
+        Type of the parameters; "float64" only with the numpy backend.
+    precision : {"float32", "tf32", "bf16"}, optional
+        Precision of matrix products with the cupy backend. By default bf16 if the GPU supports it, else float32.
+
+    Raises
+    ------
+    ValueError
+        If the backend does not exist or does not support the type or precision.
+    RuntimeError
+        If CuPy or a usable GPU is missing.
     """
     if backend == "numpy":
         if precision not in (None, "float32"):
@@ -31,14 +44,14 @@ def get_ops(backend: str = "numpy", dtype: str = "float32", precision: str | Non
 
 
 def cupy_precisions() -> tuple[str, ...]:
-    """Precisions of products that the current GPU has, the fastest first. Needs a GPU: see `cupy_problem`."""
+    """Return the precisions of products that the current GPU supports, fastest first. See `cupy_problem`."""
     from vit.backend.cupy_ops import device_precisions
 
     return device_precisions()
 
 
 def cupy_problem() -> str | None:
-    """Why the cupy backend cannot be used here, in one line, or None where it can."""
+    """Return why the cupy backend cannot be used, in one line, or None if it can."""
     if importlib.util.find_spec("cupy") is None:
         return "CuPy is not installed (pip install 'vitab[cuda12]' or 'vitab[cuda13]')"
     try:

@@ -1,8 +1,8 @@
-"""Fused CPU kernels in Numba: one run, one lane, in place, the GIL released.
+"""Fused CPU kernels in Numba, which release the GIL.
 
-Each function is the fused form of the `Ops` method of the same name, on the arrays of a single run: tokens (M, D)
-where `Ops` has (R, B, N, D). Arrays come first, then integers, then real numbers, as in an instruction of a program.
-Compiled results are cached on disk, so only the first run on a machine compiles.
+Each function implements the `Ops` method of the same name on the arrays of a single run, with tokens (M, D) instead of
+(R, B, N, D). Arguments are arrays, then integers, then floats, as in an instruction of a program. Compiled kernels are
+cached on disk.
 """
 
 import math
@@ -15,10 +15,10 @@ from numba.extending import intrinsic, overload
 
 from vit.backend.numba_cache import CACHED
 
-# No `ninf`: infinities must stay what they are. `nnan` lets maxima vectorise; that a NaN still comes out as a NaN is
-# then no promise of the compiler's, and the tests check it.
+# Without `ninf`, so that infinities are handled correctly. `nnan` allows maxima to be vectorised. The compiler then does
+# not guarantee that NaNs propagate, so the tests check it.
 _FAST = {"reassoc", "nsz", "arcp", "contract", "nnan"}
-# Inlined, since what a process that compiles calls may be another copy, rounded otherwise, than what the cache keeps.
+# Inlined, because a separately compiled copy may be rounded differently from the cached one.
 _jit = numba.njit(nogil=True, cache=CACHED, fastmath=_FAST, error_model="numpy", forceinline=True)
 
 _LOG2_E = np.float32(1.4426950408889634)
@@ -37,7 +37,7 @@ def _float_from_bits(typing_context, bits):
 
 
 def _exp(x):
-    """exp(x) for x <= 0, of the type of x."""
+    """Return exp(x) for x <= 0, in the type of x."""
     return np.exp(x)
 
 
@@ -64,7 +64,7 @@ def _exp_typed(x):
 
 
 def _normal_cdf_and_exp(u):
-    """(Phi(u), exp(-u^2 / 2))."""
+    """Return (Phi(u), exp(-u^2 / 2))."""
     return 0.5 * (1 + math.erf(u * _SQRT_HALF)), math.exp(-0.5 * u * u)
 
 

@@ -1,9 +1,9 @@
-"""Matrix products at the speed of the core, for the low and wide matrices of small models.
+"""Single-threaded matrix products for the matrices of small models, which have few rows and many columns.
 
-The loops of Goto and van de Geijn (2008, doi 10.1145/1356052.1356053), cut to what such products need: op(B) is packed
-a panel at a time, once for all rows, into the nearest cache; op(A) is read where it lies, or packed where its rows are
-not contiguous; a tile of C stays in vector registers over the depth of a panel. The tiles are LLVM vectors of the width
-that the processor has.
+The algorithm is that of Goto and van de Geijn (2008, doi 10.1145/1356052.1356053), simplified. Panels of op(B) are
+packed into the first-level cache, each once for all rows; op(A) is read in place, or packed if its rows are not
+contiguous; a tile of C stays in vector registers over the depth of a panel. Tiles consist of LLVM vectors of the
+processor's width.
 """
 
 import llvmlite.binding
@@ -22,7 +22,7 @@ LINE = 2 * _VECTOR
 """Bytes of a row of a panel and of a tile: two vectors."""
 
 ROWS = 6 if _VECTOR == 32 else 14
-"""Rows of the largest tile: as many as the registers hold, beside a row of the panel and a number of A."""
+"""Rows of the largest tile, which fits in the registers together with one row of the panel and one element of A."""
 
 DEPTH = 256
 """Rows of a panel, which then fills most of a first-level cache."""
@@ -30,7 +30,7 @@ DEPTH = 256
 
 @intrinsic
 def pointer(typing_context, address, unit):
-    """The address of numbers of the type of `unit`."""
+    """Convert an integer address to a pointer to elements of the type of `unit`."""
 
     def codegen(context, builder, signature, args):
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
@@ -39,7 +39,7 @@ def pointer(typing_context, address, unit):
 
 
 def _emit_tile(builder, rows, real, a, row_stride, column_stride, panel, depth, c, c_stride, add):
-    """The instructions of one tile, for so many rows."""
+    """Emit the instructions that compute one tile with `rows` rows."""
     i64 = ir.IntType(64)
     size = 4 if real == ir.FloatType() else 8
     lanes = _VECTOR // size
@@ -62,7 +62,7 @@ def _emit_tile(builder, rows, real, a, row_stride, column_stride, panel, depth, 
     def store(value, address):
         builder.store(value, builder.inttoptr(address, vector.as_pointer())).align = size
 
-    def spread(number):
+    def broadcast(number):
         single = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
         return builder.shuffle_vector(single, undefined, zeros)
 
@@ -74,7 +74,7 @@ def _emit_tile(builder, rows, real, a, row_stride, column_stride, panel, depth, 
     index, column, line = (builder.phi(i64) for _ in range(3))
     sums = [[builder.phi(vector) for _ in halves] for _ in range(rows)]
     parts = [load(at(line, width, h), vector) for h in halves]
-    numbers = [spread(load(at(column, row_stride, r), real)) for r in range(rows)]
+    numbers = [broadcast(load(at(column, row_stride, r), real)) for r in range(rows)]
     new = [[builder.call(fma, [numbers[r], parts[h], sums[r][h]]) for h in halves] for r in range(rows)]
     following = builder.add(index, ir.Constant(i64, 1))
     carried = [
@@ -100,7 +100,7 @@ def _emit_tile(builder, rows, real, a, row_stride, column_stride, panel, depth, 
 
 @intrinsic
 def _tile(typing_context, rows, a, row_stride, column_stride, panel, depth, c, c_stride, add, unit):
-    """C (rows, a line) = A (rows, depth) panel (depth, a line), or += where `add` is not 0; strides in bytes."""
+    """Compute C (rows, a line) = A (rows, depth) panel (depth, a line), or += if `add` is not 0; strides in bytes."""
 
     def codegen(context, builder, signature, args):
         rows, *others, unit = args
@@ -120,17 +120,17 @@ def _tile(typing_context, rows, a, row_stride, column_stride, panel, depth, c, c
 
 @numba.njit(nogil=True, error_model="numpy", forceinline=True)
 def _rows_of_tile(left):
-    """Rows of the next tile where so many are left: as few tiles as there can be, as even as they can be."""
+    """Return the rows of the next tile: the `left` rows are divided evenly into the fewest possible tiles."""
     tiles = (left + ROWS - 1) // ROWS
     return (left + tiles - 1) // tiles
 
 
 @intrinsic
 def _transpose(typing_context, source, source_stride, target, target_stride, unit):
-    """A square of numbers, as wide as a vector, transposed from one address to another; strides in bytes.
+    """Transpose a square matrix, as wide as a vector, from one address to another; strides in bytes.
 
-    Row i of the first half is interleaved with row i of the second, log2(width) times: every time the index of a number
-    within the square turns by one bit, half of its bits in all.
+    Row i of the first half is interleaved with row i of the second half, log2(width) times. Each pass rotates the bits
+    of an element's index (row, column) by one, so all passes exchange row and column.
     """
 
     def codegen(context, builder, signature, args):
@@ -162,7 +162,7 @@ def _transpose(typing_context, source, source_stride, target, target_stride, uni
 
 @intrinsic
 def _copy_row(typing_context, source, target, count, unit):
-    """At most `ROWS` numbers from one address to another."""
+    """Copy `count` elements, at most `ROWS`, from one address to another."""
 
     def codegen(context, builder, signature, args):
         source, target, count, unit = args
@@ -196,7 +196,7 @@ def _copy_row(typing_context, source, target, count, unit):
 
 @numba.njit(nogil=True, error_model="numpy", forceinline=True)
 def _pack_left(a, column_a, m, depth, block, size, unit):
-    """Where rows of op(A) lie side by side: tile after tile, each (depth, rows of the tile)."""
+    """Pack op(A), if its columns are contiguous, tile by tile, each tile as (depth, rows of the tile)."""
     i = 0
     while i < m:
         rows = _rows_of_tile(m - i)
@@ -207,7 +207,7 @@ def _pack_left(a, column_a, m, depth, block, size, unit):
 
 @numba.njit(nogil=True, error_model="numpy", forceinline=True)
 def _pack_panel(b, row_b, column_b, depth, columns, panel, size, unit):
-    """(depth, columns) of op(B) into lines. What is left of a line ends in columns that nobody reads."""
+    """Pack (depth, columns) of op(B) into lines. Elements of a line beyond `columns` are not set; none is used."""
     width, lanes = LINE // size, _VECTOR // size
     packed = numba.carray(pointer(panel, unit), (depth, width))
     if column_b == 1:
@@ -234,9 +234,10 @@ def _pack_panel(b, row_b, column_b, depth, columns, panel, size, unit):
 
 @numba.njit(nogil=True, error_model="numpy", forceinline=True)
 def gemm(a, row_a, column_a, b, row_b, column_b, c, row_c, m, n, k, buffer, size, unit):
-    """C (m, n) = op(A) (m, k) op(B) (k, n), by addresses; strides in elements of `size` bytes, of the type of `unit`.
+    """Compute C (m, n) = op(A) (m, k) op(B) (k, n), given addresses; strides in elements of `size` bytes.
 
-    One of the strides of op(A) and of op(B) is 1, and that of the columns of C. `buffer` has `buffer_bytes(m, size)`.
+    Elements have the type of `unit`. One of the two strides of op(A) and of op(B) must be 1, and the columns of C must
+    be contiguous. `buffer` is the address of `buffer_bytes(m, size)` bytes.
     """
     width = LINE // size
     panel, spill_address, block = buffer, buffer + DEPTH * LINE, buffer + (DEPTH + ROWS) * LINE
@@ -270,7 +271,7 @@ def gemm(a, row_a, column_a, b, row_b, column_b, c, row_c, m, n, k, buffer, size
 
 
 def _blas_uses_the_widest_vectors() -> bool:
-    """OpenBLAS chooses its kernels by the processor's name, and gives those of AVX2 to some that have AVX-512."""
+    """Return whether BLAS uses AVX-512. OpenBLAS uses AVX2 kernels on some processors that have AVX-512."""
     openblas = {library.get("architecture") for library in threadpool_info() if library["internal_api"] == "openblas"}
     return not openblas or bool(openblas & {"SkylakeX", "Cooperlake", "SapphireRapids"})
 
@@ -282,11 +283,11 @@ _IS_ZEN = llvmlite.binding.get_host_cpu_name().startswith("znver")
 
 
 def is_faster(m: int, n: int, k: int, trans_a: bool, trans_b: bool) -> bool:
-    """Whether `gemm` is faster than the BLAS, by measurement on cores with AVX-512.
+    """Return whether `gemm` is faster than BLAS, according to measurements on processors with AVX-512.
 
-    It is twice as fast as kernels for AVX2, save for the smallest products. Against kernels for AVX-512 it has 0.9 to
-    1.5 times their speed: small products do not repay packing, and deep ones read rows of A that fall on each other in
-    the cache. A Zen bears the latter (1.05 to 1.25 times at any depth), and there OpenBLAS transposes small B slowly.
+    `gemm` is twice as fast as AVX2 kernels, except for the smallest products. Its speed is 0.9 to 1.5 times that of
+    AVX-512 kernels: for small products, packing takes too long; for large k, rows of A conflict in the cache. On AMD Zen
+    such conflicts cost little (1.05 to 1.25 times at any k), and OpenBLAS is slow with small transposed B.
     """
     if _VECTOR < 64:
         return False
@@ -299,5 +300,5 @@ def is_faster(m: int, n: int, k: int, trans_a: bool, trans_b: bool) -> bool:
 
 
 def buffer_bytes(m: int, size: int) -> int:
-    """Room that `gemm` needs for products with up to m rows."""
+    """Return the size of the buffer that `gemm` needs for products with up to m rows."""
     return (DEPTH + ROWS) * LINE + size * m * DEPTH

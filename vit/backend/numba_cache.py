@@ -1,4 +1,4 @@
-"""Where Numba caches the compiled CPU kernels. Imported by the modules that compile with `cache=CACHED`."""
+"""Choice of Numba's cache folder for compiled CPU kernels. Modules that compile with `cache=CACHED` import it."""
 
 import os
 from pathlib import Path
@@ -10,10 +10,10 @@ from vit.caches import is_writable, writable_cache
 
 
 def _choose() -> bool:
-    """Set Numba's cache folder unless it has a writable one; return whether there is one.
+    """Set Numba's cache folder, unless the default is writable; return whether there is a writable one.
 
-    Numba takes NUMBA_CACHE_DIR, else the `__pycache__` of the module, and raises an error at import if there is none.
-    Child processes inherit the choice.
+    Numba uses NUMBA_CACHE_DIR, or else the module's `__pycache__`, and raises an error at import if neither can be
+    written. Child processes inherit the setting.
     """
     config: Any = numba.config
     given = config.CACHE_DIR

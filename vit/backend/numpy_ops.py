@@ -1,7 +1,7 @@
-"""The CPU backend: BLAS through NumPy, everything else in fused Numba kernels.
+"""CPU backend: matrix products by BLAS through NumPy, all other operations by fused Numba kernels.
 
-A kernel works on the arrays of one run, so each method loops over the run axis, which has length one in the engine.
-Kernels release the GIL. While a program is set, nothing is computed: operations are appended to the program instead.
+A kernel processes the arrays of one run, so methods loop over the run axis. Kernels release the GIL. While `program`
+is set, operations are appended to the program instead of being computed.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Array = np.ndarray[Any, Any]
 
 
 def _view(x: Array, *shape: int) -> Array:
-    """`x` in another shape. ValueError where that takes a copy: what a kernel writes must not be lost."""
+    """Return a view of `x` in another shape. Raise ValueError if it needs a copy, to which results would be lost."""
     return x.reshape(shape, copy=False)
 
 
@@ -39,9 +39,9 @@ class NumpyOps(Ops):
         else:
             self.program.append(opcode, arrays, ints, floats)
 
-    def _refuse_tape(self, name: str) -> None:
+    def _require_no_program(self, name: str) -> None:
         if self.program is not None:
-            raise ValueError(f"{name}: a program cannot hold it")
+            raise ValueError(f"{name} must not be called while a program is captured")
 
     def matmul(
         self, a: Array, b: Array, *, trans_a: bool = False, trans_b: bool = False, out: Array | None = None
@@ -49,7 +49,7 @@ class NumpyOps(Ops):
         if self.program is None:
             return np.asarray(super().matmul(a, b, trans_a=trans_a, trans_b=trans_b, out=out))
         if out is None:
-            raise ValueError("matmul: a product on a program needs an out array")
+            raise ValueError("out must be an array while a program is captured, got None")
         a = a.swapaxes(-1, -2) if trans_a else a
         b = b.swapaxes(-1, -2) if trans_b else b
         self.program.append_matmul(a, b, out)
@@ -194,12 +194,12 @@ class NumpyOps(Ops):
         self._launch(Opcode.CROSS_ENTROPY, (*flat, _view(losses, -1)), (), (scale,))
 
     def add(self, x: Array, y: Array) -> None:
-        self._refuse_tape("add")
+        self._require_no_program("add")
         for a, b in zip(np.atleast_2d(x), np.atleast_2d(y), strict=True):
             self._launch(Opcode.ADD, (_view(a, -1), _view(b, -1)))
 
     def sum_of_squares(self, x: Array) -> Array:
-        self._refuse_tape("sum_of_squares")
+        self._require_no_program("sum_of_squares")
         return np.array([KERNELS[Opcode.SUM_OF_SQUARES](run) for run in x])
 
     def adamw(
@@ -216,7 +216,7 @@ class NumpyOps(Ops):
         epsilon: float,
         step: int,
     ) -> None:
-        self._refuse_tape("adamw")
+        self._require_no_program("adamw")
         beta1, beta2 = betas
         for r in range(len(parameters)):
             floats = (

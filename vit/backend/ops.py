@@ -1,16 +1,16 @@
-"""Every array operation of a Vision Transformer, forward and backward, on NumPy or CuPy arrays.
+"""Array operations of a Vision Transformer, forward and backward, on NumPy or CuPy arrays.
 
-`Ops` is the readable reference: each method is the formula, written once against `xp` (the numpy or cupy module). The
-backends override what is worth fusing and are tested against it.
+`Ops` is the reference implementation: each method is the formula, written for `xp` (the numpy or cupy module). The
+backends override methods with fused versions, which are tested against it.
 
 Shapes: R runs, B images, N tokens, D width, H heads, K head width, F hidden width, C classes, P parameters. Arrays of
 activations are C-contiguous (R, B, N, D) unless a docstring says "view". Parameters are (R, ...) views into (R, P).
 
-A backend may keep what matrix products read in a narrower type (bf16) than everything else: such arrays are "operands"
-in a docstring. Here both types are the same.
+Arrays that matrix products read are called operands. A backend may store them in a narrower type (bf16) than the
+parameters. Here both types are the same.
 
-Rules: an argument named `out`, or named in the docstring's "Overwrites", is written; nothing else is. Gradients are
-overwritten, not accumulated, unless the docstring says "adds".
+Conventions: a method writes only to `out` and to the arguments that its docstring names as changed. Gradients are
+overwritten, not accumulated, unless the docstring says "add".
 """
 
 import math
@@ -24,7 +24,7 @@ LAYER_NORM_EPSILON = 1e-6
 
 
 class Ops:
-    """The operations on one array module `xp` in one floating-point type."""
+    """Operations on arrays of the module `xp` in one floating-point type."""
 
     name = "reference"
 
@@ -35,12 +35,12 @@ class Ops:
     # Arrays
 
     def asarray(self, array: Array) -> Array:
-        """`array` on this backend's device: floating point in this backend's type, anything else as it is."""
+        """Return `array` on the device of the backend. Floating-point arrays are converted to `dtype`."""
         array = self.xp.asarray(array)
         return array.astype(self.dtype, copy=False) if array.dtype.kind == "f" else array
 
     def to_numpy(self, array: Array) -> Array:
-        """A NumPy copy of `array`."""
+        """Return a NumPy copy of `array`."""
         return self.xp.array(array)
 
     def empty(self, shape: tuple[int, ...]) -> Array:
@@ -53,11 +53,11 @@ class Ops:
     """Whether operands have a narrower type than `dtype`."""
 
     def empty_operand(self, shape: tuple[int, ...]) -> Array:
-        """An array of the type that products read."""
+        """Return an uninitialised array in the type of operands."""
         return self.empty(shape)
 
     def round_operand(self, x: Array, out: Array) -> None:
-        """Overwrites the operand `out` with `x`, of the same shape, rounded to its type."""
+        """Overwrite the operand `out` with `x`, of the same shape, rounded to the type of operands."""
         out[...] = x
 
     # Products
@@ -65,7 +65,7 @@ class Ops:
     def matmul(
         self, a: Array, b: Array, *, trans_a: bool = False, trans_b: bool = False, out: Array | None = None
     ) -> Array:
-        """Matrix products over the last two axes of `a` and `b`, views allowed, either one transposed."""
+        """Return matrix products over the last two axes of `a` and `b`, each optionally transposed. Views are valid."""
         if trans_a:
             a = a.swapaxes(-1, -2)
         if trans_b:
@@ -75,7 +75,10 @@ class Ops:
     # Patches and tokens
 
     def patchify(self, images: Array, patch: int, out: Array) -> Array:
-        """Images (R, B, h, w, C) to flattened patches (R, B, N, C p p), row by row; channels slowest within one."""
+        """Cut images (R, B, h, w, channels) into flattened patches `out` (R, B, N, channels p p).
+
+        Patches are in row-major order; within a patch, the order is (channel, row, column).
+        """
         runs, batch, height, width, channels = images.shape
         rows, columns = height // patch, width // patch
         grid = images.reshape(runs, batch, rows, patch, columns, patch, channels)
@@ -83,36 +86,36 @@ class Ops:
         return out
 
     def add_bias(self, x: Array, bias: Array) -> Array:
-        """Adds (R, D) `bias` to every token. Overwrites `x` (R, B, N, D)."""
+        """Add `bias` (R, D) to every token of `x` (R, B, N, D), in place."""
         x += bias[:, None, None, :]
         return x
 
     def sum_tokens(self, dy: Array, out: Array) -> Array:
-        """Gradient of a bias: (R, B, N, D) summed over images and tokens to (R, D)."""
+        """Sum `dy` (R, B, N, D) over images and tokens into `out` (R, D), the gradient of a bias."""
         return self.xp.sum(dy, axis=(1, 2), out=out)
 
     def add_table(self, x: Array, table: Array) -> None:
-        """Adds a table (R or 1, N, D) to the tokens of every image. Overwrites `x` (R, B, N, D)."""
+        """Add a table (R or 1, N, D) to the tokens of every image of `x` (R, B, N, D), in place."""
         x += table[:, None]
 
     def sum_images(self, dy: Array, out: Array) -> None:
-        """Gradient of a table: (R, B, N, D) summed over images to (R, N, D)."""
+        """Sum `dy` (R, B, N, D) over images into `out` (R, N, D), the gradient of a table."""
         self.xp.sum(dy, axis=1, out=out)
 
     def mean_tokens(self, x: Array, out: Array) -> None:
-        """Mean over tokens: (R, B, N, D) to (R, B, D)."""
+        """Compute the mean of `x` (R, B, N, D) over tokens into `out` (R, B, D)."""
         self.xp.mean(x, axis=2, out=out)
 
     def mean_tokens_backward(self, dy: Array, out: Array) -> None:
-        """(R, B, D) to (R, B, N, D): each token gets its share."""
+        """Distribute `dy` (R, B, D), divided by N, to all tokens of `out` (R, B, N, D)."""
         self.xp.multiply(dy[:, :, None], 1 / out.shape[2], out=out)
 
     def copy_tokens(self, source: Array, out: Array) -> None:
-        """Copies tokens between views (R, B, n, D) of whole images' rows; `source` may be broadcast over images."""
+        """Copy tokens between views (R, B, n, D) whose rows are contiguous; `source` may be broadcast over images."""
         out[...] = source
 
     def fill(self, out: Array, value: float) -> None:
-        """Sets every element of a contiguous array."""
+        """Set all elements of a contiguous array to `value`."""
         out[...] = value
 
     def dropout(
@@ -127,14 +130,14 @@ class Ops:
         site: int,
         out: Array,
     ) -> None:
-        """out = (x + bias) keep, (R, B, N, D): keep of an element is 0 with probability `rate`, else 1 / (1 - rate),
-        times the same of a whole image with `path_rate`.
+        """Compute out = (x + bias) * keep, (R, B, N, D), with random numbers drawn on the device.
 
-        Drawn on the device from seeds (R,), the counter step (1,) and `site`, a number of the place in the model; the
-        same address gives the same draws, so a call on the gradient, without bias, is the backward pass. Only where
-        a graph of the device calls for it: elsewhere the host draws.
+        `keep` is the product of two factors: 0 with probability `rate` per element, else 1 / (1 - rate); and 0 with
+        probability `path_rate` per image, else 1 / (1 - path_rate). The random numbers depend only on `seeds` (R,), the
+        counter `step` (1,) and `site`, which identifies the layer. So the same call on a gradient, without bias, is
+        the backward pass. Only backends that draw on the device implement it.
         """
-        raise NotImplementedError(f"dropout: the {self.name} backend draws on the host")
+        raise NotImplementedError(f"the {self.name} backend does not draw dropout masks on the device")
 
     # Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over a residual stream
 
@@ -151,9 +154,9 @@ class Ops:
         mean: Array,
         rstd: Array,
     ) -> None:
-        """The stream after a residual branch, and its layer normalisation.
+        """Add a residual branch to the stream and normalise the stream.
 
-        stream = x + branch + branch_bias (stream = x, not copied, where `branch` is None; `stream` may be `x`);
+        stream = x + branch + branch_bias; without a branch, `stream` must be `x`. `stream` may be `x` in any case.
         out = (stream - mean) * rstd * weight + bias, with rstd = (variance + 1e-6)^-1/2.
         Overwrites `stream`, `out` (R, B, N, D), `mean`, `rstd` (R, B, N).
         """
@@ -180,10 +183,10 @@ class Ops:
         dbias: Array,
         dbranch_bias: Array | None,
     ) -> None:
-        """Adds to `dstream` what reaches the stream through the norm; it is then the gradient of x and of branch.
+        """Add the gradient through the norm to `dstream`, which then is the gradient of both x and branch.
 
         With g = dout * weight and y = (stream - mean) rstd: dstream += rstd (g - mean(g) - y mean(g y)).
-        Overwrites `dweight`, `dbias` and, where there was a branch, `dbranch_bias` (R, D).
+        Overwrites `dweight`, `dbias` and, if it is not None, `dbranch_bias` (R, D).
         """
         normal = (stream - mean[..., None]) * rstd[..., None]
         dnormal = dout * weight[:, None, None, :]
@@ -208,7 +211,7 @@ class Ops:
         dbranch_bias: Array | None,
         rounded: Array,
     ) -> None:
-        """`residual_layer_norm_backward`, and overwrites the operand `rounded` with the new `dstream`."""
+        """Compute `residual_layer_norm_backward` and overwrite the operand `rounded` with the new `dstream`."""
         self.residual_layer_norm_backward(
             dout, dstream, stream, weight, mean, rstd, dweight=dweight, dbias=dbias, dbranch_bias=dbranch_bias
         )
@@ -224,9 +227,9 @@ class Ops:
         return erf(x)
 
     def bias_gelu(self, x: Array, bias: Array, *, out: Array, derivative: bool) -> None:
-        """out = GELU(x + bias). With `derivative`, overwrites `x` with GELU'(x + bias), which is all backward needs.
+        """Compute out = GELU(x + bias). With `derivative`, overwrite `x` with GELU'(x + bias) for the backward pass.
 
-        GELU'(u) = Phi(u) + u phi(u), phi the normal density. `out` may be `x` without `derivative`.
+        GELU'(u) = Phi(u) + u phi(u), phi the normal density. Without `derivative`, `out` may be `x`.
         """
         u = x + bias[:, None, None, :]
         cdf = 0.5 * (1 + self.erf(u * math.sqrt(0.5)))
@@ -236,7 +239,7 @@ class Ops:
             self.xp.add(cdf, u * density, out=x)
 
     def bias_gelu_backward(self, dy: Array, derivative: Array, *, dbias: Array) -> Array:
-        """Overwrites `dy` with the gradient of x, dy * derivative, and `dbias` (R, F) with its sum over tokens."""
+        """Overwrite `dy` with the gradient of x, dy * derivative, and `dbias` (R, F) with its sum over tokens."""
         dy *= derivative
         self.sum_tokens(dy, out=dbias)
         return dy
@@ -244,21 +247,21 @@ class Ops:
     # Attention (Vaswani et al. 2017, arXiv 1706.03762)
 
     def qkv_bias(self, qkv: Array, bias: Array, scale: float) -> None:
-        """Adds `bias` (R, 3 H K) to `qkv` (R, B, N, 3, H, K) in place, then multiplies the queries by `scale`."""
+        """Add `bias` (R, 3 H K) to `qkv` (R, B, N, 3, H, K), then multiply the queries by `scale`, in place."""
         runs, *_, heads, head_width = qkv.shape
         qkv += bias.reshape(runs, 1, 1, 3, heads, head_width)
         qkv[:, :, :, 0] *= scale
 
     def qkv_bias_backward(self, dqkv: Array, scale: float, *, dbias: Array) -> None:
-        """Overwrites `dqkv` with the gradient before `qkv_bias`, and `dbias` with its sum over tokens."""
+        """Overwrite `dqkv` with the gradient of the input of `qkv_bias`, and `dbias` with its sum over tokens."""
         dqkv[:, :, :, 0] *= scale
         self.sum_tokens(dqkv.reshape(*dqkv.shape[:3], -1), out=dbias)
 
     def qkv_bias_rotate(self, qkv: Array, bias: Array, scale: float, cos: Array, sin: Array, prefix: int) -> None:
-        """`qkv_bias`, then every pair of channels (2j, 2j+1) of the queries and keys of patch n turns by an angle.
+        """Apply `qkv_bias`, then rotate pairs of channels (2j, 2j+1) of queries and keys, in place.
 
-        `cos`, `sin` (N, K/2) are those of the angles; (a, b) becomes (a cos - b sin, a sin + b cos). The first
-        `prefix` tokens do not turn. In place.
+        `cos`, `sin` (N, K/2) are the cosines and sines of the angles of each patch: (a, b) becomes
+        (a cos - b sin, a sin + b cos). The first `prefix` tokens are not rotated.
         """
         self.qkv_bias(qkv, bias, scale)
         self._rotate(qkv[:, :, prefix:, :2], cos, sin)
@@ -266,19 +269,19 @@ class Ops:
     def qkv_bias_rotate_backward(
         self, dqkv: Array, scale: float, cos: Array, sin: Array, prefix: int, *, dbias: Array
     ) -> None:
-        """Turns back by the same angles, then `qkv_bias_backward`."""
+        """Rotate by the opposite angles, then apply `qkv_bias_backward`."""
         self._rotate(dqkv[:, :, prefix:, :2], cos, -sin)
         self.qkv_bias_backward(dqkv, scale, dbias=dbias)
 
     def _rotate(self, x: Array, cos: Array, sin: Array) -> None:
         cos, sin = cos[:, None, None, :], sin[:, None, None, :]
         even, odd = x[..., 0::2], x[..., 1::2]
-        turned = even * cos - odd * sin
+        rotated = even * cos - odd * sin
         odd[...] = even * sin + odd * cos
-        even[...] = turned
+        even[...] = rotated
 
     def fuses_attention(self, tokens: int, head_width: int) -> bool:
-        """Whether the layers call `attention` for such heads, rather than products and a softmax."""
+        """Return whether to use fused `attention` for such heads, instead of separate products and softmax."""
         return False
 
     def attention(
@@ -293,10 +296,11 @@ class Ops:
         out: Array,
         logsumexp: Array,
     ) -> None:
-        """`qkv_bias_rotate` (no rotation where `cos` is None) and out = softmax(q k^T) v for every head.
+        """Compute out = softmax(q k^T) v for every head, with q, k, v from `qkv_bias_rotate`.
 
-        `qkv` (R, B, N, 3, H, K) is the bare product and stays so. Overwrites `out` (R, B, N, H K) and `logsumexp`
-        (R, B, H, N), that of each row of scores (Dao et al. 2022, arXiv 2205.14135).
+        `qkv` (R, B, N, 3, H, K), the projection without bias, is not changed. There is no rotation if `cos` is None.
+        Overwrites `out` (R, B, N, H K) and `logsumexp` (R, B, H, N), the log-sum-exp of each row of scores (Dao et al.
+        2022, arXiv 2205.14135).
         """
         q, k, v = self._by_head(self._biased(qkv, bias, scale, cos, sin, prefix))
         scores = self.matmul(q, k, trans_b=True)
@@ -320,7 +324,7 @@ class Ops:
         dqkv: Array,
         dbias: Array,
     ) -> None:
-        """Overwrites `dqkv` (R, B, N, 3, H, K), the gradient of the bare product, and `dbias` (R, 3 H K)."""
+        """Overwrite `dqkv` (R, B, N, 3, H, K), the gradient of the projection `qkv`, and `dbias` (R, 3 H K)."""
         q, k, v = self._by_head(self._biased(qkv, bias, scale, cos, sin, prefix))
         dq, dk, dv = self._by_head(dqkv)
         heads = (*qkv.shape[:3], *qkv.shape[4:])
@@ -347,18 +351,18 @@ class Ops:
         return qkv
 
     def _by_head(self, qkv: Array) -> tuple[Array, ...]:
-        """Queries, keys and values as views (R, B, H, N, K)."""
+        """Return queries, keys and values as views (R, B, H, N, K)."""
         return tuple(qkv[:, :, :, i].swapaxes(2, 3) for i in range(3))
 
     def softmax(self, x: Array) -> Array:
-        """Softmax over the last axis. Overwrites `x`."""
+        """Overwrite `x` with its softmax over the last axis."""
         x -= x.max(axis=-1, keepdims=True)
         self.xp.exp(x, out=x)
         x /= x.sum(axis=-1, keepdims=True)
         return x
 
     def softmax_backward(self, dy: Array, y: Array) -> Array:
-        """Overwrites `dy` with y (dy - sum(dy y)), the gradient through y = softmax(x)."""
+        """Overwrite `dy` with the gradient of x, y (dy - sum(dy y)), where y = softmax(x)."""
         dy -= (dy * y).sum(axis=-1, keepdims=True)
         dy *= y
         return dy
@@ -366,10 +370,10 @@ class Ops:
     # Loss
 
     def cross_entropy(self, logits: Array, targets: Array, scale: float, *, losses: Array, dlogits: Array) -> None:
-        """Cross-entropy of softmax(logits) with soft targets that sum to one, (R, B, C).
+        """Compute the cross-entropy of softmax(logits) with soft targets that sum to one, both (R, B, C).
 
-        Overwrites `losses` (R, B), and `dlogits` with the gradient of `scale` times their sum,
-        scale (softmax - targets).
+        Overwrites `losses` (R, B), and `dlogits` with scale (softmax - targets), the gradient of `scale` times the sum
+        of the losses.
         """
         shifted = logits - logits.max(axis=-1, keepdims=True)
         exponentials = self.xp.exp(shifted)
@@ -382,11 +386,11 @@ class Ops:
     # Optimisation
 
     def add(self, x: Array, y: Array) -> None:
-        """x += y, any shape."""
+        """Add `y` to `x`, of the same shape, in place."""
         x += y
 
     def sum_of_squares(self, x: Array) -> Array:
-        """(R, P) to (R,), accumulated in float64."""
+        """Return the sum of squares (R,) of `x` (R, P), accumulated in float64."""
         return self.xp.sum(self.xp.square(x, dtype="float64"), axis=1)
 
     def adamw(
@@ -403,11 +407,12 @@ class Ops:
         epsilon: float,
         step: int,
     ) -> None:
-        """One step of AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) on slices (R, p) of the flat arrays.
+        """Make a step of AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) on slices (R, p) of the flat arrays.
 
         g = gradient * gradient_scale; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
-        parameters = parameters (1 - rate decay) - rate mhat / (sqrt(vhat) + epsilon), hats corrected for `step`
-        (1 for the first). `gradient_scale`, `rate`, `decay` are (R,) in float64. Overwrites all but `gradient`.
+        parameters = parameters (1 - rate decay) - rate mhat / (sqrt(vhat) + epsilon), where mhat = m / (1 - b1^step),
+        vhat = v / (1 - b2^step) and `step` is counted from 1. `gradient_scale`, `rate`, `decay` are (R,) in float64.
+        Overwrites `parameters`, `first` (m) and `second` (v).
         """
         beta1, beta2 = betas
         g = gradient * gradient_scale[:, None].astype(self.dtype)

@@ -1,8 +1,8 @@
-"""A pass captured once and replayed without Python: instructions over fixed buffers, run by one compiled function.
+"""Captured programs: a forward or backward pass recorded once and replayed by one compiled function.
 
-Threads that share the interpreter lock wait for it between any two operations, and for small models that costs more
-than the operations. A program holds a pass as a table of instructions, an opcode and the addresses of its arrays, and
-`CapturedProgram.replay` runs the table with the lock released. It is to a CPU what a captured graph is to a GPU.
+Between two operations, threads wait for the GIL, which takes longer than the operations of small models. A program
+stores a pass as a table of instructions (an opcode and the addresses of fixed buffers), and `CapturedProgram.replay`
+executes the table with the GIL released, like a CUDA graph on a GPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,14 +59,14 @@ KERNELS: dict[Opcode, Callable[..., Any]] = {
     for opcode in Opcode
     if opcode not in (Opcode.MATMUL, Opcode.COPY, Opcode.GEMM)
 }
-"""What runs an opcode outside a program; products and copies are NumPy's there."""
+"""Kernels of the opcodes, for calls outside a program. Products and copies use NumPy there."""
 
 POINTERS, INTS, FLOATS = 9, 16, 1
-"""Room in an instruction: addresses, whole numbers (sizes and strides, in elements), real numbers."""
+"""Fields of an instruction: addresses, integers (sizes and strides, in elements), floats."""
 
 
 class CapturedProgram:
-    """The instructions of one pass. Holds its arrays alive; their memory must not move."""
+    """Instructions of one pass. It keeps references to its arrays, whose memory must not be reallocated."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
@@ -81,21 +81,24 @@ class CapturedProgram:
     def append(
         self, opcode: Opcode, arrays: Sequence[Array], ints: Sequence[int] = (), floats: Sequence[float] = ()
     ) -> None:
-        """An instruction on contiguous arrays; the shape of the first (padded to three sizes) goes with it."""
+        """Append an instruction on contiguous arrays. It includes the shape of the first one, padded to three sizes."""
         if not all(array.flags.c_contiguous and array.dtype == self.dtype for array in arrays):
-            raise ValueError(f"{opcode.name}: a program takes contiguous arrays of {self.dtype}")
+            raise ValueError(f"arrays of {opcode.name} must be contiguous and of type {self.dtype} in a program")
         shape = [*arrays[0].shape, 0, 0][:3]
         self._append(opcode, arrays, [*shape, *ints], floats)
 
     def append_matmul(self, a: Array, b: Array, out: Array) -> None:
-        """out = a @ b over the last two axes, for each index of up to three axes before them; views allowed."""
+        """Append out = a @ b over the last two axes, for each index of up to three axes before them. Views are valid."""
         if a.shape[-1] != b.shape[-2] or out.shape[-2:] != (a.shape[-2], b.shape[-1]) or out.ndim > 5:
-            raise ValueError(f"matmul: {a.shape} times {b.shape} does not give {out.shape} on a program")
+            raise ValueError(
+                f"matmul in a program must have matching shapes of at most 5 axes, got {a.shape}, {b.shape} and out "
+                f"{out.shape}"
+            )
         lead = (1, 1, 1, *out.shape[:-2])[-3:]
         a, b, out = (np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (a, b, out))
         (trans_a, lda), (trans_b, ldb), (trans_out, ldc) = map(_leading, (a, b, out))
         if trans_out:
-            raise ValueError("matmul: the rows of an out array must be contiguous")
+            raise ValueError(f"rows of the out array of matmul must be contiguous, got strides {out.strides}")
         (rows, columns), inner = out.shape[-2:], a.shape[-1]
         opcode = Opcode.GEMM if is_faster(rows, columns, inner, trans_a, trans_b) else Opcode.MATMUL
         if opcode is Opcode.GEMM and self._buffer.size < buffer_bytes(rows, self.dtype.itemsize):
@@ -106,17 +109,17 @@ class CapturedProgram:
             self._append(opcode, matrices, [*sizes, *strides])
 
     def append_copy(self, source: Array, out: Array) -> None:
-        """out = source for views (B, n, D) whose (n, D) parts are contiguous; a stride of 0 repeats an image."""
+        """Append out = source for views (B, n, D) whose images (n, D) are contiguous. `source` may have a stride of 0."""
         images, tokens, width = out.shape
         if source.shape != out.shape or not all(x[:1].flags.c_contiguous for x in (source, out)):
             raise ValueError(
-                f"copy: from {source.shape} to {out.shape}, valid are views of one shape whose images are contiguous"
+                f"arrays of copy must have the same shape and contiguous images, got {source.shape} and {out.shape}"
             )
         strides = [x.strides[0] // x.itemsize for x in (source, out)]
         self._append(Opcode.COPY, (source, out), [images, tokens * width, *strides])
 
     def replay(self) -> None:
-        """Runs the instructions, with the interpreter lock released."""
+        """Execute the instructions with the GIL released."""
         if self._code is None:
             self._code = np.array(self._rows, dtype=np.int64).reshape(-1, 1 + POINTERS + INTS)
             self._reals = np.array(self._floats, dtype=np.float64).reshape(-1, FLOATS)
@@ -124,7 +127,7 @@ class CapturedProgram:
         _replay(self._code, self._reals, _BLAS[self.dtype.char], buffer, self.dtype.itemsize, self.dtype.type(1))
 
     def products(self) -> "CapturedProgram":
-        """The matrix products alone, to measure their share."""
+        """Return a program with only the matrix products, to measure their share of the time."""
         if self._products is None:
             self._products = CapturedProgram(self.dtype)
             self._products._arrays = self._arrays
@@ -139,9 +142,9 @@ class CapturedProgram:
         self, opcode: Opcode, arrays: Sequence[Array], ints: Sequence[int], floats: Sequence[float] = ()
     ) -> None:
         if any(array.dtype != self.dtype for array in arrays):
-            raise ValueError(f"{opcode.name}: this program takes arrays of {self.dtype}")
+            raise ValueError(f"arrays of {opcode.name} must be of type {self.dtype} in this program")
         if self._code is not None or self._products is not None:
-            raise ValueError("a program takes no more instructions once it was replayed")
+            raise ValueError("instructions must be appended to a program before its first replay")
         pointers = [array.__array_interface__["data"][0] for array in arrays]
         self._rows.append([opcode, *pointers, *[0] * (POINTERS - len(pointers)), *ints, *[0] * (INTS - len(ints))])
         self._floats.append([*floats, *[0.0] * (FLOATS - len(floats))])
@@ -149,7 +152,7 @@ class CapturedProgram:
 
 
 def _leading(matrix: Array) -> tuple[bool, int]:
-    """Whether the last two axes are transposed in memory, and the distance of rows (or columns) in elements."""
+    """Return whether the last two axes are transposed in memory, and the leading dimension in elements."""
     (height, width), (rows, columns) = matrix.shape[-2:], (s // matrix.itemsize for s in matrix.strides[-2:])
     if (columns == 1 or width == 1) and (rows >= width or height == 1):
         return False, max(rows, width)
@@ -166,7 +169,7 @@ _BLAS = {
 
 @intrinsic
 def _blas_gemm(typing_context, function, trans_a, trans_b, m, n, k, a, lda, b, ldb, c, ldc, unit):
-    """Fortran's C (m, n) = op(A) op(B), matrices by address, letters as character codes."""
+    """Call the Fortran gemm, C (m, n) = op(A) op(B), with matrices by address and letters as character codes."""
 
     def codegen(context, builder, signature, args):
         function, trans_a, trans_b, m, n, k, a, lda, b, ldb, c, ldc, unit = args
@@ -208,7 +211,7 @@ def _cube(address, shape, unit):
 
 @numba.njit(nogil=True, forceinline=True)
 def _plane(address, shape, unit):
-    """The first and last of three sizes."""
+    """Return a matrix with the first and the last of three sizes."""
     return numba.carray(pointer(address, unit), (shape[0], shape[2]))
 
 
@@ -233,11 +236,14 @@ def _matmul(pointers, ints, own, blas, buffer, size, unit):
 
 
 def _compiled(digest: str) -> Callable[..., None]:
-    """The interpreter of tapes. Numba stamps a cached function with its own file; `digest` stands for the others."""
+    """Return the interpreter of programs.
+
+    Numba's cache key includes only the time stamp of this file; `digest` makes it depend on the other sources too.
+    """
 
     @numba.njit(nogil=True, cache=CACHED)
     def replay(code, reals, blas, buffer, itemsize, unit):
-        digest  # noqa: B018  a part of the key of the cache
+        digest  # noqa: B018  part of the cache key
         for row in range(len(code)):
             opcode = code[row, 0]
             p = code[row, 1 : 1 + POINTERS]
@@ -322,7 +328,7 @@ def _compiled(digest: str) -> Callable[..., None]:
 
 
 def _digest() -> str:
-    """SHA-256 of the sources that are compiled into the interpreter."""
+    """Return the SHA-256 of the sources that are compiled into the interpreter."""
     sources = [Path(module.__file__ or "").read_bytes() for module in (kernels, own_product)]
     return sha256(b"\0".join(sources)).hexdigest()
 
