@@ -15,8 +15,8 @@ from numba.extending import intrinsic, overload
 
 from vit.backend.numba_cache import CACHED
 
-# Without `ninf`, so that infinities are handled correctly. `nnan` allows maxima to be vectorised. The compiler then does
-# not guarantee that NaNs propagate, so the tests check it.
+# Without `ninf`, so that infinities are handled correctly. `nnan` allows maxima to be vectorised. The compiler does not
+# guarantee then that NaNs propagate, so the tests check it.
 _FAST = {"reassoc", "nsz", "arcp", "contract", "nnan"}
 # Inlined, because a separately compiled copy may be rounded differently from the cached one.
 _jit = numba.njit(nogil=True, cache=CACHED, fastmath=_FAST, error_model="numpy", forceinline=True)

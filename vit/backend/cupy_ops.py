@@ -1,4 +1,4 @@
-"""The GPU backend: `CudaOps` on the current CUDA device, through CuPy. The only module that imports cupy."""
+"""GPU backend: `CudaOps` on the current CUDA device, through CuPy. No other module imports cupy."""
 
 import contextlib
 import ctypes
@@ -16,18 +16,18 @@ from vit.backend.cuda.ops import CudaOps, Replayable
 from vit.backend.cuda.sources import OPTIONS, file_of, text
 
 SHARED_BYTES = 48 << 10
-"""Shared memory, its own and dynamic, that a block may have without asking."""
+"""Shared memory (static and dynamic) per block that needs no opt-in."""
 COMPILERS = 8
-"""Sources that are compiled side by side."""
+"""Sources compiled in parallel."""
 TENSOR_CORES = 80
-"""The compute capability, times 10, from which on chips multiply bf16 and TF32."""
+"""Lowest compute capability, times 10, with bf16 and TF32 products."""
 
 
 class CupyOps(CudaOps):
     """Fused CUDA kernels and cuBLAS products on the current device, in float32."""
 
     def __init__(self, dtype: str = "float32", precision: str | None = None) -> None:
-        """`precision` of the products: "float32", "tf32" or "bf16"; by default bf16 where the chip multiplies it."""
+        """`precision` of products is "float32", "tf32" or "bf16"; by default bf16 if the GPU supports it."""
         if dtype != "float32":
             raise ValueError(f"dtype must be 'float32' with the cupy backend, got {dtype!r}")
         valid = device_precisions()
@@ -37,10 +37,10 @@ class CupyOps(CudaOps):
 
 
 class CupyDevice:
-    """One CUDA device, one stream of it, and the kernels loaded there.
+    """A CUDA device with one stream and the loaded kernels.
 
-    The stream becomes the current one of this thread, so that CuPy's own operations keep their place in the order of
-    the kernels; as a blocking stream it waits for, and is awaited by, the null stream of other threads.
+    The stream becomes the current stream of this thread, so that CuPy's own operations are ordered with the kernels. It
+    is a blocking stream, so it synchronises with the null stream, which other threads use.
     """
 
     name = "cupy"
@@ -53,7 +53,7 @@ class CupyDevice:
         self.shared_bytes = int(attributes["MaxSharedMemoryPerBlockOptin"])
         self.compiling = 0.0
         self.stream = cupy.cuda.Stream()
-        self.stream.use()  # and never `with self.stream`, whose end would make the null stream current
+        self.stream.use()  # not `with self.stream`, which would make the null stream current at its end
         self._functions: dict[str, Any] = {}
         self._dynamic: dict[str, int] = {}
         self._products: dict[str, CupyProducts] = {}
@@ -69,9 +69,9 @@ class CupyDevice:
         function(tuple(grid), tuple(block), tuple(args), shared_mem=shared_bytes, stream=self.stream)
 
     def _allow(self, kernel: str, dynamic: int) -> None:
-        """Asks for dynamic shared memory where it and the kernel's own are more than a block has unasked.
+        """Raise a kernel's limit of dynamic shared memory if it needs an opt-in.
 
-        Raises RuntimeError where this chip has less.
+        Raises RuntimeError if the kernel needs more shared memory than a block of this GPU can have.
         """
         function = self._functions[kernel]
         total = dynamic + function.shared_size_bytes
@@ -94,7 +94,7 @@ class CupyDevice:
         self.compiling += time.perf_counter() - begun
 
     def _compile(self, source: tuple[str, list[str]]) -> dict[str, Any]:
-        """Functions of one file for the chip's own architecture, from CuPy's cache on disk where they are there."""
+        """Return the functions of one file, compiled for this GPU or loaded from CuPy's cache on disk."""
         file, kernels = source
         with cupy.cuda.Device(self.number):
             module = cupy.RawModule(code=text(file), options=OPTIONS, name_expressions=kernels)
@@ -121,7 +121,7 @@ class CupyDevice:
 
     def to_numpy(self, array: Any) -> Any:
         if isinstance(array, cupy.ndarray):
-            array = cupy.ascontiguousarray(array)  # as CuPy would, but in a `with stream`: see `__init__`
+            array = cupy.ascontiguousarray(array)  # otherwise asnumpy uses `with stream`: see `__init__`
         return cupy.asnumpy(array, stream=self.stream)
 
 
@@ -134,7 +134,7 @@ class CupyProducts(Cublas):
 
 
 class CupyMark:
-    """A place in a stream, which sleeps until the device is there."""
+    """An event in a stream. `wait` blocks without busy-waiting until the device has reached it."""
 
     def __init__(self, stream: Any) -> None:
         self._event = cupy.cuda.Event(block=True, disable_timing=True)
@@ -145,7 +145,7 @@ class CupyMark:
 
 
 class _OnStream:
-    """A graph that always runs on the stream of the kernels."""
+    """A captured graph bound to the stream of the kernels."""
 
     def __init__(self, graph: Any, stream: Any) -> None:
         self._graph, self._stream = graph, stream
@@ -156,31 +156,31 @@ class _OnStream:
 
 @cache
 def _device(number: int) -> CupyDevice:
-    """The one of this process: loaded kernels and the stream are shared by all its models."""
+    """Return the `CupyDevice` of a device, whose stream and loaded kernels all models of the process share."""
     return CupyDevice(number)
 
 
 def _cublas_library() -> ctypes.CDLL:
-    """The libcublas that CuPy itself loads, from its wheels or from the CUDA toolkit."""
+    """Return the libcublas that CuPy loads, from wheels or the CUDA toolkit."""
     from cuda.pathfinder import load_nvidia_dynamic_lib
 
     return ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
 
 
 def _abandon(stream: Any) -> None:
-    """Ends a capture that failed, so that the stream can be used again."""
+    """End a failed capture, so that the stream can be used again."""
     with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):
         stream.end_capture()
 
 
 def device_precisions() -> tuple[str, ...]:
-    """What the products of the current device may be, the fastest first."""
+    """Return the precisions of products that the current device supports, fastest first."""
     tensor_cores = int(cupy.cuda.Device().compute_capability) >= TENSOR_CORES
     return ("bf16", "tf32", "float32") if tensor_cores else ("float32",)
 
 
 def device_problem() -> str | None:
-    """Why no CUDA device can be used, in one line, or None."""
+    """Return why no CUDA device can be used, in one line, or None if one can."""
     runtime = cupy.cuda.runtime
     try:
         if not runtime.driverGetVersion():
@@ -189,7 +189,7 @@ def device_problem() -> str | None:
             return "the NVIDIA driver finds no GPU"
     except runtime.CUDARuntimeError as error:
         return f"CUDA finds no usable GPU ({error})"
-    missing = [name for name, look in _PARTS.items() if not _works(look)]
+    missing = [name for name, find in _PARTS.items() if not _works(find)]
     if not missing:
         return None
     extra = f"cuda{runtime.runtimeGetVersion() // 1000}"
@@ -197,7 +197,7 @@ def device_problem() -> str | None:
 
 
 def _headers() -> str:
-    """The headers of the CUDA runtime, which the kernels of CuPy's own include."""
+    """Return the folder of the CUDA runtime headers, which CuPy's own kernels include."""
     from cuda.pathfinder import find_nvidia_header_directory
 
     if found := find_nvidia_header_directory("cudart"):
@@ -210,12 +210,12 @@ _PARTS: dict[str, Callable[[], object]] = {
     "NVRTC": lambda: cupy.cuda.nvrtc.getVersion(),
     "CUDA headers": _headers,
 }
-"""What a CuPy from its wheel alone does not bring along, and how each is looked for."""
+"""CUDA components that CuPy's wheel does not include, each with a function that raises an error if it is missing."""
 
 
-def _works(look: Callable[[], object]) -> bool:
+def _works(find: Callable[[], object]) -> bool:
     try:
-        look()
+        find()
     except (ImportError, OSError, RuntimeError):
         return False
     return True

@@ -286,7 +286,7 @@ def is_faster(m: int, n: int, k: int, trans_a: bool, trans_b: bool) -> bool:
     """Return whether `gemm` is faster than BLAS, according to measurements on processors with AVX-512.
 
     `gemm` is twice as fast as AVX2 kernels, except for the smallest products. Its speed is 0.9 to 1.5 times that of
-    AVX-512 kernels: for small products, packing takes too long; for large k, rows of A conflict in the cache. On AMD Zen
+    AVX-512 kernels: for small products, packing takes too long; for large k, rows of A conflict in the cache. On Zen,
     such conflicts cost little (1.05 to 1.25 times at any k), and OpenBLAS is slow with small transposed B.
     """
     if _VECTOR < 64:

@@ -88,7 +88,7 @@ class CapturedProgram:
         self._append(opcode, arrays, [*shape, *ints], floats)
 
     def append_matmul(self, a: Array, b: Array, out: Array) -> None:
-        """Append out = a @ b over the last two axes, for each index of up to three axes before them. Views are valid."""
+        """Append out = a @ b over the last two axes, for each index of up to three axes before them; views allowed."""
         if a.shape[-1] != b.shape[-2] or out.shape[-2:] != (a.shape[-2], b.shape[-1]) or out.ndim > 5:
             raise ValueError(
                 f"matmul in a program must have matching shapes of at most 5 axes, got {a.shape}, {b.shape} and out "
@@ -109,7 +109,7 @@ class CapturedProgram:
             self._append(opcode, matrices, [*sizes, *strides])
 
     def append_copy(self, source: Array, out: Array) -> None:
-        """Append out = source for views (B, n, D) whose images (n, D) are contiguous. `source` may have a stride of 0."""
+        """Append out = source for views (B, n, D) with contiguous images (n, D); a stride of 0 repeats an image."""
         images, tokens, width = out.shape
         if source.shape != out.shape or not all(x[:1].flags.c_contiguous for x in (source, out)):
             raise ValueError(

@@ -1,1 +1,1 @@
-"""The GPU side: CUDA sources (src/), their launchers, and `CudaOps`, the operations built from them."""
+"""CUDA backend: sources (src/), methods that launch the kernels, and `CudaOps`."""

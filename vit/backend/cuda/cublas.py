@@ -1,10 +1,8 @@
-"""Matrix products on a GPU by cuBLAS: batched over runs, strided, in place, and allowed while a graph is captured.
+"""Matrix products by cuBLAS: strided batches of views, without copies, usable during graph capture.
 
-CuPy's own wrapper sets the stream in each call and refuses to during a capture; `cupy.matmul` copies transposed views
-and has no batches of bf16. So this calls the very library that CuPy loads, through ctypes, with a handle and a
-workspace of its own, set once. No other package is needed, and Python runs only while a step is captured.
-
-Nothing here imports CuPy: arrays are given by address and strides, so a stand-in for the library serves on a CPU.
+CuPy's wrapper sets the stream in each call, which fails during capture; `cupy.matmul` copies transposed views and does
+not support batches of bf16. So this module calls the library that CuPy loads through ctypes, with its own handle and
+workspace. It does not import CuPy, so tests can replace the library on a CPU.
 """
 
 import ctypes
@@ -17,26 +15,26 @@ from vit.backend.cuda.launch import address, type_name
 from vit.backend.ops import Array
 
 WORKSPACE_BYTES = 32 << 20
-"""What cuBLAS recommends for a chip of compute capability 9.0; 4 MiB for others."""
+"""Size that cuBLAS recommends for compute capability 9.0; for others, it recommends 4 MiB."""
 PRECISIONS = ("float32", "tf32", "bf16")
-"""What products read and how they multiply. All add in float32."""
+"""Precisions of products: the type of operands and multiplications. Sums are in float32."""
 
 # library_types.h and cublas_api.h of CUDA 11 to 13
 _DATA_TYPE = {"float": 0, "bf16": 14}
 _COMPUTE_TYPE = {"float32": 68, "tf32": 77, "bf16": 68}
 _DEFAULT_ALGORITHM = -1
 _SUM_IN_FLOAT32 = 16
-"""cublasMath_t: no sum of parts in the type of a bf16 result. Whether TF32 is used is said with each product."""
+"""cublasMath_t: disallow reductions in bf16. TF32 is selected by the compute type of each product."""
 _NO, _TRANSPOSED = 0, 1
 
 
 class CublasError(RuntimeError):
-    """A call that cuBLAS refused."""
+    """Failed cuBLAS call."""
 
 
 @dataclass(frozen=True)
 class Matrices:
-    """A batch of matrices in memory, as cuBLAS (column-major) sees them: where, distance of columns, of matrices."""
+    """A strided batch of column-major matrices: address, leading dimension, and stride between matrices."""
 
     address: int
     leading: int
@@ -58,16 +56,18 @@ class Gemm:
 
 
 def plan(a: Array, b: Array, out: Array) -> Iterator[Gemm]:
-    """The calls for out (..., M, N) = a (..., M, K) @ b (..., K, N), views allowed, none copied.
+    """Yield the cuBLAS calls for out (..., M, N) = a (..., M, K) @ b (..., K, N), without copying views.
 
-    Axes before the last two have the same sizes in all three, or size 1 in `a` or `b`. The largest of them is the
-    batch, with every axis that continues it in memory; each index of the others is a call of its own.
-    Raises ValueError for shapes that do not fit and for views that cuBLAS cannot read or write.
+    Axes before the last two must have the same size in all three arrays, or size 1 in `a` or `b`. Axes that are
+    contiguous in memory are merged. The largest axis is the batch; each index of the others needs a separate call.
+    Raises ValueError if shapes do not fit or cuBLAS cannot read or write a view.
     """
     (rows, columns), inner = out.shape[-2:], a.shape[-1]
     lead = out.shape[:-2]
     if a.shape[-2:] != (rows, inner) or b.shape[-2:] != (inner, columns):
-        raise ValueError(f"matmul: {tuple(a.shape)} times {tuple(b.shape)} does not give {tuple(out.shape)}")
+        raise ValueError(
+            f"shapes of matmul must match, got {tuple(a.shape)}, {tuple(b.shape)} and out {tuple(out.shape)}"
+        )
     arrays = (b, a, out)  # row-major out = a b is column-major out^T = b^T a^T
     strides = [_lead_strides(x, lead) for x in arrays]
     axes = _merged([(size, *(s[i] for s in strides)) for i, size in enumerate(lead)])
@@ -85,7 +85,7 @@ def plan(a: Array, b: Array, out: Array) -> Iterator[Gemm]:
 
 
 def _lead_strides(x: Array, lead: tuple[int, ...]) -> list[int]:
-    """Distance in elements of neighbours along each of the axes `lead`; 0 where `x` has one for all."""
+    """Return the strides of the axes `lead` in elements; 0 for an axis of size 1, which is broadcast."""
     own = x.shape[:-2]
     if len(own) != len(lead) or any(size not in (1, full) for size, full in zip(own, lead, strict=True)):
         raise ValueError(f"matmul: axes before the last two must be {tuple(lead)}, got the shape {tuple(x.shape)}")
@@ -94,7 +94,7 @@ def _lead_strides(x: Array, lead: tuple[int, ...]) -> list[int]:
 
 
 def _merged(axes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """(size, strides...) of as few axes as can be: none of size 1, neighbours joined where one continues the next."""
+    """Return axes (size, strides...) without those of size 1, and with adjacent axes merged where possible."""
     merged: list[tuple[int, ...]] = []
     for size, *strides in axes:
         if size == 1:
@@ -107,10 +107,10 @@ def _merged(axes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
 
 
 def _leading(x: Array) -> tuple[bool, int]:
-    """Whether cuBLAS must transpose the row-major matrices of `x`, and the distance of rows (or columns)."""
+    """Return whether cuBLAS must transpose the matrices of `x`, and their leading dimension in elements."""
     height, width = x.shape[-2:]
     rows, columns = (stride // x.dtype.itemsize for stride in x.strides[-2:])
-    rows, columns = width if height == 1 else rows, height if width == 1 else columns  # of one: anything
+    rows, columns = width if height == 1 else rows, height if width == 1 else columns  # strides of size 1 are arbitrary
     if (columns == 1 or width == 1) and rows >= width:
         return False, rows
     if (rows == 1 or height == 1) and columns >= height:
@@ -134,15 +134,17 @@ class Cublas:
         self._call("cublasSetMathMode", self._handle, _SUM_IN_FLOAT32)
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
-        """out = a @ b; `a` and `b` of one type, bf16 or float32, `out` of either where they are bf16."""
+        """Compute out = a @ b. `a` and `b` are both float32, or both bf16 with `out` bf16 or float32."""
         operand, result = type_name(a), type_name(out)
         if type_name(b) != operand or (operand, result) == ("float", "bf16"):
-            raise TypeError(f"matmul: {a.dtype} times {b.dtype} to {out.dtype}, valid are operands of one type")
+            raise TypeError(
+                f"operands of one type are required for matmul, got {a.dtype}, {b.dtype} and out {out.dtype}"
+            )
         for gemm in plan(a, b, out):
             self._gemm(gemm, _DATA_TYPE[operand], _DATA_TYPE[result])
 
     def close(self) -> None:
-        """Frees the handle. Nothing may be captured or running with it."""
+        """Destroy the handle. No captured graph or running product may use it."""
         if self._handle:
             self._call("cublasDestroy_v2", self._handle)
             self._handle = ctypes.c_void_p()
@@ -152,7 +154,7 @@ class Cublas:
         head = (self._handle, _operation(a), _operation(b), gemm.m, gemm.n, gemm.k, ctypes.byref(self._one))
         tail = (self._compute, _DEFAULT_ALGORITHM)
         zero = ctypes.byref(self._zero)
-        if gemm.batch == 1:  # the library may then cut a long sum into parts that run side by side
+        if gemm.batch == 1:  # this function may split a long sum into parallel parts
             operands = (a.address, operand, a.leading, b.address, operand, b.leading)
             self._call("cublasGemmEx", *head, *operands, zero, c.address, result, c.leading, *tail)
         else:
@@ -168,7 +170,7 @@ class Cublas:
             raise CublasError(f"cuBLAS: {name} failed with status {status}, {text}")
 
     def _declare(self) -> None:
-        """The C signatures, so that ctypes cuts no address to 32 bits."""
+        """Declare the C signatures, so that ctypes does not truncate addresses to 32 bits."""
         pointer, whole, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
         head = [pointer, whole, whole, whole, whole, whole, pointer]
         matrix, batched = [pointer, whole, whole], [pointer, whole, whole, long]

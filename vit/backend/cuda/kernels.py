@@ -1,4 +1,4 @@
-"""The CUDA kernels as methods: grids, strides and checks, for any device that can `launch`."""
+"""CUDA kernels as methods that check arguments and compute grids and strides."""
 
 from vit.backend.cuda.attention import AttentionKernels
 from vit.backend.cuda.tokens import TokenKernels
@@ -6,4 +6,4 @@ from vit.backend.cuda.training import TrainingKernels
 
 
 class CudaKernels(TokenKernels, AttentionKernels, TrainingKernels):
-    """Every kernel. See `cuda_launch.Launcher` for what it is made from."""
+    """All kernels. See `vit.backend.cuda.launch.Launcher` for the constructor."""

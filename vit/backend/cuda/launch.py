@@ -1,7 +1,7 @@
-"""How a CUDA kernel is launched, by whomever: on a GPU through CuPy, in the tests on the CPU.
+"""Launching of CUDA kernels, independent of the device: a GPU through CuPy, or the CPU in tests.
 
-Nothing here imports CuPy. An array is anything with `shape`, `dtype`, `strides` and NumPy's or CuPy's way to its
-address. bf16 arrays have the dtype bfloat16 or, where there is none, uint16 of the same bits.
+An array is any object with `shape`, `dtype`, `strides` and the `data` attribute of NumPy or CuPy. bf16 arrays have
+dtype bfloat16, or uint16 with the same bits.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,28 +12,27 @@ import numpy as np
 from vit.backend.ops import Array
 
 NULL = np.uintp(0)
-"""A pointer argument that is not given."""
+"""Null pointer argument."""
 BLOCK = 256
-"""Threads of a block where a kernel does not say otherwise, as in common.cuh."""
+"""Default number of threads per block, as in common.cuh."""
 
 
 class Launch(Protocol):
-    """Starts a kernel on the current stream and returns at once."""
+    """Function that starts a kernel on the current stream without waiting for it."""
 
     def __call__(
         self, kernel: str, grid: Sequence[int], block: Sequence[int], shared_bytes: int, args: Sequence[Any]
     ) -> None:
-        """`kernel` is a name expression such as "bias_gelu<bf16, 8>"; `vit.backend.cuda_sources` knows its file.
+        """Start a kernel, given by a name expression such as "bias_gelu<bf16, 8>" (see `vit.backend.cuda.sources`).
 
-        `grid` and `block` have three entries, `shared_bytes` is dynamic shared memory (the function's limit has to
-        be raised first where it and the kernel's own are more than 48 KiB), `args` are arrays (their address is
-        passed) and NumPy scalars of the exact C type (passed by value; `NULL` for a null pointer). These are what
-        `cupy.RawKernel` takes.
+        `grid` and `block` have three entries. `shared_bytes` is the dynamic shared memory; the function's limit must be
+        raised first if static and dynamic shared memory exceed 48 KiB. `args` are arrays, passed by address, and NumPy
+        scalars of the exact C type, passed by value (`NULL` for a null pointer), as `cupy.RawKernel` takes them.
         """
 
 
 class Launcher:
-    """What every group of kernels shares: the way to launch, scratch memory, and how work is cut."""
+    """Base class of all groups of kernels: launch function, scratch memory, and division of work into blocks."""
 
     def __init__(
         self,
@@ -44,33 +43,33 @@ class Launcher:
     ) -> None:
         """
         Args:
-            launch: Starts a kernel.
-            scratch: Given a number of float32 elements, returns device memory of at least so many, 16-byte aligned,
-                that lasts until the next call on the same stream. In a captured graph it must be memory that is kept.
-            multiprocessors: Of the device; decides into how many parts sums are cut, and so their rounding.
-            shared_bytes: Shared memory that a block of the device may have where it asks.
+            launch: Function that starts a kernel.
+            scratch: Function that returns device memory for at least a given number of float32 elements, 16-byte
+                aligned and valid until its next call. It must stay allocated as long as a captured graph uses it.
+            multiprocessors: Number of multiprocessors. It determines the parts of sums, and so their rounding.
+            shared_bytes: Largest shared memory of a block, with opt-in.
         """
         self.launch, self.scratch = launch, scratch
         self.multiprocessors, self.shared_bytes = multiprocessors, shared_bytes
 
     def over_elements(self, kernel: str, packs: int, runs: int, args: Sequence[Any]) -> None:
-        """One thread for each of `packs` packs of each run. Raises ValueError for more than 32 bits count."""
+        """Launch one thread per pack of elements of each run. Raise ValueError for 2^31 packs or more per run."""
         if packs >= 2**31:
             raise ValueError(f"{kernel}: packs of elements must be fewer than 2^31, got {packs}; use a smaller batch")
         self.launch(kernel, (-(-packs // BLOCK), runs, 1), (BLOCK, 1, 1), 0, args)
 
     def over_columns(self, kernel: str, v: int, parts: int, columns: int, runs: int, args: Sequence[Any]) -> None:
-        """Blocks of columns.cuh: `parts` of the rows, tiles of columns, runs."""
+        """Launch the grid of columns.cuh: (parts of the rows, tiles of columns, runs)."""
         tile = (32 if v == 1 else 8) * v
         self.launch(kernel, (parts, -(-columns // tile), runs), (BLOCK, 1, 1), 0, args)
 
     def parts(self, rows: int, columns: int, runs: int) -> int:
-        """Into how many parts the rows of a run are cut so that tiles of 64 columns fill the device twice."""
+        """Return the number of parts of the rows, chosen to give about two blocks per multiprocessor."""
         tiles = -(-columns // 64) * runs
         return max(1, min(-(-rows // 32), -(-2 * self.multiprocessors // tiles)))
 
     def sum_parts(self, parts: Array, count: int, columns: int, *outs: Array | None) -> None:
-        """parts (R, count, outs, columns) summed over count into each of up to three outs (R, columns)."""
+        """Sum `parts` (R, count, outs, columns) over count into up to three arrays `outs` (R, columns)."""
         runs = next(len(out) for out in outs if out is not None)
         given = [*outs, None, None][:3]
         pointers = [argument for out in given for argument in (optional(out), run_stride(out))]
@@ -79,7 +78,7 @@ class Launcher:
 
 
 def type_name(array: Array) -> str:
-    """The C++ name of an array's element type. Raises TypeError for one that no kernel has."""
+    """Return the C++ name of an array's element type. Raise TypeError if no kernel supports it."""
     name = str(array.dtype)
     if name == "float32":
         return "float"
@@ -94,12 +93,12 @@ def address(array: Array) -> int:
 
 
 def require_contiguous(**arrays: Array | None) -> None:
-    """Raises ValueError for an array that is not C-contiguous."""
+    """Raise ValueError if an array is not C-contiguous."""
     _require_contiguous(0, arrays)
 
 
 def require_contiguous_runs(**arrays: Array | None) -> None:
-    """Raises ValueError for an array that is not C-contiguous within each run: any stride between runs."""
+    """Raise ValueError if an array is not C-contiguous within each run. The stride between runs is arbitrary."""
     _require_contiguous(1, arrays)
 
 
@@ -116,35 +115,35 @@ def _require_contiguous(first_axis: int, arrays: dict[str, Array | None]) -> Non
 
 
 def require_shape(shape: Sequence[int], **arrays: Array | None) -> None:
-    """Raises ValueError for an array of another shape."""
+    """Raise ValueError if an array has another shape."""
     for name, array in arrays.items():
         if array is not None and tuple(array.shape) != tuple(shape):
             raise ValueError(f"{name} must have the shape {tuple(shape)}, got {tuple(array.shape)}")
 
 
 def require_type(name: str, **arrays: Array | None) -> None:
-    """Raises TypeError for an array of another element type."""
+    """Raise TypeError if an array has another element type."""
     for argument, array in arrays.items():
         if array is not None and type_name(array) != name:
             raise TypeError(f"{argument} must have the type {name}, got {array.dtype}")
 
 
 def run_stride(array: Array | None) -> np.int64:
-    """Elements from one run to the next, 0 for an array that all runs share."""
+    """Return the stride between runs in elements, 0 for an array that all runs share."""
     if array is None or array.shape[0] == 1:
         return np.int64(0)
     return np.int64(array.strides[0] // array.dtype.itemsize)
 
 
 def vector(width: int, *arrays: Array | None) -> int:
-    """Elements that a thread moves at a time: 16 bytes of the narrowest type where all rows allow it, else 1."""
+    """Return the elements per vector load: 16 bytes of the narrowest type if all rows are aligned to it, else 1."""
     given = [array for array in arrays if array is not None]
     elements = 16 // min(array.dtype.itemsize for array in given)
     return elements if width % elements == 0 and all(aligned(array) for array in given) else 1
 
 
 def aligned(array: Array) -> bool:
-    """Whether every run begins at a multiple of 16 bytes."""
+    """Return whether every run begins at a multiple of 16 bytes."""
     return address(array) % 16 == 0 and (array.shape[0] == 1 or array.strides[0] % 16 == 0)
 
 
@@ -153,7 +152,7 @@ def optional(array: Array | None) -> Any:
 
 
 def expression(kernel: str, *parameters: str | int | bool) -> str:
-    """A kernel with its template's parameters, such as "bias_gelu<bf16, 8, true>"."""
+    """Return the name expression of a kernel with template arguments, such as "bias_gelu<bf16, 8, true>"."""
     names = [str(p).lower() if isinstance(p, bool) else str(p) for p in parameters]
     return f"{kernel}<{', '.join(names)}>"
 

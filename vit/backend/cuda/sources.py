@@ -1,4 +1,4 @@
-"""The CUDA sources: which file has which kernel, their text with headers in place, and how they are compiled."""
+"""CUDA sources: the file of each kernel, source text with headers expanded, and compiler options."""
 
 import re
 from functools import cache
@@ -6,23 +6,25 @@ from pathlib import Path
 
 DIRECTORY = Path(__file__).parent / "src"
 OPTIONS = ("--std=c++17",)
-"""NVRTC's, besides `--gpu-architecture=sm_NN`. The sources include no header of CUDA's or of the system's."""
+"""Options of NVRTC, besides `--gpu-architecture=sm_NN`. The sources include no CUDA or system headers."""
 CUPY_OPTIONS = ("-ftz=true", "--device-as-default-execution-space")
-"""What CuPy adds to them."""
+"""Options that CuPy adds."""
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 _KERNEL = re.compile(r"\b__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(")
 
 
 def files() -> list[str]:
-    """The names of the sources, such as "gelu.cu"."""
+    """Return the names of the source files, such as "gelu.cu"."""
     return sorted(path.name for path in DIRECTORY.glob("*.cu"))
 
 
 @cache
 def text(file: str) -> str:
-    """A source with every header of its own directory put in place once, so that a compiler needs no include path and
-    a cache of compiled sources notices a changed header."""
+    """Return a source file with its headers expanded, each once.
+
+    So the compiler needs no include path, and a changed header changes the key in the cache of compiled kernels.
+    """
     seen: set[str] = set()
 
     def expand(name: str) -> str:
@@ -39,10 +41,10 @@ def _file_of() -> dict[str, str]:
 
 
 def kernel_names() -> set[str]:
-    """Every kernel, without template parameters."""
+    """Return the names of all kernels, without template parameters."""
     return set(_file_of())
 
 
 def file_of(kernel: str) -> str:
-    """The source of a kernel, given by name or as a name expression. KeyError where there is none."""
+    """Return the source file of a kernel, given by name or name expression. Raise KeyError if there is none."""
     return _file_of()[kernel.partition("<")[0]]

@@ -1,7 +1,7 @@
-"""Kernels around the model: batches, loss, clipping and AdamW. R runs, B images, C classes, P parameters.
+"""Kernels for batches, loss, clipping and AdamW. R runs, B images, C classes, P parameters.
 
-What changes from step to step lies in device memory, so that a captured graph can be replayed: the counter `step`
-(1,) int32 of finished steps, learning rates, the order of the epoch's images.
+Values that change between steps are in device memory, so that a captured graph can be replayed: the counter `step` (1,)
+int32 of finished steps, the learning rates, and the order of the images in the epoch.
 """
 
 import math
@@ -27,18 +27,18 @@ from vit.backend.cuda.launch import (
 from vit.backend.ops import Array
 
 IMAGE_BYTES = 92 << 10
-"""An image of up to so many bytes can be changed by more than crops and flips: it lies in shared memory, of which
-every chip of compute capability 8.0 and up has so much."""
+"""Largest image for augmentation beyond crops and flips. It is kept in shared memory, and all GPUs of compute
+capability 8.0 or higher have enough."""
 TABLE_BYTES = 5136
-"""Shared memory that the kernel of such changes has besides."""
+"""Static shared memory of the augmentation kernel."""
 
 
 class TrainingKernels(Launcher):
-    """One step's beginning and end."""
+    """Kernels of a training step before and after the model: batch, loss and optimizer."""
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of the largest image that this device changes by more than crops and flips; older chips hold less."""
+        """Bytes of the largest image for augmentation beyond crops and flips on this device."""
         return min(IMAGE_BYTES, self.shared_bytes - TABLE_BYTES)
 
     def load_batch(
@@ -63,7 +63,7 @@ class TrainingKernels(Launcher):
         mixup: float = 0.0,
         cutmix: float = 0.0,
     ) -> None:
-        """Gathers the images of a step, crops and flips them at random, normalises them and cuts them into patches.
+        """Gather the images of a step, augment and normalise them, and cut them into patches.
 
         Image b of run r is images[order[r, (step mod steps_per_epoch) B + b]].
         Args:
@@ -72,19 +72,23 @@ class TrainingKernels(Launcher):
             step: int32 (1,), finished steps.
             mean, std: float32 (R, c), in units of 0..1.
             smoothing: float32 (R,), of labels: targets are 1 - s at the label plus s / C everywhere.
-            crop_padding: Images move by up to so many pixels along each axis, gaps black (before normalisation).
-            flip: Mirror with probability one half.
-            seeds: int64 (R,). Draws are Philox4x32-10's of (seed, step, b): the same for runs of one seed.
-            patches: (R, B, N, c p p) in the type of activations, overwritten; as `Ops.patchify` orders them.
+            crop_padding: Largest random shift in pixels along each axis; gaps are black (0 before normalisation).
+            flip: Whether to mirror images horizontally with probability 1/2.
+            seeds: int64 (R,). Random numbers are Philox4x32-10 of (seed, step, b), equal for runs with equal seeds.
+            patches: (R, B, N, c p p) in the type of activations, in the order of `Ops.patchify`; overwritten.
             targets: float32 (R, B, C), overwritten.
-            trivial_augment, erase, mixup, cutmix: As fields of a run, see ablations/augmentation.py; images of up to 4
-                channels and `image_bytes`. A batch is mixed with itself moved on by a random number of places.
+            trivial_augment, erase, mixup, cutmix: As the fields of a run, see ablations/data/augmentation.py. Images
+                may have up to 4 channels and `image_bytes` bytes. A batch is mixed with itself, cyclically shifted by a
+                random number of images.
         """
         count, height, width, channels = images.shape
         runs, batch, classes = targets.shape
         size = height * width * channels
         if str(images.dtype) != "uint8" or any(str(a.dtype) != "int32" for a in (labels, order, step)):
-            raise TypeError("load_batch: valid are uint8 images and int32 labels, order and step")
+            raise TypeError(
+                "images must have the type uint8, and labels, order and step int32, "
+                f"got {images.dtype}, {labels.dtype}, {order.dtype} and {step.dtype}"
+            )
         require_shape((runs, batch, (height // patch) * (width // patch), channels * patch * patch), patches=patches)
         require_shape((runs, channels), mean=mean, std=std)
         require_shape((count,), labels=labels)
@@ -120,10 +124,11 @@ class TrainingKernels(Launcher):
     def cross_entropy(
         self, logits: Array, targets: Array, scale: float, *, losses: Array, dlogits: Array, totals: Array | None = None
     ) -> None:
-        """Losses (R, B) float32 of soft targets (R, B, C) float32, and the gradient of `scale` times their sum.
+        """Compute the losses (R, B) float32 and `dlogits`, the gradient of `scale` times their sum.
 
-        `logits` and `dlogits` (R, B, C) in the type of activations or float32, each. To `totals` float32 (R, 2),
-        where given, adds the sum of the losses, and how many logits have their largest where the targets have.
+        `targets` are soft targets (R, B, C) float32; `logits` and `dlogits` (R, B, C) are float32 or of the type of
+        activations. Adds the sum of the losses and the number of correct predictions (largest logit at the largest
+        target) to `totals` (R, 2) float32, if given.
         """
         runs, batch, classes = logits.shape
         require_shape(logits.shape, targets=targets, dlogits=dlogits)
@@ -157,13 +162,12 @@ class TrainingKernels(Launcher):
         average: Array | None = None,
         average_decay: float = 0.0,
     ) -> None:
-        """Clips each run's gradient to `clip_norm` and makes step number step + 1 of AdamW; then step += 1.
+        """Clip the gradient of each run to `clip_norm`, make an AdamW step, and increment `step`.
 
-        All float32 (R, P) with P a multiple of 64. Two launches: sums of squares, and everything else.
+        Arrays are float32 (R, P) with P a multiple of 64. Launches two kernels: sums of squares, and the update.
         Args:
-            rate: float32 (R, s): the learning rates of s steps to come, or of all with s = 1; that of this step is
-                rate[r, step mod s].
-            decay: float32 (R,), on the elements before `decayed` (a multiple of 64).
+            rate: float32 (R, s): learning rates; that of this step is rate[r, step mod s].
+            decay: float32 (R,): weight decay of the elements before `decayed` (a multiple of 64).
             step: int32 (1,), finished steps.
             copy: bf16 (R, P), overwritten with the new parameters.
             average: float32 (R, P), becomes d average + (1 - d) parameters with
@@ -184,10 +188,10 @@ class TrainingKernels(Launcher):
                 f"adamw: step must be int32 and rates of shape ({runs}, s), got {step.dtype} and {rate.shape}"
             )
         if size % 4 or decayed % 4 or not all(array is None or aligned(array) for array in arrays):
-            raise ValueError("adamw: valid are rows of a multiple of 64 elements that begin at multiples of 16 bytes")
+            raise ValueError("arrays of adamw must have rows of a multiple of 64 elements, aligned to 16 bytes")
         strides = {int(run_stride(array)) for array in (parameters, copy, average) if array is not None}
         if len(strides) > 1 or run_stride(first) != run_stride(second):
-            raise ValueError("adamw: valid are copy and average with the strides of parameters, second with first's")
+            raise ValueError("copy and average must have the strides of parameters, and second those of first")
         parts, sums = self._sum_of_squares(gradient, step)
         args = (parameters, gradient, first, second, optional(copy), optional(average))
         runs_apart = (run_stride(parameters), run_stride(gradient), run_stride(first))
@@ -198,20 +202,18 @@ class TrainingKernels(Launcher):
         self.launch("adamw", grid, (BLOCK, 1, 1), 0, (*args, *runs_apart, *state, *moments, *settings))
 
     def gradient_norm(self, gradient: Array, out: Array) -> None:
-        """The norm of each run's gradient: float32 (R, P) to (R,)."""
+        """Compute the gradient norm of each run: float32 (R, P) to (R,)."""
         require_shape((len(gradient),), out=out)
         require_type("float", gradient=gradient, out=out)
         require_contiguous_runs(gradient=gradient)
         require_contiguous(out=out)
         if gradient.shape[1] % 4 or not aligned(gradient):
-            raise ValueError(
-                "gradient: valid are rows of a multiple of 64 elements that begin at multiples of 16 bytes"
-            )
+            raise ValueError("gradient must have rows of a multiple of 64 elements, aligned to 16 bytes")
         parts, sums = self._sum_of_squares(gradient, None)
         self.launch("norm_of_parts", (len(gradient), 1, 1), (BLOCK, 1, 1), 0, (sums, i32(parts), out))
 
     def _sum_of_squares(self, x: Array, step: Array | None) -> tuple[int, Array]:
-        """The number of parts, and their sums in float64 in scratch memory; makes `step` one more."""
+        """Return the number of parts, and their sums in float64 scratch memory; increment `step`, if given."""
         runs, size = x.shape
         parts = max(1, min(-(-size // (16 * BLOCK)), BLOCK, -(-4 * self.multiprocessors // runs)))
         sums = self.scratch(2 * runs * parts)[: 2 * runs * parts].view("float64")
