@@ -1,9 +1,9 @@
-"""One optimisation step on a GPU: captured once as a graph, replayed, and fed from the device's own memory.
+"""Training and evaluation on a GPU: a step is captured once as a CUDA graph and then replayed.
 
-The first step of a kind runs as it is, which makes its buffers and loads its kernels; the second is captured; from
-then on a step is one launch. What differs between steps (order of images, learning rates, draws, the count of steps)
-lies in buffers whose addresses never change, so nothing is captured again: a graph belongs to a number of images and
-to where they come from. Nothing is read back until somebody asks.
+The first step of a kind is run directly, which allocates its buffers and loads its kernels; the second is captured;
+later steps launch the graph. Values that differ between steps (order of images, learning rates, the step counter) are
+in buffers at fixed addresses, so one graph serves all steps with the same number of images and the same dataset.
+Results are copied to the host only on request.
 """
 
 from collections.abc import Callable, Hashable
@@ -25,7 +25,10 @@ __all__ = ["AdamWConfig", "DeviceAdamW", "GraphEngine", "Resident"]
 
 @dataclass(frozen=True)
 class Resident:
-    """A data set in device memory, shared by R runs, and what each makes of it. `GraphEngine.resident` makes one."""
+    """Dataset in device memory, shared by R runs, and each run's normalisation and label smoothing.
+
+    `GraphEngine.resident` creates it.
+    """
 
     images: Array
     """uint8 (n, h, w, channels)."""
@@ -40,7 +43,7 @@ class Resident:
 
 @dataclass(frozen=True)
 class DeviceAugmentation:
-    """What becomes of a batch on the device, as `load_batch` of `vit.backend.cuda_training` takes it."""
+    """Augmentation on the device; arguments of `load_batch` in `vit.backend.cuda.training`."""
 
     crop_padding: int = 0
     flip: bool = False
@@ -55,7 +58,7 @@ PLAIN = DeviceAugmentation()
 
 @dataclass(frozen=True)
 class _Work:
-    """A kind of work that has run: its graph once it is captured, and what must live as long."""
+    """A kind of work that has run: its graph, if captured, its result, and objects that must be kept alive."""
 
     graph: Graph | None
     result: Any
@@ -63,12 +66,12 @@ class _Work:
 
 
 class DeviceAdamW:
-    """AdamW over all of (R, P) at once, with everything that changes in device memory."""
+    """AdamW over all parameters (R, P) at once, with all changing values in device memory."""
 
     def __init__(
         self, layout: Layout, parameters: Array, copy: Array | None, training: AdamWConfig, ops: CudaOps, ema: float
     ) -> None:
-        """`copy` are the parameters as bf16 operands, if there are any; `ema` the decay of an average, 0 for none."""
+        """`copy` is the bf16 copy of the parameters, if any; `ema` the decay of averaged weights, 0 for none."""
         runs = len(parameters)
         self.parameters, self.copy, self.training, self.ops, self.ema = parameters, copy, training, ops, ema
         self.decayed = layout.decayed
@@ -78,12 +81,12 @@ class DeviceAdamW:
         decay = np.broadcast_to(np.asarray(training.weight_decay, dtype=np.float32), (runs,))
         self._decay = ops.xp.asarray(decay.copy())
         self.counter = ops.xp.zeros(1, dtype="int32")
-        """Finished steps, on the device."""
+        """Number of finished steps, on the device."""
         self._step = 0
 
     @property
     def step(self) -> int:
-        """Steps that were started."""
+        """Number of steps started."""
         return self._step
 
     @step.setter
@@ -92,11 +95,11 @@ class DeviceAdamW:
         self.counter.fill(step)
 
     def count(self, steps: int) -> None:
-        """Takes note of steps that were started, and that count themselves on the device."""
+        """Add to the number of steps started. The device counts finished steps itself."""
         self._step += steps
 
     def update(self, gradient: Array, rate: Array) -> None:
-        """One step; `rate` (R, s) holds the learning rates of s steps, of which this is number `step` mod s."""
+        """Make one step; `rate` (R, s) contains learning rates, of which column `step` mod s applies."""
         self.ops.kernels.adamw(
             self.parameters,
             gradient,
@@ -116,12 +119,15 @@ class DeviceAdamW:
 
 
 class GraphEngine:
-    """Trains and evaluates the R runs of a model on a GPU, in batches of at most `batch_size` images."""
+    """Training and evaluation of the R runs of a model on a GPU, in batches of at most `batch_size` images."""
 
     def __init__(self, model: ViT, training: AdamWConfig, batch_size: int, *, ema: float = 0.0) -> None:
-        """`ema` is the decay of averaged weights (R, P), `optimizer.average`; 0 for none."""
+        """`ema` is the decay of the averaged weights `optimizer.average` (R, P); 0 for none.
+
+        Raises ConfigError if the model is not on a GPU.
+        """
         if not isinstance(model.ops, CudaOps):
-            raise ConfigError(f"backend must be that of a GPU for a graph engine, got {model.ops.name!r}")
+            raise ConfigError(f"backend must be 'cupy' with a graph engine, got {model.ops.name!r}")
         self.model, self.training, self.ops = model, training, model.ops
         self.batch_size = self.lane_images = batch_size
         self.network: Network = model.network(batch_size)
@@ -138,12 +144,12 @@ class GraphEngine:
         self._works: dict[tuple[Hashable, ...], _Work] = {}
         self._products: dict[int, Graph] = {}
 
-    # Steps on batches that the host has
+    # Steps on batches from the host
 
     def step(self, images: Array, targets: Array, learning_rate: float | Array | None = None) -> Array:
-        """One step of AdamW on images (R, B, h, w, channels) and soft targets (R, B, C).
+        """Make one step of AdamW on images (R, B, h, w, channels) and soft targets (R, B, C).
 
-        Returns the mean losses (R,) before it. `learning_rate` may be one number or one for each run (R,).
+        Returns the mean losses (R,) before the step. `learning_rate` is one number, or one per run (R,).
         """
         self.model.check_images(images)
         batch = self._check_batch(images.shape[1])
@@ -163,7 +169,7 @@ class GraphEngine:
         return self.network.workspace.scratch("head", "losses", batch).mean(axis=1)
 
     def logits(self, images: Array) -> Array:
-        """Logits (R, n, C) of any number of images (R, n, h, w, channels), without dropout."""
+        """Return the logits (R, n, C) of any number of images (R, n, h, w, channels), without dropout."""
         self.model.check_images(images)
 
         def load(part: slice) -> None:
@@ -173,14 +179,14 @@ class GraphEngine:
 
     @property
     def bytes_named(self) -> int:
-        """`Graph.bytes_named` of a captured training step; 0 before there is one."""
+        """`Graph.bytes_named` of the captured training step; 0 if none has been captured."""
         steps = (work.graph for key, work in self._works.items() if work.graph and key[0] != "logits")
         return max((graph.bytes_named for graph in steps), default=0)
 
     def replay_products(self, batch: int) -> bool:
-        """Starts the matrix products alone of a step on `batch` images, after one was made: to measure their share.
+        """Start only the matrix products of an earlier step on `batch` images, to measure their share of its time.
 
-        Overwrites nothing but buffers and gradients.
+        Overwrites buffers and gradients, but no parameters.
         """
         if batch not in self._products:
             self._products[batch] = self.ops.capture(lambda: self._train(batch, self._rate), products_only=True)
@@ -197,8 +203,10 @@ class GraphEngine:
         std: np.ndarray,
         smoothing: np.ndarray | None = None,
     ) -> Resident:
-        """Brings uint8 images (n, h, w, channels) and labels (n,) onto the device, what normalises them for each run,
-        (R, channels), and how each smooths its labels, (R,), if it does."""
+        """Copy uint8 images (n, h, w, channels) and labels (n,) to the device.
+
+        `mean` and `std` (R, channels) normalise the images of each run; `smoothing` (R,) is its label smoothing.
+        """
         xp = self.ops.xp
         smooth = np.zeros(len(self.model.seeds)) if smoothing is None else smoothing
         return Resident(
@@ -210,9 +218,9 @@ class GraphEngine:
         )
 
     def start_epoch(self, order: np.ndarray, rates: np.ndarray) -> None:
-        """What the steps of an epoch will read: image numbers (R, steps B) and learning rates (R, steps).
+        """Set the image indices (R, steps B) and learning rates (R, steps) of an epoch, and reset the totals.
 
-        Step i of the epoch is the one before which `optimizer.step` mod steps is i. Forgets the totals.
+        Step i of the epoch is the one that starts when `optimizer.step` mod steps is i.
         """
         steps = rates.shape[1]
         if order.shape != (len(rates), steps * self.batch_size) or len(rates) != len(self.model.seeds):
@@ -227,7 +235,7 @@ class GraphEngine:
         self._totals.fill(0)
 
     def train(self, data: Resident, recipe: DeviceAugmentation, count: int, steps: int) -> None:
-        """Starts the next `count` of the `steps` steps of an epoch, on batches gathered and augmented on the device."""
+        """Start the next `count` of the `steps` steps of an epoch, on batches gathered and augmented on the device."""
         order, rate = self._tables[steps]
         self.model.round_weights()
 
@@ -240,14 +248,14 @@ class GraphEngine:
         self.optimizer.count(count)
 
     def mark(self) -> Mark:
-        """The place behind all steps that were started, to wait for: the device may be far behind."""
+        """Return a mark after all steps started, to wait for them, since the device runs asynchronously."""
         return self.ops.device.mark()
 
     @property
     def totals(self) -> np.ndarray:
-        """Of the steps since `start_epoch`: (R, 2) sums of the losses of their images, and of right answers.
+        """Sum of the losses and number of correct predictions since `start_epoch`, (R, 2).
 
-        Waits for all steps that were started. May be set, to go on with an epoch.
+        Reading it waits for all steps started. It may be set, to resume an epoch.
         """
         return np.asarray(self.ops.to_numpy(self._totals), dtype=np.float64)
 
@@ -256,7 +264,7 @@ class GraphEngine:
         self._totals[...] = self.ops.asarray(sums)
 
     def evaluate(self, data: Resident, order: np.ndarray) -> Array:
-        """Logits (R, n, C) of the images numbered `order` (R, n), each run's own."""
+        """Return the logits (R, n, C) of the images with indices `order` (R, n)."""
         order = np.ascontiguousarray(order, dtype=np.int32)
 
         def load(part: slice) -> None:
@@ -266,7 +274,7 @@ class GraphEngine:
         return self._evaluate(order.shape[1], load)
 
     def close(self) -> None:
-        """Lets go of the graphs, when all that was started is done."""
+        """Wait for all steps started, then release the graphs."""
         self.ops.to_numpy(self.optimizer.counter)
         self._works.clear()
         self._products.clear()
@@ -321,9 +329,9 @@ class GraphEngine:
         return self._run(("logits", batch), work)
 
     def _run(self, key: tuple[Hashable, ...], work: Callable[[], Any], *kept: object) -> Any:
-        """Runs `work` as it is the first time, captures it the second, replays it from then on; returns its result.
+        """Run `work` directly the first time, capture it the second time, then replay it; return its result.
 
-        An encoding that computes with array expressions of its own cannot be captured, and runs as it is each time.
+        With an encoding that is not traceable, `work` is always run directly.
         """
         known = self._works.get(key)
         capturable = self.network.position.traceable

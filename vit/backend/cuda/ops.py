@@ -1,8 +1,4 @@
-"""`Ops` by CUDA kernels and cuBLAS, on any device that can launch them.
-
-The device is a GPU through CuPy, or, in the tests, a CPU that runs the same kernels: what is computed, in which buffers
-and in which order is the same code.
-"""
+"""`Ops` with CUDA kernels and cuBLAS, on a GPU through CuPy or, in tests, on a CPU that runs the same kernels."""
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -17,17 +13,17 @@ from vit.backend.ops import Array, Ops
 
 
 class Replayable(Protocol):
-    """Work that was captured once."""
+    """Captured work."""
 
     def launch(self) -> None:
-        """Starts all of it and returns at once."""
+        """Start the work without waiting for it."""
 
 
 class Mark(Protocol):
-    """A place in the order of what was started."""
+    """Position in the sequence of work started on a device."""
 
     def wait(self) -> None:
-        """Returns when the device has done all before it."""
+        """Wait until the device has finished all work before the mark."""
 
 
 class Products(Protocol):
@@ -37,54 +33,56 @@ class Products(Protocol):
 
 
 class Device(Protocol):
-    """What `CudaOps` needs of a device. Everything is started in order on one stream."""
+    """Interface of a device for `CudaOps`. All work is started in order on one stream."""
 
     name: str
     xp: ModuleType
     multiprocessors: int
     shared_bytes: int
-    """Shared memory that a block may have where it asks."""
+    """Largest shared memory of a block, with opt-in."""
     compiling: float
-    """Seconds that compiling kernels has taken."""
+    """Seconds spent on compiling kernels."""
 
     @property
     def launch(self) -> Launch: ...
 
     def load(self, kernels: set[str]) -> None:
-        """Compiles kernels (name expressions) where they are not, many at a time."""
+        """Compile the kernels (name expressions) that are not loaded, in parallel."""
 
     def products(self, precision: str) -> Products: ...
 
     def capture(self, work: Callable[[], Any]) -> Replayable:
-        """Records what `work` starts, without running it."""
+        """Record the operations that `work` starts, without running them."""
 
     def mark(self) -> Mark:
-        """The place behind all that was started so far."""
+        """Return a mark after all work started so far."""
 
     def to_numpy(self, array: Array) -> Array:
-        """A copy in the host's memory, of the array as it is when all work that was started is done."""
+        """Return a copy of the array in host memory, after all work started so far."""
 
 
 class Graph:
-    """Captured work, and the arrays that it reads and writes: they live as long as it does."""
+    """Captured work, with references to the arrays that it reads and writes."""
 
     def __init__(self, replayable: Replayable, arrays: Sequence[Array]) -> None:
         self._replayable, self._arrays = replayable, arrays
 
     @property
     def bytes_named(self) -> int:
-        """Bytes of all arrays that kernels and products are given, once for each: the least that a step moves, unless
-        it is given more than it reads."""
+        """Bytes of all arrays passed to kernels and products, once per call: a lower bound of the memory traffic if the
+        calls access whole arrays."""
         return sum(int(array.nbytes) for array in self._arrays)
 
     def launch(self) -> None:
-        """Starts it again, on the same memory."""
+        """Start the work on the same arrays, without waiting for it."""
         self._replayable.launch()
 
 
 class CudaOps(Ops):
-    """The operations in float32, with products of `precision` "float32", "tf32" or "bf16"; the latter halves what
-    products read: operands are bf16, as uint16 arrays of the same bits."""
+    """Operations in float32 with matrix products in `precision` "float32", "tf32" or "bf16".
+
+    With "bf16", operands are stored in bf16, as uint16 arrays with the same bits.
+    """
 
     def __init__(self, device: Device, precision: str) -> None:
         super().__init__(device.xp, "float32")
@@ -101,7 +99,7 @@ class CudaOps(Ops):
     # Launching and capturing
 
     def load_kernels(self, work: Callable[[], Any]) -> None:
-        """Compiles what `work` will launch, all at once, and runs nothing."""
+        """Compile all kernels that `work` launches, in parallel, without running them."""
         noted: set[str] = set()
         self._noted = noted
         try:
@@ -111,8 +109,11 @@ class CudaOps(Ops):
         self.device.load(noted)
 
     def capture(self, work: Callable[[], Any], *, products_only: bool = False) -> Graph:
-        """What `work` starts, captured and not run. It must have run before, so that its buffers and kernels exist,
-        and may call nothing but kernels and products. `products_only` leaves out the kernels, to measure products."""
+        """Capture the operations that `work` starts, without running them.
+
+        `work` may call only kernels and products, and must have run before, so that its buffers and kernels exist.
+        `products_only` omits the kernels, to measure the products.
+        """
         captured: list[Array] = []
         self._captured, self._products_only = captured, products_only
         try:
@@ -137,7 +138,7 @@ class CudaOps(Ops):
             self._captured.extend(x for x in arguments if not isinstance(x, np.generic))
 
     def _float_scratch(self, elements: int) -> Array:
-        """One piece of memory for all kernels, as they run one after another. Graphs may still use what it outgrew."""
+        """Return scratch memory, shared by all kernels. Replaced arrays are kept, as captured graphs may use them."""
         if self._scratch.size < elements:
             self._outgrown.append(self._scratch)
             self._scratch = self.empty((elements,))
@@ -147,7 +148,7 @@ class CudaOps(Ops):
 
     def asarray(self, array: Array) -> Array:
         if isinstance(array, np.ndarray) and array.dtype.kind == "f":
-            array = np.ascontiguousarray(array, dtype=np.float32)  # half of what would be brought over
+            array = np.ascontiguousarray(array, dtype=np.float32)  # before the transfer, which is then shorter
         return super().asarray(array)
 
     def to_numpy(self, array: Array) -> Array:
@@ -351,6 +352,8 @@ class CudaOps(Ops):
         dlogits: Array,
         totals: Array | None = None,
     ) -> None:
-        """`Ops.cross_entropy`; adds to `totals` (R, 2), where given, the sum of the losses and the number of images
-        whose largest logit is where their largest target is."""
+        """Compute `Ops.cross_entropy`; add the sum of the losses and the number of correct predictions to `totals`.
+
+        `totals` is (R, 2) or None. A prediction is correct if the largest logit is at the largest target.
+        """
         self.kernels.cross_entropy(logits, targets, scale, losses=losses, dlogits=dlogits, totals=totals)
