@@ -1,10 +1,10 @@
-"""Attention's kernels. H heads, K head width, T tokens (a class token included), N patches; otherwise as cuda_tokens.
+"""Attention kernels. H heads, K head width, T tokens (including a class token), N patches; others as in tokens.py.
 
-`attention` and its backward read the bare product of tokens and qkv weights and do all between it and the next
-product: bias, scale, rotation, scores, softmax, mixing. Scores never leave the chip, and backward recomputes them from
-their log-sum-exp. They serve positions that are the identity on scores and rotate by tables or not at all. For any
-other position the steps are kernels of their own: `qkv_bias` (or the position's own hook), a product, the
-position's `add_to_scores`, `softmax`, a product; and backward likewise.
+`attention` and its backward are fused: they read the product of tokens and qkv weights, without bias, and compute
+everything up to the next product (bias, scale, rotation, scores, softmax, weighted values). Scores are not written to
+memory; the backward pass recomputes them with their log-sum-exp. They support positions that are fusible (see
+`Position`). For other positions, the steps are separate kernels: `qkv_bias` (or a hook of the position), a product,
+`add_to_scores` of the position, `softmax`, a product; and similarly backward.
 """
 
 from math import prod
@@ -31,23 +31,23 @@ from vit.backend.cuda.launch import (
 from vit.backend.ops import Array
 
 TOKENS = 256
-"""`attention` serves up to so many."""
+"""Largest number of tokens that `attention` supports."""
 HEAD_WIDTHS = tuple(range(16, 65, 8))
-"""Head widths that `attention` serves."""
+"""Head widths that `attention` supports."""
 RESIDENT_BYTES = 64 << 10
-"""Backward keeps queries, keys, values and gradients of a head side by side where they take no more than this of a
-block's shared memory (99 KiB on the smallest of chips with bf16); else keys and values make room and come back."""
+"""Limit up to which backward keeps queries, keys, values and gradients of a head in shared memory together. Above it,
+keys and values are loaded twice. GPUs with bf16 have at least 99 KiB per block."""
 SOFTMAX_ITEMS = (1, 2, 4, 8, 16, 32)
-"""Elements of a row that a thread of `softmax` may hold."""
+"""Valid numbers of elements per thread in `softmax`."""
 
 
 def fits(tokens: int, head_width: int) -> bool:
-    """Whether `attention` serves such a model."""
+    """Return whether `attention` supports this number of tokens and head width."""
     return tokens <= TOKENS and head_width in HEAD_WIDTHS
 
 
 class AttentionKernels(Launcher):
-    """Fused attention, and its steps one by one."""
+    """Fused attention, and its steps as separate kernels."""
 
     def attention(
         self,
@@ -61,12 +61,12 @@ class AttentionKernels(Launcher):
         out: Array,
         logsumexp: Array,
     ) -> None:
-        """softmax(scale rot(q) rot(k)^T) v for every head, from q, k, v = qkv + bias.
+        """Compute softmax(scale rot(q) rot(k)^T) v for every head, with q, k, v = qkv + bias.
 
         `qkv` (R, B, T, 3, H, K) and `out` (R, B, T, H K) in the type of activations, `bias` (R, 3 H K) float32,
         `cos`, `sin` (N, K/2) float32 as in `Ops.qkv_bias_rotate`, or None for no rotation; the first `prefix` tokens
-        do not turn. Overwrites `out` and `logsumexp` (R, B, H, T) float32. Raises ValueError where not `fits`.
-        float32 computes with FMA; bf16 multiplies on tensor cores, with float32 sums and softmax.
+        are not rotated. Overwrites `out` and `logsumexp` (R, B, H, T) float32. Raises ValueError unless `fits`.
+        bf16 products use tensor cores, with float32 sums and softmax.
         """
         arrays = self._check_attention(qkv, bias, cos, sin, prefix, out, logsumexp)
         launch = _Shape(qkv, aligned(out))
@@ -88,9 +88,9 @@ class AttentionKernels(Launcher):
         dqkv: Array,
         dbias: Array,
     ) -> None:
-        """Overwrites `dqkv` (as `qkv`) with the gradient of the bare product, and `dbias` (R, 3 H K) float32.
+        """Overwrite `dqkv` with the gradient of `qkv`, and `dbias` (R, 3 H K) float32.
 
-        `dout` (R, B, T, H K); the others as `attention` had and left them.
+        `dout` is (R, B, T, H K); the other arguments are those of `attention`, with its results.
         """
         arrays = self._check_attention(qkv, bias, cos, sin, prefix, out, logsumexp)
         require_shape(out.shape, dout=dout)
@@ -132,15 +132,15 @@ class AttentionKernels(Launcher):
         return optional(cos), optional(sin)
 
     def qkv_bias(self, qkv: Array, bias: Array, scale: float) -> None:
-        """In place on qkv (R, B, T, 3, H, K): adds bias (R, 3 H K) float32, then multiplies queries by `scale`."""
+        """Add bias (R, 3 H K) float32 to qkv (R, B, T, 3, H, K), then multiply queries by `scale`, in place."""
         self._bias_rotate(qkv, bias, scale, None, None, 0)
 
     def qkv_bias_backward(self, dqkv: Array, scale: float, *, dbias: Array) -> None:
-        """In place: multiplies the queries' gradients by `scale`; `dbias` (R, 3 H K) is the sum over tokens."""
+        """Multiply the gradients of queries by `scale`, in place; overwrite `dbias` (R, 3 H K) with the token sum."""
         self._bias_rotate_backward(dqkv, scale, None, None, 0, dbias)
 
     def qkv_bias_rotate(self, qkv: Array, bias: Array, scale: float, cos: Array, sin: Array, prefix: int) -> None:
-        """`qkv_bias`, then pairs (2j, 2j+1) of queries and keys of patch n turn by the angle of cos, sin (N, K/2)."""
+        """Apply `qkv_bias`, then rotate pairs (2j, 2j+1) of queries and keys by the angles of cos, sin (N, K/2)."""
         self._bias_rotate(qkv, bias, scale, cos, sin, prefix)
 
     def _bias_rotate(
@@ -159,7 +159,7 @@ class AttentionKernels(Launcher):
     def qkv_bias_rotate_backward(
         self, dqkv: Array, scale: float, cos: Array, sin: Array, prefix: int, *, dbias: Array
     ) -> None:
-        """Turns back, then `qkv_bias_backward`."""
+        """Rotate by the opposite angles, then apply `qkv_bias_backward`."""
         self._bias_rotate_backward(dqkv, scale, cos, sin, prefix, dbias)
 
     def _bias_rotate_backward(
@@ -178,7 +178,7 @@ class AttentionKernels(Launcher):
         self.sum_parts(sums, parts, columns, dbias)
 
     def _pairs(self, qkv: Array, cos: Array | None, sin: Array | None, prefix: int, bias: Array | None) -> int:
-        """Elements that a thread moves at a time: at least the pair that turns."""
+        """Return the elements per vector load, at least 2 with a rotation, which changes pairs."""
         tokens, _, heads, head_width = qkv.shape[2:]
         require_shape((tokens - prefix, head_width // 2), cos=cos, sin=sin)
         require_type("float", cos=cos, sin=sin, bias=bias)
@@ -187,12 +187,12 @@ class AttentionKernels(Launcher):
         return 2 if v == 1 and cos is not None else v
 
     def softmax(self, x: Array) -> Array:
-        """Over the last axis (up to 1024), in place, float32 or bf16."""
+        """Overwrite `x`, float32 or bf16, with its softmax over the last axis (up to 1024 elements)."""
         self._over_rows("softmax", x)
         return x
 
     def softmax_backward(self, dy: Array, y: Array) -> Array:
-        """Overwrites `dy` with y (dy - sum(dy y))."""
+        """Overwrite `dy` with y (dy - sum(dy y))."""
         require_shape(dy.shape, y=y)
         require_type(type_name(dy), y=y)
         self._over_rows("softmax_backward", dy, y)
@@ -211,7 +211,7 @@ class AttentionKernels(Launcher):
 
 
 class _Shape:
-    """How a fused attention is cut into blocks; see the two attention_*.cu."""
+    """Division of fused attention into blocks; see attention_float.cu and attention_tensor.cu."""
 
     def __init__(self, qkv: Array, others_aligned: bool) -> None:
         runs, batch, tokens, _, heads, head_width = qkv.shape
@@ -233,7 +233,7 @@ class _Shape:
         return expression(f"{name}_float{suffix}", self.width // 16)
 
     def shared(self, *, backward: bool) -> int:
-        """Bytes of dynamic shared memory."""
+        """Return the bytes of dynamic shared memory."""
         if not self.tensor_cores:
             return 2 * 64 * self.width * 4
         row = 2 * (self.width + 8)

@@ -2,8 +2,8 @@
 
 Shapes: R runs, B images, N tokens, D width, F hidden width, C classes. "T" is the type of activations, float32 or
 bf16; "S" that of the residual stream, T or float32. Parameters, their gradients and statistics are float32. Sums are
-accumulated in float32 and in an order that depends on shapes only: the same bits again.
-Activations are contiguous; parameters and gradients are (R, ...) views of any stride between runs.
+accumulated in float32 in an order that depends only on shapes, so results are reproducible bit for bit.
+Activations are contiguous; parameters and gradients are (R, ...) views with any stride between runs.
 """
 
 from math import prod
@@ -31,14 +31,14 @@ from vit.backend.cuda.launch import (
 from vit.backend.ops import Array
 
 WIDTHS = 1024
-"""A layer normalisation keeps a row of up to so many elements in registers."""
+"""Largest width of layer normalisation, which keeps a row in registers."""
 
 
 class TokenKernels(Launcher):
-    """Everything between the products but attention."""
+    """Kernels for all operations between the products except attention."""
 
     def patchify(self, images: Array, patch: int, out: Array) -> Array:
-        """Images (R, B, h, w, C) float32, already normalised, to patches (R, B, N, C p p) in T."""
+        """Cut normalised images (R, B, h, w, C) float32 into patches (R, B, N, C p p) in T."""
         runs, batch, height, width, channels = images.shape
         require_contiguous(images=images, out=out)
         require_type("float", images=images)
@@ -51,14 +51,14 @@ class TokenKernels(Launcher):
         return out
 
     def add_bias(self, x: Array, bias: Array) -> Array:
-        """x (R, B, N, D) in T += bias (R, D) float32."""
+        """Add bias (R, D) float32 to x (R, B, N, D) in T, in place."""
         runs, batch, tokens, width = x.shape
         require_shape((runs, width), bias=bias)
         self._add_rows(x, bias, batch * tokens, width, 1)
         return x
 
     def add_table(self, x: Array, table: Array) -> None:
-        """x (R, B, N, D) in T += table (R or 1, N, D) float32."""
+        """Add table (R or 1, N, D) float32 to x (R, B, N, D) in T, in place."""
         _, batch, tokens, width = x.shape
         require_shape((len(table), tokens, width), table=table)
         self._add_rows(x, table, batch * tokens, width, tokens)
@@ -73,12 +73,12 @@ class TokenKernels(Launcher):
         self.over_elements(kernel, rows * columns // v, len(x), args)
 
     def sum_tokens(self, dy: Array, out: Array) -> Array:
-        """dy (R, B, N, D) in T to out (R, D) float32."""
+        """Sum dy (R, B, N, D) in T over images and tokens into out (R, D) float32."""
         self._sum_rows(dy, out, dy.shape[1] * dy.shape[2], dy.shape[3])
         return out
 
     def sum_images(self, dy: Array, out: Array) -> None:
-        """dy (R, B, N, D) in T to out (R, N, D) float32."""
+        """Sum dy (R, B, N, D) in T over images into out (R, N, D) float32."""
         self._sum_rows(dy, out, dy.shape[1], dy.shape[2] * dy.shape[3])
 
     def _sum_rows(self, dy: Array, out: Array, rows: int, columns: int) -> None:
@@ -93,7 +93,7 @@ class TokenKernels(Launcher):
         self.sum_parts(sums, parts, columns, out)
 
     def mean_tokens(self, x: Array, out: Array) -> None:
-        """x (R, B, N, D) in T to out (R, B, D) in T."""
+        """Compute the mean of x (R, B, N, D) in T over tokens into out (R, B, D) in T."""
         runs, batch, tokens, width = x.shape
         require_contiguous(x=x, out=out)
         require_shape((runs, batch, width), out=out)
@@ -103,7 +103,7 @@ class TokenKernels(Launcher):
         self.over_columns(kernel, v, batch, width, runs, (x, out, i32(tokens), i32(width)))
 
     def mean_tokens_backward(self, dy: Array, out: Array) -> None:
-        """dy (R, B, D) in T to out (R, B, N, D) in T."""
+        """Distribute dy (R, B, D) in T, divided by N, to all tokens of out (R, B, N, D) in T."""
         runs, batch, tokens, width = out.shape
         require_contiguous(dy=dy, out=out)
         require_shape((runs, batch, width), dy=dy)
@@ -113,7 +113,7 @@ class TokenKernels(Launcher):
         self.over_elements(kernel, images * tokens * width // v, 1, (dy, out, u32(images), u32(tokens), i32(width)))
 
     def copy_tokens(self, source: Array, out: Array) -> None:
-        """source (R, B or 1, n, D) to out (R, B, n, D), each float32 or bf16, of any strides but the last axis'."""
+        """Copy source (R, B or 1, n, D) to out (R, B, n, D), each float32 or bf16, with contiguous rows."""
         runs, batch, tokens, width = out.shape
         require_shape((runs, source.shape[1], tokens, width), source=source)
         if source.shape[1] not in (1, batch):
@@ -131,15 +131,15 @@ class TokenKernels(Launcher):
         self.over_elements(kernel, batch * tokens * width // v, runs, args)
 
     def cast(self, x: Array, out: Array) -> None:
-        """A contiguous array in float32 or bf16 to another of the same size in the other type, or in the same."""
+        """Copy a contiguous array to another of the same shape; each is float32 or bf16."""
         self._over_all(out, "cast", (x, out), (), type_name(x), type_name(out))
 
     def fill(self, out: Array, value: float) -> None:
-        """Every element of a contiguous array, float32 or bf16."""
+        """Set all elements of a contiguous array, float32 or bf16, to `value`."""
         self._over_all(out, "fill", (out,), (f32(value),), type_name(out))
 
     def add(self, x: Array, y: Array) -> None:
-        """x += y, contiguous, of one type."""
+        """Add y to x in place; both contiguous and of the same type."""
         require_type(type_name(x), y=y)
         self._over_all(x, "add", (x, y), (), type_name(x))
 
@@ -166,7 +166,7 @@ class TokenKernels(Launcher):
         mean: Array,
         rstd: Array,
     ) -> None:
-        """One pass: stream = x + branch + branch_bias; out = LayerNorm(stream).
+        """Compute stream = x + branch + branch_bias and out = LayerNorm(stream) in one pass.
 
         `x` and `stream` (R, B, N, D) in S (`stream` may be `x`; it is not written where `branch` is None), `branch`
         and `out` in T, `mean`, `rstd` (R, B, N) and parameters (R, D) float32. D up to 1024.
@@ -203,10 +203,10 @@ class TokenKernels(Launcher):
         dbranch_bias: Array | None,
         dbranch: Array | None = None,
     ) -> None:
-        """One pass: adds to `dstream`, and sums the gradients of `weight`, `bias` and of the bias of the branch.
+        """Add to `dstream` and compute the gradients of `weight`, `bias` and the bias of the branch in one pass.
 
-        `dout` in T, `dstream` and `stream` in S. Where S is float32 and T bf16, `dbranch` (in T) gets a copy of the
-        final `dstream`, for the products of the branch before.
+        `dout` in T, `dstream` and `stream` in S. `dbranch` (in T), if given, is overwritten with the new `dstream`, as
+        an operand of the products of the preceding branch.
         """
         runs, batch, tokens, width = dout.shape
         require_shape(dout.shape, dstream=dstream, stream=stream, dbranch=dbranch)
@@ -229,9 +229,9 @@ class TokenKernels(Launcher):
         self.sum_parts(sums, parts, width, dweight, dbias, dbranch_bias)
 
     def bias_gelu(self, x: Array, bias: Array, *, out: Array, derivative: bool) -> None:
-        """out = GELU(x + bias), exact; with `derivative`, x becomes GELU'(x + bias). (R, B, N, F) in T, bias (R, F).
+        """Compute out = GELU(x + bias), exact, (R, B, N, F) in T, bias (R, F).
 
-        `out` may be `x` without `derivative`.
+        With `derivative`, `x` is overwritten with GELU'(x + bias); without, `out` may be `x`.
         """
         runs, batch, tokens, width = x.shape
         require_shape(x.shape, out=out)
@@ -246,7 +246,7 @@ class TokenKernels(Launcher):
         self.over_elements(kernel, rows * width // v, runs, args)
 
     def bias_gelu_backward(self, dy: Array, derivative: Array, *, dbias: Array) -> Array:
-        """dy *= derivative in T, and its sum over tokens in `dbias` (R, F) float32, in one pass."""
+        """Compute dy *= derivative in T and its sum over tokens `dbias` (R, F) float32 in one pass."""
         runs, batch, tokens, width = dy.shape
         require_shape(dy.shape, derivative=derivative)
         require_shape((runs, width), dbias=dbias)
@@ -274,11 +274,9 @@ class TokenKernels(Launcher):
         site: int,
         out: Array,
     ) -> None:
-        """out = (x + bias) * keep, keep of an element 0 with probability `rate`, else 1 / (1 - rate), times the same
-        of a whole image with `path_rate`. x, out (R, B, N, D) in T (`out` may be `x`), bias (R, D) or None.
+        """Compute `Ops.dropout` with Philox random numbers.
 
-        Draws are Philox's, addressed by seeds (R,) int64, the counter step (1,) int32 and `site`, a number of the
-        place in the model: the same call on a gradient, without bias, is the backward pass.
+        x, out (R, B, N, D) in T (`out` may be `x`), bias (R, D) or None, seeds (R,) int64, step (1,) int32.
         """
         runs, batch, tokens, width = x.shape
         require_shape(x.shape, out=out)
@@ -296,7 +294,7 @@ class TokenKernels(Launcher):
 
 
 def _row_shape(width: int, v: int) -> tuple[int, int]:
-    """Threads of a row and packs of each: at most 24 elements a thread where that can be, 32 where not."""
+    """Return the threads per row and the packs per thread, for at most 24 elements per thread if possible, else 32."""
     if width > WIDTHS:
         raise ValueError(f"width must be at most {WIDTHS} with CUDA kernels, got {width}")
     lanes = next((lanes for lanes in (8, 16) if width <= 24 * lanes), 32)

@@ -1,4 +1,4 @@
-// The recipe "strong" on the device: what ablations/augmentation.py makes of a batch, in two kernels.
+// Strong augmentation on the device, equivalent to ablations/data/augmentation.py, in two kernels.
 
 #include "common.cuh"
 #include "philox.cuh"

@@ -1,5 +1,5 @@
-// What every kernel uses: bf16, vector loads and stores, sums over lanes.
-// No header of CUDA's is needed, so the sources compile with NVRTC alone.
+// Helpers of all kernels: bf16, vector loads and stores, sums over lanes.
+// No CUDA headers are included, so the sources compile with NVRTC alone.
 
 using uint32 = unsigned int;
 using uint64 = unsigned long long;

@@ -1,5 +1,5 @@
 // Dropout of elements (Srivastava et al. 2014) and of an image's whole branch (Huang et al. 2016, arXiv 1603.09382).
-// Forward and backward are the same multiplication: the draws have an address and are made again.
+// Forward and backward are the same multiplication: the counter-based random numbers are generated again.
 
 #include "common.cuh"
 #include "philox.cuh"

@@ -1,4 +1,4 @@
-// What touches each element once: biases, tables, copies. A thread moves V neighbouring elements of a row.
+// Elementwise kernels: biases, tables, copies. A thread processes V adjacent elements of a row.
 
 #include "common.cuh"
 

@@ -1,5 +1,5 @@
 // TrivialAugment (Mueller and Hutter 2021, arXiv 2103.10158): one random change of an image. The same changes as in
-// ablations/trivial_augment.py, in its order.
+// ablations/data/trivial_augment.py, in the same order.
 
 enum Change {
     IDENTITY, TRANSLATE_X, TRANSLATE_Y, SHEAR_X, SHEAR_Y, ROTATE, BRIGHTNESS, CONTRAST, COLOUR, SHARPNESS, POSTERIZE,
