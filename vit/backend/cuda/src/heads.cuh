@@ -1,4 +1,4 @@
-// Queries, keys and values of one head of one image, read from the bare product of tokens and qkv weights.
+// Queries, keys and values of one head of one image, read from the product of tokens and qkv weights, without bias.
 
 enum Part { QUERY, KEY, VALUE };
 
@@ -6,7 +6,7 @@ struct Rotation {
     const float *cos, *sin;  // (N, K / 2), null where nothing turns
     int prefix;              // tokens before the first that turns
 
-    // Pairs (2j, 2j+1) of a token turn: (a, b) to (a cos - b sin, a sin + b cos); BACK, by the opposite angle.
+    // Rotates pairs (2j, 2j+1) of a token: (a, b) to (a cos - b sin, a sin + b cos); with BACK, by the opposite angle.
     template <bool BACK, int V>
     __device__ __forceinline__ void turn(int token, int head_width, int dim, float (&x)[V]) const {
         if (!cos || token < prefix) return;
@@ -41,17 +41,17 @@ struct Head {
         bias = all_bias + blockIdx.z * bias_stride + head * head_width;
     }
 
-    // Where V elements of a part lie in qkv.
+    // Offset of V elements of a part in qkv.
     __device__ __forceinline__ int64 at(Part part, int token, int dim) const {
         return offset + (static_cast<int64>(token) * 3 + part) * heads * head_width + dim;
     }
 
-    // Where they lie in mixed (R, B, T, H K).
+    // Offset of V elements in mixed (R, B, T, H K).
     __device__ __forceinline__ int64 at_mixed(int token, int dim) const {
         return ((image * tokens + token) * heads + head) * head_width + dim;
     }
 
-    // V elements as attention has them: biased, queries scaled, queries and keys turned; 0 outside.
+    // Reads V elements with the bias added, queries scaled, and queries and keys rotated; 0 outside.
     template <int V>
     __device__ __forceinline__ void read(const T* qkv, Part part, int token, int dim, float (&x)[V]) const {
         if (token >= tokens || dim >= head_width) {
@@ -67,7 +67,7 @@ struct Head {
         if (part != VALUE) rotation.turn<false>(token, head_width, dim, x);
     }
 
-    // Turns V elements of a gradient into those of the bare product, in place, and writes them.
+    // Converts V elements of a gradient to the gradient of qkv, in place, and writes them.
     template <int V>
     __device__ __forceinline__ void write_gradient(T* dqkv, Part part, int token, int dim, float (&dx)[V]) const {
         if (part != VALUE) rotation.turn<true>(token, head_width, dim, dx);
@@ -87,7 +87,7 @@ struct Head {
         }
     }
 
-    // Where a token's log-sum-exp lies in (R, B, H, T).
+    // Offset of a token's log-sum-exp in (R, B, H, T).
     __device__ __forceinline__ int64 at_logsumexp(int token) const {
         return (image * heads + head) * tokens + token;
     }

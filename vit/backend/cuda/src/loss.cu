@@ -9,7 +9,7 @@ __device__ __forceinline__ void keep_larger(float& value, int& index, float othe
     if (other > value || (other == value && other_index < index)) value = other, index = other_index;
 }
 
-// Where a row has its largest entry (the first of equals), in every thread of the warp.
+// Index of the largest entry of a row (the first if several are equal), in every thread of the warp.
 template <typename T>
 __device__ __forceinline__ int largest_of(const T* row, int classes, float& value) {
     int index = classes;

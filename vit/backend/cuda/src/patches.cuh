@@ -25,7 +25,7 @@ struct Crop {
         mirrored = flip && random.words[2] >> 31;
     }
 
-    // Which pixel (of h w) stands at a place, or -1 for none.
+    // Index (of h w) of the source pixel of a position, or -1 outside the image.
     __device__ __forceinline__ int source(int row, int column, int height, int width) const {
         row += down;
         column = (mirrored ? width - 1 - column : column) + right;

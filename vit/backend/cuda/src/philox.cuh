@@ -18,5 +18,5 @@ __device__ __forceinline__ Random philox(uint64 key, uint32 c0, uint32 c1, uint3
     return {{c0, c1, c2, c3}};
 }
 
-// 0 to 1, 1 excluded, in steps of 2^-24.
+// Uniform on [0, 1), a multiple of 2^-24.
 __device__ __forceinline__ float uniform(uint32 word) { return (word >> 8) * (1.0f / 16777216.0f); }

@@ -1,10 +1,10 @@
-// Bias, scale and rotation of queries, keys and values in place, and back, for attention step by step.
+// Bias, scale and rotation of queries, keys and values in place, and the backward pass, for unfused attention.
 
 #include "common.cuh"
 #include "columns.cuh"
 #include "heads.cuh"
 
-// Which part and channel the V neighbouring columns from `column` on belong to; pairs never straddle two heads.
+// Part and channel of each of V adjacent columns from `column` on. A pair is always within one head.
 template <int V>
 struct Place {
     bool query[V], turns[V];
@@ -31,7 +31,7 @@ struct Place {
     }
 };
 
-// qkv (R, rows, 3 width): adds bias, scales queries, turns queries and keys; row mod tokens is the token.
+// qkv (R, rows, 3 width): adds bias, scales queries, rotates queries and keys; row mod tokens is the token.
 // Grid: parts of the rows, tiles of columns, R.
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK)
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-// dqkv (R, rows, 3 width): turns back and scales, and sums over the rows of a part. Grid as above.
+// dqkv (R, rows, 3 width): rotates back and scales, and sums over the rows of a part. Grid as above.
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK, 2)
     qkv_bias_backward(T* dqkv, float scale, const float* cos, const float* sin, int prefix, float* parts, int rows,

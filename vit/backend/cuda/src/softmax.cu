@@ -1,4 +1,4 @@
-// Softmax over rows in place, and its backward pass, for attention step by step. A warp has a row, a thread ITEMS of it.
+// Softmax over rows in place, and its backward pass, for unfused attention. One warp per row, ITEMS elements per thread.
 
 #include "common.cuh"
 
