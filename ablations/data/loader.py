@@ -40,27 +40,26 @@ def is_augmented(config: RunConfig) -> bool:
 
 @dataclass(frozen=True)
 class DataLoader:
-    """The training part of a run, cut by its seed, and the statistics that normalise every image it sees.
+    """Batches of the training part of a run, as indices into a dataset that all its loaders share.
 
-    What a batch holds depends on the seed, the epoch and its place in it, and on nothing else: arms of one seed see the
-    same images in the same order with the same augmentation.
+    A batch depends only on the seed, the epoch and its position in the epoch: arms of one seed see the same images in
+    the same order with the same augmentation.
     """
 
     config: RunConfig
-    images: np.ndarray
-    labels: np.ndarray
-    validation_images: np.ndarray
-    validation_labels: np.ndarray
+    dataset: Dataset
+    train: np.ndarray
+    """Indices (n,) of the images that the run trains on, among the training images of the dataset."""
+    validation: np.ndarray
+    """Indices (m,) of the validation images, among the training images of the dataset."""
     mean: np.ndarray
+    """Mean of each channel (c,) over the images that the run trains on, in units of 0..1."""
     std: np.ndarray
-    classes: int
-    chosen: np.ndarray
-    """Where `images` are among all training images of the data set."""
-    held_out: np.ndarray
-    """Where `validation_images` are."""
+    """Standard deviation of each channel (c,) over the same images."""
 
     @classmethod
     def of(cls, config: RunConfig, dataset: Dataset) -> "DataLoader":
+        """Return the loader of a run. Raises UsageError if no image would be held out for validation."""
         train, validation = split(dataset.train_labels, config.validation, config.seed)
         if not len(validation):
             raise UsageError(
@@ -69,29 +68,21 @@ class DataLoader:
             )
         if config.data_fraction < 1:
             train = train[subsample(dataset.train_labels[train], config.data_fraction, config.seed)]
-        images = dataset.train_images[train]
-        mean, std = statistics(images)
-        return cls(
-            config,
-            images,
-            dataset.train_labels[train],
-            dataset.train_images[validation],
-            dataset.train_labels[validation],
-            mean,
-            std,
-            dataset.classes,
-            train,
-            validation,
-        )
+        return cls(config, dataset, train, validation, *statistics(dataset.train_images[train]))
+
+    @property
+    def validation_labels(self) -> np.ndarray:
+        """Labels of the validation images, (m,)."""
+        return self.dataset.train_labels[self.validation]
 
     @property
     def batch_size(self) -> int:
-        return min(self.config.batch_size, len(self.images))
+        return min(self.config.batch_size, len(self.train))
 
     @property
     def steps(self) -> int:
         """Steps in an epoch. The images of an incomplete last batch wait for another epoch's order."""
-        return len(self.images) // self.batch_size
+        return len(self.train) // self.batch_size
 
     def normalise(self, images: np.ndarray) -> np.ndarray:
         """uint8 images (n, h, w, c) to float32 of mean 0 and deviation 1 over the training images."""
@@ -116,16 +107,17 @@ class DataLoader:
                 yield coming.result()
 
     def order(self, epoch: int) -> np.ndarray:
-        """The order of `images` in an epoch (from 1)."""
-        return stream(self.config.seed, "order", epoch).permutation(len(self.images))
+        """Return the order of an epoch (from 1): a permutation of the positions in `train`, (n,)."""
+        return stream(self.config.seed, "order", epoch).permutation(len(self.train))
 
     @cached_property
     def _ready(self) -> Batch:
-        """All training images and targets as a batch of a recipe without augmentation has them."""
-        return self.normalise(self.images), self._targets(self.labels)
+        """All images and targets that the run trains on, normalised; used by recipes without augmentation."""
+        return self.normalise(self.dataset.train_images[self.train]), self._targets(self.train)
 
-    def _targets(self, labels: np.ndarray) -> np.ndarray:
-        return one_hot(labels, self.classes, self.config.label_smoothing).astype(np.float32)
+    def _targets(self, indices: np.ndarray) -> np.ndarray:
+        labels = self.dataset.train_labels[indices]
+        return one_hot(labels, self.dataset.classes, self.config.label_smoothing).astype(np.float32)
 
     def _chosen(self, order: np.ndarray, step: int) -> np.ndarray:
         return order[step * self.batch_size : (step + 1) * self.batch_size]
@@ -136,7 +128,7 @@ class DataLoader:
         return images[chosen], targets[chosen]
 
     def _augmented(self, order: np.ndarray, epoch: int, step: int) -> Batch:
-        chosen = self._chosen(order, step)
+        indices = self.train[self._chosen(order, step)]
         generator = stream(self.config.seed, "augmentation", epoch, step)
-        targets = self._targets(self.labels[chosen])
-        return augment(self.images[chosen], targets, self.config, generator, self.mean, self.std)
+        images, targets = self.dataset.train_images[indices], self._targets(indices)
+        return augment(images, targets, self.config, generator, self.mean, self.std)

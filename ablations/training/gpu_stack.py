@@ -66,7 +66,7 @@ class DeviceStack(Stack):
         return [float(loss) for loss in self.model.ops.to_numpy(losses)]
 
     def validation_probabilities(self) -> np.ndarray:
-        return self._evaluate(self._training_set, np.stack([member.feed.held_out for member in self.members]))
+        return self._evaluate(self._training_set, np.stack([member.feed.validation for member in self.members]))
 
     def test_probabilities(self) -> np.ndarray:
         test = self._resident(self.dataset.test_images, self.dataset.test_labels)
@@ -99,7 +99,7 @@ class DeviceStack(Stack):
     def _start_epoch(self, epoch: int, peak: float = 1.0) -> None:
         """Tells the engine each run's images and rates (times `peak`) of an epoch; a run that is over rests."""
         taken = slice(self.steps * self.batch_size)
-        order = np.stack([member.feed.chosen[member.feed.order(epoch)[taken]] for member in self.members])
+        order = np.stack([member.feed.train[member.feed.order(epoch)[taken]] for member in self.members])
         rates: list[list[float]] = []
         schedules: dict[tuple[float, ...], list[float]] = {}
         for member in self.members:

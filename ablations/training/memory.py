@@ -53,7 +53,7 @@ def need(config: RunConfig, dataset: "Dataset", *, runs: int = 1, threads: int =
     kept = 3 * parameters + average  # what a snapshot of a run holds
     tested = len(dataset.test_labels)
 
-    feed = (used + held) * (pixels + 8) + (0 if is_augmented(config) else used * numbers)
+    feed = 8 * (used + held) + (0 if is_augmented(config) else used * numbers)
     batches = 3 * batch * numbers  # at work, coming, and side by side with those of other runs
     evaluated = 3 * min(EVALUATED, max(held, tested)) * 4 * pixels
     results = 2 * parameters + 3 * tested * 4 * dataset.classes

@@ -53,7 +53,7 @@ class StackedRun:
     def resume_point(self) -> tuple[int, ...]:
         """What runs must share to go on side by side: where they are, and the sizes of what they are fed."""
         feed = self.feed
-        return self.steps_before, feed.steps, feed.batch_size, len(feed.images), len(feed.validation_images)
+        return self.steps_before, feed.steps, feed.batch_size, len(feed.train), len(feed.validation)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0 through all epochs."""
@@ -158,11 +158,12 @@ class Stack:
 
     def validation_probabilities(self) -> np.ndarray:
         """`probabilities` of each run's own validation images, (R, n, C)."""
-        return self.probabilities([member.feed.validation_images for member in self.members])
+        return self.probabilities(self.dataset.train_images, [member.feed.validation for member in self.members])
 
     def test_probabilities(self) -> np.ndarray:
         """`probabilities` of the test images, (R, n, C)."""
-        return self.probabilities([self.dataset.test_images] * len(self.members))
+        images = self.dataset.test_images
+        return self.probabilities(images, [np.arange(len(images))] * len(self.members))
 
     def trial(self) -> Callable[[], object]:
         """A step at a rate of 0, to be timed."""
@@ -170,16 +171,20 @@ class Stack:
         images, targets = (np.stack(arrays) for arrays in zip(*batches, strict=True))
         return lambda: self.step(images, targets, np.zeros(len(self.members)))
 
-    def probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """(R, n, C) float32 of the uint8 images (n, h, w, c) of each run, by averaged weights where there are any."""
+    def probabilities(self, images: np.ndarray, indices: Sequence[np.ndarray]) -> np.ndarray:
+        """Return class probabilities (R, n, C), float32, of each run's `indices` (n,) into uint8 images (N, h, w, c).
+
+        The averaged weights are used if the recipe averages them.
+        """
         ops, lane = self.model.ops, self.engine.lane_images
         size = max(1, EVALUATED // lane) * lane
         parts = []
         with self._evaluated_weights():
-            for start in range(0, len(images[0]), size):
+            for start in range(0, len(indices[0]), size):
                 self.show_life()
                 part = [
-                    m.feed.normalise(own[start : start + size]) for m, own in zip(self.members, images, strict=True)
+                    m.feed.normalise(images[own[start : start + size]])
+                    for m, own in zip(self.members, indices, strict=True)
                 ]
                 parts.append(ops.to_numpy(ops.softmax(self.engine.logits(ops.asarray(np.stack(part))))))
         return np.concatenate(parts, axis=1)
@@ -195,7 +200,7 @@ class Stack:
 
     def images_after(self, done: int) -> int:
         """Images of each run that are evaluated after so many steps of an epoch, before another step."""
-        return len(self.members[0].feed.validation_images) if done == self.steps else 0
+        return len(self.members[0].feed.validation) if done == self.steps else 0
 
     def is_due(self, images: int = 0) -> bool:
         """Return whether to save checkpoints before another step and the evaluation of `images` images of each run."""

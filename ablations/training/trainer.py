@@ -150,5 +150,5 @@ def calibrate(
             times.append(time.perf_counter() - begun)
     finally:
         together.close()
-    forward_only = len(members[0].feed.validation_images) / together.batch_size / cost.TRAINING_FACTOR
+    forward_only = len(members[0].feed.validation) / together.batch_size / cost.TRAINING_FACTOR
     return float(np.median(times[2:])) * (together.steps + forward_only) / stack

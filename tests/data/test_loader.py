@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from ablations.config import RunConfig
-from ablations.data import Dataset, load
+from ablations.data import Dataset, load, split, subsample
+from ablations.data.augmentation import augment
 from ablations.data.loader import Batch, DataLoader, is_augmented, steps_of
+from ablations.data.normalisation import statistics
+from vit import one_hot
+from vit.random import stream
 
 CLASSES = 4
 
@@ -34,6 +38,11 @@ BASE = RunConfig(validation=0.2, batch_size=16, label_smoothing=0.0)
 
 def feed_of(dataset: Dataset = DATASET, **changes: Any) -> DataLoader:
     return DataLoader.of(replace(BASE, **changes), dataset)
+
+
+def images_of(feed: DataLoader) -> np.ndarray:
+    """The images that a run trains on."""
+    return feed.dataset.train_images[feed.train]
 
 
 def pixels(feed: DataLoader, images: np.ndarray) -> np.ndarray:
@@ -66,36 +75,34 @@ RECIPE: dict[str, Any] = {
 class TestParts:
     def test_training_and_validation_share_no_image_and_are_all(self) -> None:
         feed = feed_of()
-        train, validation = (indices(part, DATASET.train_images) for part in (feed.images, feed.validation_images))
-        assert sorted(train + validation) == list(range(100))
-        assert len(validation) == 20
-        assert np.array_equal(feed.labels, DATASET.train_labels[train])
-        assert np.array_equal(feed.validation_labels, DATASET.train_labels[validation])
+        assert sorted([*feed.train, *feed.validation]) == list(range(100))
+        assert len(feed.validation) == 20
+        assert np.array_equal(feed.validation_labels, DATASET.train_labels[feed.validation])
         assert np.bincount(feed.validation_labels).tolist() == [5] * CLASSES
 
     @pytest.mark.parametrize("share", [0.1, 0.5])
     def test_data_fraction_is_a_share_of_the_training_part(self, share: float) -> None:
         """What it leaves out is not validated on either."""
         whole, part = feed_of(), feed_of(data_fraction=share)
-        assert len(part.images) == round(80 * share)
-        assert np.bincount(part.labels).tolist() == [round(20 * share)] * CLASSES
-        assert set(indices(part.images, DATASET.train_images)) <= set(indices(whole.images, DATASET.train_images))
-        assert np.array_equal(part.validation_images, whole.validation_images)
+        assert len(part.train) == round(80 * share)
+        assert np.bincount(DATASET.train_labels[part.train]).tolist() == [round(20 * share)] * CLASSES
+        assert set(part.train) <= set(whole.train)
+        assert np.array_equal(part.validation, whole.validation)
 
     def test_the_scale_is_that_of_the_images_trained_on(self) -> None:
         dataset = make_dataset()
         dataset.train_images[::3, ..., 1] //= 4
         feed = feed_of(dataset, data_fraction=0.5)
-        normalised = feed.normalise(feed.images)
+        normalised = feed.normalise(images_of(feed))
         assert normalised.dtype == np.float32
         np.testing.assert_allclose(normalised.mean(axis=(0, 1, 2), dtype=float), 0, atol=1e-5)
         np.testing.assert_allclose(normalised.std(axis=(0, 1, 2), dtype=float), 1, atol=1e-5)
-        np.testing.assert_allclose(feed.mean, feed.images.mean(axis=(0, 1, 2)) / 255, rtol=1e-5)
+        np.testing.assert_allclose(feed.mean, images_of(feed).mean(axis=(0, 1, 2)) / 255, rtol=1e-5)
         expected = (dataset.test_images / 255 - feed.mean) / feed.std
         np.testing.assert_allclose(feed.normalise(dataset.test_images), expected, atol=1e-5)
 
     def test_the_seed_cuts(self) -> None:
-        assert not np.array_equal(feed_of().validation_images, feed_of(seed=1).validation_images)
+        assert not np.array_equal(feed_of().validation, feed_of(seed=1).validation)
 
 
 class TestPairs:
@@ -106,7 +113,7 @@ class TestPairs:
     @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: next(iter(arm)))
     def test_what_is_no_matter_of_data_changes_no_bit(self, arm: dict[str, Any]) -> None:
         feed, other = feed_of(**RECIPE), feed_of(**RECIPE, **arm)
-        for name in ("images", "labels", "validation_images", "validation_labels", "mean", "std"):
+        for name in ("train", "validation", "validation_labels", "mean", "std"):
             assert np.array_equal(getattr(feed, name), getattr(other, name))
         for epoch in (1, 2):
             assert same(feed.epoch(epoch), other.epoch(epoch))
@@ -127,19 +134,53 @@ class TestPairs:
     def test_each_epoch_and_batch_is_changed_anew(self) -> None:
         """The places in a batch that are mirrored, among images of which each stays what it is."""
         feed = feed_of(flip=True, batch_size=40)
-        known = {image.tobytes() for image in feed.images}
+        known = {image.tobytes() for image in images_of(feed)}
         batches = [images for epoch in (1, 2) for images, _ in feed.epoch(epoch)]
         mirrored = [[i.tobytes() not in known for i in pixels(feed, images).astype(np.uint8)] for images in batches]
         assert len({tuple(places) for places in mirrored}) == 4
 
     def test_feeding_writes_nothing(self) -> None:
         feed = feed_of(**RECIPE)
-        before = DATASET.train_images.copy(), feed.images.copy(), feed.labels.copy()
+        before = DATASET.train_images.copy(), DATASET.train_labels.copy(), feed.train.copy()
         for images, targets in feed.epoch(1):
             images[...] = 0
             targets[...] = 0
-        for array, kept in zip((DATASET.train_images, feed.images, feed.labels), before, strict=True):
+        for array, kept in zip((DATASET.train_images, DATASET.train_labels, feed.train), before, strict=True):
             assert np.array_equal(array, kept)
+
+
+class TestMemory:
+    @pytest.mark.parametrize("seeds", [(0, 0), (0, 1)], ids=["one split", "two splits"])
+    def test_loaders_of_a_dataset_share_its_images(self, seeds: tuple[int, int]) -> None:
+        """Also where the seeds, and so the splits, differ: only indices are stored per loader."""
+        for feed in (feed_of(seed=seed, data_fraction=0.5, **RECIPE) for seed in seeds):
+            assert feed.dataset is DATASET
+            arrays = [value for value in vars(feed).values() if isinstance(value, np.ndarray)]
+            assert len(arrays) == 4
+            assert sum(array.nbytes for array in arrays) <= 8 * len(DATASET.train_labels) + 2 * 3 * 4
+
+    @pytest.mark.parametrize(
+        "changes", [{}, RECIPE, {"data_fraction": 0.5, "seed": 3}], ids=["plain", "recipe", "part"]
+    )
+    def test_batches_are_those_of_a_copy_of_the_split(self, changes: dict[str, Any]) -> None:
+        """Bit by bit the batches drawn from arrays that hold the training images of the split alone."""
+        feed = feed_of(**changes)
+        config = feed.config
+        train, _ = split(DATASET.train_labels, config.validation, config.seed)
+        if config.data_fraction < 1:
+            train = train[subsample(DATASET.train_labels[train], config.data_fraction, config.seed)]
+        images, labels = DATASET.train_images[train], DATASET.train_labels[train]
+        mean, std = statistics(images)
+        for epoch in (1, 2):
+            order, steps = stream(config.seed, "order", epoch).permutation(len(train)), 0
+            for step, batch in enumerate(feed.epoch(epoch)):
+                chosen = order[step * 16 : (step + 1) * 16]
+                targets = one_hot(labels[chosen], CLASSES, config.label_smoothing).astype(np.float32)
+                generator = stream(config.seed, "augmentation", epoch, step)
+                expected = augment(images[chosen], targets, config, generator, mean, std)
+                assert all(np.array_equal(mine, own) for mine, own in zip(batch, expected, strict=True))
+                steps += 1
+            assert steps == feed.steps
 
 
 class TestEpochs:
@@ -152,19 +193,21 @@ class TestEpochs:
         assert (feed.steps, feed.batch_size) == (steps, size)
         batches = list(feed.epoch(1))
         assert [(len(images), len(targets)) for images, targets in batches] == [(size, size)] * steps
-        seen = indices(pixels(feed, np.concatenate([images for images, _ in batches])), feed.images)
+        seen = indices(pixels(feed, np.concatenate([images for images, _ in batches])), images_of(feed))
         assert len(set(seen)) == steps * size
 
     def test_images_left_out_come_in_other_epochs(self) -> None:
         feed = feed_of(batch_size=30)
-        seen = [indices(pixels(feed, images), feed.images) for epoch in range(1, 7) for images, _ in feed.epoch(epoch)]
+        seen = [
+            indices(pixels(feed, images), images_of(feed)) for epoch in range(1, 7) for images, _ in feed.epoch(epoch)
+        ]
         assert set(np.concatenate(seen)) == set(range(80))
 
     def test_images_come_with_their_own_labels(self) -> None:
         feed = feed_of()
         for images, targets in feed.epoch(1):
             assert images.dtype == targets.dtype == np.float32
-            own = feed.labels[indices(pixels(feed, images), feed.images)]
+            own = feed.dataset.train_labels[feed.train][indices(pixels(feed, images), images_of(feed))]
             assert np.array_equal(targets, np.eye(CLASSES)[own])
             np.testing.assert_allclose(images, feed.normalise(pixels(feed, images).astype(np.uint8)), atol=1e-5)
 
@@ -234,7 +277,7 @@ class TestRecipe:
         feed, before, after, targets = self.changed(cutmix=1.0)
         kept = (pixels(feed, after) == before).all(axis=-1)
         area = 36 - int((~kept).any(axis=0).sum())
-        labels = feed.labels[indices(before, feed.images)]
+        labels = feed.dataset.train_labels[feed.train][indices(before, images_of(feed))]
         assert 0 < area < 36
         np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-6)
         own = targets[np.arange(80), labels]
@@ -295,7 +338,7 @@ def test_gathered_batches_are_those_of_an_augmentation_that_changes_nothing() ->
     """A recipe without augmentation takes a shorter way to the same bits."""
     feed = feed_of(label_smoothing=0.2)
     assert not is_augmented(feed.config)
-    order = np.random.default_rng(0).permutation(len(feed.images))
+    order = np.random.default_rng(0).permutation(len(feed.train))
     for step in range(feed.steps):
         for gathered, augmented in zip(feed._gathered(order, step), feed._augmented(order, 1, step), strict=True):
             np.testing.assert_array_equal(gathered, augmented)

@@ -221,8 +221,8 @@ def test_memory_of_a_data_loader(changes):
     """Compare the estimate of a DataLoader with a real one."""
     digits, config = load("digits"), replace(RunConfig(), **changes)
     feed = DataLoader.of(config, digits)
-    assert (len(feed.images), len(feed.validation_images)) == parts_of(config, len(digits.train_labels))
-    held = [feed.images, feed.labels, feed.validation_images, feed.validation_labels]
+    assert (len(feed.train), len(feed.validation)) == parts_of(config, len(digits.train_labels))
+    held = [feed.train, feed.validation]
     if not config.flip:
         held += feed._ready
     one, two = (need(config, digits, runs=runs) for runs in (1, 2))
