@@ -14,7 +14,7 @@ from ablations.execution.lease import HEARTBEAT_INTERVAL, LEASE_TIMEOUT, active_
 from ablations.execution.plan import Arm, shown_axes
 from ablations.execution.resources import ResourcePlan
 from ablations.machine import format_bytes
-from ablations.storage import Store, StudyPlan, stale_runs_warning
+from ablations.storage import Store, StudyPlan, problems, stale_runs, stale_runs_warning
 from ablations.training.memory import Need
 
 if TYPE_CHECKING:
@@ -108,15 +108,18 @@ def show_datasets(console: Console, listed: Sequence["DatasetLocation"]) -> None
 
 def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType, int, int]:
     """Return the state of one study or all, and the numbers of remaining and running runs."""
-    numbers = ("runs", "done", "failed", "to do", "running")
-    rows = table("study", *numbers, "question", right=numbers)
     plans, lines = read_studies(store, study)
+    stale = {plan.study: stale_runs(store, plan) for plan in plans}
+    numbers = ("runs", "done", *(("stale",) if any(stale.values()) else ()), "failed", "to do", "running")
+    rows = table("study", *numbers, "question", right=numbers)
     to_do = active = 0
     for plan in plans:
         axes = shown_axes(plan)
-        counts = dict.fromkeys(("done", "failed", "to do", "running"), 0)
+        counts = dict.fromkeys(numbers, 0) | {"runs": len(plan.keys)}
         for key, config in plan.runs.items():
             name = f"{plan.study}: {run_label(config, axes)}"
+            if key in stale[plan.study]:  # a finished run, even while it is trained again
+                counts["stale"] += 1
             if store.done(key):
                 counts["done"] += 1
             elif (owner := active_lease(store.folder(key))) is not None:
@@ -127,9 +130,9 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
                 lines.append(f"{name} failed: {reason} ({store.folder(key) / 'failure.json'})")
             else:
                 counts["to do"] += 1
-        if stale := stale_runs_warning(store, plan):
-            lines.append(stale)
-        add_row(rows, plan.study, str(len(plan.keys)), *map(str, counts.values()), plan.question)
+        if warning := stale_runs_warning(store, plan):
+            lines.append(warning)
+        add_row(rows, plan.study, *map(str, counts.values()), plan.question)
         to_do, active = to_do + counts["to do"], active + counts["running"]
     return Group(rows, *(Text(visible(line)) for line in lines)), to_do, active
 
@@ -165,9 +168,9 @@ def show_studies(console: Console, store: Store, study: str | None = None, *, ve
     sound = True
     for plan in read_studies(store, study)[0] if verify else ():
         for key, config in plan.runs.items():
-            if store.done(key) and (damaged := store.verify(key)):
+            if store.done(key) and (found := problems(store, key)):
                 sound = False
-                say(console, f"{plan.study}: {run_label(config, shown_axes(plan))} is damaged: {', '.join(damaged)}")
+                say(console, f"{plan.study}: {run_label(config, shown_axes(plan))} is damaged: {'; '.join(found)}")
                 say(console, f"  delete {store.folder(key)} and run the study again")
     if verify and sound:
         say(console, "all files of all finished runs are intact")

@@ -83,7 +83,8 @@ def _execute(
 
     store.check_writable()
     total, others = len(plan.keys), len(plan.keys) - len(tasks)
-    finished = [key for key in plan.keys if store.done(key)] if others else []
+    to_do = {task.key for task in tasks}
+    finished = [key for key in plan.keys if key not in to_do and store.done(key)] if others else []
     store.tidy(finished)
     kept = f", {len(finished)} already finished" if finished else ""
     display.say(console, f"study {plan.study}: {count(total, 'run')}, {len(tasks)} to do{kept}")

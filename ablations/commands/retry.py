@@ -17,7 +17,7 @@ def retry(
         typer.Option(
             "--stale",
             help="Train again the finished runs that different code has trained, instead of the failed runs. "
-            "Their old results are discarded first.",
+            "A result is replaced when the new one is complete.",
         ),
     ] = False,
     data_dir: DataDir = None,
@@ -53,8 +53,4 @@ def retry(
     resources = plan_resources(tasks, workers=workers, stack=stack, backend=chosen, data_dir=data_dir)
     for line in resources.lines:
         display.say(console, line)
-    if stale:
-        store.check_writable()
-        for task in tasks:
-            store.discard(task.key)
     train(console, store, plan, resources, ExecutionSettings(runs, data_dir, chosen), quiet=quiet)

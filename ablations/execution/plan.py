@@ -129,7 +129,14 @@ def tasks_of(plan: StudyPlan, arms: Sequence[Arm], store: Store, again: Containe
     weights = {key: arm.flops + BLOCK_OVERHEAD * arm.config.depth * arm.steps for arm in arms for key in arm.keys}
     axes = shown_axes(plan)
     return [
-        Task(key, config, run_label(config, axes), weights[key], store.failed_attempt(key))
+        Task(
+            key,
+            config,
+            run_label(config, axes),
+            weights[key],
+            store.failed_attempt(key),
+            replaces=store.result_digest(key),
+        )
         for key, config in plan.runs.items()
         if not store.done(key) or key in again
     ]

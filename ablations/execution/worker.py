@@ -68,7 +68,7 @@ def write_run(
     if len(record.places) > 1:
         environment["places"] = list(record.places)
     model = vit_config(task.config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
-    store.write(task.key, record, environment, model, hooks.holds_lease)
+    store.write(task.key, record, environment, model, hooks.holds_lease, task.replaces)
     return Finished(float(record.test_accuracy), float(record.validation_accuracy), float(record.seconds))
 
 

@@ -111,10 +111,24 @@ class Store:
         """Return whether the run is finished."""
         return self._manifest(key) is not None
 
+    def result_digest(self, key: str) -> str | None:
+        """Return the SHA-256 of a finished run's checksums, which identifies this result; None if not finished."""
+        sums = self._manifest(key)
+        return None if sums is None else _checksum(sums)
+
     def write(
-        self, key: str, record: "RunRecord", environment: dict[str, Any], model: "ViTConfig", held: Held = lambda: True
+        self,
+        key: str,
+        record: "RunRecord",
+        environment: dict[str, Any],
+        model: "ViTConfig",
+        held: Held = lambda: True,
+        replaces: str | None = None,
     ) -> None:
-        """Write a finished run, DONE.json last. Raises StorageError, and TakenOverError if it is no longer `held`."""
+        """Write a finished run, DONE.json last, in place of the result with the digest `replaces` if there is one.
+
+        Raises StorageError, and TakenOverError if the run is no longer `held` or has another result.
+        """
         from vit import checkpoint
 
         config = record.config.canonical()
@@ -128,22 +142,32 @@ class Store:
             "checkpoint.safetensors": checkpoint.to_bytes(record.state, model, metadata),
             "result.json": to_json(result),
         }
-        self._put(key, contents, held)
+        self._put(key, contents, held, replaces)
 
     def contents(self, key: str) -> tuple[dict[str, bytes], dict[str, str]]:
         """Return the files of a finished run except DONE.json, and their checksums. Raises VitabError if damaged."""
         sums = self._manifest(key) or {}
         return {name: self._checked(key, name) for name in sums}, sums
 
-    def receive(self, key: str, contents: dict[str, bytes], sums: dict[str, str], held: Held = lambda: True) -> None:
-        """Write a run that was finished in another store. Raises VitabError, and writes nothing, if it is damaged."""
+    def receive(
+        self,
+        key: str,
+        contents: dict[str, bytes],
+        sums: dict[str, str],
+        held: Held = lambda: True,
+        replaces: str | None = None,
+    ) -> None:
+        """Write a run that was finished in another store, otherwise as `write`.
+
+        Raises VitabError, and writes nothing, if it is damaged.
+        """
         for name in FILES:
             if hashlib.sha256(contents.get(name, b"")).hexdigest() != sums.get(name):
                 raise VitabError(f"{name} of run {key[:16]} is not what was sent")
-        self._put(key, {name: contents[name] for name in FILES}, held)
+        self._put(key, {name: contents[name] for name in FILES}, held, replaces)
 
     def fail(self, key: str, config: RunConfig, error: str, details: str = "", attempt: int = 0) -> None:
-        """Record why a run failed: one line, and the traceback if there is one."""
+        """Record why a run failed: one line, and the traceback if there is one. A finished run keeps its result."""
         if self.done(key):
             return
         folder = self._fresh(key)
@@ -152,11 +176,6 @@ class Store:
         reason["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         with storage_errors(f"the failure of run {key[:16]} could not be written to {self.root}"):
             write_file(folder / "failure.json", to_json(reason))
-
-    def discard(self, key: str) -> None:
-        """Mark a finished run as not finished, so that it is trained again. Raises StorageError."""
-        with storage_errors(f"run {key[:16]} in {self.root} could not be discarded"):
-            (self.folder(key) / "DONE.json").unlink(missing_ok=True)
 
     def failure(self, key: str) -> str | None:
         """Return why the run failed last, in one line; None if it is finished or has not failed."""
@@ -254,15 +273,15 @@ class Store:
 
     # -- inside --
 
-    def _put(self, key: str, contents: dict[str, bytes], held: Held) -> None:
-        """Write all files of a run that is not finished yet, DONE.json last.
+    def _put(self, key: str, contents: dict[str, bytes], held: Held, replaces: str | None = None) -> None:
+        """Write all files of a run that is not finished yet or whose result is to be replaced, DONE.json last.
 
         A process that fell asleep on the way must not change what the next owner of the run has written: `held` is
         asked at the last moment of every file.
         """
 
         def check() -> None:
-            if not held() or self.done(key):
+            if not held() or self.result_digest(key) not in (None, replaces):
                 raise TakenOverError
 
         check()

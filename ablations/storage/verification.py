@@ -10,7 +10,7 @@ from ablations.storage.store import FILES, Store
 
 
 def finished_keys(store: Store) -> tuple[list[str], list[Path]]:
-    """The keys of all finished runs in a folder, and the folders whose DONE.json says nothing sensible."""
+    """The keys of all finished runs in a folder, and the folders whose DONE.json is damaged."""
     keys, unreadable = [], []
     for path in sorted(store.root.glob("*/DONE.json")):
         content = read_json(path)
@@ -27,7 +27,7 @@ def problems(store: Store, key: str) -> list[str]:
     manifest = read_json(store.folder(key) / "DONE.json")
     listed = manifest.get("sha256", {}) if isinstance(manifest, dict) else {}
     found = {name: f"{name} is missing from DONE.json" for name in FILES if name not in listed}
-    found |= {name: f"{name} is not what was written" for name in store.verify(key)}
+    found |= {name: f"{name} does not match its checksum" for name in store.verify(key)}
     readers: dict[str, Callable[[str], object]] = {
         "environment.json": store.environment,
         "metrics.csv": store.metrics,

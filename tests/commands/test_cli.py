@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -536,9 +537,21 @@ def test_verify_reads_every_file(here):
     for arguments in (["verify"], ["verify", "smoke"]):
         result = vitab(*arguments)
         assert result.exit_code == 1
-        assert "checkpoint.safetensors is not what was written" in result.stdout
+        assert "checkpoint.safetensors does not match its checksum" in result.stdout
         assert "DONE.json is damaged" in result.stdout
         assert "2 of 4 finished runs are damaged" in result.stderr
+
+
+def test_status_and_verify_find_a_file_that_has_no_checksum():
+    vitab(*SMOKE)
+    store = Store(Path("runs"))
+    done = store.folder(store.read_study("smoke").keys[0]) / "DONE.json"
+    content = json.loads(done.read_bytes())
+    del content["sha256"]["metrics.csv"]
+    done.write_text(json.dumps(content))
+    for arguments in (["verify"], ["status", "--verify"]):
+        result = vitab(*arguments)
+        assert (result.exit_code, "metrics.csv is missing from DONE.json" in result.stdout) == (1, True), result.output
 
 
 def test_reproduce_compares_bits_here_and_accuracy_elsewhere(here, monkeypatch):
@@ -569,4 +582,4 @@ def test_reproduce_compares_bits_here_and_accuracy_elsewhere(here, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(here)
     (store.folder(key) / "result.json").write_text("{}")
-    assert "is damaged: result.json is not what was written" in vitab("reproduce", key).stderr
+    assert "is damaged: result.json does not match its checksum" in vitab("reproduce", key).stderr

@@ -88,6 +88,52 @@ def test_a_study_of_two_codes_is_reported_when_asked_and_says_so(edit, component
     assert vitab("retry", "--stale").stdout == "study smoke has no stale run\n"
 
 
+def test_an_interrupted_or_failed_retry_of_stale_runs_keeps_their_results(edit, monkeypatch):
+    from ablations.training import trainer
+
+    edit("training", "a")
+    assert vitab(*SMOKE, "--seeds", 1).exit_code == 0
+    edit("training", "b")
+    store = Store(Path("runs"))
+    plan = store.read_study("smoke")
+    first, second = plan.keys
+    old = {key: store.result_digest(key) for key in plan.keys}
+    assert " ".join(vitab("status").stdout.split()).startswith(
+        "study runs done stale failed to do running question smoke 2 2 2 0 0 0"
+    )
+
+    real = trainer.train
+
+    def stop_at(error, config):
+        def train(given, *arguments, **options):
+            if given == config:
+                raise error
+            return real(given, *arguments, **options)
+
+        monkeypatch.setattr(trainer, "train", train)
+
+    retry = ("retry", "--stale", "--workers", 1)
+    stop_at(ValueError("no luck"), plan.runs[first])
+    failed = vitab(*retry)
+    assert failed.exit_code == 1, failed.output
+    assert "1 of 2 runs failed; the same command retries them" in failed.stderr
+    assert store.result_digest(first) == old[first]
+    assert old[second] != store.result_digest(second) is not None
+    assert list(stale_runs(store, plan)) == [first]
+
+    stop_at(KeyboardInterrupt(), plan.runs[first])
+    interrupted = vitab(*retry)
+    assert interrupted.exit_code == 130, interrupted.output
+    assert "the same command resumes" in interrupted.stderr
+    assert store.result_digest(first) == old[first]
+    assert list(stale_runs(store, plan)) == [first]
+
+    monkeypatch.setattr(trainer, "train", real)
+    assert vitab(*retry).exit_code == 0
+    assert stale_runs(store, plan) == {}
+    assert "stale" not in vitab("status").stdout
+
+
 def test_another_encoding_makes_no_run_stale_and_a_changed_one_only_its_own(edit):
     assert vitab(*SMOKE, "--seeds", 1).exit_code == 0
     store = Store(Path("runs"))

@@ -253,7 +253,9 @@ class ClusterRuns:
             if unshared:
                 assert run.lease is not None
                 try:
-                    self.store.receive(run.task.key, outcome["files"], outcome["sha256"], run.lease.held)
+                    self.store.receive(
+                        run.task.key, outcome["files"], outcome["sha256"], run.lease.held, run.task.replaces
+                    )
                 except StorageError:
                     raise
                 except TakenOverError:
