@@ -191,9 +191,7 @@ class TestResize:
 
 def test_a_fusible_encoding_rotates_by_its_rotation_alone() -> None:
     """The fused attention of a GPU reads `rotation`; a hook that it does not call would be lost there."""
-    with pytest.raises(
-        TypeError, match=r"Own is fusible, so it must not override add_to_scores, rotate_queries_keys"
-    ):
+    with pytest.raises(TypeError, match=r"Own is fusible, so it must not override add_to_scores, rotate_queries_keys"):
         type(
             "Own",
             (Position,),
