@@ -1,31 +1,31 @@
-"""What the command line shows as one line instead of a traceback."""
+"""Errors that the command line shows as one line instead of a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class VitabError(Exception):
-    """Something went wrong that the user should read in one line."""
+    """Base class of errors with a one-line message for the user."""
 
 
 class UsageError(VitabError):
-    """Bad input: the message names the field, what was given and what is valid (exit code 2)."""
+    """Invalid input (exit code 2). The message names the field, the given value and the valid values."""
 
 
 class StorageError(VitabError):
-    """Something could not be written: not the fault of its run, and no other run can be written either."""
+    """Failed write to the disk, which affects every run and is not caused by one."""
 
 
 class UnfitError(VitabError):
-    """This machine cannot do a run that others may be able to do: its data are missing here, or are others."""
+    """Run that this machine cannot execute but another may: its data are missing here, or differ."""
 
 
 class TakenOverError(Exception):
-    """Another process has the run; what this one has found is not written."""
+    """Run that another process has taken over, so that this process must not write its result."""
 
 
 def unknown_name(field: str, given: object, valid: Iterable[str]) -> UsageError:
-    """The error for a name that is not there: the nearest that is, and all the valid ones."""
+    """Return the error for an unknown name, with the nearest valid name and all valid names."""
     names = list(valid)
     near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""

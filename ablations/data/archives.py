@@ -33,7 +33,7 @@ def read_folder(folder: Path, limits: Mapping[str, int]) -> dict[str, bytes]:
             _check_size(path, path.stat().st_size, limit)
             contents[name] = path.read_bytes()
         except OSError as error:
-            raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+            raise UsageError(f"cannot read {path}: {error.strerror}") from error
     return contents
 
 

@@ -204,7 +204,7 @@ def _read_part(
 def _check_labels(path: Path, label_set: str, labels: NDArray[np.int64], classes: int) -> None:
     if labels.min() < 0 or labels.max() >= classes:
         raise UsageError(
-            f"{path}: {label_set} labels are {labels.min()} to {labels.max()}; valid: 0 to {classes - 1} "
+            f"{path}: {label_set} labels must be 0 to {classes - 1}, got {labels.min()} to {labels.max()} "
             "(damaged, or not a CIFAR file)"
         )
 

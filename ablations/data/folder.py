@@ -32,7 +32,7 @@ def read(data_dir: Path | None, *, image_size: int = IMAGE_SIZE, seed: int = 0) 
             same on every machine and in every run.
 
     Raises:
-        UsageError: if there is no folder, no class, an empty class, or a picture that cannot be read (named).
+        UsageError: if there is no folder, no class, an empty class, or an image that cannot be read (named).
     """
     root = _root(data_dir)
     if _is_split(root):

@@ -82,7 +82,7 @@ DATASETS: dict[str, DatasetInfo] = {
         ),
         DatasetInfo(
             name="fashion-mnist",
-            description="60,000 + 10,000 grey pictures of clothes",
+            description="60,000 + 10,000 greyscale images of clothes",
             classes=10,
             image_size=28,
             channels=1,
@@ -93,7 +93,7 @@ DATASETS: dict[str, DatasetInfo] = {
         ),
         DatasetInfo(
             name="folder",
-            description="your own PNG or JPEG pictures in --data-dir, one folder a class, resized to 32 x 32",
+            description="your own PNG or JPEG images in --data-dir, one folder per class, resized to 32 x 32",
             classes=None,
             image_size=folder.IMAGE_SIZE,
             channels=3,

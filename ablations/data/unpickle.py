@@ -37,13 +37,13 @@ def read_pickle(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def byte_rows(value: object, path: Path, width: int) -> NDArray[np.uint8]:
-    """The uint8 array (n, width) of an unpickled value.
+    """Return an unpickled value as a uint8 array (n, width).
 
     Raises:
-        UsageError: if the value is no array of that width, or its bytes do not fill it.
+        UsageError: if the value is not an array of that width, or its size is wrong.
     """
     if not isinstance(value, _Array):
-        raise UsageError(f"{path}: 'data' is no array; fetch it again")
+        raise UsageError(f"{path}: 'data' must be an array; fetch it again")
     shape, raw = value.shape, value.raw
     if value.code not in ("u1", "B") or len(shape) != 2 or shape[1] != width or len(raw) != shape[0] * width:
         raise UsageError(f"{path}: 'data' is {value.code} {shape} of {len(raw):,} bytes; valid: uint8 (n, {width})")
@@ -52,24 +52,24 @@ def byte_rows(value: object, path: Path, width: int) -> NDArray[np.uint8]:
 
 
 def integers(value: object, path: Path, key: str) -> NDArray[np.int64]:
-    """The int64 array (n,) of an unpickled list of labels.
+    """Return an unpickled list of labels as an int64 array (n,).
 
     Raises:
-        UsageError: if it is no list of integers.
+        UsageError: if it is not a list of integers.
     """
     if not isinstance(value, list) or not all(type(item) is int for item in value):
-        raise UsageError(f"{path}: {key!r} is no list of integers; fetch it again")
+        raise UsageError(f"{path}: {key!r} must be a list of integers; fetch it again")
     return np.array(value, dtype=np.int64)
 
 
 def texts(value: object, path: Path, key: str) -> tuple[str, ...]:
-    """The strings of an unpickled list of names.
+    """Return the strings in an unpickled list of names.
 
     Raises:
-        UsageError: if it is no list of strings.
+        UsageError: if it is not a list of strings.
     """
     if not isinstance(value, list) or not all(isinstance(item, str | bytes) for item in value):
-        raise UsageError(f"{path}: {key!r} is no list of names; fetch it again")
+        raise UsageError(f"{path}: {key!r} must be a list of names; fetch it again")
     return tuple(_text(item) for item in value)
 
 

@@ -18,7 +18,7 @@ def write_file(path: Path, content: bytes, check: Callable[[], None] = lambda: N
     """Write all of a file or leave what was there.
 
     Returns the SHA-256 of the file. The file has reached the disk when this returns. Raises OSError, and what `check`
-    raises, which is called at the last moment: a disk may have been slow until then.
+    raises; it is called directly before the file appears, since the write before it may take long.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -41,12 +41,12 @@ def write_file(path: Path, content: bytes, check: Callable[[], None] = lambda: N
 
 
 def to_json(value: Any) -> bytes:
-    """Indented JSON in the order of the value, with a last newline."""
+    """Return a value as indented JSON, keys in its order, with a final newline."""
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; None when it cannot be read or is not JSON."""
+    """Return the value in a JSON file; None when it cannot be read or is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -54,7 +54,7 @@ def read_json(path: Path) -> Any:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hex; empty when it cannot be read."""
+    """Return the SHA-256 of a file in hex; empty when it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -64,7 +64,7 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def storage_errors(what: str) -> Iterator[None]:
-    """An OSError within becomes one line: what did not work, and why."""
+    """Turn an OSError in this context into a StorageError, one line with `what` failed and why."""
     try:
         yield
     except OSError as error:
@@ -72,7 +72,7 @@ def storage_errors(what: str) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder reach the disk, where the file system can do that. Raises OSError."""
+    """Flush the names in a folder to the disk, where the file system can do that. Raises OSError."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

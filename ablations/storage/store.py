@@ -163,7 +163,7 @@ class Store:
         """
         for name in FILES:
             if hashlib.sha256(contents.get(name, b"")).hexdigest() != sums.get(name):
-                raise VitabError(f"{name} of run {key[:16]} is not what was sent")
+                raise VitabError(f"{name} of run {key[:16]} does not match its checksum")
         self._put(key, {name: contents[name] for name in FILES}, held, replaces)
 
     def fail(self, key: str, config: RunConfig, error: str, details: str = "", attempt: int = 0) -> None:
@@ -174,7 +174,7 @@ class Store:
         reason: dict[str, Any] = {"key": key, "config": config.canonical(), "error": error, "details": details}
         reason["attempt"] = attempt
         reason["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        with storage_errors(f"the failure of run {key[:16]} could not be written to {self.root}"):
+        with storage_errors(f"cannot write the failure of run {key[:16]} to {self.root}"):
             write_file(folder / "failure.json", to_json(reason))
 
     def failure(self, key: str) -> str | None:
@@ -227,7 +227,7 @@ class Store:
 
     def write_study(self, plan: StudyPlan) -> None:
         """Write a plan, replacing an earlier one of the same name."""
-        with storage_errors(f"study {plan.study} could not be written to {self.root}"):
+        with storage_errors(f"cannot write study {plan.study} to {self.root}"):
             (self.root / "studies").mkdir(parents=True, exist_ok=True)
             plain = plan.to_plain()
             write_file(self.root / "studies" / f"{plan.study}.json", to_json(plain | {"sha256": _checksum(plain)}))
@@ -240,12 +240,12 @@ class Store:
         try:
             plain = json.loads(path.read_bytes())
             if plain.pop("sha256", None) != _checksum(plain) or plain["study"] != name:
-                raise ValueError("or of an older version: its checksum is another")
+                raise ValueError("checksum mismatch; it may be from an older version")
             return StudyPlan.from_plain(plain)
         except OSError as error:
-            raise UsageError(f"the plan {path} cannot be read: {error.strerror or error}") from error
+            raise UsageError(f"cannot read the plan {path}: {error.strerror or error}") from error
         except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
-            raise UsageError(f"the plan {path} is damaged ({error}); run the study again to write it anew") from error
+            raise UsageError(f"the plan {path} is damaged ({error}); run the study again to rewrite it") from error
 
     def plan_differs(self, plan: StudyPlan) -> bool:
         """Return whether the stored study of this name has other runs."""
@@ -276,8 +276,8 @@ class Store:
     def _put(self, key: str, contents: dict[str, bytes], held: Held, replaces: str | None = None) -> None:
         """Write all files of a run that is not finished yet or whose result is to be replaced, DONE.json last.
 
-        A process that fell asleep on the way must not change what the next owner of the run has written: `held` is
-        asked at the last moment of every file.
+        A process that was suspended must not change what the next owner of the run has written, so `held` is
+        called directly before each file appears.
         """
 
         def check() -> None:
@@ -286,7 +286,7 @@ class Store:
 
         check()
         folder = self._fresh(key)
-        with storage_errors(f"run {key[:16]} could not be written to {self.root}"):
+        with storage_errors(f"cannot write run {key[:16]} to {self.root}"):
             try:
                 sums = {name: write_file(folder / name, content, check) for name, content in contents.items()}
                 write_file(folder / "DONE.json", to_json({"key": key, "sha256": sums}), check)
@@ -307,7 +307,7 @@ class Store:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise VitabError(f"{path} cannot be read: {error.strerror or error}") from error
+            raise VitabError(f"cannot read {path}: {error.strerror or error}") from error
         if hashlib.sha256(content).hexdigest() != (self._manifest(key) or {}).get(name):
             raise VitabError(f"{path} is damaged: delete {path.parent} and run the study again")
         return content
@@ -315,7 +315,7 @@ class Store:
     def _fresh(self, key: str) -> Path:
         """Return the folder of a run, without DONE.json and without temporary files of killed attempts."""
         folder = self.folder(key)
-        with storage_errors(f"the folder of run {key[:16]} could not be made in {self.root}"):
+        with storage_errors(f"cannot create the folder of run {key[:16]} in {self.root}"):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "DONE.json").unlink(missing_ok=True)
             remove_leftovers(folder)

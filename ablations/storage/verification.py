@@ -1,4 +1,4 @@
-"""Finished runs looked at again: whether their files are what was written, and whether training gives them again."""
+"""Verification of the files of finished runs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from ablations.storage.store import FILES, Store
 
 
 def finished_keys(store: Store) -> tuple[list[str], list[Path]]:
-    """The keys of all finished runs in a folder, and the folders whose DONE.json is damaged."""
+    """Return the keys of all finished runs in a folder, and the run folders whose DONE.json is damaged."""
     keys, unreadable = [], []
     for path in sorted(store.root.glob("*/DONE.json")):
         content = read_json(path)
@@ -23,7 +23,7 @@ def finished_keys(store: Store) -> tuple[list[str], list[Path]]:
 
 
 def problems(store: Store, key: str) -> list[str]:
-    """What is wrong with the files of a finished run; empty when every one is as written and can be read."""
+    """Return a clause for each file of a finished run that is missing, damaged or unreadable."""
     manifest = read_json(store.folder(key) / "DONE.json")
     listed = manifest.get("sha256", {}) if isinstance(manifest, dict) else {}
     found = {name: f"{name} is missing from DONE.json" for name in FILES if name not in listed}
@@ -41,12 +41,12 @@ def problems(store: Store, key: str) -> list[str]:
             try:
                 read(key)
             except Exception as error:
-                found[name] = f"{name} cannot be read: {' '.join(str(error).split())}"
+                found[name] = f"cannot read {name}: {' '.join(str(error).split())}"
     return list(found.values())
 
 
 def config_of(store: Store, key: str) -> RunConfig:
-    """The config of a run by its own file; UsageError when it is damaged."""
+    """Return the config in the config.json of a run. Raises UsageError if it is damaged."""
     content = read_json(store.folder(key) / "config.json")
     if not isinstance(content, dict):
         raise UsageError(f"{store.folder(key) / 'config.json'} is damaged")
@@ -54,7 +54,7 @@ def config_of(store: Store, key: str) -> RunConfig:
 
 
 def find_key(store: Store, beginning: str) -> str:
-    """The key of the one finished run that begins so; UsageError when there is none or several."""
+    """Return the key of the only finished run whose key begins so. Raises UsageError if there is none or several."""
     keys = [key for key in finished_keys(store)[0] if beginning and key.startswith(beginning)]
     if len(keys) != 1:
         what = "no finished run" if not keys else f"{len(keys)} finished runs"

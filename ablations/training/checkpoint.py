@@ -108,7 +108,7 @@ class Checkpointer:
                 self._refused = False
             except OSError as error:
                 if stopping or not self._refused:
-                    self.say(f"no checkpoint could be written: {error.strerror or error}")
+                    self.say(f"cannot write checkpoint: {error.strerror or error}")
                 self._refused = True
         self._asked = time.monotonic()
         if stopping or self.stop():

@@ -1,4 +1,4 @@
-"""What of a plan a GPU computes by a longer way, in words for its owner."""
+"""Messages about the runs of a plan that a GPU executes without its fastest code path."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ from ablations.data.loading import dataset_for
 
 
 def gpu_fallbacks(configs: Iterable[RunConfig], data_dir: Path | None) -> list[str]:
-    """A line for each reason: attention that no kernel has, encodings that no graph can hold."""
+    """Return a line for each reason: attention without a fused kernel, encodings that cannot be captured in a graph."""
     from vit.backend.cuda.attention import HEAD_WIDTHS, TOKENS, fits
     from vit.positions import POSITIONS
 
@@ -28,9 +28,11 @@ def gpu_fallbacks(configs: Iterable[RunConfig], data_dir: Path | None) -> list[s
     if unfused:
         widths = ", ".join(map(str, HEAD_WIDTHS))
         lines.append(
-            f"attention with {', '.join(unfused)} goes by products and a softmax, which is slower than the one kernel "
-            f"for up to {TOKENS} tokens, head widths {widths} and encodings that leave scores alone"
+            f"attention with {', '.join(unfused)} uses matrix products and a softmax, which is slower than the fused "
+            f"kernel for up to {TOKENS} tokens, head widths {widths} and encodings that do not change scores"
         )
     if uncaptured:
-        lines.append(f"steps with {', '.join(uncaptured)} are not captured as a graph, and start more slowly")
+        lines.append(
+            f"steps with {', '.join(uncaptured)} are not captured as a CUDA graph, so each step has more overhead"
+        )
     return lines

@@ -53,11 +53,11 @@ def test_a_hostile_pickle_runs_nothing(tmp_path: Path, case: int, file: str) -> 
     [
         ({"data": planes(IMAGES["train"])[:, :-1]}, r"'data' is u1 \(40, 3071\)"),
         ({"data": planes(IMAGES["train"]).astype(np.int16)}, "'data' is i2"),
-        ({"data": [1, 2]}, "'data' is no array"),
+        ({"data": [1, 2]}, "'data' must be an array"),
         ({"data": planes(IMAGES["train"])[:-1]}, "40 coarse_labels for 39 images"),
-        ({"fine_labels": ["a"] * 40}, "'fine_labels' is no list of integers"),
-        ({"fine_labels": [100] * 40}, "fine labels are 100 to 100; valid: 0 to 99"),
-        ({"fine_labels": None}, "'fine_labels' is no list of integers"),
+        ({"fine_labels": ["a"] * 40}, "'fine_labels' must be a list of integers"),
+        ({"fine_labels": [100] * 40}, "fine labels must be 0 to 99, got 100 to 100"),
+        ({"fine_labels": None}, "'fine_labels' must be a list of integers"),
     ],
 )
 def test_wrong_python_batches_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -296,7 +296,7 @@ def test_files_damaged_on_the_way_are_requested_again(local, monkeypatch):
     store, log = Store(Path("runs")), Log()
     _, (task,) = plan_and_tasks(store, 1)
     execute_run(local, store, [task], log)
-    assert ("retrying", task.label, f"metrics.csv of run {task.key[:16]} is not what was sent") in log.events
+    assert ("retrying", task.label, f"metrics.csv of run {task.key[:16]} does not match its checksum") in log.events
     assert log.events[-1] == ("finished", task.label)
     assert store.verify(task.key) == []
 
@@ -432,7 +432,7 @@ def test_a_store_receives_a_complete_run_or_nothing(here, local):
     for name in FILES:
         for content in (None, files[name][:-1], b""):
             bad = {k: v for k, v in files.items() if k != name} | ({} if content is None else {name: content})
-            with pytest.raises(VitabError, match=f"{name} of run {key[:16]} is not what was sent"):
+            with pytest.raises(VitabError, match=f"{name} of run {key[:16]} does not match its checksum"):
                 other.receive(key, bad, sums)
     outside = {"../outside": b"x"}
     assert not other.root.exists()

@@ -222,7 +222,7 @@ def test_unwritable_output_does_not_fail_the_run(store, event):
         raise OSError(28, "No space left on device")
 
     def job(task, settings, hooks):
-        hooks.log("no checkpoint could be written: No space left on device")
+        hooks.log("cannot write checkpoint: No space left on device")
         hooks.epoch(fake_trainer.EpochMetrics(1, 1e-3, 2.0, 1.5, 0.5, 0.25, 1000.0))
 
     _, (task,) = plan_and_tasks(store, 1)

@@ -161,7 +161,7 @@ def test_a_disk_that_takes_no_snapshot_costs_no_run(tmp_path):
     lines = []
     keeper = Checkpointer(tmp_path / "missing" / "resume.bin", WHO, interval=0.0, say=lines.append)
     assert same_bits(train(BASE, FEW, threads=1, keeper=keeper), train(BASE, FEW, threads=1))
-    assert lines == ["no checkpoint could be written: No such file or directory"], "once"
+    assert lines == ["cannot write checkpoint: No such file or directory"], "once"
 
 
 def test_a_run_that_ends_without_a_snapshot_says_so(tmp_path):
@@ -172,7 +172,7 @@ def test_a_run_that_ends_without_a_snapshot_says_so(tmp_path):
     stop.append(1)
     with pytest.raises(KeyboardInterrupt):
         keeper.save(TrainingState({}, {"a": np.zeros(1)}))
-    assert lines == ["no checkpoint could be written: No such file or directory"] * 2
+    assert lines == ["cannot write checkpoint: No such file or directory"] * 2
 
 
 CHILD = """

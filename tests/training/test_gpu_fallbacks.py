@@ -25,5 +25,5 @@ def test_encodings_that_compute_by_themselves_are_named(monkeypatch: pytest.Monk
 
     monkeypatch.setitem(POSITIONS, "own", Own)
     scores, steps = gpu_fallbacks([RunConfig(position="own"), RunConfig(position="rope")], None)
-    assert scores.startswith("attention with position own goes by products and a softmax")
+    assert scores.startswith("attention with position own uses matrix products and a softmax")
     assert steps.startswith("steps with position own are not captured")
