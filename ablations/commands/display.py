@@ -15,7 +15,7 @@ from ablations.execution.plan import Arm, shown_axes
 from ablations.execution.resources import ResourcePlan
 from ablations.machine import format_bytes
 from ablations.storage import Store, StudyPlan, problems, stale_runs, stale_runs_warning
-from ablations.training.memory import Need
+from ablations.training.memory import MemoryEstimate
 
 if TYPE_CHECKING:
     from ablations.data.catalog import DatasetLocation
@@ -35,7 +35,7 @@ def add_row(rows: Table, *cells: str) -> None:
 
 
 def show_plan(
-    console: Console, plan: StudyPlan, arms: Sequence[Arm], needs: Sequence[Need], resources: ResourcePlan
+    console: Console, plan: StudyPlan, arms: Sequence[Arm], needs: Sequence[MemoryEstimate], resources: ResourcePlan
 ) -> None:
     """Print the arms of a plan, their cost and memory, and the estimated time."""
     numbers = ("runs", "done", "parameters", "FLOPs/run", "memory", "time/run")

@@ -7,9 +7,9 @@ from ablations.commands.base import FAILED, stop
 
 def doctor() -> None:
     """Check Python, packages, processor, memory and GPUs, and print how to install what is missing."""
-    from ablations.machine.doctor import examine
+    from ablations.machine.doctor import diagnose
 
-    report = examine()
+    report = diagnose()
     for line in report.lines:
         typer.echo(line)
     if report.missing:

@@ -42,7 +42,7 @@ class Grid:
         return math.prod(len(self.axes[n]) for n in self.axes if n != self.compared) * len(self.seeds)
 
     def expand(self) -> list[RunConfig]:
-        """Every run once, validated; all arms of the first seed come first, and positions vary fastest.
+        """Return every run once, validated. All arms of the first seed come first, and positions vary fastest.
 
         So paired comparisons are possible as early in a study as they can be.
         """
@@ -65,7 +65,7 @@ def fit_warmup(settings: dict[str, Any], axes: Mapping[str, Any], warmup: float)
 
 
 def with_baseline(grid: Grid, baseline: object = None) -> Grid:
-    """The grid with this baseline, or with "none" where that is compared, else the first level compared."""
+    """Return the grid with this baseline; by default "none" if it is an arm, else the first arm."""
     levels = [str(level) for level in grid.levels]
     if baseline is not None and str(baseline) not in levels:
         raise unknown_name(f"baseline of {grid.compared}", str(baseline), levels)
@@ -74,9 +74,10 @@ def with_baseline(grid: Grid, baseline: object = None) -> Grid:
 
 
 def check_name(field: str, name: Any) -> str:
-    """`name` if it can be the name of a folder; UsageError otherwise."""
+    """Return `name` if it can name a folder; otherwise raise UsageError."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
         raise UsageError(
-            f"{field} must be up to 100 letters, digits, '_', '-' or '.', not first '-' or '.', got {name!r}"
+            f"{field} must be up to 100 letters, digits, '_', '-' or '.', and must not begin with '-' or '.', "
+            f"got {name!r}"
         )
     return name

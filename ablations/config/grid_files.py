@@ -15,7 +15,7 @@ TOML_FIELDS = ("name", "question", "baseline", "seeds", "base", "axes")
 
 
 def find_grid(name: str) -> Grid:
-    """The built-in grid of this name, or the grid in this TOML file."""
+    """Return the built-in grid of this name, or the grid in this TOML file."""
     if name in GRIDS:
         return GRIDS[name]
     if name.endswith(".toml") or "/" in name or Path(name).is_file():
@@ -25,7 +25,7 @@ def find_grid(name: str) -> Grid:
 
 
 def load_grid(path: Path) -> Grid:
-    """A grid from a TOML file with the fields of Grid.
+    """Read a grid from a TOML file with the fields of Grid.
 
     ::
 
@@ -58,7 +58,7 @@ def load_grid(path: Path) -> Grid:
 
 
 def grid_from_mapping(table: Mapping[str, Any], *, default_name: str) -> Grid:
-    """A grid from the mapping that `load_grid` describes; UsageError names the field."""
+    """Return a grid from the mapping that `load_grid` describes. Raises UsageError with the field."""
     for key in table:
         if key not in TOML_FIELDS:
             raise unknown_name("field", key, TOML_FIELDS)

@@ -16,7 +16,7 @@ def override(
     settings: Mapping[str, Any] | None = None,
     seeds: int | None = None,
 ) -> Grid:
-    """The grid with other axes, other fixed fields, and seeds 0 to seeds - 1.
+    """Return the grid with other axes, other fixed fields, and seeds 0 to seeds - 1.
 
     A setting of a field that is an axis replaces the axis. Epochs that do not exceed the warm-up shorten it
     to a tenth of them, unless it is set too.
@@ -35,7 +35,7 @@ def override(
 
 
 def parse_axes(texts: Mapping[str, str | None]) -> dict[str, tuple[Any, ...]]:
-    """Axes from comma-separated lists of the command line; a list that is not given is left out."""
+    """Parse axes from comma-separated lists of the command line. Lists that are None are omitted."""
     return {
         field: tuple(parse(field, part) for part in text.split(","))
         for field, text in texts.items()
@@ -55,7 +55,7 @@ def parse_settings(texts: Mapping[str, str | None], pairs: Sequence[str]) -> dic
 
 
 def shrink(grid: Grid) -> Grid:
-    """The grid made small enough to try in seconds: one seed, two epochs, few images, its least depth."""
+    """Return a grid that trains in seconds: one seed, two epochs, few images, the smallest depth."""
     axes = {field: values for field, values in grid.axes.items() if field not in _SHRUNK}
     if "depth" in grid.axes:
         axes["depth"] = (min(grid.axes["depth"]),)

@@ -13,14 +13,14 @@ Level = Any
 
 
 def plain_level(level: Level) -> Level:
-    """A level as in a RunConfig, from what JSON (lists) or pandas (NaN for None, floats) made of it."""
+    """Return a level as in a RunConfig, from its form in JSON (lists) or pandas (NaN for None, floats)."""
     if isinstance(level, list):
         return tuple(level)
     return None if isinstance(level, float) and np.isnan(level) else level
 
 
 def level_text(level: Level) -> str:
-    """A level of an axis as people write it: `rope`, `4`, `0.002`, `cat+dog`, `all` for no limit."""
+    """Return a level of an axis as text: `rope`, `4`, `0.002`, `cat+dog`, `all` for no limit."""
     level = plain_level(level)
     if level is None:
         return "all"
@@ -30,13 +30,13 @@ def level_text(level: Level) -> str:
 
 
 def name_level(axis: str, level: Level) -> str:
-    """A level with its axis, `depth 4`; a position needs no axis in front of it: `rope`."""
+    """Return a level with its axis, such as `depth 4`; a position without it: `rope`."""
     text = level_text(level)
     return text if axis == "position" else f"{axis.replace('_', ' ')} {text}"
 
 
 def run_label(config: RunConfig, axes: Iterable[str], *, seed: bool = True) -> str:
-    """A run as people read it: `rope, depth 2, patch 4, seed 0`."""
+    """Return a run as text: `rope, depth 2, patch 4, seed 0`."""
     named = [f"{axis.replace('_', ' ')} {getattr(config, axis)}" for axis in axes]
     parts = [text.removeprefix("position ") for text in named]
     return ", ".join(parts + [f"seed {config.seed}"] * seed)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def vit_config(config: RunConfig, *, image_size: int, channels: int, classes: int) -> "ViTConfig":
-    """The model of a run on such images; vit.ConfigError (a ValueError) for a geometry that cannot be."""
+    """Return the model of a run on such images. Raises vit.ConfigError, a ValueError, for an invalid geometry."""
     from vit import ViTConfig
 
     return ViTConfig(

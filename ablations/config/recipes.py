@@ -69,7 +69,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find_recipe(name: str) -> dict[str, Any]:
-    """The fields of a recipe. Raises UsageError for an unknown name."""
+    """Return the fields of a recipe. Raises UsageError for an unknown name."""
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     return {field: coerce(field, value) for field, value in RECIPES[name].fields.items()}

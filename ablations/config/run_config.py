@@ -58,7 +58,7 @@ class RunConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "RunConfig":
-        """A validated config from a plain mapping (TOML, JSON); UsageError for unknown names, wrong types."""
+        """Return a validated config from a plain mapping. Raises UsageError for unknown names and wrong types."""
         config = cls(**{name: coerce(name, value) for name, value in values.items()})
         config.validate()
         return config
@@ -169,13 +169,13 @@ _CHECKS = tuple(RULES.items())
 
 
 def run_key(config: RunConfig, fingerprint: str) -> str:
-    """The identity of a run: SHA-256 (64 hex characters) of its canonical config and data fingerprint."""
+    """Return the key of a run: SHA-256 (64 hex characters) of its canonical config and data fingerprint."""
     identity = {"config": config.canonical(), "data": fingerprint, "format": 1}
     return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def coerce(name: str, value: Any) -> Any:
-    """A value from TOML or JSON in the type of its field; UsageError for an unknown field or a wrong type."""
+    """Return a value from TOML or JSON in the type of its field. Raises UsageError for a wrong name or type."""
     if name not in FIELDS:
         raise unknown_name("field", name, FIELDS)
     if name == "classes" and isinstance(value, list):
@@ -188,7 +188,7 @@ def coerce(name: str, value: Any) -> Any:
 
 
 def parse(name: str, text: str) -> Any:
-    """A value from the command line, such as parse("learning_rate", "1e-3"); UsageError as in `coerce`."""
+    """Parse a value of the command line, such as parse("learning_rate", "1e-3"). Raises as `coerce`."""
     if name not in FIELDS:
         raise unknown_name("field", name, FIELDS)
     text = text.strip()
@@ -209,7 +209,7 @@ def parse(name: str, text: str) -> Any:
 
 
 def positions() -> tuple[str, ...]:
-    """Names of the positional encodings."""
+    """Return the names of the positional encodings."""
     from vit.positions import POSITIONS
 
     return tuple(POSITIONS)

@@ -16,7 +16,7 @@ def md5_of(path: Path) -> str:
 
 
 def read_folder(folder: Path, limits: Mapping[str, int]) -> dict[str, bytes]:
-    """The contents of the files of ``limits`` that ``folder`` has, by name.
+    """Read those files of ``limits`` that are in ``folder``; return their contents by name.
 
     Args:
         limits: The most bytes each file may have.

@@ -33,7 +33,7 @@ def augment(
     std: Array,
     xp: ModuleType = np,
 ) -> tuple[Array, Array]:
-    """A training batch as the recipe wants it: crop, flip, TrivialAugment, normalise, erase, then MixUp or CutMix.
+    """Apply the recipe to a batch: crop, flip, TrivialAugment, normalise, erase, then MixUp or CutMix.
 
     With every field at its "off" value the images are only normalised and the targets returned as they are. With
     both MixUp and CutMix on, each batch gets one of them, with even chances.
@@ -68,7 +68,7 @@ def augment(
 
 
 def normalise(images: Array, mean: Array, std: Array, xp: ModuleType = np) -> Array:
-    """``(images / 255 - mean) / std`` per channel, float32 (B, h, w, c)."""
+    """Return ``(images / 255 - mean) / std`` per channel, float32 (B, h, w, c)."""
     count, height, width, channels = images.shape
     std = xp.asarray(std, dtype=np.float32)
     scale = xp.tile(1 / (255 * std), width)
@@ -79,7 +79,7 @@ def normalise(images: Array, mean: Array, std: Array, xp: ModuleType = np) -> Ar
 
 
 def random_crop(images: Array, padding: int, generator: np.random.Generator, xp: ModuleType = np) -> Array:
-    """Each image moved by up to ``padding`` pixels along each axis, the gap filled with 0 (black).
+    """Shift each image by up to ``padding`` pixels along each axis; fill the gap with 0 (black).
 
     The same as padding every side and cropping back to size at a uniformly random place.
     Source: K. He et al., Deep Residual Learning, arXiv:1512.03385, 2015, section 4.2.
@@ -93,7 +93,7 @@ def random_crop(images: Array, padding: int, generator: np.random.Generator, xp:
 
 
 def random_flip(images: Array, generator: np.random.Generator, xp: ModuleType = np) -> Array:
-    """Each image mirrored left to right with probability one half."""
+    """Mirror each image left to right with probability one half."""
     flipped = xp.asarray(np.flatnonzero(generator.random(len(images)) < 0.5))
     changed = images.copy()
     changed[flipped] = xp.take(images[flipped], xp.arange(images.shape[2])[::-1], axis=2)
@@ -101,7 +101,7 @@ def random_flip(images: Array, generator: np.random.Generator, xp: ModuleType = 
 
 
 def random_erase(images: Array, probability: float, generator: np.random.Generator, xp: ModuleType = np) -> Array:
-    """Each image, with the given probability, has one rectangle set to 0, which is the mean colour when normalised.
+    """Set one rectangle of each image to 0, the mean when normalised, with the given probability.
 
     The rectangle covers a share of the image uniform in ``ERASED_AREA`` (to the nearest whole pixels within that
     range), with a height to width ratio log-uniform in ``ERASED_ASPECT`` where that fits, anywhere inside.
@@ -126,7 +126,7 @@ def random_erase(images: Array, probability: float, generator: np.random.Generat
 def mixup(
     images: Array, targets: Array, alpha: float, generator: np.random.Generator, xp: ModuleType = np
 ) -> tuple[Array, Array]:
-    """Each image and its target blended with another of the batch, by one share ~ Beta(alpha, alpha) a batch.
+    """Blend each image and target with another of the batch; one weight ~ Beta(alpha, alpha) per batch.
 
     Source: H. Zhang et al., mixup, arXiv:1710.09412, 2017.
     """
@@ -138,7 +138,7 @@ def mixup(
 def cutmix(
     images: Array, targets: Array, alpha: float, generator: np.random.Generator, xp: ModuleType = np
 ) -> tuple[Array, Array]:
-    """One rectangle of each image replaced by that of another of the batch; targets blend by the area kept.
+    """Replace a rectangle of each image by that of another; blend targets by the remaining area.
 
     The rectangle has the image's shape, covers 1 - Beta(alpha, alpha) of it before it is clipped at the edges, and is
     the same for the whole batch.
@@ -170,7 +170,7 @@ def _interval(centre: float, side: float, length: int) -> tuple[int, int]:
 
 
 def _rectangle(share: Array, position: Array, height: int, width: int) -> tuple[Array, Array]:
-    """Rows and columns (B,) of rectangles of about ``share`` of the image; ``position`` (0..1) picks the aspect."""
+    """Return rows and columns (B,) of rectangles of area about ``share``; ``position`` (0..1) sets the aspect."""
     area = height * width
     low = np.log(np.maximum(ERASED_ASPECT[0], share * height / width))
     high = np.log(np.minimum(ERASED_ASPECT[1], height / (share * width)))

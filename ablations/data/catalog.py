@@ -33,7 +33,7 @@ class Verified:
 
 
 def list_datasets(data_dir: Path | None = None) -> list[DatasetLocation]:
-    """Every data set of the registry, looked for in ``data_dir`` or in the cache; reads nothing.
+    """Return every dataset, searched in ``data_dir`` or in the cache. No dataset is read.
 
     Raises:
         UsageError: if ``data_dir`` is given and does not exist.
@@ -56,7 +56,7 @@ def fetch_dataset(name: str, on_progress: Progress | None = None, *, cache: Path
 
 
 def remotes_of(name: str) -> tuple[Remote, ...]:
-    """The files to download for a data set.
+    """Return the files to download for a dataset.
 
     Raises:
         UsageError: if the name is unknown or there is nothing to fetch.

@@ -57,7 +57,7 @@ class Archive:
         return tuple(dict.fromkeys((*self.train, *self.test, *self.names.values())))
 
     def limits(self, label_bytes: int) -> dict[str, int]:
-        """The most bytes each file can have; pickles have file names, and may spell a byte with two."""
+        """Return the maximum size of each file. Pickles contain file names, and may encode a byte as two."""
         record, extra = (2 * PIXELS + 256, 1 << 20) if self.pickled else (PIXELS + label_bytes, 0)
         limits = {file: records * record + extra for file, records in {**self.train, **self.test}.items()}
         return limits | dict.fromkeys(self.names.values(), 1 << 20)
@@ -126,7 +126,7 @@ CIFAR100 = Cifar(
 
 
 def find(cifar: Cifar, data_dir: Path | None) -> Path | None:
-    """The folder or archive that `read` would take, or None."""
+    """Return the folder or archive that `read` would use, or None."""
     where = search_folder(cifar.name, data_dir)
     if where.is_file():
         return where
@@ -141,7 +141,7 @@ def find(cifar: Cifar, data_dir: Path | None) -> Path | None:
 
 
 def read(cifar: Cifar, data_dir: Path | None, labels: str = "fine") -> Dataset:
-    """The whole data set from a folder, an archive, or a folder that holds either; the cache when None.
+    """Read the dataset from a folder, an archive, or a folder that contains either; the cache when None.
 
     Args:
         labels: Which set of labels to use, a key of ``cifar.label_sets``.
@@ -170,7 +170,7 @@ def read(cifar: Cifar, data_dir: Path | None, labels: str = "fine") -> Dataset:
 
 
 def _archive_of(cifar: Cifar, path: Path, contents: Mapping[str, bytes]) -> Archive:
-    """The official layout of which the most files are there; all of its files must be."""
+    """Return the official layout with the most files present. All of its files must be present."""
     archive = max(cifar.archives, key=lambda archive: sum(file in contents for file in archive.files))
     missing = [file for file in archive.files if file not in contents]
     if missing:
@@ -186,7 +186,7 @@ def _read_part(
     files: Mapping[str, int],
     labels: str,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images (n, 32, 32, 3) and the chosen labels (n,) of some files, one after the other."""
+    """Return images (n, 32, 32, 3) and the chosen labels (n,) of several files, concatenated."""
     images, chosen = [], []
     for file, most in files.items():
         parse = _parse_pickle if archive.pickled else _parse_records
@@ -210,7 +210,7 @@ def _check_labels(path: Path, label_set: str, labels: NDArray[np.int64], classes
 
 
 def _parse_records(data: bytes, path: Path, label_sets: Sequence[str]) -> Batch:
-    """Records of one byte a label, then 3,072 of pixels: red, green and blue plane, row by row."""
+    """Parse records of one byte per label, then 3,072 bytes of pixels: red, green and blue plane, by rows."""
     record = len(label_sets) + PIXELS
     if len(data) % record:
         raise UsageError(
@@ -223,7 +223,7 @@ def _parse_records(data: bytes, path: Path, label_sets: Sequence[str]) -> Batch:
 
 
 def _parse_pickle(data: bytes, path: Path, label_sets: Sequence[str]) -> Batch:
-    """A dictionary of ``data`` (n, 3072), planes as in the binary files, and a list a set of labels."""
+    """Parse a dictionary of ``data`` (n, 3072), planes as in the binary files, and a list per label set."""
     batch = read_pickle(data, path)
     pixels = byte_rows(batch.get("data"), path, PIXELS)
     labels = {}

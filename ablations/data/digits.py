@@ -11,7 +11,7 @@ TEST_IMAGES = 397
 
 
 def read() -> Dataset:
-    """Digits with 1,400 training and 397 test images, the same stratified split for ever.
+    """Return digits with 1,400 training and 397 test images, in a fixed stratified split.
 
     Pixels of 0..16 become uint8 ``round(x * 255 / 16)``. The test images are those whose index has the
     smallest SHA-256 within their class, so that no release of NumPy or scikit-learn moves one.
@@ -35,7 +35,7 @@ def read() -> Dataset:
 
 
 def location() -> Path:
-    """The folder of the installed scikit-learn, which holds them."""
+    """Return the folder of the installed scikit-learn, which contains the images."""
     import sklearn
 
     return Path(sklearn.__file__).parent

@@ -84,14 +84,14 @@ FILES = (
 
 
 def find(data_dir: Path | None) -> Path | None:
-    """The folder that `read` would take: in ``data_dir``, or in the cache, or Debian's package."""
+    """Return the folder that `read` would use: ``data_dir``, the cache, or that of Debian's package."""
     where = search_folder(NAME, data_dir)
     folders = [where / folder for folder in FOLDERS] + ([DEBIAN] if data_dir is None else [])
     return next((folder for folder in folders if any(_paths(folder, file) for file in FILES)), None)
 
 
 def read(data_dir: Path | None) -> Dataset:
-    """The whole data set: 60,000 training and 10,000 test images of 28 x 28, grey.
+    """Read the dataset: 60,000 training and 10,000 test greyscale images of 28 x 28.
 
     Raises:
         UsageError: if nothing is found, or what is found is not what it should be (see the module).
@@ -115,7 +115,7 @@ def _paths(folder: Path, file: IdxFile) -> list[Path]:
 
 
 def _read_idx(folder: Path, file: IdxFile) -> NDArray[np.uint8]:
-    """An IDX file: 0, 0, 8 (unsigned bytes), the number of axes, their big-endian lengths, the bytes."""
+    """Parse an IDX file: 0, 0, 8 (unsigned bytes), the number of axes, their big-endian lengths, the bytes."""
     paths = _paths(folder, file)
     if not paths:
         raise UsageError(f"{folder / file.name}[.gz]: missing; run `vitab data fetch {NAME}` or copy it there")
@@ -145,7 +145,7 @@ def _read_idx(folder: Path, file: IdxFile) -> NDArray[np.uint8]:
 
 
 def _read_at_most(path: Path, size: int) -> bytes:
-    """The content of a plain or gzipped file, no further than ``size`` bytes unpacked."""
+    """Return at most ``size`` bytes of the uncompressed content of a plain or gzipped file."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             data = file.read(size)

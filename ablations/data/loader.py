@@ -20,20 +20,20 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 
 def parts_of(config: RunConfig, images: int) -> tuple[int, int]:
-    """Images that a run trains on and that it holds out, of so many training images in its data set."""
+    """Return the numbers of training and validation images of a run, given those in the training part."""
     held = round(config.validation * images)
     return max(1, round(config.data_fraction * (images - held))), held
 
 
 def steps_of(config: RunConfig, images: int) -> tuple[int, int]:
-    """Steps in an epoch and images in a step, of a run on a data set with so many training images."""
+    """Return steps per epoch and images per step of a run, given the images in the training part."""
     used, _ = parts_of(config, images)
     batch = min(config.batch_size, used)
     return used // batch, batch
 
 
 def is_augmented(config: RunConfig) -> bool:
-    """Whether the recipe changes images or targets at random."""
+    """Return whether the recipe changes images or targets at random."""
     c = config
     return bool(c.crop_padding or c.flip or c.trivial_augment or c.erase or c.mixup or c.cutmix)
 
@@ -85,11 +85,11 @@ class DataLoader:
         return len(self.train) // self.batch_size
 
     def normalise(self, images: np.ndarray) -> np.ndarray:
-        """uint8 images (n, h, w, c) to float32 of mean 0 and deviation 1 over the training images."""
+        """Return uint8 images (n, h, w, c) as float32, standardised by the training images."""
         return np.asarray(normalise(images, self.mean, self.std))
 
     def epoch(self, epoch: int, first: int = 0) -> Generator[Batch, None, None]:
-        """The batches of an epoch (from 1), from its step `first` on.
+        """Yield the batches of an epoch (from 1), starting at step `first`.
 
         Augmented batches are made while the step before them runs; others only have to be gathered.
         """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def dataset_for(config: RunConfig, data_dir: Path | None, alive: Callable[[], object] = lambda: None) -> "Dataset":
-    """The data of a run, which gives signs of life while they are read; the last few data sets stay in memory."""
+    """Return the dataset of a run, with heartbeats while it is read. The last few are kept in memory."""
     with heartbeat_listener(alive):
         return _read(config.data, config.labels, config.classes, config.per_class, data_dir)
 

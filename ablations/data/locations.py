@@ -13,7 +13,7 @@ def cache_folder(name: str) -> Path:
 
 
 def search_folder(name: str, data_dir: Path | None) -> Path:
-    """Where to look: ``data_dir``, or the cache when none is given.
+    """Return the folder to search: ``data_dir``, or the cache if None.
 
     Raises:
         UsageError: if ``data_dir`` is given and does not exist.

@@ -21,7 +21,7 @@ POSTERIZED_BITS = 4
 
 
 def trivial_augment(images: Array, generator: np.random.Generator, xp: ModuleType = np) -> Array:
-    """Each image changed by one operation of ``OPERATIONS``, uniformly chosen, strength uniform, sign even.
+    """Apply one random operation of ``OPERATIONS`` to each image, with random strength and sign.
 
     Args:
         images: (B, h, w, c), 0..255; floats are rounded. Grey images (c = 1) skip ``colour``.
@@ -60,12 +60,12 @@ def translate_y(images: Array, strength: Array, sign: Array, xp: ModuleType) -> 
 
 
 def shear_x(images: Array, strength: Array, sign: Array, xp: ModuleType) -> Array:
-    """Rows moved in proportion to their distance from the centre, by up to ``SHEAR`` pixels a row."""
+    """Shift rows in proportion to their distance from the centre, by up to ``SHEAR`` pixels per row."""
     return _warp(images, xp, xy=sign * strength * SHEAR)
 
 
 def shear_y(images: Array, strength: Array, sign: Array, xp: ModuleType) -> Array:
-    """Columns moved in proportion to their distance from the centre, by up to ``SHEAR`` pixels a column."""
+    """Shift columns in proportion to their distance from the centre, by up to ``SHEAR`` pixels per column."""
     return _warp(images, xp, yx=sign * strength * SHEAR)
 
 
@@ -104,20 +104,20 @@ def sharpness(images: Array, strength: Array, sign: Array, xp: ModuleType) -> Ar
 
 
 def posterize(images: Array, strength: Array, sign: Array, xp: ModuleType) -> Array:
-    """The lowest 0 to ``8 - POSTERIZED_BITS`` bits cleared."""
+    """Clear the lowest 0 to ``8 - POSTERIZED_BITS`` bits."""
     cleared = np.rint(strength * (8 - POSTERIZED_BITS)).astype(np.int64)
     masks = (0xFF << cleared) & 0xFF
     return images & xp.asarray(masks.astype(np.uint8))[:, None, None, None]
 
 
 def solarize(images: Array, strength: Array, sign: Array, xp: ModuleType) -> Array:
-    """Pixels at or above a threshold inverted; the threshold falls from 256 to 0 with the strength."""
+    """Invert pixels at or above a threshold, which falls from 256 to 0 with the strength."""
     threshold = xp.asarray(256 * (1 - strength))[:, None, None, None]
     return xp.where(images >= threshold, 255 - images, images)
 
 
 def auto_contrast(images: Array, strength: Array, sign: Array, xp: ModuleType) -> Array:
-    """Each channel stretched to 0..255."""
+    """Stretch each channel to 0..255."""
     planes = xp.ascontiguousarray(xp.moveaxis(images, -1, 1))
     low, high = (extreme(axis=(2, 3))[:, None, None, :].astype(np.float32) for extreme in (planes.min, planes.max))
     spread = high - low
@@ -126,7 +126,7 @@ def auto_contrast(images: Array, strength: Array, sign: Array, xp: ModuleType) -
 
 
 def equalize(images: Array, strength: Array, sign: Array, xp: ModuleType) -> Array:
-    """Each channel's grey levels spread so that all are about equally frequent."""
+    """Equalize the histogram of each channel."""
     count, height, width, channels = images.shape
     planes = count * channels
     values = xp.moveaxis(images, -1, 1).reshape(planes, height * width).astype(np.int64)
@@ -174,7 +174,7 @@ def _warp(
     shift_x: Array = 0.0,
     shift_y: Array = 0.0,
 ) -> Array:
-    """Images read at ``(xx x + xy y + shift_x, yx x + yy y + shift_y)`` about their centres; black outside.
+    """Sample images at ``(xx x + xy y + shift_x, yx x + yy y + shift_y)`` from the centre; black outside.
 
     Each coefficient is a number or (B,).
     """

@@ -18,13 +18,13 @@ from ablations.errors import UsageError
 
 
 def read_pickle(data: bytes, path: Path) -> dict[str, Any]:
-    """The dictionary that a CIFAR batch or meta file holds; arrays come as uint8, byte strings as str keys.
+    """Return the dictionary in a CIFAR batch or meta file, with str keys.
 
     Args:
         path: Named in errors only.
 
     Raises:
-        UsageError: if the pickle asks for anything but plain data, is damaged, cut short or no dictionary.
+        UsageError: if the pickle contains anything but plain data, is damaged or truncated, or is not a dictionary.
     """
     try:
         content = _PlainData(io.BytesIO(data), encoding="bytes").load()

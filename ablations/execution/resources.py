@@ -11,7 +11,7 @@ from ablations.execution.stacking import shape
 from ablations.execution.tasks import Task
 from ablations.machine import available_cores, available_memory, devices, format_bytes, gpu_problem, has_cupy
 from ablations.training import memory
-from ablations.training.memory import USABLE, Need
+from ablations.training.memory import USABLE, MemoryEstimate
 
 MAX_SHAPES = 4
 """Number of run shapes, those that need most memory, examined for each number of workers."""
@@ -41,7 +41,7 @@ class _Group:
     data_dir: Path | None
     backend: str
 
-    def need(self, workers: int, runs: int | None = None) -> Need:
+    def need(self, workers: int, runs: int | None = None) -> MemoryEstimate:
         """Return the memory needed by `runs` runs, or a full stack, in one of `workers` workers."""
         config = self.tasks[0].config
         return memory_need(config, self.data_dir, runs=runs or self.stack, workers=workers, backend=self.backend)
@@ -125,10 +125,10 @@ def _fit_memory(groups: Sequence[_Group], most: int, lines: list[str]) -> int:
     return workers
 
 
-def memory_need(config: RunConfig, data_dir: Path | None, *, runs: int, workers: int, backend: str) -> Need:
+def memory_need(config: RunConfig, data_dir: Path | None, *, runs: int, workers: int, backend: str) -> MemoryEstimate:
     """Return the memory needed by `runs` runs trained as one model in one of `workers` workers."""
     threads = max(1, available_cores() // workers)
-    return memory.need(config, dataset_for(config, data_dir), runs=runs, threads=threads, backend=backend)
+    return memory.estimate_memory(config, dataset_for(config, data_dir), runs=runs, threads=threads, backend=backend)
 
 
 def parse_stack(text: str) -> int | None:

@@ -62,12 +62,12 @@ class Stepper:
         self.flops = cost.TRAINING_FACTOR * cost.forward_flops(config) * batch_size
 
     def step(self) -> float:
-        """One step; its mean loss."""
+        """Execute one step and return its mean loss."""
         losses = self.engine.step(self.images, self.targets, 1e-4)
         return float(self.model.ops.to_numpy(losses)[0])
 
     def products(self) -> bool:
-        """The matrix products of one step alone, on the same threads; False where they cannot be told apart."""
+        """Execute only the matrix products of a step, on the same threads; False if they cannot be separated."""
         separable = self.engine.replay_products(self.images.shape[1])
         self.model.ops.to_numpy(self.model.parameters.flat[:1, :1])  # waits where products are only started
         return separable

@@ -13,7 +13,7 @@ PATIENCE = 1.5
 
 
 def compile_kernels(say: Callable[[], None]) -> None:
-    """One step of a tiny model, whose kernels then lie in Numba's cache for every later process of this machine.
+    """Train one step of a tiny model, which puts the compiled kernels into Numba's cache.
 
     Calls `say` (from another thread) when that takes long, which means that they are being compiled.
     """

@@ -11,7 +11,7 @@ from ablations.machine.processes import output
 
 @cache
 def cpu_model() -> str:
-    """The processor's name."""
+    """Return the name of the processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -24,7 +24,7 @@ def cpu_model() -> str:
 
 
 def available_cores() -> int:
-    """Cores this process may use: its affinity, and the quota of its container."""
+    """Return the cores that this process may use, by its affinity and the quota of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

@@ -23,7 +23,7 @@ class Examination:
     remedy: str = "pip install vitab"
 
 
-def examine() -> Examination:
+def diagnose() -> Examination:
     """Look at Python, packages, processor, threads, BLAS and GPUs."""
     found = Examination()
     packages = required_packages()
@@ -47,7 +47,7 @@ def examine() -> Examination:
 
 
 def gpu_lines() -> list[str]:
-    """The GPUs, their driver, CuPy, and in plain words what is missing for training on them."""
+    """Describe the GPUs, their driver, CuPy, and what is missing for training on them."""
     version, cupy = driver(), versions(CUDA_PACKAGES)
     lines = [
         f"gpu       {device.name} (compute capability {device.capability}), {format_bytes(device.memory)}, "
@@ -72,14 +72,14 @@ def gpu_lines() -> list[str]:
 
 
 def _in_float32_alone() -> str:
-    """What to add where no GPU has tensor cores for bf16."""
+    """Return a clause for machines whose GPUs have no tensor cores for bf16, else an empty text."""
     majors = [device.capability.partition(".")[0] for device in devices()]
     old = bool(majors) and all(major.isdecimal() and int(major) < LEAST_BF16 for major in majors)
     return f" in float32 alone, as bf16 and tf32 take compute capability {LEAST_BF16}.0" if old else ""
 
 
 def required_packages() -> dict[str, str]:
-    """What vitab requires by package name, such as {"numpy": "numpy>=2.0"}."""
+    """Return the requirements of vitab by package name, such as {"numpy": "numpy>=2.0"}."""
     try:
         lines = metadata.requires("vitab") or []
     except metadata.PackageNotFoundError:

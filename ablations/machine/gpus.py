@@ -40,7 +40,7 @@ class Device:
 
 @cache
 def devices() -> tuple[Device, ...]:
-    """The GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES leaves; none without a working driver."""
+    """Return the GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES permits; none without a driver."""
     fields = "uuid,name,memory.total,memory.free,compute_cap"
     rows = output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits").splitlines()
     found = []
@@ -62,12 +62,12 @@ def devices() -> tuple[Device, ...]:
 
 
 def least_used_gpu(chosen: Sequence[str], taken: Sequence[str | None]) -> str | None:
-    """The GPU that the fewest workers have; None when there is none to choose."""
+    """Return the GPU with the fewest workers; None if there is no GPU to choose."""
     return min(chosen, key=taken.count, default=None)
 
 
 def driver() -> str | None:
-    """The version of the NVIDIA driver, such as 580.65.06; None without one."""
+    """Return the version of the NVIDIA driver, such as 580.65.06; None without one."""
     if describe_gpus():
         return describe_gpus()[0].rsplit(",", 1)[-1].strip()
     try:
@@ -79,19 +79,19 @@ def driver() -> str | None:
 
 
 def cuda_extras(version: str) -> list[str]:
-    """The extras of vitab whose CUDA this driver serves, the newest first."""
+    """Return the extras of vitab whose CUDA version this driver supports, newest first."""
     major = version.split(".")[0]
     return [extra for extra, least in LEAST_DRIVER.items() if major.isdecimal() and int(major) >= least]
 
 
 def installation() -> str:
-    """The command that installs the CuPy for this machine's driver, or for either when there is none to ask."""
+    """Return the command that installs CuPy for this driver, or the commands for all without a driver."""
     fitting = cuda_extras(driver() or "")
     return f"pip install 'vitab[{fitting[0]}]'" if fitting else "pip install 'vitab[cuda12]' or 'vitab[cuda13]'"
 
 
 def gpu_problem() -> str | None:
-    """Why the cupy backend cannot train here, in one line that says what to do; None where it can."""
+    """Return why the cupy backend cannot train here and what to do, in one line; None if it can."""
     if not has_cupy():
         return f"CuPy is not installed: {installation()}"
     version = driver()
@@ -111,6 +111,6 @@ def gpu_problem() -> str | None:
 
 
 def unused_gpu() -> str | None:
-    """A line for somebody who has a GPU that a run on the CPU leaves alone; None without one."""
+    """Return a message that a GPU is not used by a run on the CPU; None without a GPU."""
     problem = gpu_problem() if devices() else None
     return f"this machine's {devices()[0].name} is not used: {problem}" if problem else None

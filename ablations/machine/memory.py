@@ -5,12 +5,12 @@ from pathlib import Path
 
 
 def format_bytes(size: int) -> str:
-    """Bytes for people, in 2^20 and 2^30: 212 MB, 1.4 GB."""
+    """Return a size as text, in units of 2^20 and 2^30 bytes: 212 MB, 1.4 GB."""
     return f"{size / 2**20:.0f} MB" if size < 1000 * 2**20 else f"{size / 2**30:.1f} GB"
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that processes here may still take: of the machine, and of the control groups around this one.
+    """Return the free memory in bytes, of the machine and of the control groups of this process.
 
     What the kernel would give back (caches) counts as available. None where it does not say.
     """
@@ -19,7 +19,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
 
 def _left_in_groups(root: Path) -> Iterator[int | None]:
-    """What is left of the limit of each control group that this process is in, and of those around it."""
+    """Yield the remaining bytes of each control group of this process and of its ancestors."""
     for line in _lines(root / "proc/self/cgroup"):
         number, controllers, path = line.split(":", 2)
         if number == "0":  # version 2
@@ -39,13 +39,13 @@ def _left_in_groups(root: Path) -> Iterator[int | None]:
 
 
 def _number(path: Path) -> int | None:
-    """The whole number in a file; None for `max`, and where there is none."""
+    """Return the integer in a file; None for `max` or if there is none."""
     text = "".join(_lines(path)).strip()
     return int(text) if text.isdecimal() else None
 
 
 def _field(path: Path, name: str) -> int | None:
-    """The number behind a name in a file of names and numbers."""
+    """Return the number after a name in a file of names and numbers."""
     for line in _lines(path):
         words = line.split()
         if len(words) > 1 and words[0] == name and words[1].isdecimal():

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Versions of those packages that are installed."""
+    """Return the versions of those packages that are installed."""
     found = {}
     for package in packages:
         try:
@@ -26,7 +26,7 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def has_cupy() -> bool:
-    """Whether CuPy is installed; does not import it."""
+    """Return whether CuPy is installed, without importing it."""
     return find_spec("cupy") is not None
 
 

@@ -5,7 +5,7 @@ import subprocess
 
 
 def output(*command: str) -> str:
-    """What a command prints; empty when it is absent, fails or takes too long."""
+    """Return the output of a command; empty if it is missing, fails or takes too long."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -14,7 +14,7 @@ def output(*command: str) -> str:
 
 
 def exists(pid: int) -> bool:
-    """Whether there is a process of this number here, of whatever user."""
+    """Return whether a process with this number exists on this machine, of any user."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

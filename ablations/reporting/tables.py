@@ -77,7 +77,7 @@ class Table:
     left: int = 1
 
     def __str__(self) -> str:
-        """The table as GitHub's markdown; `< 0.001` stays on one line."""
+        """Return the table as GitHub's markdown; `< 0.001` stays on one line."""
         marks = [":--" if i < self.left else "--:" for i in range(len(self.header))]
         lines = [self._header(_markdown), marks, *([_markdown(cell) for cell in row] for row in self.rows)]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -35,7 +35,7 @@ class StudyPlan:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "StudyPlan":
-        """The plan back from `to_plain`; UsageError, TypeError or KeyError when it is something else."""
+        """Return the plan from the output of `to_plain`. Raises UsageError, TypeError or KeyError if invalid."""
         return cls(
             study=plain["study"],
             grid=plain["grid"],

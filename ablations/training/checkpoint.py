@@ -35,7 +35,7 @@ class TrainingState:
 
 
 def to_bytes(snapshot: TrainingState, identity: dict[str, str]) -> bytes:
-    """The file of a snapshot of the run that `identity` tells apart from all others."""
+    """Return the content of a checkpoint file; `identity` identifies the run and its code."""
     from safetensors.numpy import save
 
     metadata = {"vitab": json.dumps({"identity": identity, "notes": snapshot.notes})}
@@ -44,7 +44,7 @@ def to_bytes(snapshot: TrainingState, identity: dict[str, str]) -> bytes:
 
 
 def from_bytes(content: bytes, identity: dict[str, str]) -> TrainingState | None:
-    """The snapshot in a file; None when it is damaged or of something else."""
+    """Return the checkpoint in a file; None if it is damaged or has another identity."""
     from safetensors.numpy import load
 
     digest, _, body = content.partition(b"\n")

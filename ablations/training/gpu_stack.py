@@ -19,8 +19,10 @@ STEPS_AT_ONCE = 16
 
 
 def recipe_on_device(config: RunConfig, dataset: Dataset, image_bytes: int) -> DeviceAugmentation | None:
-    """What kernels do to the batches of such runs. None where the host makes them and brings them over: of pictures too
-    large (more than `image_bytes`) to be changed on the chip by more than crops and flips."""
+    """Return the augmentation that GPU kernels apply to the batches of such runs, None if the CPU makes the batches.
+
+    Images larger than `image_bytes` can only be cropped and flipped on the GPU.
+    """
     changes = {name: getattr(config, name) for name in ("trivial_augment", "erase", "mixup", "cutmix")}
     too_large = dataset.image_size**2 * dataset.channels > image_bytes or dataset.channels > CHANNELS
     return (
@@ -97,7 +99,7 @@ class DeviceStack(Stack):
         return self.engine.resident(images, labels, mean, std, smoothing)
 
     def _start_epoch(self, epoch: int, peak: float = 1.0) -> None:
-        """Tells the engine each run's images and rates (times `peak`) of an epoch; a run that is over rests."""
+        """Pass each run's images and learning rates (times `peak`) of an epoch to the engine; skip ended runs."""
         taken = slice(self.steps * self.batch_size)
         order = np.stack([member.feed.train[member.feed.order(epoch)[taken]] for member in self.members])
         rates: list[list[float]] = []
@@ -112,7 +114,7 @@ class DeviceStack(Stack):
         self.engine.start_epoch(order, np.array(rates))
 
     def _note(self, epoch: int, done: int) -> None:
-        """Reads the mean loss of the first `done` steps of an epoch into each run's losses."""
+        """Add the mean loss of the first `done` steps of an epoch to each run's losses."""
         means = self.engine.totals[:, 0] / (done * self.batch_size)
         for r, member in self.live:
             with self.own(member):

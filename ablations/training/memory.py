@@ -19,23 +19,25 @@ USABLE = 0.9
 
 
 @dataclass(frozen=True)
-class Need:
-    """Bytes that R runs of one shape take in a process that trains them as one model."""
+class MemoryEstimate:
+    """Memory in bytes of a process that trains R runs of one shape as one model."""
 
     dataset: int
-    """Its images and labels, of which all runs of a process read."""
+    """Images and labels, shared by all runs of the process."""
     runs: int
     """Everything else that the runs need at their peak."""
     device: int = 0
-    """In the memory of a GPU, where they train there."""
+    """Memory of the GPU, if the runs train on one."""
 
     @property
     def process(self) -> int:
-        """Of a process that does nothing else."""
+        """Memory of a process that executes only these runs."""
         return PROCESS + self.dataset + self.runs
 
 
-def need(config: RunConfig, dataset: "Dataset", *, runs: int = 1, threads: int = 1, backend: str = "numpy") -> Need:
+def estimate_memory(
+    config: RunConfig, dataset: "Dataset", *, runs: int = 1, threads: int = 1, backend: str = "numpy"
+) -> MemoryEstimate:
     """Return the memory of R runs of this config, accurate to about 10 %.
 
     On a GPU all arrays are counted as float32, an upper bound.
@@ -64,13 +66,13 @@ def need(config: RunConfig, dataset: "Dataset", *, runs: int = 1, threads: int =
     moments = (runs * kept + 2 * kept, runs * (evaluated + average), runs * results)
     host = runs * (feed + batches) + max(moments)
     if backend == "numpy":
-        return Need(dataset_bytes(dataset), host + training)
+        return MemoryEstimate(dataset_bytes(dataset), host + training)
     training = device_training_bytes(
         model, runs=runs, batch_size=batch, precision=config.precision, average=bool(average)
     )
     swapped = runs * (batches + average)  # a batch of the host's, and the weights while their average is evaluated
     on_device = dataset_bytes(dataset) + training + swapped + runs * EVALUATED * 4 * dataset.classes
-    return Need(dataset_bytes(dataset), host, CONTEXT + on_device)
+    return MemoryEstimate(dataset_bytes(dataset), host, CONTEXT + on_device)
 
 
 def dataset_bytes(dataset: "Dataset") -> int:

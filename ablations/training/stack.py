@@ -97,7 +97,7 @@ class Stack:
         return [(r, member) for r, member in enumerate(self.members) if not member.over]
 
     def epoch(self, epoch: int) -> None:
-        """An epoch (from 1) of training, and what the validation splits say after it."""
+        """Train an epoch (from 1) and evaluate the validation splits after it."""
         self.begun = time.perf_counter()
         losses = self.train_epoch(epoch)
         seconds = (time.perf_counter() - self.begun) * self.share
@@ -121,7 +121,7 @@ class Stack:
                 member.on_epoch(metrics)
 
     def train_epoch(self, epoch: int) -> list[float]:
-        """The mean loss of each run over the steps of an epoch; NaN for one that is over."""
+        """Train an epoch; return the mean loss of each run over its steps, NaN for an ended run."""
         with ExitStack() as feeds:
             coming = [
                 feeds.enter_context(closing(member.feed.epoch(epoch, len(member.losses)))) for member in self.members
@@ -146,7 +146,7 @@ class Stack:
         return means
 
     def step(self, images: np.ndarray, targets: np.ndarray, rates: np.ndarray) -> list[float]:
-        """The losses before a step on images (R, B, h, w, c) and targets (R, B, C) at rates (R,)."""
+        """Execute a step on images (R, B, h, w, c), targets (R, B, C), rates (R,); return the losses before it."""
         ops = self.model.ops
         losses = self.engine.step(ops.asarray(images), ops.asarray(targets), rates)
         if self.average is not None:
@@ -166,7 +166,7 @@ class Stack:
         return self.probabilities(images, [np.arange(len(images))] * len(self.members))
 
     def trial(self) -> Callable[[], object]:
-        """A step at a rate of 0, to be timed."""
+        """Execute a step at a learning rate of 0, for timing."""
         batches = [next(member.feed.epoch(1)) for member in self.members]
         images, targets = (np.stack(arrays) for arrays in zip(*batches, strict=True))
         return lambda: self.step(images, targets, np.zeros(len(self.members)))
@@ -190,21 +190,21 @@ class Stack:
         return np.concatenate(parts, axis=1)
 
     def state(self, run: int = 0) -> dict[str, np.ndarray]:
-        """The weights of a run that are evaluated."""
+        """Return the weights of a run with which it is evaluated."""
         with self._evaluated_weights():
             return self.model.state_dict(run)
 
     def seconds(self, member: StackedRun) -> float:
-        """A run's share of the time so far, with that of earlier attempts."""
+        """Return a run's share of the elapsed seconds, including earlier attempts."""
         return member.seconds_before + (time.perf_counter() - self.started) * self.share
 
     def images_after(self, done: int) -> int:
-        """Images of each run that are evaluated after so many steps of an epoch, before another step."""
+        """Return the images of each run evaluated after this step of an epoch, before the next step."""
         return len(self.members[0].feed.validation) if done == self.steps else 0
 
     def is_due(self, images: int = 0) -> bool:
         """Return whether to save checkpoints before another step and the evaluation of `images` images of each run."""
-        # to evaluate an image takes less time than to train on it
+        # evaluating an image takes less time than training on it
         due = [member.keeper.due(1 + images / self.batch_size) for _, member in self.live]
         return any(due)  # asks every run, which sends its heartbeat
 
@@ -248,7 +248,7 @@ class Stack:
         self.engine.close()
 
     def _make_engine(self, training: AdamWConfig, threads: int | None) -> tuple[Any, Any]:
-        """The engine, and the average of the weights (R, P) where the recipe has one."""
+        """Return the engine, and the average of the weights (R, P) if the recipe has one."""
         engine = Engine(self.model, training, self.batch_size, threads)
         return engine, self.model.parameters.flat.copy() if self.config.ema else None
 
@@ -261,13 +261,13 @@ class Stack:
         self.engine.optimizer.step = self.members[0].steps_before
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        """All arrays (R, P) that a step reads and writes."""
+        """Return all arrays (R, P) that a step reads and writes."""
         optimizer = self.engine.optimizer
         arrays = {"weights": self.model.parameters.flat, "first": optimizer.first, "second": optimizer.second}
         return arrays if self.average is None else arrays | {"average": self.average}
 
     def _batches(self, coming: Sequence[Iterator[Batch]]) -> Batch:
-        """The next batch of each run, (R, B, ...); that of another run for one that is over."""
+        """Return the next batch of each run, (R, B, ...); an ended run gets the batch of another run."""
         batches: dict[int, Batch] = {}
         for r, member in self.live:
             with self.own(member):
@@ -297,7 +297,7 @@ class Stack:
 
 
 def finite(part: str, loss: float, epoch: int) -> float:
-    """The loss itself. Raises VitabError when it is no number."""
+    """Return the loss. Raises VitabError if it is not finite."""
     if not np.isfinite(loss):
         raise VitabError(f"the {part} loss became {loss} in epoch {epoch}; try a lower learning_rate")
     return loss

@@ -138,7 +138,7 @@ def _record(stack: Stack, run: int, probabilities: np.ndarray, labels: np.ndarra
 def calibrate(
     config: RunConfig, dataset: Dataset, *, backend: str = "numpy", threads: int | None = None, stack: int = 1
 ) -> float:
-    """Seconds an epoch of this run will take, from a few of its steps; its share of them in a stack of so many."""
+    """Estimate the seconds per epoch of this run from a few steps; its share of them in a stack."""
     members = [StackedRun(replace(config, seed=config.seed + r), dataset) for r in range(stack)]
     together = _make_stack(members, dataset, backend, threads)
     trial = together.trial()

@@ -17,7 +17,7 @@ from ablations.execution import resources
 from ablations.execution.tasks import Task
 from ablations.machine import Device, available_memory, format_bytes
 from ablations.training import memory
-from ablations.training.memory import Need, need
+from ablations.training.memory import MemoryEstimate, estimate_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 MB = 2**20
@@ -41,8 +41,8 @@ def machine(monkeypatch):
         monkeypatch.setattr(resources, "devices", lambda: found)
         monkeypatch.setattr(
             memory,
-            "need",
-            lambda config, dataset, runs, threads, backend: Need(
+            "estimate_memory",
+            lambda config, dataset, runs, threads, backend: MemoryEstimate(
                 dataset=10 * MB, runs=run * config.depth // 2 * runs * MB, device=(500 + device * runs) * MB
             ),
         )
@@ -225,27 +225,27 @@ def test_memory_of_a_data_loader(changes):
     held = [feed.train, feed.validation]
     if not config.flip:
         held += feed._ready
-    one, two = (need(config, digits, runs=runs) for runs in (1, 2))
+    one, two = (estimate_memory(config, digits, runs=runs) for runs in (1, 2))
     assert (
         one.dataset
         == two.dataset
         == sum(getattr(digits, f"{part}_{what}").nbytes for part in ("train", "test") for what in ("images", "labels"))
     )
-    other = need(replace(config, validation=1e-3, data_fraction=1e-3), digits)
+    other = estimate_memory(replace(config, validation=1e-3, data_fraction=1e-3), digits)
     more = sum(array.nbytes for array in held)
     assert 0.9 * more <= one.runs - other.runs + 1e5  # except a few images
 
 
 def test_larger_runs_need_more_memory():
     digits = load("digits")
-    base = need(RunConfig(), digits).runs
+    base = estimate_memory(RunConfig(), digits).runs
     for changes in ({"width": 128}, {"depth": 4}, {"ema": 0.9}, {"patch": 1}, {"batch_size": 256}):
-        assert need(replace(RunConfig(), **changes), digits).runs > base, changes
-    assert need(RunConfig(), digits, threads=2).runs > base
-    assert need(RunConfig(), digits, runs=2).runs > 1.5 * base
-    on_gpu = need(RunConfig(), digits, backend="cupy")
-    assert on_gpu.device > memory.CONTEXT + need(RunConfig(), digits, backend="cupy", runs=1).dataset
-    assert need(RunConfig(), digits, backend="numpy").device == 0
+        assert estimate_memory(replace(RunConfig(), **changes), digits).runs > base, changes
+    assert estimate_memory(RunConfig(), digits, threads=2).runs > base
+    assert estimate_memory(RunConfig(), digits, runs=2).runs > 1.5 * base
+    on_gpu = estimate_memory(RunConfig(), digits, backend="cupy")
+    assert on_gpu.device > memory.CONTEXT + estimate_memory(RunConfig(), digits, backend="cupy", runs=1).dataset
+    assert estimate_memory(RunConfig(), digits, backend="numpy").device == 0
 
 
 CHILD = """
@@ -255,7 +255,7 @@ import numpy as np
 from ablations.machine.bench import peak_mb
 from ablations.config.run_config import RunConfig
 from ablations.data import Dataset, load
-from ablations.training.memory import need
+from ablations.training.memory import estimate_memory
 from ablations.training.checkpoint import Checkpointer
 from ablations.training.stack import StackedRun
 from ablations.training.trainer import train_together
@@ -271,7 +271,7 @@ members = [StackedRun(c, data, Checkpointer(folder / str(c.seed), {}, interval=0
 ends = []
 train_together(members, data, lambda member, end: ends.append(end), threads=threads)
 assert not [end for end in ends if isinstance(end, BaseException)], ends
-print(json.dumps([need(configs[0], data, runs=runs, threads=threads).process / 2**20, peak_mb()]))
+print(json.dumps([estimate_memory(configs[0], data, runs=runs, threads=threads).process / 2**20, peak_mb()]))
 """
 SHORT = {"epochs": 1, "warmup_epochs": 0.0}
 

@@ -27,7 +27,7 @@ from ablations.execution.tasks import ExecutionSettings, Finished, Listener, Tas
 from ablations.execution.worker import ProgressRecorder
 from ablations.machine import format_bytes
 from ablations.storage import Store
-from ablations.training.memory import need
+from ablations.training.memory import estimate_memory
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -156,7 +156,7 @@ class ClusterRuns:
         run_shape = shape(task.config)
         if run_shape not in self.memory:
             dataset = dataset_for(task.config, self.settings.data_dir)
-            self.memory[run_shape] = need(task.config, dataset, backend=self.settings.backend).process
+            self.memory[run_shape] = estimate_memory(task.config, dataset, backend=self.settings.backend).process
         return self.memory[run_shape]
 
     # -- events --
