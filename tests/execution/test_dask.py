@@ -271,7 +271,7 @@ def test_a_killed_worker_process_is_replaced_and_its_run_retried(local, place, m
     _, tasks = plan_and_tasks(store, 1)
     (Path("cache") / "vitab" / "cluster").mkdir(parents=True)
     monkeypatch.setattr(Store, "contents", lambda self, key: ({}, {}))
-    monkeypatch.setattr(Store, "receive", lambda self, key, files, sums, held: None)
+    monkeypatch.setattr(Store, "receive", lambda self, key, files, sums, held, replaces: None)
     execute_run(local, store, tasks, log)
     reason = "its worker process was killed by SIGKILL (possibly out of memory)"
     assert [event[:2] for event in log.events] == [
