@@ -130,7 +130,7 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
                 lines.append(f"{name} failed: {reason} ({store.folder(key) / 'failure.json'})")
             else:
                 counts["to do"] += 1
-        if warning := stale_runs_warning(store, plan):
+        if warning := stale_runs_warning(plan, stale[plan.study]):
             lines.append(warning)
         add_row(rows, plan.study, *map(str, counts.values()), plan.question)
         to_do, active = to_do + counts["to do"], active + counts["running"]

@@ -79,7 +79,7 @@ def _execute(
 ) -> None:
     from ablations.execution.execute import execute_plan
     from ablations.execution.interrupt import Interrupt
-    from ablations.storage import stale_runs_warning
+    from ablations.storage import stale_runs, stale_runs_warning
 
     store.check_writable()
     total, others = len(plan.keys), len(plan.keys) - len(tasks)
@@ -92,7 +92,7 @@ def _execute(
         display.say(
             console, f"study {plan.study} already exists with a different plan; replacing it (finished runs are kept)"
         )
-    if tasks and (warning := stale_runs_warning(store, plan)):
+    if tasks and (warning := stale_runs_warning(plan, stale_runs(store, plan))):
         echo(f"warning: {warning}", err=True)
     live = console.is_terminal and not quiet
     listener = (LiveProgress if live else Progress)(console, tasks, skipped=len(finished))

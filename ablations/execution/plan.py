@@ -135,8 +135,8 @@ def tasks_of(plan: StudyPlan, arms: Sequence[Arm], store: Store, again: Containe
             run_label(config, axes),
             weights[key],
             store.failed_attempt(key),
-            replaces=store.result_digest(key),
+            replaces=result,
         )
         for key, config in plan.runs.items()
-        if not store.done(key) or key in again
+        if (result := store.result_digest(key)) is None or key in again
     ]

@@ -130,7 +130,7 @@ class RunQueue:
         self._tasks.append(task)
 
     def _ended_elsewhere(self, task: Task) -> bool:
-        if self._store.result_digest(task.key) not in (None, task.replaces):
+        if self._store.done(task.key, task.replaces):
             try:
                 result = self._store.result(task.key)
             except VitabError as error:

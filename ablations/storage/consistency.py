@@ -59,9 +59,8 @@ def stale_runs(store: Store, plan: StudyPlan) -> dict[str, list[str]]:
     return found
 
 
-def stale_runs_warning(store: Store, plan: StudyPlan) -> str | None:
-    """Return a warning if finished runs of a study were trained by other code than this; else None."""
-    stale = stale_runs(store, plan)
+def stale_runs_warning(plan: StudyPlan, stale: dict[str, list[str]]) -> str | None:
+    """Return a warning about the stale runs of a study, as `stale_runs` returns them; None if there are none."""
     if not stale:
         return None
     components = ", ".join(dict.fromkeys(name for names in stale.values() for name in names))

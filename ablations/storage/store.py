@@ -107,9 +107,9 @@ class Store:
 
     # -- runs --
 
-    def done(self, key: str) -> bool:
-        """Return whether the run is finished."""
-        return self._manifest(key) is not None
+    def done(self, key: str, replaces: str | None = None) -> bool:
+        """Return whether the run is finished, with another result than that with the digest `replaces`."""
+        return self.result_digest(key) not in (None, replaces)
 
     def result_digest(self, key: str) -> str | None:
         """Return the SHA-256 of a finished run's checksums, which identifies this result; None if not finished."""
@@ -281,7 +281,7 @@ class Store:
         """
 
         def check() -> None:
-            if not held() or self.result_digest(key) not in (None, replaces):
+            if not held() or self.done(key, replaces):
                 raise TakenOverError
 
         check()
