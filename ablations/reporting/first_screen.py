@@ -6,21 +6,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ablations.reporting.formatting import interval_text, p_text, points_text
+from ablations.reporting.formatting import interval_cell, p_text, points_text
 from ablations.reporting.tables import Strong, Table, word
 from ablations.statistics import ALPHA, MARGIN, Contrast, Verdict, verdict
 
 
 def verdict_table(axis: str, contrasts: Sequence[Contrast]) -> Table:
-    """Return the contrasts of the levels of `axis` as a table; intervals are omitted if there are none."""
+    """Return the contrasts of the levels of `axis` as a table.
+
+    Intervals are omitted if there are none, the number of settings if no contrast lacks one.
+    """
     intervals = any(np.isfinite(contrast.low) for contrast in contrasts)
+    partial = any(contrast.cells < contrast.cells_planned for contrast in contrasts)
     rows = []
     for c in contrasts:
-        interval = interval_text(c.low, c.high) if np.isfinite(c.low) else "–"
         difference = points_text(c.mean) if np.isfinite(c.mean) else "–"
+        optional = [f"{c.cells} of {c.cells_planned}"] * partial + [interval_cell(c.low, c.high)] * intervals
         level = c.subject.removeprefix(f"{word(axis)} ")
-        rows.append((level, Strong(str(verdict(c))), difference, *[interval] * intervals, p_text(c.p_adjusted)))
-    header = [word(axis), "verdict", "difference", *["95 % interval"] * intervals, "adjusted p"]
+        rows.append((level, Strong(str(verdict(c))), difference, *optional, p_text(c.p_adjusted)))
+    optional = ["settings"] * partial + ["95 % interval"] * intervals
+    header = [word(axis), "verdict", "difference", *optional, "adjusted p"]
     return Table(header, rows, left=2)
 
 

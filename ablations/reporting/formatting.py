@@ -30,11 +30,23 @@ def interval_text(low: float, high: float) -> str:
     return f"{_end_text(low)} to {_end_text(high)}"
 
 
+def has_spread(low: float, high: float) -> bool:
+    """Return whether an interval has a width; without one, all seeds of a setting gave the same value."""
+    return high - low >= 1e-9
+
+
+def interval_cell(low: float, high: float) -> str:
+    """Return an interval in points for a table: `no spread` if its width is zero, a dash if there is none."""
+    if not np.isfinite(low):
+        return "–"
+    return interval_text(low, high) if has_spread(low, high) else "no spread"
+
+
 def mean_interval(low: float, high: float) -> str:
     """Return the interval of a mean in percent; `all equal` if its width is zero, empty if there is none."""
     if not np.isfinite(low):
         return ""
-    return "all equal" if high - low < 1e-9 else f"{low:.1f} to {high:.1f}"
+    return f"{low:.1f} to {high:.1f}" if has_spread(low, high) else "all equal"
 
 
 def _end_text(value: float) -> str:

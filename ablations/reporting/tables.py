@@ -17,7 +17,7 @@ from ablations.config import level_text
 from ablations.config.safe_text import bold, code, latex, markdown, shortened
 from ablations.reporting.claims_table import contrast_row
 from ablations.reporting.findings import more_seeds
-from ablations.reporting.formatting import interval_text, mean_interval, p_text, points_text
+from ablations.reporting.formatting import interval_cell, mean_interval, p_text, points_text
 from ablations.statistics import (
     Analysis,
     Contrast,
@@ -178,7 +178,7 @@ def contrasts_table(contrasts: Sequence[Contrast]) -> Table:
                 c.reference,
                 _verdict(c),
                 _points(c.mean),
-                _interval(c),
+                interval_cell(c.low, c.high),
                 p_text(c.p),
                 p_text(c.p_adjusted),
                 _number(c.effect_size, ".2f"),
@@ -231,7 +231,7 @@ def interactions_table(found: Sequence[Interaction]) -> Table:
                 _points(i.from_lead),
                 _points(i.lead),
                 _points(i.change.mean),
-                _interval(i.change),
+                interval_cell(i.change.low, i.change.high),
                 p_text(i.change.p),
                 p_text(i.change.p_adjusted),
                 i.change.n,
@@ -377,7 +377,3 @@ def _points(value: float) -> str:
 
 def _number(value: float, form: str) -> str:
     return f"{value:{form}}".replace("-", "−") if np.isfinite(value) else "–"
-
-
-def _interval(c: Contrast) -> str:
-    return interval_text(c.low, c.high) if np.isfinite(c.low) else "–"

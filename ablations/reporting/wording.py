@@ -17,7 +17,7 @@ from ablations.reporting.findings import (
     SummaryFinding,
     more_seeds,
 )
-from ablations.reporting.formatting import interval_text, listed, mean_interval, p_phrase, p_text, points_text
+from ablations.reporting.formatting import has_spread, interval_text, listed, mean_interval, p_phrase, p_text, points_text
 from ablations.statistics import ALPHA, MARGIN, MOST_SEEDS, SEQUENTIAL, Contrast, Interaction, Verdict, verdict
 
 OBSERVED = "if difference and spread stay as observed"
@@ -57,7 +57,7 @@ def _lead(finding: SummaryFinding) -> str:
     several = len(finding.contrasts) > 1
     if kind is Verdict.NO_PAIRS:
         return f"{subject} cannot be compared with {base}: no pair of runs has finished."
-    average = f" on average over {axes_text(finding.averaged_over)}" if finding.averaged_over else ""
+    average = _average(c, axes_text(finding.averaged_over) if finding.averaged_over else "the settings")
     amount = f"{abs(c.mean):.1f} points{average}{_interval_in_brackets(c)}"
     difference = f"the difference is {points_text(c.mean)} points{average}{_interval_in_brackets(c)}"
     if finding.leader == finding.baseline and several:
@@ -229,11 +229,9 @@ def _interval_excludes_zero(c: Contrast) -> str:
 
 
 def _interval_within_margin(c: Contrast) -> str:
-    if not (c.low >= -MARGIN and c.high <= MARGIN):
+    if not (c.low >= -MARGIN and c.high <= MARGIN) or not has_spread(c.low, c.high):
         return ""
     start = f" The interval lies within {MARGIN:g} points of zero, but"
-    if np.isnan(c.p_equivalence):
-        return f"{start} all differences are equal, so their spread is unknown."
     if c.sequential:
         return f"{start} the equivalence test, which covers all looks, does not pass."
     return f"{start} the equivalence test does not pass after correction for several comparisons."
@@ -251,6 +249,8 @@ def _power(c: Contrast) -> str:
         floor += ", so no difference can be shown."
     if c.seeds < 2:
         return f"{floor} One seed per setting does not show the spread between seeds; run at least 2 more."
+    if not has_spread(c.low, c.high):
+        return f"{floor} Without spread between seeds, the number of seeds needed cannot be estimated."
     if c.sequential:
         needed = f"about {count(c.seeds_needed, 'seed')}" if c.seeds_needed else f"over {MOST_SEEDS:,} seeds"
         return f"{floor} A study of fixed size would need {needed} per setting, {OBSERVED}."
@@ -269,8 +269,12 @@ def _two_levels(i: Interaction) -> str:
     return f"{points_text(i.from_lead)} points at {before} and {points_text(i.lead)} points at {after}"
 
 
-def _average(c: Contrast) -> str:
-    return " on average over the settings" if c.cells > 1 else ""
+def _average(c: Contrast, settings: str = "the settings") -> str:
+    """Return over what the difference is a mean; settings without a pair are not hidden behind the name of all."""
+    if c.cells < c.cells_planned:
+        part = f"{c.cells} of {c.cells_planned} settings"
+        return f" on average over {part}" if c.cells > 1 else f" in {part}"
+    return f" on average over {settings}" if c.cells > 1 else ""
 
 
 def _interval_in_brackets(c: Contrast) -> str:
@@ -278,7 +282,10 @@ def _interval_in_brackets(c: Contrast) -> str:
 
 
 def _interval(c: Contrast) -> str:
-    return f"95 % interval {interval_text(c.low, c.high)}; " if np.isfinite(c.low) else ""
+    """Return the 95 % interval, or that all seeds of a setting give the same difference; empty without an interval."""
+    if not np.isfinite(c.low):
+        return ""
+    return f"95 % interval {interval_text(c.low, c.high)}; " if has_spread(c.low, c.high) else "no spread between seeds; "
 
 
 def _evidence(c: Contrast, noun: str = "pair", *, wins: bool = True) -> str:

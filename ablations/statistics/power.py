@@ -128,16 +128,15 @@ def seeds_needed(differences: FloatArray, alpha: float, power: float = 0.8) -> i
     """Return the seeds per setting at which the observed difference and spread would be found with this power.
 
     `differences` is (G, S) with NaN. At least the seeds with which a sign-flip test can reach `alpha` at all. None if
-    more than 1,000 would be needed, or if the spread between seeds is unknown because no setting has two blocks.
+    more than 1,000 would be needed, or if the spread between seeds is unknown: no setting has two blocks, or the
+    differences within every setting are equal.
     """
     error, _ = estimate_error(differences)
-    if np.isnan(error):
+    if not error > 1e-12:
         return None
     counts = np.array([values.size for values in complete_blocks(differences)])
     cells, mean = counts.size, abs(estimate(differences))
     floor = next(n for n in range(1, MOST_SEEDS) if smallest_p(cells * n) <= alpha)
-    if error <= 1e-12:
-        return floor if mean else None
     effect = mean * np.sqrt(variance_shares(counts).sum()) / error
 
     def enough(seeds: int) -> bool:

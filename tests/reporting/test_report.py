@@ -20,6 +20,7 @@ from ablations.reporting.findings import (
     claims,
     more_seeds,
 )
+from ablations.reporting.first_screen import verdict_table
 from ablations.reporting.formatting import p_text
 from ablations.reporting.report import compose, write_report
 from ablations.reporting.tables import Table
@@ -306,6 +307,10 @@ def test_words_follow_the_verdict(claim, verdict, words):
 def test_a_claim_over_a_part_of_the_settings_names_it(lossy):
     text = (lossy / "README.md").read_text(encoding="utf-8")
     assert "9 pairs over 3 of 4 settings, ahead in 9)." in text
+    assert re.search(r"\*\*rope\*\* .* on average over 3 of 4 settings", text.split("## Answer")[1].split("\n##")[0])
+    head = text.split("in percentage points, averaged over depth and patch:\n\n")[1].split("\n\n")[0].splitlines()
+    assert head[0] == "| position | verdict | difference | settings | 95 % interval | adjusted p |"
+    assert [row.split(" | ")[3] for row in head[2:]] == ["4 of 4", "4 of 4", "3 of 4"]
     assert "12 pairs, ahead in 12)." in text
     assert "cannot be decided with 3 blocks over 1 of 2 settings: the smallest possible p is 0.250." in text
     assert "The smallest possible p is 0.0039 with 9 pairs and 0.00049 with 12 pairs." in text
@@ -318,7 +323,22 @@ def test_an_interval_within_the_margin_that_is_not_called_equivalent_says_why():
     assert "within 0.5" not in sentence(ContrastFinding(replace(near, high=0.51)))
     grown = replace(near, correction="sequential Holm")
     assert "the equivalence test, which covers all looks, does not pass" in sentence(ContrastFinding(grown))
-    assert "so their spread is unknown" in sentence(ContrastFinding(replace(near, p_equivalence=np.nan)))
+
+
+@pytest.mark.parametrize("correction", ["Holm", "sequential Holm"])
+def test_equal_differences_have_no_interval_and_no_number_of_seeds(correction):
+    equal = synthetic_results.make(
+        {"position": ("none", "rope")}, range(4), measure=lambda config: 0.9 + 0.002 * (config.position == "rope")
+    )
+    found = replace(baseline_contrasts(arrange(equal))[0], correction=correction)
+    text = sentence(ContrastFinding(found))
+    assert "the difference is +0.2 points (no spread between seeds; " in text
+    assert text.endswith("Without spread between seeds, the number of seeds needed cannot be estimated.")
+    assert "margin" not in text
+    assert "equivalence" not in text
+    assert str(verdict_table("position", [found])).splitlines()[-1] == (
+        f"| rope | **undecided** | +0.2 | no spread | {p_text(found.p_adjusted)} |"
+    )
 
 
 def test_an_undecided_change_says_how_many_more_seeds():

@@ -209,6 +209,7 @@ def test_seeds_needed_at_the_edges():
     assert power.seeds_needed(np.array([[5.0, 5.1, 4.9]]), alpha=0.05) == 6  # what a sign-flip test needs at all
     assert power.seeds_needed(np.array([[1.0, -1.0]]), alpha=0.05) is None
     assert power.seeds_needed(np.array([[1.0, NAN]]), alpha=0.05) is None
+    assert power.seeds_needed(np.array([[1.0, 1.0], [2.0, 2.0]]), alpha=0.05) is None
     assert power.seeds_needed(np.array([[1000.0, 1000.001]]), alpha=0.05) == 6
 
 
