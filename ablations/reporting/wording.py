@@ -17,7 +17,15 @@ from ablations.reporting.findings import (
     SummaryFinding,
     more_seeds,
 )
-from ablations.reporting.formatting import has_spread, interval_text, listed, mean_interval, p_phrase, p_text, points_text
+from ablations.reporting.formatting import (
+    has_spread,
+    interval_text,
+    listed,
+    mean_interval,
+    p_phrase,
+    p_text,
+    points_text,
+)
 from ablations.statistics import ALPHA, MARGIN, MOST_SEEDS, SEQUENTIAL, Contrast, Interaction, Verdict, verdict
 
 OBSERVED = "if difference and spread stay as observed"
@@ -285,7 +293,9 @@ def _interval(c: Contrast) -> str:
     """Return the 95 % interval, or that all seeds of a setting give the same difference; empty without an interval."""
     if not np.isfinite(c.low):
         return ""
-    return f"95 % interval {interval_text(c.low, c.high)}; " if has_spread(c.low, c.high) else "no spread between seeds; "
+    return (
+        f"95 % interval {interval_text(c.low, c.high)}; " if has_spread(c.low, c.high) else "no spread between seeds; "
+    )
 
 
 def _evidence(c: Contrast, noun: str = "pair", *, wins: bool = True) -> str:

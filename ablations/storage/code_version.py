@@ -7,10 +7,12 @@ part of a run's key. Comments, docstrings and blank lines do not count.
 
 import ast
 import hashlib
+import importlib.util
 import inspect
 import io
 import re
 import tokenize
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -88,20 +90,53 @@ def package_digest() -> str:
 
 
 def position_sources(position: str) -> tuple[str, ...]:
-    """Return the source of a positional encoding and of the modules of `vit.positions` that it imports."""
+    """Return the source of a positional encoding and of the modules that it imports from its package or folder.
+
+    The rest of vit does not count, as it belongs to the components, nor does the registry, which may get new encodings.
+    """
     from vit.positions import POSITIONS
 
+    kind = POSITIONS[position]
+    source = Path(inspect.getfile(kind)).resolve()
+    folder = source.parents[max(0, kind.__module__.count(".") - 1)]
+    encodings = {*_matching("vit/positions/*.py")} - {
+        *_matching("vit/positions/base.py"),
+        *_matching("vit/positions/__init__.py"),
+    }
+    elsewhere = {*_matching("vit/**/*.py")} - encodings
     found: dict[Path, None] = {}
-    left = [Path(inspect.getfile(POSITIONS[position])).resolve()]
+    left = [(kind.__module__, source)]
     while left:
-        path = left.pop()
-        if path.name in ("base.py", "__init__.py") or path in found:
-            continue
+        module, path = left.pop()
         found[path] = None
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vit.positions."):
-                left.append(path.with_name(f"{str(node.module).rpartition('.')[2]}.py"))
-    return tuple(sorted(str(path) for path in found))
+        left += [
+            (name, imported)
+            for name in _imported_names(path, module)
+            if (imported := _source_of(name)) and imported not in found and imported not in elsewhere
+            if folder in imported.parents and "site-packages" not in imported.relative_to(folder).parts
+        ]
+    return tuple(sorted(map(str, found)))
+
+
+def _imported_names(path: Path, module: str) -> Iterator[str]:
+    """Yield the names of modules that a source imports, and those that it may import (`from PACKAGE import NAME`)."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join(filter(None, [*above, node.module]))
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _source_of(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # not a package, or no module
+        return None
+    return Path(spec.origin).resolve() if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
 def component_digest(patterns: tuple[str, ...]) -> str:
@@ -120,25 +155,34 @@ def component_digest(patterns: tuple[str, ...]) -> str:
 def significant_source(path: Path) -> str:
     """Return a Python or CUDA source without comments, docstrings, trailing spaces and blank lines."""
     text = path.read_text(encoding="utf-8")
-    lines = _without_docstrings(text) if path.suffix == ".py" else _COMMENT.sub("", text).splitlines()
+    lines = _without_docstrings(text) if path.suffix == ".py" else _COMMENT.sub(_kept, text).split("\n")
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
-_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+_COMMENT = re.compile(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|//[^\n]*|/\*.*?\*/""", re.DOTALL)
+"""A string or character literal of C++, which may hold what looks like a comment; or a comment."""
+
+
+def _kept(found: re.Match[str]) -> str:
+    return found[1] or ""
 
 
 def _without_docstrings(text: str) -> list[str]:
     """Return the lines of a Python source with comments cut off and strings that stand alone (docstrings) removed."""
-    lines = text.splitlines()
+    lines = text.split("\n")
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            for row in range(node.lineno, (node.end_lineno or node.lineno) + 1):
-                lines[row - 1] = ""
-    return lines
+    rows = [line.encode() for line in lines]  # the columns of a syntax tree count bytes
+    alone = [
+        (node.lineno - 1, node.col_offset, (node.end_lineno or node.lineno) - 1, node.end_col_offset or 0)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    ]
+    for first, start, last, end in sorted(alone, reverse=True):
+        rows[first : last + 1] = [rows[first][:start] + rows[last][end:], *[b""] * (last - first)]
+    return [row.decode() for row in rows]
 
 
 def _matching(pattern: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from ablations.machine import ROOT
 from ablations.storage import Store, code_version, provenance, require_one_version, stale_runs, version_conflicts
 from ablations.storage.code_version import recorded_version
 from tests.support import fake_trainer, synthetic_results
-from vit.positions import Position
+from vit.positions import POSITIONS, Position
 
 SMOKE = ["run", "--grid", "smoke", "--set", "per_class=5", "--workers", "1"]
 
@@ -268,21 +269,85 @@ def test_comments_and_docstrings_are_not_code(tmp_path):
     for old, new in (("# no comment", "# a string"), ("X = 1", "X = 2"), ("int", "float")):
         path.write_text(code.replace(old, new))
         assert code_version.component_digest((str(path),)) != before, old
+    path.write_text('def g(): "é what it does"; return 1\n\x0c\nY = "a\u2028b"  # é\n')
+    assert code_version.significant_source(path) == 'def g(): ; return 1\nY = "a\u2028b"'
     cuda = tmp_path / "k.cu"
     cuda.write_text("int x; // one\n/* two\n lines */\nint y;\n")
     before = code_version.component_digest((str(cuda),))
     cuda.write_text("int x;\n\nint y; // three\n")
     assert code_version.component_digest((str(cuda),)) == before
+    cuda.write_text("""char* a = "/* \\" // one"; // "two"\nchar b = '"'; /* three */\n""")
+    assert code_version.significant_source(cuda) == """char* a = "/* \\" // one";\nchar b = '"';"""
 
 
 def test_an_encoding_and_the_modules_it_imports_are_its_component(tmp_path, monkeypatch):
-    names = [Path(path).name for path in code_version.position_sources("rope")]
-    assert names == ["rope.py"]
-    source = tmp_path / "mine.py"
-    source.write_text("from vit.positions.rope import rotary_angles\n")
-    (tmp_path / "rope.py").write_text("")
-    monkeypatch.setattr(code_version.inspect, "getfile", lambda kind: str(source))
-    assert [Path(path).name for path in code_version.position_sources("rope")] == ["mine.py", "rope.py"]
+    assert code_version.position_sources("rope") == (str(ROOT / "vit/positions/rope.py"),)
+    package = tmp_path / "my_encodings"
+    (package / "shared").mkdir(parents=True)
+    sources = {
+        "__init__.py": "",
+        "encoding.py": (
+            "import numpy\nfrom vit.positions import Position\nfrom vit.positions.rope import rotary_angles\n"
+            "from . import helper\nfrom .shared.tables import TABLE\n"
+            "class Mine(Position):\n    description = 'mine'\n"
+        ),
+        "helper.py": "import my_encodings.constants\n",
+        "constants.py": "from my_encodings import helper\n",
+        "other.py": "",
+        "shared/__init__.py": "",
+        "shared/tables.py": "TABLE = 1\n",
+    }
+    for name, text in sources.items():
+        (package / name).write_text(text)
+    (tmp_path / "alone.py").write_text("import alone_helper\n" + sources["encoding.py"].replace("from .", "#"))
+    (tmp_path / "alone_helper.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def found(module):
+        monkeypatch.setitem(POSITIONS, "mine", importlib.import_module(module).Mine)
+        return {Path(path).relative_to(tmp_path).as_posix() for path in code_version.position_sources("mine")}
+
+    own = {f"my_encodings/{name}" for name in sources} - {"my_encodings/other.py", "my_encodings/shared/__init__.py"}
+    assert found("my_encodings.encoding") == own
+    assert found("alone") == {"alone.py", "alone_helper.py"}
+
+
+def test_a_checkpoint_is_of_all_the_code_that_its_run_depends_on(tmp_path, monkeypatch):
+    def digest(position="rope", backend="numpy"):
+        code_version.code_version.cache_clear()
+        code_version.checkpoint_digest.cache_clear()
+        return code_version.checkpoint_digest(position, backend)
+
+    for folder in ("vit", "ablations"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code_version, "ROOT", tmp_path)
+    monkeypatch.setattr(
+        code_version, "position_sources", lambda position: (str(tmp_path / f"vit/positions/{position}.py"),)
+    )
+    before = digest()
+    assert len({before, digest("none"), digest(backend="cupy")}) == 3
+
+    def changed(name):
+        path = tmp_path / name
+        text = path.read_text(encoding="utf-8")
+        path.write_text(f"{text}\nEDITED = 1\n", encoding="utf-8")
+        after = digest()
+        path.write_text(text, encoding="utf-8")
+        return after != before
+
+    try:
+        for name in ("vit/layers.py", "vit/positions/base.py", "vit/positions/rope.py", "vit/backend/gemm.py"):
+            assert changed(name), name
+        for name in ("ablations/training/stack.py", "ablations/training/checkpoint.py", "ablations/data/loader.py"):
+            assert changed(name), name
+        for name in ("vit/positions/learned.py", "vit/positions/__init__.py", "vit/backend/cupy_ops.py"):
+            assert not changed(name), name
+        for name in ("ablations/reporting/wording.py", "ablations/data/cifar.py", "ablations/execution/pool.py"):
+            assert not changed(name), name
+        assert digest() == before
+    finally:
+        code_version.code_version.cache_clear()
+        code_version.checkpoint_digest.cache_clear()
 
 
 def test_an_encoding_without_a_description_is_refused_when_it_is_defined():
