@@ -118,13 +118,16 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
         counts = dict.fromkeys(numbers, 0) | {"runs": len(plan.keys)}
         for key, config in plan.runs.items():
             name = f"{plan.study}: {run_label(config, axes)}"
-            if key in stale[plan.study]:  # a finished run, even while it is trained again
+            if key in stale[plan.study]:
                 counts["stale"] += 1
-            if store.done(key):
-                counts["done"] += 1
-            elif (owner := active_lease(store.folder(key))) is not None:
-                counts["running" if owner["silent"] < LEASE_TIMEOUT else "to do"] += 1
+            finished = store.done(key)
+            owner = active_lease(store.folder(key)) if not finished or key in stale[plan.study] else None
+            alive = owner is not None and owner["silent"] < LEASE_TIMEOUT
+            if owner is not None and (alive or not finished):
+                counts["running" if alive else "to do"] += 1
                 lines.append(f"{name} {running(owner)}")
+            elif finished:
+                counts["done"] += 1
             elif (reason := store.failure(key)) is not None:
                 counts["failed"] += 1
                 lines.append(f"{name} failed: {reason} ({store.folder(key) / 'failure.json'})")

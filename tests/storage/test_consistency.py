@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ablations.cli import app
+from ablations.commands.display import view_studies
 from ablations.errors import UsageError
 from ablations.machine import ROOT
 from ablations.storage import Store, code_version, provenance, require_one_version, stale_runs, version_conflicts
@@ -104,11 +105,12 @@ def test_an_interrupted_or_failed_retry_of_stale_runs_keeps_their_results(edit, 
         "study runs done stale failed to do running question smoke 2 2 2 0 0 0"
     )
 
-    real = trainer.train
+    real, running = trainer.train, []
 
     def stop_at(error, config):
         def train(given, *arguments, **options):
             if given == config:
+                running.append(view_studies(store)[2])
                 raise error
             return real(given, *arguments, **options)
 
@@ -119,6 +121,7 @@ def test_an_interrupted_or_failed_retry_of_stale_runs_keeps_their_results(edit, 
     failed = vitab(*retry)
     assert failed.exit_code == 1, failed.output
     assert "1 of 2 runs failed; the same command retries them" in failed.stderr
+    assert running == [1]
     assert store.result_digest(first) == old[first]
     assert old[second] != store.result_digest(second) is not None
     assert list(stale_runs(store, plan)) == [first]
