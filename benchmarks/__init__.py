@@ -1,1 +1,1 @@
-"""Benchmarks of speed, memory and statistics. Only the comparisons with PyTorch require PyTorch."""
+"""Benchmarks of speed, memory and statistics. Only comparisons with PyTorch require PyTorch."""

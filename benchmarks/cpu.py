@@ -1,8 +1,9 @@
-"""Compare CPU training steps of vitab and PyTorch in one process: `python -m benchmarks.cpu`.
+"""Comparison of CPU training steps of vitab and PyTorch in one process: `python -m benchmarks.cpu`.
 
-Steps alternate. A pair is one step of each, measured after 0.02 s of untimed steps of the same kind. The reported
-ratio is the median over pairs, with the middle 90 % of the pairs. "products" are the matrix products of the step
-alone. Peak memory is measured in a separate process that runs a few steps, and includes the libraries.
+The steps of vitab and PyTorch alternate. Each step is timed after 0.02 s of untimed steps of the same kind. A pair is
+one step of each. The reported ratio is the median over all pairs, with the range of the middle 90 % of the pairs.
+"products" is the time of the matrix products of a step, measured alone, divided by the time of the step. Peak memory is
+measured in a separate process that runs a few steps, and includes the libraries.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from benchmarks.shapes import POSITIONS, SHAPES
 
 @dataclass(frozen=True)
 class Record:
-    """Row of the table: times in ms, memory in 2^20 bytes, ratios to the faster PyTorch. None: not measured."""
+    """Row of the table: times in ms, memory in 2^20 bytes, ratios to the faster PyTorch variant. None: not measured."""
 
     shape: str
     position: str

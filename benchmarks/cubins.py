@@ -1,7 +1,7 @@
-"""Print the resources of every CUDA kernel: `python -m benchmarks.cubins`. Does not need a GPU.
+"""Resources of every CUDA kernel: `python -m benchmarks.cubins`. A GPU is not needed.
 
-Compiles the kernels that train and evaluate the measured shapes in float32 and bf16 with NVRTC, and prints their
-registers, static shared memory and spills. The exit code is 1 if there is a warning or a spill.
+The program compiles the kernels that train and evaluate the measured shapes in float32 and bf16 with NVRTC. It prints
+their registers, static shared memory and spills. The exit code is 1 if there is a compiler warning or a spill.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def used() -> set[str]:
 
 
 def _launch_all(kernels: CudaKernels, shape: Shape, position: str, kind: type) -> None:
-    """Call every method once, on one image of one run."""
+    """Call every kernel method once, with one image of one run."""
     config = shape.config(position)
     tokens, width, heads, head_width = config.tokens, config.width, config.heads, config.head_width
 

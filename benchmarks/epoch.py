@@ -1,8 +1,8 @@
-"""Measure the cost of data loading and augmentation: `python -m benchmarks.epoch`.
+"""Cost of data loading and augmentation: `python -m benchmarks.epoch`.
 
-Compares an epoch, in which batches are made and augmented, with the same number of steps on one fixed batch. The two
-alternate, and the median of the paired ratios is printed. The photographs are random, since only their size matters
-here.
+The program compares an epoch, which loads and augments its batches, with the same number of steps on one fixed batch.
+Both are measured alternately, and the median of the paired ratios is printed. The photographs are random, because only
+their size affects the time.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def photographs(count: int = 1280) -> Dataset:
 
 
 def ratio(config: RunConfig, dataset: Dataset, rounds: int) -> tuple[float, float]:
-    """Return the time of an epoch divided by that of its steps, and milliseconds per step."""
+    """Return the time of an epoch divided by the time of its steps, and the milliseconds per step."""
     member = StackedRun(config, dataset)
     run, feed, rate = Stack([member], dataset), member.feed, np.array([1e-4])
     images, targets = (array[None] for array in next(feed.epoch(1)))
@@ -56,7 +56,7 @@ def main() -> int:
             fields = {**find_recipe(case), "epochs": options.rounds, "warmup_epochs": 1.0, "drop_path": 0.0}
             config, dataset = RunConfig(data="cifar100", patch=4, depth=4, **fields), photographs()
         epoch, step = ratio(config, dataset, options.rounds)
-        print(f"{case:<7} an epoch takes {epoch:.3f} times its steps of {step:.2f} ms")
+        print(f"{case:<7} epoch / steps: {epoch:.3f}, {step:.2f} ms per step")
     return 0
 
 

@@ -1,10 +1,14 @@
-"""Check GPU training for correctness, then compare its speed with PyTorch: `python -m benchmarks.gpu`.
+"""Correctness checks of GPU training, and comparison of its speed with PyTorch: `python -m benchmarks.gpu`.
 
-Correctness: every operation and random draw is compared with the host, gradients of whole models with float64, R = 8
-with 8 x R = 1, and ten losses with the CPU. Speed: images per second of R = 1, 4, 16, 64 runs trained as one model,
-and their shares of the measured peaks of the chip. PyTorch uses bf16 autocast, eager and compiled (max-autotune;
-models are compiled while vitab is checked), alternating with R = 1; then R PyTorch processes run at the same time.
-Each part has a share of the time and lists what it omitted; a part that hangs is stopped.
+Correctness: every operation and random draw is compared with the host, gradients of whole models are compared with
+float64, eight runs trained as one model (R = 8) with the same runs trained alone, and ten losses with the CPU.
+
+Speed: images per second of R = 1, 4, 16, 64 runs trained as one model, and their shares of the measured peaks of the
+GPU. PyTorch uses bf16 autocast, eager and compiled (max-autotune). Its models are compiled while vitab is checked. The
+steps of PyTorch alternate with those of R = 1. Afterwards, R PyTorch processes train at the same time.
+
+Each part has a share of the time limit and adds a note for each measurement that it omits. If a part hangs, the process
+is stopped after the time limit.
 """
 
 import argparse
@@ -35,18 +39,18 @@ from vit.backend.cuda.ops import CudaOps
 
 RUNS = (1, 4, 16, 64)
 PROCESSES = (4, 16)
-"""R at which separate PyTorch processes are measured; 64 processes would not fit into host memory."""
+"""Values of R for which separate PyTorch processes are measured. 64 processes would not fit into host memory."""
 PROCESS_WIDTHS = 128
-"""Maximum width for which separate processes are measured; one process of these leaves the chip partly idle."""
+"""Maximum width for which separate processes are measured. One process with such a model does not fully use the GPU."""
 PROCESS_SECONDS = 4.0
 ENDS = {"checks": 0.2, "compile": 0.43, "alone": 0.66, "stacks": 0.89, "processes": 1.0}
-"""End of each part, as a share of the time. Unused time goes to the next part."""
+"""End of each part, as a share of the time limit. The next part can use the time that a part leaves over."""
 GRACE = 15.0
-"""Seconds after the time limit when the process is stopped."""
+"""Seconds between the time limit and the forced exit of the process."""
 STARTING = 60.0
-"""Seconds for processes to import PyTorch and make their first models."""
+"""Time limit in seconds for processes to import PyTorch and create their first models."""
 SECONDS = 430.0
-"""Time limit of the benchmark."""
+"""Time limit of the benchmark in seconds."""
 RESULT = Path(__file__).parent / "results" / "gpu.json"
 T = TypeVar("T")
 
@@ -58,14 +62,14 @@ class Budget:
     seconds: float
     clock: Callable[[], float] = time.perf_counter
     notes: list[str] = field(default_factory=list)
-    """Descriptions of what was omitted."""
+    """Descriptions of omitted measurements."""
 
     def __post_init__(self) -> None:
         self.start = self.end = self.clock()
         self.name = ""
 
     def part(self, name: str) -> None:
-        """Start a part. It ends when the shares of it and of all parts before it are used up."""
+        """Start a part. It ends when its own share and the shares of all previous parts are used up."""
         self.name, self.end = name, self.start + self.seconds * ENDS[name]
 
     def spare(self, seconds: float) -> None:
@@ -78,7 +82,7 @@ class Budget:
         return max(0.0, self.end - self.clock())
 
     def allows(self, what: str, needed: float = 0.0) -> bool:
-        """Return whether more than `needed` seconds are left in this part; add a note if not."""
+        """Return whether more than `needed` seconds are left in this part. If not, add a note."""
         if self.left > needed:
             return True
         self.note(f"no time for {what}")
@@ -89,7 +93,7 @@ class Budget:
 
 
 class Benchmark:
-    """The benchmark: its parts, ordered so that the targets are measured first. `save` is called after each step."""
+    """GPU benchmark. Its parts are ordered so that targets are measured first. `save` is called after each step."""
 
     def __init__(
         self,
@@ -102,7 +106,7 @@ class Benchmark:
         positions: Sequence[str],
         make: Make | None,
     ) -> None:
-        """`make` makes PyTorch models; None omits PyTorch."""
+        """Prepare the benchmark. `make` creates PyTorch models; if it is None, PyTorch is omitted."""
         self.make_ops, self.precisions, self.budget, self.save, self.make = make_ops, precisions, budget, save, make
         self.ops = make_ops(precisions[0])
         parts = [part.__name__ for part in gpu_checks.CHECKS]
@@ -112,7 +116,7 @@ class Benchmark:
         self.pairs = [(shape, position) for position in reversed(positions) for shape in large_first]
         self.records: dict[tuple[str, str, int], Record] = {}
         self.peers = ExitStack()
-        """Kills all started processes when it is closed."""
+        """Callbacks that kill all started processes when the stack is closed."""
         at_once = max(2, min(5, (os.cpu_count() or 1) // 4))
         self.compilations = Compilations(self.pairs, make, at_once) if make else None
         self.eager: Peer | None = None
@@ -123,7 +127,7 @@ class Benchmark:
                 self.peers.callback(self.compilations.close)
             self.check()
             self.prepare()
-            self.result.peaks = self.attempt("the chip's peaks", lambda: gpu_speed.measure_peaks(self.ops))
+            self.result.peaks = self.attempt("peaks of the GPU", lambda: gpu_speed.measure_peaks(self.ops))
             self.alone()
             self.stacks()
             self.processes()
@@ -133,7 +137,7 @@ class Benchmark:
     # Parts
 
     def check(self) -> None:
-        """Run every check in every precision, the first one without a time limit. Compilation time does not count."""
+        """Run every check in every precision, the first one without a time limit. Compilation time is not counted."""
         self.budget.part("checks")
         host = multiprocessing.get_context("spawn").Process(target=gpu_checks.compile_host_side, daemon=True)
         host.start()
@@ -178,18 +182,18 @@ class Benchmark:
                 self.budget.note(f"{why}, {shape}, {position}")
 
     def alone(self) -> None:
-        """Measure R = 1, alternating with PyTorch."""
+        """Measure R = 1, alternately with PyTorch."""
         self.budget.part("alone")
         for shape, position in self.pairs:
             self.records[shape, position, 1] = Record(shape, position, 1)
             if self.budget.allows(f"{shape}, {position}, R=1"):
                 self._alone(shape, position)
             self.keep()
-        for peers in filter(None, (self.eager, self.compilations)):  # frees device memory for the next parts
+        for peers in filter(None, (self.eager, self.compilations)):  # free device memory for the next parts
             peers.close()
 
     def stacks(self) -> None:
-        """Measure R runs as one model, with increasing R, as far as time and memory allow."""
+        """Measure R runs trained as one model, in increasing order of R, as far as time and memory allow."""
         self.budget.part("stacks")
         for position in dict.fromkeys(position for _, position in self.pairs):
             for runs in RUNS[1:]:
@@ -203,7 +207,7 @@ class Benchmark:
                     self.keep()
 
     def processes(self) -> None:
-        """Measure R PyTorch processes at the same time."""
+        """Measure R PyTorch processes that train at the same time."""
         self.budget.part("processes")
         pairs = [(shape, position) for shape, position in self.pairs if GPU_SHAPES[shape].width <= PROCESS_WIDTHS]
         if not self.make or not pairs or not self.budget.allows("processes", STARTING / 2):
@@ -230,15 +234,15 @@ class Benchmark:
     # Helpers
 
     def attempt(self, what: str, work: Callable[[], T]) -> T | None:
-        """Return the result of `work`, or None with a note if it raises, so that the benchmark continues."""
+        """Return the result of `work`. If it raises, add a note and return None, so that the benchmark continues."""
         try:
             return work()
         except Exception as error:
             lines = f"{type(error).__name__}: {error}".splitlines()
             reason = "no memory" if isinstance(error, MemoryError) else lines[0][:200]
-        # outside the except clause, in which the exception still references the arrays
+        # Outside the except clause, because the exception references the arrays until the clause ends.
         self.budget.note(f"{what}: {reason}")
-        with suppress(Exception):  # if the chip has failed permanently
+        with suppress(Exception):  # the GPU may be in an unrecoverable state
             gpu_speed.release(self.ops)
         return None
 
@@ -255,7 +259,7 @@ class Benchmark:
         self.save(self.result)
 
     def _start_eager(self) -> None:
-        """Start a process for eager PyTorch models, which makes its first model."""
+        """Start a process for eager PyTorch models, and request its first model."""
         assert self.make
         self.eager = Peer(self.make)
         self.peers.callback(self.eager.close)
@@ -279,14 +283,14 @@ class Benchmark:
             record = self.attempt(f"{name} without PyTorch", lambda: self._measure(shape, position, 1))
         if compiled:
             compiled.close()
-        if eager and eager.pending:  # discards a late answer
+        if eager and eager.pending:  # discard a late answer
             eager.close()
             self.attempt("torch eager", self._start_eager)
         if record:
             self.records[shape, position, 1] = record
 
     def _measure(self, shape: str, position: str, runs: int, others: Sequence[Way] = ()) -> Record:
-        """Measure R runs as one model, alternating with `others`."""
+        """Measure R runs trained as one model, alternately with `others`."""
         together = RunsAsOne(GPU_SHAPES[shape], position, runs, self.ops)
         times = time_ways([together.way(), together.products(GPU_SHAPES[shape].batch), *others])
         seconds = times["vitab"].seconds
@@ -313,7 +317,7 @@ class Benchmark:
 
 
 def machine(ops: CudaOps) -> dict[str, object]:
-    """Return the chip and the package versions."""
+    """Return the GPU, the CPU, the system and the package versions."""
     from ablations.machine import cpu_model, describe_gpus
 
     packages: dict[str, object] = {}
@@ -327,12 +331,12 @@ def machine(ops: CudaOps) -> dict[str, object]:
 
 
 def stop_after(seconds: float, benchmark: Benchmark, leave: Callable[[int], object] = os._exit) -> threading.Timer:
-    """Exit the process after `seconds`, even if it hangs, and save the results so far."""
+    """Start a timer that saves the results and exits the process after `seconds`, even if the benchmark hangs."""
 
     def stop() -> None:
         benchmark.budget.note("stopped at the time limit")
         for last in (benchmark.keep, lambda: print(table(benchmark.result), flush=True), benchmark.peers.close):
-            doing = threading.Thread(target=last, daemon=True)  # a thread each, so that one cannot block the others
+            doing = threading.Thread(target=last, daemon=True)  # one thread each, so that none can block the others
             doing.start()
             doing.join(GRACE / 3)
         leave(1)

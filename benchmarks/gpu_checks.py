@@ -1,7 +1,7 @@
 """Correctness checks of a device: operations, random draws, gradients, stacks, and training.
 
-A check compares an error with its limit. `python -m benchmarks.gpu` and the tests marked `gpu` run the checks on a GPU;
-other tests run them on the CPU with the same kernels and engine.
+A check compares an error with its limit. `python -m benchmarks.gpu` and the tests marked `gpu` run the checks on a GPU.
+Other tests run them on the CPU with the same kernels and engine.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,14 +19,14 @@ from vit.engine import Engine
 from vit.graph_engine import AdamWConfig, DeviceAugmentation, GraphEngine
 
 LIMITS = {"float32": 2e-5, "tf32": 2e-3, "bf16": 1.6e-2}
-"""Maximum error of an operation relative to the largest magnitude: a few roundings of float32, TF32 or bf16."""
+"""Maximum error of an operation, relative to the largest magnitude: a few rounding errors of float32, TF32 or bf16."""
 GRADIENT_LIMITS = {"float32": 1e-4, "tf32": 2e-2, "bf16": 8e-2}
 LOSS_LIMITS = {"float32": 1e-4, "tf32": 2e-3, "bf16": 2e-2}
 OWN_LAUNCH = ("sum_of_squares", "adamw")
-"""Operations with their own launch in a graph; they are checked by the losses of ten steps."""
+"""Operations that are launched separately in a graph. The losses of ten training steps check them."""
 ATTENTIONS = ((2, 17, 2, 16), (1, 65, 3, 32), (2, 5, 1, 64), (1, 65, 1, 64), (1, 144, 1, 32), (1, 160, 1, 64))
 ATTENTIONS += ((1, 256, 1, 64),)
-"""Images, tokens, heads, head width: incomplete tiles, and shared memory around the default limit of a block."""
+"""Images, tokens, heads, head width. Tiles are incomplete, or shared memory is near the default limit of a block."""
 RECIPES = {
     "crop, flip": DeviceAugmentation(2, True),
     "erase": DeviceAugmentation(2, True, erase=0.5),
@@ -35,7 +35,7 @@ RECIPES = {
     "cutmix": DeviceAugmentation(cutmix=1.0),
 }
 LEVELS_OFF = 5e-3
-"""Maximum share of pixels whose level may differ from the host with TrivialAugment, because of rounding."""
+"""Maximum share of pixels whose level may differ from that of the host with TrivialAugment, because of rounding."""
 
 ROUNDED = {
     "matmul": ("a", "b"),
@@ -53,7 +53,7 @@ ROUNDED = {
     "mean_tokens_backward": ("dy", "out"),
     "cross_entropy": ("dlogits",),
 }
-"""Arguments that are operands of matrix products, and therefore bf16 if the products are."""
+"""Arguments that are operands of matrix products. They are bf16 if the products are computed in bf16."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ class Check:
 
 
 def operations(ops: CudaOps, runs: int = 2) -> Iterator[Check]:
-    """Compare every operation with float64 `Ops`, on the arrays as rounded by the device."""
+    """Compare every operation with float64 `Ops` on the same arrays, rounded as on the device."""
     yield from _prepared(ops, lambda: _operations(ops, runs))
 
 
 def _prepared(ops: CudaOps, checks: Callable[[], Iterator[Check]]) -> Iterator[Check]:
-    """Return the checks after compiling all their kernels together, found by a run without launches."""
+    """Compile all kernels of the checks together, and return the checks. A run without launches finds the kernels."""
     with np.errstate(all="ignore"):
         ops.load_kernels(lambda: list(checks()))
     return checks()
@@ -97,14 +97,14 @@ def _errors(ops: CudaOps, method: str, make: Maker, runs: int) -> Iterator[float
         exact = Case({name: from_device(ops, array) for name, array in held.items()}, case.written, case.other)
         expected = exact.run(Ops(np, "float64"), method)
         getattr(ops, method)(**held, **case.other)
-        amplified = expected.arrays.get("rstd", np.ones(1)).max()  # a norm that divides by little amplifies rounding
+        amplified = expected.arrays.get("rstd", np.ones(1)).max()  # a small divisor amplifies rounding errors
         for name in case.written:
             value = expected.arrays[name]
             yield float(np.abs(from_device(ops, held[name]) - value).max() / max(amplified, np.abs(value).max()))
 
 
 def on_device(ops: CudaOps, array: Array, narrow: bool, name: str = "") -> Array:
-    """Return a float64 host array in the format of the device."""
+    """Return a float64 host array as a device array, in the type of operands if `narrow`."""
     if name in KEPT:
         return ops.xp.asarray(array)
     wide = ops.xp.asarray(array.astype(np.float32))
@@ -125,7 +125,7 @@ def from_device(ops: CudaOps, array: Array) -> np.ndarray:
 
 
 def attention_error(ops: CudaOps, position: str, runs: int, batch: int, tokens: int, heads: int, width: int) -> float:
-    """Return the largest error of the fused attention and its gradients, with a class token."""
+    """Return the largest error of fused attention and its gradients, with one class token."""
     rng, exactly = np.random.default_rng(11), Ops(np, "float64")
     angles = rng.normal(size=(tokens - 1, width // 2))
     cos, sin = (np.cos(angles), np.sin(angles)) if position == "rope" else (None, None)
@@ -149,7 +149,7 @@ def attention_error(ops: CudaOps, position: str, runs: int, batch: int, tokens: 
 
 
 def draws(ops: CudaOps) -> Iterator[Check]:
-    """Compare batches and dropout with the host, which makes the same random draws."""
+    """Compare batches and dropout with a host implementation that uses the same random draws."""
     yield from _prepared(ops, lambda: _draws(ops))
 
 
@@ -180,7 +180,7 @@ def _dropout_error(ops: CudaOps, bias: bool) -> float:
 def loading_error(ops: CudaOps, recipe: DeviceAugmentation, size: int = 12, patch: int = 4, batch: int = 6) -> float:
     """Return the largest error of patches and targets.
 
-    With TrivialAugment, whose levels are rounded, return instead the share of patch elements that are off by more than
+    TrivialAugment rounds its levels. With it, return instead the share of patch elements with an error of more than
     half a level, if the targets are correct.
     """
     rng, runs, classes = np.random.default_rng(size), 2, 7
@@ -207,7 +207,7 @@ def loading_error(ops: CudaOps, recipe: DeviceAugmentation, size: int = 12, patc
 
 
 def small(position: str, **changes: object) -> ViTConfig:
-    """Return a small model with sizes that do not fill tiles: 17 tokens, 7 classes."""
+    """Return the configuration of a small model whose sizes do not fill tiles: 17 tokens, 7 classes."""
     fields = {
         "image_size": 16,
         "patch_size": 4,
@@ -230,7 +230,7 @@ def images_and_labels(config: ViTConfig, runs: int, batch: int) -> tuple[np.ndar
 
 
 def gradients(ops: CudaOps, positions: Sequence[str] = POSITIONS) -> Iterator[Check]:
-    """Compare the gradients of whole models with float64: the largest relative error of any array."""
+    """Compare the gradients of whole models with float64, by the largest relative error of any array."""
     yield from _prepared(ops, lambda: _gradients(ops, positions))
 
 
@@ -253,7 +253,7 @@ def _gradients(ops: CudaOps, positions: Sequence[str]) -> Iterator[Check]:
 
 
 def stacks(ops: CudaOps, runs: int = 8, steps: int = 4) -> Iterator[Check]:
-    """Compare R runs trained together with each trained alone: losses of captured steps."""
+    """Compare the losses of R runs trained as one model with those of each run trained alone, in captured steps."""
     config = small("rope", pool="mean")
     images, labels = images_and_labels(config, runs, 6)
     targets = one_hot(labels, config.classes, 0.1).astype(np.float32)
@@ -269,7 +269,7 @@ def stacks(ops: CudaOps, runs: int = 8, steps: int = 4) -> Iterator[Check]:
 
 
 def training(ops: CudaOps, positions: Sequence[str] = POSITIONS, steps: int = 10) -> Iterator[Check]:
-    """Compare the losses of ten steps with the NumPy backend, including clipping, AdamW and rounded copies."""
+    """Compare the losses of ten steps with those of the NumPy backend. Includes clipping, AdamW and rounded copies."""
     for position in positions:
         config = small(position)
         images, labels = images_and_labels(config, 1, 6)
@@ -283,7 +283,7 @@ def training(ops: CudaOps, positions: Sequence[str] = POSITIONS, steps: int = 10
 
 
 def compile_host_side() -> None:
-    """Compile the host kernels that the checks need, and cache them on disk."""
+    """Compile the host kernels that the checks need. They are cached on disk."""
     config = small("rope")
     images, labels = images_and_labels(config, 1, 6)
     ViT(config, get_ops("numpy", "float64"), seeds=[3]).loss_and_gradients(images, labels)
@@ -304,7 +304,7 @@ def distance(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def without_key_bias(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Remove the key bias, whose gradient is zero except for rounding, since softmax is invariant to it."""
+    """Remove the key bias. Its gradient is zero except for rounding errors, because the softmax is invariant to it."""
     parts = {name: np.split(value, 3) for name, value in state.items() if name.endswith("qkv.bias")}
     return state | {name: np.concatenate([query, value]) for name, (query, _, value) in parts.items()}
 

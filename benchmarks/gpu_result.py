@@ -1,4 +1,4 @@
-"""Results of `python -m benchmarks.gpu`: records, verdicts on the targets set beforehand, and a table."""
+"""Results of `python -m benchmarks.gpu`: records, verdicts on targets that were set in advance, and a table."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,36 +18,36 @@ class Record:
     ms: float | None = None
     images_per_s: float | None = None
     product_peak_share: float | None = None
-    """Operations of the matrix products of a step, as a share of what the peak allows in the time of the step."""
+    """Operations per second of the matrix products during a whole step, as a share of the peak of products."""
     copy_peak_share: float | None = None
-    """Bytes of the arrays used in a step, each counted once per kernel, as a share of what the peak allows."""
+    """Bytes per second of the arrays used in a step, each counted once per kernel, as a share of the peak of copies."""
     products_share: float | None = None
-    """Time of the matrix products alone, as a share of the time of the step."""
+    """Time of the matrix products, measured alone, as a share of the time of the step."""
     growth: float | None = None
-    """Images per second, relative to R = 1."""
+    """Images per second, divided by those at R = 1."""
     torch_eager_images_per_s: float | None = None
     torch_compile_images_per_s: float | None = None
     ratio: float | None = None
-    """Images per second at R = 1, relative to the faster PyTorch that was measured."""
+    """Images per second at R = 1, divided by those of the faster measured PyTorch variant."""
     processes_images_per_s: float | None = None
-    """Images per second of R separate PyTorch processes."""
+    """Images per second of R separate PyTorch processes together."""
 
     @property
     def ratio_to(self) -> str | None:
-        """PyTorch variant that the ratio refers to; "both" if eager and compiled were measured."""
+        """PyTorch variant that the ratio refers to, or "both" if eager and compiled PyTorch were measured."""
         measured = [name for name in ("eager", "compile") if getattr(self, f"torch_{name}_images_per_s")]
         return None if not measured else measured[0] if len(measured) == 1 else "both"
 
     @property
     def torch_images_per_s(self) -> float | None:
-        """Images per second of the faster PyTorch that was measured."""
+        """Images per second of the faster measured PyTorch variant."""
         speeds = [s for s in (self.torch_eager_images_per_s, self.torch_compile_images_per_s) if s is not None]
         return max(speeds, default=None)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Verdict on a target: the deciding value and whether the target is met (None: not fully measured)."""
+    """Verdict on a target: the deciding value, and whether the target is met (None: not fully measured)."""
 
     claim: str
     value: float | None
@@ -75,7 +75,7 @@ class Result:
 
     @property
     def not_run(self) -> list[tuple[str, str]]:
-        """Checks that did not run."""
+        """Precision and part of the checks that did not run."""
         run = {(check["precision"], check["part"]) for check in self.checks}
         return [what for what in self.expected if tuple(what) not in run]
 
@@ -93,7 +93,7 @@ class Result:
         """Return the verdicts on the targets of the GPU backend."""
         found = {(r.shape, r.position): r for r in self.records if r.runs == 1}
         every = [(shape, position) for shape in GPU_SHAPES for position in POSITIONS]
-        alone = [found.get(pair, Record(*pair, 1)) for pair in every]  # a missing row decides nothing
+        alone = [found.get(pair, Record(*pair, 1)) for pair in every]  # a missing row counts as not measured
         narrow = [record for record in alone if _width(record) <= 192]
         wide = [record for record in alone if _width(record) > 192]
         small = [record for record in alone if _width(record) <= 128]
@@ -128,7 +128,7 @@ def _name(record: Record) -> str:
 
 
 def _least(claim: str, rows: Sequence[Record], value: Callable[[Record], float | None], wanted: float) -> Verdict:
-    """Return the verdict on a value that every row must reach. One row below it is enough to fail the target."""
+    """Return the verdict on a value that every row must reach. The target is missed if one row is below it."""
     values = [(number, row) for row in rows if (number := value(row)) is not None]
     if not values:
         return Verdict(claim, None, wanted, None, "not measured")
@@ -151,7 +151,7 @@ def table(result: Result) -> str:
     lines += [f"  NOT RUN {precision}: {part}" for precision, part in result.not_run]
     if result.peaks:
         lines.append(
-            f"peaks of this chip: {result.peaks.tflops:,.0f} TFLOP/s in a {result.precision} product, "
+            f"peaks of the GPU: {result.peaks.tflops:,.0f} TFLOP/s in a {result.precision} product, "
             f"{result.peaks.copy_gb_s:,.0f} GB/s in a copy"
         )
     lines += [

@@ -1,4 +1,4 @@
-"""Speed of GPU training: peaks of the chip, and training steps of R runs as one model, alternating with other ways."""
+"""Speed of GPU training: peaks of the GPU, and steps of R runs trained as one model, timed alternately with others."""
 
 import gc
 import time
@@ -13,17 +13,17 @@ from vit.backend.cuda.ops import CudaOps
 from vit.graph_engine import AdamWConfig, DeviceAugmentation, GraphEngine
 
 WINDOW = 0.15
-"""Approximate seconds of one timed window: long enough that launch and synchronisation overhead is negligible."""
+"""Approximate seconds of one timed window. The overhead of launches and synchronisation is negligible in this time."""
 WINDOWS = 5
 IMAGES = 4096
-"""Images of the dataset in device memory."""
+"""Number of images of the dataset in device memory."""
 PRODUCT, COPY = 8192, 1 << 28
-"""Rows and columns of the large product; float32 numbers of the large copy."""
+"""Rows and columns of the large matrix product, and number of float32 elements of the large copy."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """Way to train: `start` starts a number of steps, `wait` waits for them; a step trains `images` images."""
+    """Training steps to time. `start` starts some steps, `wait` waits for them. A step trains `images` images."""
 
     name: str
     images: int
@@ -41,7 +41,7 @@ class Timing:
 
 
 def time_ways(ways: Sequence[Way], windows: int = WINDOWS, window: float = WINDOW) -> dict[str, Timing]:
-    """Time the ways alternately, window by window, after a warm-up that determines the steps per window."""
+    """Time the ways alternately in windows, after a warm-up that determines the number of steps per window."""
     steps = {way.name: _steps(way, window) for way in ways}
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
     for _ in range(windows):
@@ -51,7 +51,7 @@ def time_ways(ways: Sequence[Way], windows: int = WINDOWS, window: float = WINDO
 
 
 def _steps(way: Way, window: float) -> int:
-    _window(way, 3)  # first run, capture, replay
+    _window(way, 3)  # first step, graph capture, replay
     count = 1
     while (taken := count * _window(way, count)) < window / 8:
         count *= 4
@@ -68,16 +68,16 @@ def _window(way: Way, steps: int) -> float:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Measured peaks of the chip: one large matrix product in bf16 (or float32), one large copy."""
+    """Measured peaks of the GPU, from one large matrix product in bf16 (or float32) and one large copy."""
 
     tflops: float
     """10^12 operations per second; a multiply-add counts as two."""
     copy_gb_s: float
-    """10^9 bytes per second, read plus written."""
+    """10^9 bytes per second, counting bytes read and bytes written."""
 
 
 def measure_peaks(ops: CudaOps, size: int = PRODUCT, numbers: int = COPY, window: float = WINDOW) -> Peaks:
-    """Measure the peaks, with the matrix products that training uses."""
+    """Measure the peaks. The matrix product is the one that training uses."""
     a, b, out = (ops.empty_operand((1, size, size)) for _ in range(3))
     for operand in (a, b):
         operand.fill(0x3F80 if ops.rounds_operands else 1)  # ones; the values do not affect the time
@@ -98,7 +98,7 @@ def measure_peaks(ops: CudaOps, size: int = PRODUCT, numbers: int = COPY, window
 
 
 class RunsAsOne:
-    """R runs of one shape trained as one model, as in `vitab run`: images in device memory, random crops and flips."""
+    """R runs of one shape, trained as one model as in `vitab run`: images in device memory, random crops and flips."""
 
     def __init__(self, shape: Shape, position: str, runs: int, ops: CudaOps) -> None:
         config = shape.config(position)
@@ -124,7 +124,7 @@ class RunsAsOne:
         return Way("vitab", self.images, start, lambda: self.engine.totals)
 
     def products(self, batch: int) -> Way:
-        """Return the matrix products of a step, without its other operations."""
+        """Return the matrix products of a step without its other operations, as a way to be timed."""
 
         def start(steps: int) -> None:
             for _ in range(steps):
@@ -134,7 +134,7 @@ class RunsAsOne:
 
     @property
     def bytes(self) -> int:
-        """Minimum number of bytes that a step moves; of the images, only those of the batch count."""
+        """Minimum number of bytes that a step moves. Of the dataset, only the images of the batch are counted."""
         of_batch = self.images * self.data.images.nbytes // len(self.data.images)
         return self.engine.bytes_named - self.data.images.nbytes + of_batch
 
@@ -146,7 +146,7 @@ class RunsAsOne:
 
 
 def release(ops: CudaOps) -> None:
-    """Return unused memory of CuPy's pool to the device."""
+    """Release unused memory of CuPy's memory pool to the device."""
     gc.collect()
     if hasattr(ops.xp, "get_default_memory_pool"):
         ops.xp.get_default_memory_pool().free_all_blocks()

@@ -1,8 +1,8 @@
-"""Measure the overhead of the harness: `python -m benchmarks.harness [--json FILE]`.
+"""Overhead of the harness: `python -m benchmarks.harness [--json FILE]`.
 
-Per run, in a worker process that has trained before: the time from the assignment of the run to its first step, and
-from its last step to DONE.json, including the evaluation on the test set. Also the time to plan a grid of 10,000
-runs.
+The program measures, for each run in a worker process that has already trained a run, the time from the assignment of
+the run to its first step, and the time from its last step to DONE.json, including the evaluation on the test set. It
+also measures the time to plan a grid of 10,000 runs.
 """
 
 import argparse
@@ -47,7 +47,7 @@ class Record:
 
 
 def timed(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
-    """Train a run and write the times of its steps to a file. A job for the worker pool."""
+    """Train a run and write the times of its steps to a file. The worker pool executes this function as its job."""
     start, steps = time.monotonic(), []
     keeper_due = snapshot.Checkpointer.due
 
@@ -66,7 +66,7 @@ def timed(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
 
 
 class EventTimes:
-    """Listener that records when each run was assigned and when its end was reported."""
+    """Listener that records the times at which each run was assigned and reported as finished."""
 
     def __init__(self) -> None:
         self.assigned: dict[str, float] = {}
@@ -92,7 +92,7 @@ class EventTimes:
 
 
 def overhead(runs: int) -> list[Record]:
-    """Measure small runs of the grid `rope` in one worker process, after a first run that is not counted."""
+    """Measure small runs of the grid `rope` in one worker process. The first run is not counted."""
     grid = override(
         GRIDS["rope"],
         axes={"position": ("rope",), "depth": (2,), "patch": (4,)},
@@ -117,7 +117,7 @@ def overhead(runs: int) -> list[Record]:
 
 
 def planning(runs: int, rounds: int = 3) -> Record:
-    """Measure planning a grid of 4 positions, 5 depths, 2 patch sizes and many seeds, and writing its plan."""
+    """Measure the time to plan a grid of 4 positions, 5 depths, 2 patch sizes and many seeds, and to write its plan."""
     grid = override(
         GRIDS["rope"],
         axes={"position": ("none", "learned", "sinusoidal", "rope"), "depth": (1, 2, 3, 4, 5), "patch": (2, 4)},
@@ -150,7 +150,7 @@ WORDS = {
 
 def table(records: Sequence[Record]) -> str:
     """Return the records as a text table, one line per record."""
-    lines = [f"{'':<50}{'runs':>8}{'median s':>10}{'most s':>9}{'limit s':>9}"]
+    lines = [f"{'':<50}{'runs':>8}{'median s':>10}{'max s':>9}{'limit s':>9}"]
     lines += [
         f"{WORDS[r.what]:<50}{r.runs:>8,}{r.median_s:>10.3f}{r.most_s:>9.3f}{r.limit_s:>9.1f}"
         + ("" if r.good else "  MISSED")

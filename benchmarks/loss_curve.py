@@ -1,7 +1,7 @@
-"""Compare the losses of the same 100 training steps in vitab and PyTorch: `python -m benchmarks.loss_curve`.
+"""Comparison of the losses of the same 100 training steps in vitab and PyTorch: `python -m benchmarks.loss_curve`.
 
-Initial weights, batches, targets, learning rates, clipping and weight decay are the same, in float32. The exit code
-is 1 if the losses of the last step differ by more than 1e-3 relative.
+Both use float32 and the same initial weights, batches, targets, learning rates, clipping and weight decay. The exit
+code is 1 if the relative difference between the losses of the last step is more than 1e-3.
 """
 
 import argparse
@@ -25,7 +25,7 @@ NAMES = {"patch_embed.proj": "proj", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
 
 
 def torch_state(state: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """Return a vitab state with the names of the PyTorch model."""
+    """Return a state of vitab as tensors with the parameter names of the PyTorch model."""
     renamed = {}
     for name, array in state.items():
         for ours, theirs in NAMES.items():

@@ -16,7 +16,7 @@ REMEDY = "pip install 'vitab[cuda-compile]'"
 
 
 def library() -> Path | None:
-    """Return the path of the NVRTC installed by pip (nvidia-cuda-nvrtc or a variant), or None."""
+    """Return the path of the NVRTC library installed by pip (nvidia-cuda-nvrtc or a variant), or None."""
     spec = importlib.util.find_spec("nvidia")
     folders = spec.submodule_search_locations if spec else None
     found = [path for folder in folders or () for path in Path(folder).glob("*/lib/libnvrtc.so.*")]
@@ -32,29 +32,30 @@ class Compiled:
     shared: int
     """Static shared memory in bytes."""
     spilled: int
-    """Bytes stored and loaded by spills, per thread."""
+    """Bytes of spill stores and spill loads per thread."""
 
 
 @dataclass(frozen=True)
 class Cubin:
-    """Compiled source file."""
+    """Compiled source file, with the resources of its kernels."""
 
     file: str
     architecture: str
     kernels: list[Compiled]
     code: bytes
     warnings: str
-    """Compiler messages other than resources."""
+    """Compiler messages other than the resources."""
 
 
 class Nvrtc:
-    """NVRTC, called through its C interface. Raises RuntimeError if it is not installed."""
+    """Interface to the NVRTC library. The constructor raises RuntimeError if NVRTC is not installed."""
 
     def __init__(self) -> None:
         path = library()
         if path is None:
             raise RuntimeError(f"NVRTC is not installed: {REMEDY}")
-        # NVRTC opens its builtins by name, and not every wheel says where to look for them; what is loaded is found.
+        # NVRTC opens its builtins library by name, and some wheels do not set a search path for it. A library that is
+        # already loaded is found.
         for builtins in path.parent.glob("libnvrtc-builtins.so.*"):
             ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
         self._library = ctypes.CDLL(str(path))
@@ -70,7 +71,7 @@ class Nvrtc:
         return [f"sm_{number}" for number in numbers]
 
     def compile(self, file: str, kernels: Sequence[str], architecture: str) -> Cubin:
-        """Compile a source file with some of its kernels. Raises RuntimeError with the compiler's errors."""
+        """Compile some kernels of a source file. Raise RuntimeError with the compiler log if the compilation fails."""
         program = ctypes.c_void_p()
         source = cuda_sources.text(file).encode()
         self._call("CreateProgram", ctypes.byref(program), source, file.encode(), 0, None, None)
@@ -110,7 +111,7 @@ class Nvrtc:
 
 
 def by_file(kernels: Iterable[str]) -> dict[str, list[str]]:
-    """Return kernels (name expressions) by source file."""
+    """Return the kernels (name expressions), grouped by source file."""
     files: dict[str, list[str]] = {}
     for kernel in sorted(kernels):
         files.setdefault(cuda_sources.file_of(kernel), []).append(kernel)

@@ -1,6 +1,6 @@
-"""PyTorch in separate processes (peers): compiled in the background, timed alternately with vitab, or many at once.
+"""PyTorch in separate processes (peers), compiled in the background, timed alternately with vitab, or many at once.
 
-A peer that fails, hangs or runs out of memory affects only its own measurements; every wait has a timeout.
+A peer that fails, hangs or runs out of memory affects only its own measurements. Every wait has a timeout.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from benchmarks.shapes import GPU_SHAPES
 
 WARM_UP_STEPS = 10
 ANSWER_TIMEOUT = 30.0
-"""Seconds to wait for an answer."""
+"""Maximum seconds to wait for an answer."""
 EXIT_TIMEOUT = 5.0
-"""Seconds to wait until a killed process has released its GPU memory."""
+"""Maximum seconds to wait for a killed process to release its GPU memory."""
 
 
 class PeerError(RuntimeError):
@@ -27,7 +27,7 @@ class PeerError(RuntimeError):
 
 
 class Stepper(Protocol):
-    """Model in training: `start` starts a number of steps of `batch` images, `wait` waits for them."""
+    """Model in training. `start` starts a number of steps of `batch` images, and `wait` waits for them."""
 
     batch: int
 
@@ -37,7 +37,7 @@ class Stepper(Protocol):
 
 
 Make = Callable[[str, str, bool], Stepper]
-"""Function that makes a Stepper from a shape, a position and whether to compile it. Must be picklable."""
+"""Function that returns a Stepper for a shape, a position, and whether to compile the model. Must be picklable."""
 
 
 def torch_stepper(shape: str, position: str, compiled: bool) -> Stepper:
@@ -59,14 +59,14 @@ class Peer:
         self._process.start()
         remote.close()
         self.pending = 0
-        """Number of answers that were not received yet."""
+        """Number of answers that have not been received."""
 
     def make(self, shape: str, position: str) -> None:
-        """Start making and warming up a model. The answer is the number of images per step."""
+        """Start to create and warm up a model. The answer is the number of images per step."""
         self._send("make", shape, position)
 
     def time(self, seconds: float) -> None:
-        """Start training for `seconds`. The answer is images per second."""
+        """Start to train for `seconds`. The answer is the number of images per second."""
         self._send("time", seconds)
 
     @property
@@ -75,7 +75,7 @@ class Peer:
         return self._connection.poll(0)
 
     def answer(self, seconds: float = ANSWER_TIMEOUT) -> Any:
-        """Return the answer to the last request. Raises PeerError if it failed or takes longer than `seconds`."""
+        """Return the answer to the last request. Raise PeerError if it fails or takes longer than `seconds`."""
         end, done, value = time.monotonic() + seconds, True, None
         try:
             while self.pending:
@@ -90,7 +90,7 @@ class Peer:
         return value
 
     def way(self, images: int) -> Way:
-        """Return the model as a way to train that can alternate with others."""
+        """Return the model as a way to be timed alternately with others."""
 
         def start(steps: int) -> None:
             self._send("steps", steps)
@@ -101,7 +101,7 @@ class Peer:
         """Kill the process and its children."""
         if self._process.is_alive():
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid or 0, signal.SIGKILL)  # its session, created when it starts
+                os.killpg(self._process.pid or 0, signal.SIGKILL)  # the process group that `os.setsid` created
             self._process.kill()
         self._process.join(EXIT_TIMEOUT)
         self._connection.close()
@@ -123,7 +123,7 @@ def _peer_main(connection: Connection, make: Make, compiled: bool) -> None:
             kind, *arguments = connection.recv()
             try:
                 if kind == "make":
-                    stepper = None  # frees its memory
+                    stepper = None  # free its memory
                     stepper = make(*arguments, compiled)
                     stepper.start(WARM_UP_STEPS)
                     stepper.wait()
@@ -150,17 +150,17 @@ def _train(stepper: Stepper, seconds: float) -> float:
 
 
 class Compilations:
-    """Peers that compile one model each, several at a time, in the given order. Call `look` at intervals."""
+    """Peers that each compile one model, several at a time, in the given order. Call `look` at intervals."""
 
     def __init__(self, wanted: Sequence[tuple[str, str]], make: Make = torch_stepper, at_once: int = 3) -> None:
         self._waiting, self._make, self._at_once = [*wanted], make, at_once
         self._running: dict[tuple[str, str], Peer] = {}
         self.ready: dict[tuple[str, str], tuple[Peer, int]] = {}
-        """Peers by shape and position, each with its images per step."""
+        """Peers and their images per step, by shape and position."""
         self.failed: dict[tuple[str, str], str] = {}
 
     def look(self) -> None:
-        """Collect finished peers and start others in their place."""
+        """Collect finished peers, and start others for the remaining models."""
         for what, peer in [*self._running.items()]:
             if peer.answered:
                 del self._running[what]
@@ -179,7 +179,7 @@ class Compilations:
         return not (self._running or self._waiting)
 
     def stop(self) -> None:
-        """Kill the peers that are not finished."""
+        """Kill the peers that have not finished."""
         for what, peer in self._running.items():
             peer.close()
             self.failed[what] = "torch compile took too long"
@@ -195,13 +195,13 @@ class Compilations:
 
 
 class Crowd:
-    """Many peers at the same time, each with its own model."""
+    """Peers that train at the same time, each with its own model."""
 
     def __init__(self, most: int, make: Make = torch_stepper) -> None:
         self._peers = [Peer(make) for _ in range(most)]
 
     def make(self, shape: str, position: str, within: float) -> None:
-        """Make a model in every peer at the same time. Raises PeerError."""
+        """Create a model in every peer, within `within` seconds in total. Raise PeerError if a peer fails."""
         for peer in self._peers:
             peer.make(shape, position)
         end = time.monotonic() + within
@@ -209,7 +209,7 @@ class Crowd:
             peer.answer(end - time.monotonic())
 
     def images_per_s(self, count: int, seconds: float) -> float:
-        """Return images per second of the first `count` peers together, measured for `seconds`. Raises PeerError."""
+        """Return the images per second of the first `count` peers together, measured for `seconds`. Raise PeerError."""
         for peer in self._peers[:count]:
             peer.time(seconds)
         end = time.monotonic() + seconds + ANSWER_TIMEOUT

@@ -1,8 +1,8 @@
-"""Time every matrix product of a training step with the BLAS and with vitab's kernel: `python -m benchmarks.products`.
+"""Times of all matrix products of a training step with BLAS and with vitab's kernel: `python -m benchmarks.products`.
 
-The products are taken from the captured program of a lane, so their shapes and strides are those used in training.
-One thread, alternating, medians. The peak of a core is measured with one tile of the kernel whose operands are in the
-L1 cache. `vit.backend.gemm.is_faster` is based on these measurements.
+The products are those of the captured program of a lane, so that their shapes and strides are the same as in training.
+BLAS and the kernel are timed alternately on one thread, and medians are reported. The peak of a core is measured with
+one tile of the kernel whose operands are in the L1 cache. `vit.backend.gemm.is_faster` is based on these measurements.
 """
 
 import argparse
@@ -31,7 +31,7 @@ WAYS = (Opcode.MATMUL, Opcode.GEMM)
 
 @dataclass(frozen=True)
 class Record:
-    """Product of a step: `count` times per lane, (m, k) times (k, n) for `batch` pairs of matrices."""
+    """Matrix product of a step: (m, k) times (k, n) for `batch` pairs of matrices, executed `count` times per lane."""
 
     shape: str
     m: int
@@ -49,7 +49,7 @@ class Record:
 
 
 def lane_tape(shape: str, position: str) -> CapturedProgram:
-    """Return the products of a training step on one lane."""
+    """Return the matrix products of a training step on one lane, as a program."""
     stepper = Stepper(SHAPES[shape].config(position), SHAPES[shape].batch, threads=1)
     stepper.step()
     (lane,) = stepper.engine.lanes
@@ -63,7 +63,7 @@ def kind(row: Sequence[int]) -> tuple[int, ...]:
 
 
 def alone(program: CapturedProgram, row: Sequence[int], opcode: Opcode, times: int) -> CapturedProgram:
-    """Return a program that executes one instruction `times` times, with the given opcode."""
+    """Return a program that executes one instruction `times` times with the given opcode."""
     part = CapturedProgram(program.dtype)
     part._arrays = program._arrays
     part._rows = [[opcode, *row[1:]]] * times
@@ -73,7 +73,7 @@ def alone(program: CapturedProgram, row: Sequence[int], opcode: Opcode, times: i
 
 
 def seconds(works: Sequence[Callable[[], object]]) -> list[float]:
-    """Return the median time of each function, called alternately."""
+    """Return the median time in seconds of each function. The functions are called alternately."""
     times: list[list[float]] = [[] for _ in works]
     for _ in range(ROUNDS + 1):
         for work, taken in zip(works, times, strict=True):
@@ -84,7 +84,7 @@ def seconds(works: Sequence[Callable[[], object]]) -> list[float]:
 
 
 def measure(shape: str, position: str) -> list[Record]:
-    """Measure each kind of product, those with the most operations first."""
+    """Measure each kind of product, in decreasing order of its total operations."""
     program = lane_tape(shape, position)
     examples = {kind(row): row for row in program._rows}
     counts = Counter(kind(row) for row in program._rows)
@@ -109,7 +109,7 @@ def _tiles(left, panel, out, times, depth, size, unit):
 
 
 def peak_gflops() -> float:
-    """Measure the float32 peak of one core: the largest tile, repeated with its operands in the L1 cache."""
+    """Measure the float32 peak of one core: the largest tile is repeated with its operands in the L1 cache."""
     depth, times, unit = 64, 20_000, np.float32(1)
     width = gemm.LINE // 4
     rng = np.random.default_rng(0)

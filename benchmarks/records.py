@@ -1,4 +1,4 @@
-"""Output files of the benchmarks: records, and the machine that they were measured on."""
+"""Output files of the benchmarks: records, and the machine on which they were measured."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from ablations.machine import cpu_model
 
 
 def save_machine(path: Path, **more: object) -> None:
-    """Write machine, package versions and `more` to NAME.machine.json, next to the records in NAME.json."""
+    """Write the machine, package versions and `more` to NAME.machine.json, in the folder of the records NAME.json."""
     path.parent.mkdir(parents=True, exist_ok=True)
     about = path.with_name(f"{path.stem}.machine.json")
     about.write_text(json.dumps({**environment(), **more}, indent=2) + "\n")

@@ -1,7 +1,8 @@
-"""Time the report of a large study: `python -m benchmarks.report [--runs N] [--json FILE]`.
+"""Time to write the report of a large study: `python -m benchmarks.report [--runs N] [--json FILE]`.
 
-Reads a store of synthetic runs (4 positions, 5 depths, 4 patch sizes and the number of seeds that gives N runs, 30
-epochs each), writes README.md, figures, tables and report.html, and checks the report against the runs.
+The program creates a store of N synthetic runs of 30 epochs: 4 positions, 5 depths, 4 patch sizes, and as many seeds as
+needed. It measures the time to read the runs, to write README.md, figures, tables and report.html, and to check the
+report against the runs.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from vit import ViT, cost, get_ops
 
 RUNS = 2_000
 LIMIT = 30.0
-"""Limit in seconds for reading the runs and writing the report."""
+"""Limit in seconds for the time to read the runs and write the report."""
 AXES: dict[str, tuple[Any, ...]] = {
     "position": ("none", "learned", "sinusoidal", "rope"),
     "depth": (1, 2, 3, 4, 5),
@@ -40,7 +41,7 @@ GAIN = {"none": 0.0, "learned": 8.0, "sinusoidal": 7.5, "rope": 7.0}
 
 @dataclass(frozen=True)
 class Record:
-    """Wall-clock and CPU time of one part of the report."""
+    """Wall-clock time and CPU time of one part of the report."""
 
     what: str
     runs: int
@@ -73,7 +74,7 @@ def fill(store: Store, runs: int) -> str:
 
 
 def synthetic_record(config: RunConfig, state: dict[str, np.ndarray], flops: int, labels: np.ndarray) -> RunRecord:
-    """Return a synthetic record with an effect of every axis, and noise."""
+    """Return a synthetic record of a run, with an effect of every axis and noise."""
     rng = np.random.default_rng([config.seed, config.depth, config.patch, len(config.position)])
     right = rng.random(labels.size) < (80 + GAIN[config.position] + config.depth - config.patch / 2) / 100
     predicted = np.where(right, labels, (labels + 1) % 10).astype(np.int64)
@@ -108,7 +109,7 @@ def synthetic_record(config: RunConfig, state: dict[str, np.ndarray], flops: int
 
 
 def measure(runs: int) -> list[Record]:
-    """Measure reading the runs, writing the report, and checking it."""
+    """Measure the times to read the runs, write the report, and check it."""
     with tempfile.TemporaryDirectory() as folder:
         store, out = Store(Path(folder) / "runs"), Path(folder) / "reports"
         name = fill(store, runs)
@@ -138,7 +139,7 @@ WORDS = {
 
 def table(records: Sequence[Record]) -> str:
     """Return the records as a text table, one line per record."""
-    lines = [f"{'':<46}{'runs':>8}{'seconds':>10}{'of CPU':>9}{'limit s':>9}"]
+    lines = [f"{'':<46}{'runs':>8}{'seconds':>10}{'CPU s':>9}{'limit s':>9}"]
     for r in records:
         limit = "" if r.limit_s is None else f"{r.limit_s:.0f}"
         lines.append(

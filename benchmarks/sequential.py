@@ -1,25 +1,28 @@
-"""Measure the error rates of `--until-decided` on simulated studies with known truth, grown round by round.
+"""Error rates of `--until-decided`, measured on simulated studies with known true differences.
 
     python -m benchmarks.sequential                  # 1,000 studies per case, on all cores
     python -m benchmarks.sequential --studies 200    # a quick check
 
-The studies are those of `benchmarks.statistics`: four arms, 2 or 4 cells, three kinds of noise. Each has 3 or 5 seeds
-in the first round and at most four times as many. There is an interim analysis after every round, and decided arms
-get no more seeds. The tests are those of the reports, with 2^12 sign patterns instead of 2^16; both are exact.
-Reported are:
+The studies are those of `benchmarks.statistics`: four arms, 2 or 4 cells, three kinds of noise. A study has 3 or 5
+seeds in the first round and at most four times as many in total. There is an interim analysis after every round, and
+decided arms get no more seeds. The tests are those of the reports, with 2^12 sign patterns instead of 2^16; both are
+exact. The program reports:
 
-- false: share of studies in which any of the three contrasts with the baseline becomes significant although none
+- false: share of studies in which any of the three contrasts with the baseline becomes significant although no arm
   differs;
 - covered: share of 95 % intervals that contain the true difference when the study stops;
-- false_equivalent: share of studies in which any of three arms that differ by the margin becomes equivalent (a
-  quarter of the noise);
-- power, fixed: power for a true lead, and the power of a single test with the maximum number of seeds;
-- seeds: mean number of seeds of that arm. `*_twice`: the same for a lead twice as large.
+- false_equivalent: share of studies in which any of three arms that differ by the margin becomes equivalent, with a
+  quarter of the noise;
+- power: power for one arm with a true lead;
+- fixed: power of a single test of that arm with the maximum number of seeds;
+- seeds: mean number of seeds of that arm;
+- power_twice, seeds_twice: the same for a lead twice as large.
 
-The lead is the one that a fixed study has a predicted power of 80 % for. `--procedures` compares alpha-spending
-functions (first, second and third power of the share of seeds), the second one with a Bonferroni correction for the
-interim analyses instead of their joint distribution, and an e-value, the mean over bets b of prod exp(b d) / cosh(b
-d), which needs no plan.
+The lead is the one for which a fixed study has a predicted power of 80 %.
+
+`--procedures` compares five procedures on the same studies. Three spend alpha as the first, second and third power of
+the share of seeds. One uses the second power with a Bonferroni correction for the interim analyses instead of their
+joint distribution. The last is an e-value, the mean over bets b of prod exp(b d) / cosh(b d), which needs no plan.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Growing:
-    """Kind of simulated study: cells, seeds of the first round, maximum number of seeds, noise."""
+    """Kind of simulated study: number of cells, seeds in the first round, maximum number of seeds, kind of noise."""
 
     cells: int
     first: int
@@ -58,7 +61,7 @@ class Growing:
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates of a case, and mean number of seeds of the arm with the lead."""
+    """Rates of a case, and mean number of seeds of the arm with the true lead."""
 
     studies: int
     false: float
@@ -72,7 +75,7 @@ class Rates:
 
 
 def cases() -> list[Growing]:
-    """Return the cases: 2 cells with 3 and 5 first seeds, and the 4 cells of the default grid with 3."""
+    """Return the cases: 2 cells with 3 and 5 seeds in the first round, and the 4 cells of the default grid with 3."""
     shapes = ((2, 3, 12), (2, 5, 20), (4, 3, 12))
     return [Growing(*shape, noise) for noise in NOISE for shape in shapes]
 
@@ -80,7 +83,10 @@ def cases() -> list[Growing]:
 def first_looks(
     differences: Sequence[FloatArray], tests: GroupSequential
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return when each contrast becomes significant, and equivalent, at each step of Holm: (contrasts, steps)."""
+    """Return the first analyses in which each contrast is significant, and in which it is equivalent.
+
+    Both arrays are (contrasts, steps of Holm).
+    """
     different, equal = [], []
     for each in differences:
         orbit, (above, below) = tests.orbit(each), tests.margin_orbits(each)
@@ -90,7 +96,7 @@ def first_looks(
 
 
 def holm_at(looks: NDArray[np.int64], last: NDArray[np.int64], look: int) -> NDArray[np.bool_]:
-    """Return the contrasts that Holm rejects up to an analysis; `last[i]` is the last analysis of contrast i."""
+    """Return which contrasts Holm's procedure rejects up to an analysis. Contrast i is last analysed in `last[i]`."""
     rejected = np.zeros(len(looks), dtype=bool)
     while not rejected.all():
         more = ~rejected & (looks[:, rejected.sum()] <= np.minimum(last, look))
@@ -103,7 +109,7 @@ def holm_at(looks: NDArray[np.int64], last: NDArray[np.int64], look: int) -> NDA
 def grow(
     different: NDArray[np.int64], equal: NDArray[np.int64], rounds: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return the last analysis of each contrast, and whether it ends significant, and equivalent; (contrasts,)."""
+    """Return the last analysis of each contrast, and whether it is then significant, and equivalent; (contrasts,)."""
     last = np.full(len(different), rounds - 1)
     for look in range(rounds):
         decided = holm_at(different, last, look) | holm_at(equal, last, look)
@@ -112,7 +118,7 @@ def grow(
 
 
 def simulate(case: Growing, studies: int, seed: int = 0) -> Rates:
-    """Return the rates of a case over `studies` studies each under the null, at the margin, and with two leads."""
+    """Return the rates of a case, from `studies` studies each under the null, at the margin, and with two leads."""
     plan = SequentialDesign(case.first, case.maximum)
     tests = GroupSequential(plan, CONTRASTS, BITS)
     kind = Case(case.cells, case.maximum, case.noise, False)
@@ -120,7 +126,7 @@ def simulate(case: Growing, studies: int, seed: int = 0) -> Rates:
     rng = np.random.default_rng([seed, case.cells, case.first, NOISE.index(case.noise)])
 
     def study_of(leads: Sequence[float], scale: float = 1.0) -> list[FloatArray]:
-        """Return the paired differences of a study with all seeds; `scale` scales the noise."""
+        """Return the paired differences of a study with all seeds. The noise is multiplied by `scale`."""
         outcomes = study(kind, np.asarray(leads) / scale, rng)
         return [scale * outcomes.differences(arm, 0) for arm in range(1, ARMS)]
 
@@ -166,7 +172,10 @@ Procedure = Callable[[FloatArray, SequentialDesign, int], list[int]]
 
 
 def spending(power: float, *, bonferroni: bool = False) -> Procedure:
-    """Return a procedure whose alpha spending is a power of the share of seeds; `bonferroni` ignores correlations."""
+    """Return a procedure that spends alpha as a power of the share of seeds.
+
+    With `bonferroni`, the correlations between the analyses are ignored.
+    """
 
     def looks_at(differences: FloatArray, plan: SequentialDesign, rounds: int) -> list[int]:
         kept, designs.SPENDING = designs.SPENDING, power
@@ -186,7 +195,10 @@ def spending(power: float, *, bonferroni: bool = False) -> Procedure:
 
 
 def e_value(differences: FloatArray, plan: SequentialDesign, rounds: int) -> list[int]:
-    """Test by an e-value with bets of 0.2 to 3 standard deviations, by the root mean square of the data so far."""
+    """Return the first analysis that rejects by the e-value, at each step of Holm.
+
+    The bets are 0.2 to 3, of both signs, on differences divided by the root mean square of the differences so far.
+    """
     values = differences.T.ravel()
     values = values / np.sqrt(np.cumsum(values**2) / np.arange(1, values.size + 1))
     bets = np.concatenate([-np.geomspace(0.2, 3, 12), np.geomspace(0.2, 3, 12)])[:, None]
@@ -205,7 +217,7 @@ PROCEDURES: dict[str, Procedure] = {
 
 
 def compare(case: Growing, studies: int, seed: int = 0) -> list[dict[str, object]]:
-    """Compare the procedures on the same studies: false, power and seeds for the lead and twice the lead."""
+    """Compare the procedures on the same studies: false positives, power and seeds for the lead and twice the lead."""
     plan = SequentialDesign(case.first, case.maximum)
     kind = Case(case.cells, case.maximum, case.noise, False)
     lead, looks = lead_for(kind), np.array([*plan.looks, plan.maximum])

@@ -39,6 +39,6 @@ SHAPES = {
 }
 
 GPU_SHAPES = SHAPES | {"wide": Shape(384, 12, 6, 4, 32, 3, 100, 64)}
-"""Shapes for GPUs; "wide" occupies a GPU with a single run."""
+"""Shapes for GPUs. A single run of "wide" occupies a whole GPU."""
 
 POSITIONS = ("learned", "rope")

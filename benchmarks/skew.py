@@ -1,25 +1,25 @@
-"""Compare the sign-flip test with alternatives for skewed noise, and compare predictions of power.
+"""Comparison of the sign-flip test with alternatives for skewed noise, and comparison of predictions of power.
 
     python -m benchmarks.skew                  # 1,000 studies per case, about ten minutes on one core
     python -m benchmarks.skew --studies 200    # a quick check
 
-Studies and noise are those of `benchmarks.statistics`, without missing runs. A difference is significant if p after
-Holm is at most 5 %. The tests are:
+The studies and the noise are those of `benchmarks.statistics`, without missing runs. A difference is significant if its
+p-value, adjusted by Holm, is at most 5 %. The tests are:
 
 - sign-flip: the test of the reports;
-- bootstrap: the studentised bootstrap of the seeds within cells;
-- both: the larger p of these two;
-- Johnson: the larger p of the sign-flip test and of Johnson's skew-corrected t (1978).
+- bootstrap: the studentised bootstrap over the seeds within each cell;
+- both: the larger p-value of these two;
+- Johnson: the larger p-value of the sign-flip test and of Johnson's t with a correction for skew (1978).
 
-Reported are the share of studies with a false difference among three, and the power.
+The program reports the share of studies in which at least one of three contrasts is falsely significant, and the power.
 
-Predictions of power, given the true lead and standard deviation, are compared with the measured power:
+It also compares predictions of power, given the true lead and standard deviation, with the measured power:
 
 - power: power of the sign-flip test at the strictest step of Holm, with all runs and with a tenth of them missing;
 - normal: prediction for normal differences;
-- promised: prediction of `ablations.statistics.power`, the mean of those for normal and Laplace differences;
-- Geary: the two weighted by the likelihood of the deviations from the cell means (`laplace_share`);
-- residuals: mean prediction of 100 studies, each from 200 resamples of its deviations from the cell means.
+- promised: prediction of `ablations.statistics.power`, the mean of the predictions for normal and Laplace differences;
+- Geary: these two predictions, weighted by the likelihood of the deviations from the cell means (`laplace_share`);
+- residuals: mean prediction over 100 studies, each from 200 resamples of its deviations from the cell means.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def bootstrap_p(differences: FloatArray, seed: int = 0) -> float:
 
 
 def johnson_p(differences: FloatArray) -> float:
-    """Return the p-value of Student's t with a first-order correction for skew."""
+    """Return the two-sided p-value of Student's t with a first-order correction for skew."""
     values = differences.ravel()
     n, mean, variance = values.size, values.mean(), values.var(ddof=1)
     third = ((values - mean) ** 3).mean()
@@ -66,7 +66,7 @@ def johnson_p(differences: FloatArray) -> float:
 
 
 def found(case: Case, lead: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return which of three contrasts are significant by each test, in one study whose last arm leads."""
+    """Return which of three contrasts are significant in each test, for one study whose last arm has a lead."""
     outcomes = study(case, np.array([0.0] * (ARMS - 1) + [lead]), rng)
     differences = [outcomes.differences(arm, 0) for arm in range(1, ARMS)]
     flip, boot, johnson = (
@@ -77,7 +77,7 @@ def found(case: Case, lead: float, rng: np.random.Generator) -> dict[str, np.nda
 
 
 def simulate(case: Case, studies: int, seed: int = 0) -> list[dict[str, object]]:
-    """Return one row per test with the shares of studies."""
+    """Return one row per test, with the shares of studies with false positives and with a detected lead."""
     rng = np.random.default_rng([seed, case.cells, case.seeds, NOISE.index(case.noise)])
     lead = lead_for(case)
     false, power = dict.fromkeys(TESTS, 0), dict.fromkeys(TESTS, 0)
@@ -94,17 +94,17 @@ def simulate(case: Case, studies: int, seed: int = 0) -> list[dict[str, object]]
 
 
 def deviations(differences: FloatArray) -> FloatArray:
-    """Return the deviations from the cell means in cells with several pairs, scaled to be unbiased in variance."""
+    """Return the deviations from the cell means in cells with several pairs, scaled for an unbiased variance."""
     cells = [row[np.isfinite(row)] for row in differences]
     return np.concatenate([(c - c.mean()) * np.sqrt(c.size / (c.size - 1)) for c in cells if c.size > 1])
 
 
 def laplace_share(differences: FloatArray) -> float:
-    """Return the probability of Laplace instead of normal differences, with equal priors; 0.5 if no cell has two pairs.
+    """Return the probability of Laplace instead of normal differences; 0.5 if no cell has two pairs.
 
-    With fitted scales, the likelihood ratio is a function of Geary's ratio, the root mean square of the deviations
-    divided by their mean absolute value, whose log is 0.226 for normal and 0.347 for Laplace differences. There are n
-    - G degrees of freedom.
+    The prior probabilities are equal. With fitted scales, the likelihood ratio is a function of Geary's ratio, which is
+    the root mean square of the deviations divided by their mean absolute value. The logarithm of this ratio is 0.226
+    for normal and 0.347 for Laplace differences. There are n - G degrees of freedom, for n pairs in G cells.
     """
     freedom = np.isfinite(differences).sum() - np.isfinite(differences).any(axis=1).sum()
     if not freedom:
@@ -115,7 +115,7 @@ def laplace_share(differences: FloatArray) -> float:
 
 
 def promises(case: Case, studies: int, seed: int = 0) -> dict[str, object]:
-    """Return the power and its predictions, from the true lead and spread and the pairs that finished."""
+    """Return the power and its predictions, given the true lead and spread and the finished pairs."""
     rng = np.random.default_rng([seed, case.cells, case.seeds, NOISE.index(case.noise), case.missing])
     lead, level, true_spread = lead_for(case), ALPHA / (ARMS - 1), spread(case)
     power, promised, resampled = 0, [], []
@@ -139,7 +139,7 @@ def promises(case: Case, studies: int, seed: int = 0) -> dict[str, object]:
 
 
 def compare(shape: tuple[str, int, int], studies: int) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    """Return the rows of the tests and of the predicted power, for a kind of noise, cells and seeds."""
+    """Return the rows of the tests and of the predicted power for a kind of noise and numbers of cells and seeds."""
     noise, cells, seeds = shape
     tests = simulate(Case(cells, seeds, noise, False), studies)
     return tests, [promises(Case(cells, seeds, noise, missing), studies) for missing in (False, True)]

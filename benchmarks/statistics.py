@@ -1,39 +1,42 @@
-"""Measure error rates, coverage and power of the statistics on simulated studies with known truth.
+"""Error rates, coverage and power of the statistics, measured on simulated studies with known true differences.
 
     python -m benchmarks.statistics                  # 2,000 studies per case, about 25 minutes on one core
     python -m benchmarks.statistics --studies 200    # a quick check
 
-The studies are analysed by the same code as real ones. A study has four arms (the first is the baseline) in 2 cells
-(depths), or in the 4 cells of the grid `rope` (depths and patches), and 3, 5 or 8 seeds. The accuracy of a run is the
-sum of a mean of its arm and cell, an effect shared by the arms of its block, and noise with unit standard deviation.
-Kinds of noise:
+The code that analyses the studies is the same as for real ones. A study has four arms (the first is the baseline) in 2
+cells (depths), or in the 4 cells of the grid `rope` (depths and patches), and 3, 5 or 8 seeds. The accuracy of a run is
+the sum of a mean of its arm and cell, an effect shared by the arms of its block, and noise with unit standard
+deviation. The kinds of noise are:
 
 - normal;
-- skewed: an occasional bad seed (minus an exponential variable), in all arms;
-- one-sided: the same, but not in the baseline, whose noise is normal with half the standard deviation. The paired
-  differences are then skewed too, which no assumption-free procedure can handle with few seeds;
+- skewed: minus an exponential variable, that is, an occasional bad seed, in all arms;
+- one-sided: the same, except in the baseline, whose noise is normal with half the standard deviation. The paired
+  differences are then skewed too. No assumption-free procedure can handle this with few seeds;
 - spread by setting: normal, with a different standard deviation in each cell, in the ratios of `docs/studies/rope`.
 
-Missing: each run is lost with a probability of 10 %. Counted over studies without any difference:
+In cases with missing runs, each run is lost with a probability of 10 %. Rates over studies without any difference:
 
 - false: at least one of the three contrasts with the baseline is significant (Holm at 5 %);
 - false_joint: at least one of the interactions with depth is significant, by the joint test;
 - false_main: the main effect of depth, averaged over arms and patches, is significant;
 - false_any: any of the contrasts, pairs of arms, interactions and main effects along every axis is significant;
-- covered_main: the 95 % interval of the main effect of depth contains zero (studies that have an interval).
+- covered_main: the 95 % interval of the main effect of depth contains zero (over studies that have an interval).
 
-Counted over studies with differences:
+Rates over studies with differences:
 
-- false_equivalent: at least one of three arms that differ by the margin, two down and one up, is called equivalent (a
-  quarter of the noise);
-- covered: the 95 % interval of a contrast contains the true difference, which is 22 points in one cell and 0.8 in the
-  next, as in `docs/studies/rope`; the truth is its mean over the cells in which a pair finished (10,000 studies);
-- power, promised: the measured power for one arm with a true lead, and the power that `ablations.statistics.power`
-  predicts, given the true lead and standard deviation, the pairs that finished, and the strictest step of Holm. The
-  lead is the one with a predicted power of about 80 %, or 3 units if no lead can be detected;
-- uneven: power for the same mean lead when every second cell has twice the lead and the others none;
-- cancelling: share of significant differences when twice the lead and its negative alternate, so that the mean is zero;
-- false_plain, power_plain, uneven_plain, cancelling_plain: the same by sign flips of the plain mean (earlier versions).
+- false_equivalent: at least one of three arms that differ by the margin, two downwards and one upwards, is found
+  equivalent, with a quarter of the noise;
+- covered: the 95 % interval of a contrast contains the true difference (over 10,000 studies). The difference is 22
+  points in one cell and 0.8 in the next, as in `docs/studies/rope`; its true value is the mean over the cells with a
+  finished pair;
+- power: measured power for one arm with a true lead. The lead is the one with a predicted power of about 80 %, or 3
+  units if no lead can be detected;
+- promised: power that `ablations.statistics.power` predicts, given the true lead and standard deviation, the finished
+  pairs, and the strictest step of Holm;
+- uneven: power for the same mean lead if every second cell has twice the lead and the other cells have none;
+- cancelling: share of significant differences if twice the lead and its negative alternate, so that the mean is zero;
+- false_plain, power_plain, uneven_plain, cancelling_plain: the same rates for sign flips of the plain mean, the test of
+  earlier versions.
 """
 
 from __future__ import annotations
@@ -79,9 +82,9 @@ LEADS = {2: (22.0, 0.8), 4: (22.0, 0.8, 20.0, 0.25)}
 """Leads in the cells of `docs/studies/rope`, in points."""
 QUARTER = 0.25
 COVERED = 5
-"""Factor by which more studies are used for the coverage of contrasts, whose tolerance is narrow."""
+"""Factor by which the coverage of contrasts uses more studies, because its tolerance is narrow."""
 RESAMPLES = 1_000
-"""Bootstrap resamples for it; a quarter of those in a report."""
+"""Bootstrap resamples for the coverage of contrasts; a quarter of those in a report."""
 RESULTS = Path(__file__).parent / "results" / "statistics.json"
 
 
@@ -97,7 +100,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates of a case, as shares of its studies. `lead` is the true difference for the power, in units of noise."""
+    """Rates of a case, as shares of its studies. `lead` is the true lead for the power, in units of the noise."""
 
     studies: int
     false: float
@@ -119,7 +122,7 @@ class Rates:
 
 
 class OnlyP(FixedDesign):
-    """The tests of the reports without the intervals, which would take most of the time."""
+    """Tests of the reports without equivalence tests and without intervals, which would take most of the time."""
 
     def equivalence(self, differences: FloatArray) -> float:
         return np.nan
@@ -129,9 +132,9 @@ class OnlyP(FixedDesign):
 
 
 class Plain(OnlyP):
-    """Sign-flip test of the plain mean, as in earlier versions: differences between cells count as noise.
+    """Sign-flip test of the plain mean, as in earlier versions. Differences between cells count as noise.
 
-    Blocks are weighted so that cells count equally.
+    Blocks are weighted so that all cells have the same weight.
     """
 
     def p(self, differences: FloatArray) -> float:
@@ -150,7 +153,7 @@ def cases() -> list[Case]:
 
 
 def study(case: Case, leads: FloatArray, rng: np.random.Generator, between: float = 5.0) -> Outcomes:
-    """Simulate a study. `leads` (arms,) or (arms, cells) are true means, `between` the spread of the cell means."""
+    """Simulate a study with true means `leads`, (arms,) or (arms, cells). `between` is the spread of the cell means."""
     shape = (ARMS, case.cells, case.seeds)
     noise = rng.normal(size=shape)
     if case.noise == BY_SETTING:
@@ -177,7 +180,7 @@ def spread(case: Case) -> float:
 
 
 def lead_for(case: Case) -> float:
-    """Return the lead with a predicted power of about 80 %; 3 if no lead can be detected."""
+    """Return the lead with a predicted power of about 80 %, or 3 if no lead can be detected."""
     blocks, alpha = [case.seeds] * case.cells, ALPHA / (ARMS - 1)
     if smallest_p(sum(blocks)) > alpha:
         return 3.0
@@ -186,7 +189,7 @@ def lead_for(case: Case) -> float:
 
 
 def covered(case: Case, studies: int, rng: np.random.Generator) -> float:
-    """Return the share of intervals that contain the truth, with leads that differ by cell."""
+    """Return the share of intervals that contain the true difference, with leads that differ by cell."""
     leads = np.array(LEADS[case.cells])
     found = []
     for _ in range(studies):
@@ -204,9 +207,9 @@ def differs(p_values: list[float]) -> bool:
     return any(p <= ALPHA for p in p_values)
 
 
-@patch.object(contrasts, "seeds_needed", lambda differences, alpha: None)  # not measured here, and most of the time
+@patch.object(contrasts, "seeds_needed", lambda differences, alpha: None)  # slow, and not measured here
 def simulate(case: Case, studies: int, seed: int = 0) -> Rates:
-    """Return the rates of a case over `studies` studies under the null and as many with one arm ahead."""
+    """Return the rates of a case, from `studies` studies under the null and as many for each kind of true lead."""
     stream = [seed, case.cells, case.seeds, KINDS.index(case.noise), case.missing]
     within, rng = covered(case, COVERED * studies, np.random.default_rng([*stream, 1])), np.random.default_rng(stream)
     lead = lead_for(case)

@@ -10,7 +10,7 @@ from benchmarks.torch_peer import TorchStepper
 
 
 class TorchGpuStepper(TorchStepper):
-    """Full training steps of one model on one batch that stays on the device; no result is read back."""
+    """Full training steps of one model on one batch that stays on the device. No result is copied to the host."""
 
     def __init__(self, shape: Shape, position: str, *, compiled: bool) -> None:
         rng, config = np.random.default_rng(0), shape.config(position)
@@ -22,7 +22,7 @@ class TorchGpuStepper(TorchStepper):
         self.batch, self.compiled = shape.batch, compiled
 
     def start(self, steps: int) -> None:
-        """Start `steps` steps."""
+        """Start `steps` training steps without waiting for them."""
         for _ in range(steps):
             if self.compiled:
                 torch.compiler.cudagraph_mark_step_begin()

@@ -1,4 +1,4 @@
-"""The same model and training step in PyTorch, written for speed with its standard operations."""
+"""Model and training step of vitab in PyTorch, written for speed with the standard operations of PyTorch."""
 
 from typing import Any
 
@@ -68,12 +68,12 @@ class Model(nn.Module):
 
 
 class TorchStepper:
-    """Full training steps: forward, backward, clipping to norm 1, fused AdamW."""
+    """Full training steps: forward pass, backward pass, clipping to norm 1, fused AdamW."""
 
     def __init__(
         self, config: ViTConfig, images: np.ndarray, targets: np.ndarray, *, compiled: bool, device: str = "cpu"
     ) -> None:
-        """`images` (B, h, w, channels), soft `targets` (B, C)."""
+        """Create the model and move the batch to the device: `images` (B, h, w, channels), soft `targets` (B, C)."""
         torch.manual_seed(0)
         self.parameters: list[nn.Parameter]
         model = Model(config).to(device)

@@ -1,12 +1,14 @@
-// Attention in float32. A block has one head of one image and 64 of its tokens, 4 threads side by side have a token: of
-// every 16 channels, 4 each. The other tokens pass through shared memory, 64 at a time.
+// Attention in float32. A thread block processes one head of one image and 64 of its tokens. Four adjacent threads
+// process one token; each of them holds 4 of every 16 channels. The block iterates over all tokens in tiles of 64,
+// which are staged in shared memory.
 
 #include "common.cuh"
 #include "heads.cuh"
 
 constexpr int ROWS = BLOCK / 4;
 
-// Channels of this thread: CHUNKS times 4, from (4 chunk + threadIdx.x % 4) 4 on. WIDTH = 16 CHUNKS >= head width.
+// Channels of a token that this thread holds in registers: CHUNKS groups of 4 adjacent channels. Group c begins at
+// channel (4 c + threadIdx.x % 4) 4. The padded head width is WIDTH = 16 CHUNKS >= head width.
 template <int CHUNKS>
 struct Channels {
     float x[CHUNKS][4];
@@ -29,7 +31,7 @@ struct Channels {
         for (int c = 0; c < CHUNKS; c++) store(row + (4 * c + threadIdx.x % 4) * 4, x[c]);
     }
 
-    // Sum of products with a row in shared memory, of the whole token, in each of its threads.
+    // Returns the dot product of the token and a row in shared memory, in all four threads of the token.
     __device__ __forceinline__ float dot(const float* row) const {
         float sum = 0.0f;
 #pragma unroll
@@ -49,7 +51,7 @@ struct Channels {
             for (int i = 0; i < 4; i++) x[c][i] *= factor;
     }
 
-    // += factor row
+    // x += factor row, with the row in shared memory.
     __device__ __forceinline__ void add(float factor, const float* row) {
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++) {
@@ -61,7 +63,8 @@ struct Channels {
     }
 };
 
-// Grid: B H, tiles of 64 tokens, R. Shared memory: 2 ROWS 16 CHUNKS floats.
+// Forward pass. Writes the output (R, B, T, H K) and the log-sum-exp of the scores (R, B, H, T).
+// Grid: (B H, tiles of 64 tokens, R). Dynamic shared memory: 2 ROWS 16 CHUNKS floats.
 template <int CHUNKS>
 __global__ void __launch_bounds__(BLOCK)
     attention_float(const float* qkv, const float* bias, int64 bias_stride, const float* cos, const float* sin,
@@ -114,7 +117,7 @@ __global__ void __launch_bounds__(BLOCK)
     if (threadIdx.x % 4 == 0) logsumexp[head.at_logsumexp(token)] = largest + logf(total);
 }
 
-// Writes a token's gradient, and its sums over the block's tokens to `to` (head width,).
+// Writes the gradient of a token to dqkv, and its sums over the tokens of the block to `to` (head width,).
 template <int CHUNKS>
 __device__ __forceinline__ void finish(const Head<float>& head, float* dqkv, Part part, int token,
                                        Channels<CHUNKS>& d, float* to) {
@@ -146,8 +149,10 @@ __device__ __forceinline__ void finish(const Head<float>& head, float* dqkv, Par
     __syncthreads();
 }
 
-// Grid and shared memory as above. First the block's tokens are keys and queries pass, for dk and dv; then queries, and
-// keys pass, for dq. parts (R, B gridDim.y, 3 H K) gets the sums of the gradient over the block's tokens.
+// Backward pass. Grid and dynamic shared memory are those of attention_float. The first pass holds the keys and values
+// of the block's tokens in registers and iterates over tiles of queries to compute dk and dv. The second pass holds the
+// queries and iterates over tiles of keys to compute dq. The sums of the gradient over the tokens of each block are
+// written to parts (R, B gridDim.y, 3 H K).
 template <int CHUNKS>
 __global__ void __launch_bounds__(BLOCK, 1)
     attention_float_backward(const float* dout, const float* qkv, const float* bias, int64 bias_stride,

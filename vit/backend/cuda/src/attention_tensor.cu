@@ -1,22 +1,25 @@
-// Attention in bf16 on tensor cores, with float32 sums and softmax. A block has one head of one image and up to 128 of
-// its tokens, a warp 16 of them; keys, values or what stands in their place lie in shared memory, all tokens of them.
-// Scores stay in registers: the softmax of Dao 2023 (arXiv 2307.08691), and a backward pass that recomputes them.
+// Attention in bf16 on tensor cores, with float32 accumulators and a float32 softmax. A thread block processes one head
+// of one image and up to 128 of its tokens; a warp processes 16 of them. Shared memory holds the keys and values of all
+// tokens of the image and, in the backward pass, also the queries and output gradients. Scores are kept in registers:
+// the forward pass uses the online softmax of Dao 2023 (arXiv 2307.08691), and the backward pass recomputes the scores.
 
 #include "common.cuh"
 #include "heads.cuh"
 #include "mma.cuh"
 
-constexpr int TILE = 16;      // tokens of a warp
+constexpr int TILE = 16;      // tokens per warp
 constexpr int MOST_WARPS = 8;
 constexpr float LOG2_E = 1.44269504f;
 
-// WIDTH is the head width padded to a multiple of 16. 16 bytes between rows keep the banks of 8 rows apart.
+// Distance between rows in shared memory, in elements. WIDTH is the head width, padded to a multiple of 16. The padding
+// of 16 bytes per row avoids bank conflicts between 8 consecutive rows.
 template <int WIDTH>
 constexpr int STRIDE = WIDTH + 8;
 
 __device__ __forceinline__ int padded(int tokens) { return (tokens + TILE - 1) / TILE * TILE; }
 
-// `count` tokens of one part of the head, from `first` on, to shared memory; zeros behind the last. 8 threads have a row.
+// Copies `count` tokens of one part of the head, beginning with token `first`, to shared memory. Rows after the last
+// token are filled with zeros. Eight adjacent threads copy one row.
 template <int WIDTH>
 __device__ __forceinline__ void stage(const Head<bf16>& head, const bf16* qkv, Part part, int first, int count,
                                       bf16* to) {
@@ -29,7 +32,7 @@ __device__ __forceinline__ void stage(const Head<bf16>& head, const bf16* qkv, P
     }
 }
 
-// 16 tokens from `token` on in shared memory, as the left factor of products.
+// Loads 16 tokens, beginning with `token`, from shared memory into registers as the left operand of matrix products.
 template <int WIDTH>
 __device__ __forceinline__ void left_factor(uint32 (&a)[WIDTH / 16][4], const bf16* from, int token) {
     const int lane = threadIdx.x % 32;
@@ -38,7 +41,7 @@ __device__ __forceinline__ void left_factor(uint32 (&a)[WIDTH / 16][4], const bf
     for (int k = 0; k < WIDTH / 16; k++) load_matrices(a[k], row + k * 16);
 }
 
-// d (16 x 16) = a b^T, b the 16 tokens from `token` on in shared memory.
+// d (16 x 16) = a b^T. The rows of b are the 16 tokens in shared memory that begin with `token`.
 template <int WIDTH>
 __device__ __forceinline__ void scores_of(float (&d)[2][4], const uint32 (&a)[WIDTH / 16][4], const bf16* b, int token) {
     const int lane = threadIdx.x % 32;
@@ -56,7 +59,8 @@ __device__ __forceinline__ void scores_of(float (&d)[2][4], const uint32 (&a)[WI
     }
 }
 
-// d (16 x WIDTH) += w b, w (16 x 16) as `scores_of` leaves it, b the 16 tokens from `token` on in shared memory.
+// d (16 x WIDTH) += w b. w (16 x 16) has the register layout that `scores_of` returns. The rows of b are the 16 tokens
+// in shared memory that begin with `token`.
 template <int WIDTH>
 __device__ __forceinline__ void mix(float (&d)[WIDTH / 8][4], const float (&w)[2][4], const bf16* b, int token) {
     const uint32 a[4] = {pack_bf16(w[0][0], w[0][1]), pack_bf16(w[0][2], w[0][3]), pack_bf16(w[1][0], w[1][1]),
@@ -72,7 +76,8 @@ __device__ __forceinline__ void mix(float (&d)[WIDTH / 8][4], const float (&w)[2
     }
 }
 
-// Grid: B H, tiles of blockDim.x / 2 tokens, R. Shared memory: (2 padded(T) + blockDim.x / 2) STRIDE bf16.
+// Forward pass. Writes the output (R, B, T, H K) and the log-sum-exp of the scores (R, B, H, T).
+// Grid: (B H, tiles of blockDim.x / 2 tokens, R). Dynamic shared memory: (2 padded(T) + blockDim.x / 2) STRIDE bf16.
 template <int WIDTH>
 __global__ void __launch_bounds__(32 * MOST_WARPS)
     attention_tensor(const bf16* qkv, const float* bias, int64 bias_stride, const float* cos, const float* sin,
@@ -94,7 +99,7 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
     uint32 query[WIDTH / 16][4];
     left_factor<WIDTH>(query, queries, warp * TILE);
     float mixed[WIDTH / 8][4] = {}, largest[2] = {-infinity(), -infinity()}, total[2] = {};
-    constexpr int STEPS = 4;  // 64 keys between two looks at the largest score
+    constexpr int STEPS = 4;  // the running maximum is updated once per 64 keys
     for (int chunk = 0; chunk < tokens; chunk += STEPS * TILE) {
         float score[STEPS][2][4], top[2] = {largest[0], largest[1]};
 #pragma unroll
@@ -146,7 +151,8 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
     }
 }
 
-// Writes the gradient of the warp's 16 tokens and adds up its columns over them into sums (WIDTH,).
+// Writes the gradient of the warp's 16 tokens to dqkv, and the column sums of the gradient over these tokens to
+// sums (WIDTH,).
 template <int WIDTH>
 __device__ __forceinline__ void finish(const Head<bf16>& head, bf16* dqkv, Part part, int first,
                                        const float (&d)[WIDTH / 8][4], float* sums) {
@@ -171,19 +177,23 @@ __device__ __forceinline__ void finish(const Head<bf16>& head, bf16* dqkv, Part 
         }
         if (g == 0) sums[dim] = sum[0], sums[dim + 1] = sum[1];
     }
-    __syncwarp();  // what follows is for a whole warp
+    __syncwarp();  // the warp-level instructions that follow require all lanes
 }
 
-// p = exp(s - logsumexp) and ds = p (dp - delta), in place of s and dp; the normaliser is logsumexp / log 2.
+// Replaces s by p = exp(s - logsumexp), and dp by ds = p (dp - delta). `normaliser` is logsumexp / ln 2.
 __device__ __forceinline__ void softmax_backward(float& s, float& dp, float normaliser, float delta) {
     s = power_of_two(fmaf(s, LOG2_E, -normaliser));
     dp = s * (dp - delta);
 }
 
-// Grid as above. Shared memory: 2 padded(T) floats and, where `resident`, 4 padded(T) STRIDE bf16, otherwise 2: queries
-// then stand where keys stood, and these come back. First each warp has 16 keys and walks over the queries, for dk and
-// dv; then 16 queries, for dq. parts (R, B gridDim.y, 3 H K) gets the sums of the gradient over the block's tokens.
-// delta = sum(dout out) over a head's channels is the softmax's sum(dp p) (arXiv 2205.14135, appendix B).
+// Backward pass. The grid is that of attention_tensor. In the first pass, each warp holds 16 keys and values in
+// registers and iterates over all queries to compute dk and dv. In the second pass, it holds 16 queries and iterates
+// over all keys to compute dq. The sums of the gradient over the tokens of each block are written to
+// parts (R, B gridDim.y, 3 H K).
+// Dynamic shared memory: 2 padded(T) floats, and 4 padded(T) STRIDE bf16 if `resident`, otherwise 2 padded(T) STRIDE
+// bf16. If not resident, the queries and output gradients overwrite the keys and values, which are loaded again for the
+// second pass.
+// delta = sum(dout out) over the channels of a head equals sum(dp p) of the softmax (arXiv 2205.14135, appendix B).
 template <int WIDTH>
 __global__ void __launch_bounds__(32 * MOST_WARPS, WIDTH > 32 ? 1 : 2)
     attention_tensor_backward(const bf16* dout, const bf16* qkv, const float* bias, int64 bias_stride,
@@ -197,12 +207,12 @@ __global__ void __launch_bounds__(32 * MOST_WARPS, WIDTH > 32 ? 1 : 2)
     bf16* keys = reinterpret_cast<bf16*>(shared);
     bf16* values = keys + area;
     bf16* queries = resident ? values + area : keys;
-    bf16* gradients = queries + area;  // of the mixed values
+    bf16* gradients = queries + area;  // gradients of the attention output
     float* normaliser = reinterpret_cast<float*>(gradients + area);
     float* delta = normaliser + rows;
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const int first = (blockIdx.y * (blockDim.x / 32) + warp) * TILE;
-    const int inside = min(first, rows - TILE);  // a last warp without tokens works on others and writes nothing
+    const int inside = min(first, rows - TILE);  // a warp without tokens computes on the last tile and writes nothing
 
     stage<WIDTH>(head, qkv, KEY, 0, rows, keys);
     stage<WIDTH>(head, qkv, VALUE, 0, rows, values);
@@ -215,7 +225,7 @@ __global__ void __launch_bounds__(32 * MOST_WARPS, WIDTH > 32 ? 1 : 2)
     }
     stage<WIDTH>(head, qkv, QUERY, 0, rows, queries);
     const int dim = threadIdx.x % 8 * 8;
-    for (int begin = 0; begin < rows; begin += blockDim.x / 8) {  // all threads alike: lanes are summed
+    for (int begin = 0; begin < rows; begin += blockDim.x / 8) {  // all threads must reach sum_lanes
         const int token = begin + threadIdx.x / 8;
         float d[8], y[8], product = 0.0f;
         head.read_mixed(dout, token, dim, d);
@@ -238,7 +248,7 @@ __global__ void __launch_bounds__(32 * MOST_WARPS, WIDTH > 32 ? 1 : 2)
     {
         float dkey[WIDTH / 8][4] = {}, dvalue[WIDTH / 8][4] = {};
         for (int query = 0; query < rows; query += TILE) {
-            float p[2][4], dp[2][4];  // rows are keys, columns queries
+            float p[2][4], dp[2][4];  // rows are keys, columns are queries
             scores_of<WIDTH>(p, key, queries, query);
             scores_of<WIDTH>(dp, value, gradients, query);
 #pragma unroll

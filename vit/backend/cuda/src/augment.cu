@@ -1,11 +1,11 @@
-// Strong augmentation on the device, equivalent to ablations/data/augmentation.py, in two kernels.
+// Strong data augmentation on the device, in two kernels. It is equivalent to ablations/data/augmentation.py.
 
 #include "common.cuh"
 #include "philox.cuh"
 #include "patches.cuh"
 #include "trivial_augment.cuh"
 
-// A rectangle of an image that is erased (Zhong et al. 2017, arXiv 1708.04896), or none.
+// Rectangle of an image to be erased (Zhong et al. 2017, arXiv 1708.04896). It is empty if nothing is erased.
 struct Erased {
     int top, bottom, left, right;
 
@@ -28,8 +28,8 @@ struct Erased {
     }
 };
 
-// A block has an image: crop and flip, TrivialAugment where `trivial`, normalise, erase. To out (R, B, h, w, C).
-// Arguments as load_batch's. Grid: B, R. Shared memory: h w C bytes.
+// Augments one image per thread block: crop and flip, TrivialAugment if `trivial`, normalisation, and erasing. Writes
+// to out (R, B, h, w, C). The arguments are those of load_batch. Grid: (B, R). Dynamic shared memory: h w C bytes.
 __global__ void __launch_bounds__(BLOCK)
     augment(const unsigned char* images, const int* order, int64 order_stride, const int* step, int steps,
             const float* mean, const float* std, const int64* seeds, float* out, int height, int width, int channels,
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(BLOCK)
     __syncthreads();
     const Image image{shared, height, width, channels};
     Random draw = philox(seed, slot, *step, 0, AUGMENT);
-    if (!trivial) draw.words[3] = 0;  // the identity
+    if (!trivial) draw.words[3] = 0;  // selects IDENTITY
     const Random more = philox(seed, slot, *step, 1, AUGMENT);
     const Changed changed(image, draw, more, table, histogram, &grey_sum);
     const Erased erased(seed, slot, *step, erase, more.words[2], height, width);
@@ -65,7 +65,8 @@ __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-// Gamma-distributed with this shape (Marsaglia and Tsang 2000, "A simple method for generating gamma variables").
+// Returns a random number from the gamma distribution with the given shape and scale 1 (Marsaglia and Tsang 2000, "A
+// simple method for generating gamma variables").
 __device__ __forceinline__ float gamma(float shape, uint64 seed, uint32 which, uint32 step) {
     const float d = (shape < 1.0f ? shape + 1.0f : shape) - 1.0f / 3.0f, c = 1.0f / sqrtf(9.0f * d);
     for (uint32 attempt = 0;; attempt++) {
@@ -83,9 +84,11 @@ __device__ __forceinline__ float beta(float shape, uint64 seed, uint32 step) {
     return first + second > 0.0f ? first / (first + second) : 0.5f;
 }
 
-// How a batch is mixed: each image with the one `shift` places on (the order is random already). MixUp (Zhang et al.
-// 2017, arXiv 1710.09412): images blend by `share`. CutMix (Yun et al. 2019, arXiv 1905.04899, algorithm 1): a
-// rectangle comes from the partner; `share` is what is left. With both, each batch has one of them, by even chances.
+// Parameters of MixUp or CutMix for one batch. The partner of an image is the image `shift` positions later in the
+// batch, modulo the batch size; the order of the images is already random. MixUp (Zhang et al. 2017, arXiv 1710.09412):
+// the result is share image + (1 - share) partner. CutMix (Yun et al. 2019, arXiv 1905.04899, algorithm 1): a rectangle
+// is copied from the partner, and `share` is the remaining fraction of the area. If both are enabled, each batch uses
+// one of them, with equal probability.
 struct Mix {
     float share;
     int shift, cut, top, bottom, left, right;
@@ -117,7 +120,8 @@ struct Mix {
     }
 };
 
-// Images (R, B, h, w, C) mixed and cut into patches, labels mixed into soft targets. Grid: packs of an image, B, R.
+// Mixes images (R, B, h, w, C) and divides them into patches, and mixes their labels into soft targets.
+// Grid: (packs of an image, B, R).
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK, 2)
     mix_patchify(const float* images, const int* labels, const int* order, int64 order_stride, const int* step,

@@ -1,10 +1,11 @@
-// Images to patches (R, B, N, C p p), row by row, channels slowest within a patch.
+// Conversion of images to patches (R, B, N, C p p). The patches of an image are in row-major order. Within a patch, the
+// channel index varies slowest.
 
 #include "common.cuh"
 #include "philox.cuh"
 #include "patches.cuh"
 
-// float32 images (R, B, h, w, C), as they are. Grid: packs of an image, B, R.
+// Converts float32 images (R, B, h, w, C) without changing their values. Grid: (packs of an image, B, R).
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK)
     patchify(const float* images, T* patches, int height, int width, int channels, int patch) {
@@ -20,9 +21,10 @@ __global__ void __launch_bounds__(BLOCK)
     store(patches + image + first, value);
 }
 
-// Image order[run, (step mod steps) B + b] of uint8 images (n, h, w, C), moved by up to `padding` pixels (gaps black),
-// mirrored, normalised by mean and std (R, C) in units of 0..1; and its label as a soft target, smoothing (R,). Grid: packs of an
-// image, B, R.
+// Converts a batch of uint8 images (n, h, w, C). Element b of the batch is image order[run, (step mod steps) B + b]. It
+// is shifted by up to `padding` pixels, with black pixels outside the image, mirrored at random if `flip`, and
+// normalised by mean and std (R, C), which refer to levels scaled to 0..1. Its label is written as a soft target with
+// label smoothing (R,). Grid: (packs of an image, B, R).
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK)
     load_batch(const unsigned char* images, const int* labels, const int* order, int64 order_stride, const int* step,

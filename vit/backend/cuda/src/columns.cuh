@@ -1,6 +1,6 @@
-// Sums over rows, column by column. A block takes a tile of columns and a part of the rows: COLUMN_LANES<V> threads side
-// by side hold V columns each (128 bytes of a row), and the groups of them take turns with the rows. The sums of the
-// parts are added by `sum_parts`, in their order.
+// Column sums of matrices. A thread block processes one tile of columns and one part of the rows. A group of
+// COLUMN_LANES<V> adjacent threads covers the tile (128 bytes of a row), with V columns per thread. The groups process
+// the rows of the part in turn. `sum_parts` adds the sums of the parts in a fixed order.
 
 template <int V>
 constexpr int COLUMN_LANES = V == 1 ? 32 : 8;
@@ -9,7 +9,7 @@ constexpr int TILE_COLUMNS = COLUMN_LANES<V> * V;
 
 template <int V>
 struct Tile {
-    int group, groups, column, first, last;  // first: of this thread's rows; last: end of the part's
+    int group, groups, column, first, last;  // first: first row of this thread; last: end of the part (exclusive)
 
     __device__ __forceinline__ Tile(int tile, int part, int parts, int rows) {
         group = threadIdx.x / COLUMN_LANES<V>;
@@ -21,7 +21,8 @@ struct Tile {
     }
 };
 
-// The block's sum of column `threadIdx.x` of its tile, in the threads that have one, from V columns of each thread.
+// Returns the sum of column `threadIdx.x` of the tile over all groups of the block, given the V column sums of each
+// thread. Threads without a column return 0.
 template <int V>
 __device__ __forceinline__ float fold_groups(const float (&sum)[V]) {
     __shared__ __align__(16) float sums[BLOCK * V];
@@ -34,7 +35,7 @@ __device__ __forceinline__ float fold_groups(const float (&sum)[V]) {
     return total;
 }
 
-// Writes the sums of a part to `parts` (R, number of parts, columns).
+// Writes the column sums of the block's part of the rows to `parts` (R, number of parts, columns).
 template <int V>
 __device__ __forceinline__ void write_part(const float (&sum)[V], float* parts, int columns) {
     const float total = fold_groups(sum);

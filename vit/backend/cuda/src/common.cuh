@@ -1,12 +1,16 @@
-// Helpers of all kernels: bf16, vector loads and stores, sums over lanes.
-// No CUDA headers are included, so the sources compile with NVRTC alone.
+// Helpers of all kernels: bf16 conversion, vector loads and stores, and reductions over lanes.
+// The sources include no CUDA headers, so that NVRTC alone can compile them.
+//
+// Notation in the comments: R runs, B images per batch, N or T tokens, D width, H heads, K head width; h, w, C are the
+// height, width and channels of an image, p is the patch size. A pack is V adjacent elements that one thread processes.
+// Grids are given as (x, y, z). "Packs" in a grid means one thread, not one thread block, per pack.
 
 using uint32 = unsigned int;
 using uint64 = unsigned long long;
 using int64 = long long;
 
 enum : uint32 { ALL_LANES = 0xffffffffu };
-enum : int { BLOCK = 256 };  // threads of a block, where a kernel does not say otherwise
+enum : int { BLOCK = 256 };  // default number of threads per block
 
 struct bf16 {
     unsigned short bits;
@@ -15,7 +19,7 @@ struct bf16 {
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float(static_cast<uint32>(x.bits) << 16); }
 
-// Two floats rounded to nearest even: `low` in the lower half of the word.
+// Rounds two floats to bf16 (nearest, ties to even) and packs them into a word, with `low` in the lower half.
 __device__ __forceinline__ uint32 pack_bf16(float low, float high) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     uint32 word;
@@ -44,7 +48,7 @@ __device__ __forceinline__ bf16 from_float<bf16>(float x) {
     return bf16{static_cast<unsigned short>(pack_bf16(x, 0.0f) & 0xffffu)};
 }
 
-// V neighbouring elements, aligned to V elements or 16 bytes, whichever is less.
+// Loads V adjacent elements. The address must be aligned to V elements or to 16 bytes, whichever is less.
 template <int V>
 __device__ __forceinline__ void load(const float* from, float (&x)[V]) {
     if constexpr (V % 4 == 0) {
@@ -104,7 +108,7 @@ __device__ __forceinline__ void store(bf16* to, const float (&x)[V]) {
     }
 }
 
-// Sum over groups of LANES neighbouring threads, in each of them; all threads of the warp take part.
+// Returns the sum over a group of LANES adjacent threads, in each of them. All threads of the warp must call it.
 template <int LANES>
 __device__ __forceinline__ float sum_lanes(float x) {
 #pragma unroll
@@ -119,7 +123,7 @@ __device__ __forceinline__ float max_lanes(float x) {
     return x;
 }
 
-// 2^x, to 2 units in the last place.
+// Returns 2^x with an error of at most 2 units in the last place.
 __device__ __forceinline__ float power_of_two(float x) {
 #ifdef __CUDA_ARCH__
     float y;

@@ -1,11 +1,14 @@
-// Dropout of elements (Srivastava et al. 2014) and of an image's whole branch (Huang et al. 2016, arXiv 1603.09382).
-// Forward and backward are the same multiplication: the counter-based random numbers are generated again.
+// Dropout of elements (Srivastava et al. 2014) and of whole branches per image (Huang et al. 2016, arXiv 1603.09382).
+// The forward and backward passes perform the same multiplication, because the backward pass generates the same
+// counter-based random numbers again.
 
 #include "common.cuh"
 #include "philox.cuh"
 
-// out = (x + bias) keep, (R, B, N, D), bias null or (R, D). A draw below a threshold (of 2^32) drops. Element e of a run
-// reads word e mod 4 of its address e / 4, whatever V is. Grid: packs of a run, R.
+// out = (x + bias) mask. x and out are (R, B, N, D), bias is (R, D) or null. The mask is the product of 0 or `keep` for
+// the element and 0 or `path_keep` for the image. An element or a branch is dropped if its random word is less than the
+// threshold, which is the rate times 2^32. Element e of a run uses word e mod 4 of the Philox counter e / 4, for any V.
+// Grid: (packs of a run, R).
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK)
     dropout(const T* x, const float* bias, int64 bias_stride, uint32 threshold, float keep, uint32 path_threshold,

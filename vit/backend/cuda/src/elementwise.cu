@@ -1,8 +1,9 @@
-// Elementwise kernels: biases, tables, copies. A thread processes V adjacent elements of a row.
+// Elementwise kernels: addition of biases and tables, and copies. A thread processes V adjacent elements of a row.
 
 #include "common.cuh"
 
-// x (R, rows, columns) += bias (R or 1, period, columns) of row mod period. Grid: packs, R.
+// x (R, rows, columns) += bias (R or 1, period, columns). Row r of x uses row r mod period of bias.
+// Grid: (packs of a run, R).
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK)
     add_rows(T* x, const float* bias, int64 bias_stride, uint32 rows, int columns, uint32 period) {
@@ -31,7 +32,7 @@ __global__ void __launch_bounds__(BLOCK) add(T* x, const T* y, int64 count) {
     store(x + at, value);
 }
 
-// out (n,) = x (n,) in another type. Grid: packs.
+// out (n,) = x (n,), converted to another type. Grid: packs.
 template <typename S, typename T, int V>
 __global__ void __launch_bounds__(BLOCK) cast(const S* x, T* out, int64 count) {
     const int64 at = (static_cast<int64>(blockIdx.x) * BLOCK + threadIdx.x) * V;
@@ -52,7 +53,8 @@ __global__ void __launch_bounds__(BLOCK) fill(T* out, float value, int64 count) 
     store(out + at, values);
 }
 
-// out (R, B, n, D) = source, strides in elements, of run, image and token. Grid: packs of a run, R.
+// out (R, B, n, D) = source (R, B, n, D). The strides of runs, images and tokens are in elements.
+// Grid: (packs of a run, R).
 template <typename S, typename T, int V>
 __global__ void __launch_bounds__(BLOCK)
     copy_tokens(const S* source, int64 from_run, int64 from_image, int64 from_token, T* out, int64 to_run,
@@ -66,7 +68,7 @@ __global__ void __launch_bounds__(BLOCK)
     store(out + run * to_run + image * to_image + token * to_token + column, value);
 }
 
-// The share of each token: dy (images, D) to out (images, N, D), over N. Grid: packs; images of all runs.
+// out (images, N, D) = dy (images, D) / N for every token, over the images of all runs. Grid: packs.
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK)
     mean_tokens_backward(const T* dy, T* out, uint32 images, uint32 tokens, int width) {

@@ -1,4 +1,5 @@
-// GELU (Hendrycks and Gimpel 2016, arXiv 1606.08415), exact: x Phi(x), Phi the normal distribution function.
+// GELU (Hendrycks and Gimpel 2016, arXiv 1606.08415) in its exact form x Phi(x), where Phi is the cumulative
+// distribution function of the standard normal distribution and phi its density.
 
 #include "common.cuh"
 #include "columns.cuh"
@@ -7,8 +8,8 @@ struct Normal {
     float cdf, density;
 };
 
-// Phi and phi at u. erf(z) = 1 - (a1 t + ... + a5 t^5) exp(-z^2) with t = 1 / (1 + p z), z >= 0, to 1.5e-7:
-// Abramowitz and Stegun 7.1.26. The exponential is shared with the density.
+// Returns Phi(u) and phi(u). Phi is computed from erf(z) = 1 - (a1 t + ... + a5 t^5) exp(-z^2) with t = 1 / (1 + p z)
+// for z >= 0, with an absolute error of at most 1.5e-7 (Abramowitz and Stegun 7.1.26). phi uses the same exponential.
 __device__ __forceinline__ Normal normal(float u) {
     const float gauss = __expf(-0.5f * u * u);
     const float t = __fdividef(1.0f, fmaf(0.3275911f * 0.70710678f, fabsf(u), 1.0f));
@@ -20,8 +21,8 @@ __device__ __forceinline__ Normal normal(float u) {
     return {u < 0.0f ? tail : 1.0f - tail, 0.39894228f * gauss};
 }
 
-// out = GELU(x + bias), x (R, rows, columns), bias (R, columns). With DERIVATIVE, x becomes
-// GELU'(u) = Phi(u) + u phi(u) at u = x + bias. Grid: packs of a run, R.
+// out = GELU(x + bias), where x is (R, rows, columns) and bias is (R, columns). With DERIVATIVE, x is overwritten with
+// GELU'(u) = Phi(u) + u phi(u) at u = x + bias. Grid: (packs of a run, R).
 template <typename T, int V, bool DERIVATIVE>
 __global__ void __launch_bounds__(BLOCK)
     bias_gelu(T* x, const float* bias, int64 bias_stride, T* out, uint32 rows, int columns) {
@@ -43,7 +44,8 @@ __global__ void __launch_bounds__(BLOCK)
     if constexpr (DERIVATIVE) store(x + at, derivative);
 }
 
-// dy *= derivative, (R, rows, columns), and its sums over the rows of a part. Grid: parts, tiles of columns, R.
+// dy *= derivative, both (R, rows, columns). The sums of the result over the rows of each part are written to `parts`.
+// Grid: (parts, tiles of columns, R).
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK)
     bias_gelu_backward(T* dy, const T* derivative, float* parts, int rows, int columns) {

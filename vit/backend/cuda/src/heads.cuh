@@ -1,12 +1,14 @@
-// Queries, keys and values of one head of one image, read from the product of tokens and qkv weights, without bias.
+// Access to the queries, keys and values of one head of one image. They are stored as the product of the tokens and the
+// qkv weights, without bias.
 
 enum Part { QUERY, KEY, VALUE };
 
 struct Rotation {
-    const float *cos, *sin;  // (N, K / 2), null where nothing turns
-    int prefix;              // tokens before the first that turns
+    const float *cos, *sin;  // (N, K / 2), null if nothing is rotated
+    int prefix;              // number of tokens before the first rotated one
 
-    // Rotates pairs (2j, 2j+1) of a token: (a, b) to (a cos - b sin, a sin + b cos); with BACK, by the opposite angle.
+    // Rotates the pairs of channels (2j, 2j+1) of a token: (a, b) becomes (a cos - b sin, a sin + b cos). With BACK,
+    // the angle has the opposite sign.
     template <bool BACK, int V>
     __device__ __forceinline__ void turn(int token, int head_width, int dim, float (&x)[V]) const {
         if (!cos || token < prefix) return;
@@ -24,14 +26,14 @@ struct Rotation {
 template <typename T>
 struct Head {
     int head;
-    int64 image;        // among those of all runs
-    int64 offset;       // of this head's queries of token 0 in qkv (R, B, T, 3, H, K)
-    const float* bias;  // of this head's queries
+    int64 image;        // index among the images of all runs
+    int64 offset;       // offset of the queries of this head at token 0 in qkv (R, B, T, 3, H, K)
+    const float* bias;  // bias of the queries of this head
     Rotation rotation;
     float scale;
     int tokens, heads, head_width;
 
-    // Of the block's image and head: blockIdx.x = image H + head, blockIdx.z = run.
+    // Selects the image and head of the thread block: blockIdx.x = image H + head, blockIdx.z = run.
     __device__ __forceinline__ Head(const float* all_bias, int64 bias_stride, Rotation rotation, float scale,
                                     int tokens, int heads, int head_width)
         : rotation(rotation), scale(scale), tokens(tokens), heads(heads), head_width(head_width) {
@@ -41,17 +43,18 @@ struct Head {
         bias = all_bias + blockIdx.z * bias_stride + head * head_width;
     }
 
-    // Offset of V elements of a part in qkv.
+    // Returns the offset in qkv of channel `dim` of one part of a token.
     __device__ __forceinline__ int64 at(Part part, int token, int dim) const {
         return offset + (static_cast<int64>(token) * 3 + part) * heads * head_width + dim;
     }
 
-    // Offset of V elements in mixed (R, B, T, H K).
+    // Returns the offset of channel `dim` of a token in the attention output (R, B, T, H K).
     __device__ __forceinline__ int64 at_mixed(int token, int dim) const {
         return ((image * tokens + token) * heads + head) * head_width + dim;
     }
 
-    // Reads V elements with the bias added, queries scaled, and queries and keys rotated; 0 outside.
+    // Reads V elements and adds the bias, scales queries, and rotates queries and keys. The result is 0 if the token or
+    // the channel is out of range.
     template <int V>
     __device__ __forceinline__ void read(const T* qkv, Part part, int token, int dim, float (&x)[V]) const {
         if (token >= tokens || dim >= head_width) {
@@ -67,7 +70,7 @@ struct Head {
         if (part != VALUE) rotation.turn<false>(token, head_width, dim, x);
     }
 
-    // Converts V elements of a gradient to the gradient of qkv, in place, and writes them.
+    // Converts V elements of a gradient to the gradient of qkv in place, and writes them to dqkv.
     template <int V>
     __device__ __forceinline__ void write_gradient(T* dqkv, Part part, int token, int dim, float (&dx)[V]) const {
         if (part != VALUE) rotation.turn<true>(token, head_width, dim, dx);
@@ -76,7 +79,7 @@ struct Head {
         store(dqkv + at(part, token, dim), dx);
     }
 
-    // V elements of an array (R, B, T, H K); 0 outside.
+    // Reads V elements of an array (R, B, T, H K). The result is 0 if the token or the channel is out of range.
     template <int V>
     __device__ __forceinline__ void read_mixed(const T* mixed, int token, int dim, float (&x)[V]) const {
         if (token < tokens && dim < head_width) {
@@ -87,7 +90,7 @@ struct Head {
         }
     }
 
-    // Offset of a token's log-sum-exp in (R, B, H, T).
+    // Returns the offset of the log-sum-exp of a token in an array (R, B, H, T).
     __device__ __forceinline__ int64 at_logsumexp(int token) const {
         return (image * heads + head) * tokens + token;
     }

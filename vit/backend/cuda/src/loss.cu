@@ -4,12 +4,13 @@
 
 constexpr int WARPS = BLOCK / 32;
 
-// Of two (value, index), the larger value, then the smaller index.
+// Keeps the pair (value, index) with the larger value or, if the values are equal, with the smaller index.
 __device__ __forceinline__ void keep_larger(float& value, int& index, float other, int other_index) {
     if (other > value || (other == value && other_index < index)) value = other, index = other_index;
 }
 
-// Index of the largest entry of a row (the first if several are equal), in every thread of the warp.
+// Returns the index of the largest entry of a row (the first one if several are equal), in every thread of the warp,
+// and writes the entry to `value`.
 template <typename T>
 __device__ __forceinline__ int largest_of(const T* row, int classes, float& value) {
     int index = classes;
@@ -23,8 +24,9 @@ __device__ __forceinline__ int largest_of(const T* row, int classes, float& valu
     return index;
 }
 
-// A warp has a row of logits (rows, C): losses (rows,), dlogits = scale (softmax - targets), and hits (rows,), 1 where
-// logits and targets are largest in the same place. Grid: rows / WARPS.
+// Computes losses (rows,), dlogits = scale (softmax(logits) - targets), and hits (rows,) from logits and targets, both
+// (rows, classes). A hit is 1 if logits and targets have their maximum at the same class, otherwise 0. A warp processes
+// one row. Grid: rows / WARPS.
 template <typename T, typename G>
 __global__ void __launch_bounds__(BLOCK)
     cross_entropy(const T* logits, const float* targets, float scale, float* losses, G* dlogits, float* hits,
@@ -52,7 +54,7 @@ __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-// totals (R, 2) += the sums of losses and of hits (R, B). Grid: R.
+// totals (R, 2) += the sums of losses (R, B) and hits (R, B) over B. Grid: R.
 __global__ void __launch_bounds__(BLOCK)
     add_totals(const float* losses, const float* hits, float* totals, int images) {
     __shared__ float sums[2][WARPS];

@@ -1,8 +1,10 @@
-// Products of small matrices by the 32 threads of a warp, on tensor cores. Thread 4 g + t holds pairs of neighbours.
+// Products of small matrices on tensor cores, computed by the 32 threads of a warp. Lanes are numbered 4 g + t, where
+// 0 <= g < 8 and 0 <= t < 4. A 32-bit register holds two adjacent bf16 elements.
 
-// d (16 x 8, float32) += a (16 x 16, bf16) b (16 x 8, bf16):
-// a[0], a[1], a[2], a[3] are a[g][2t], a[g+8][2t], a[g][2t+8], a[g+8][2t+8] and the next in the row;
-// b[0], b[1] are b[2t][g], b[2t+8][g] and the next in the column; d are d[g][2t], d[g][2t+1], d[g+8][2t], d[g+8][2t+1].
+// d (16 x 8, float32) += a (16 x 16, bf16) b (16 x 8, bf16). In lane 4 g + t, the registers hold these elements:
+// a[0], a[1], a[2], a[3]: a[g][2t], a[g+8][2t], a[g][2t+8], a[g+8][2t+8], each with the next element of the row;
+// b0, b1: b[2t][g], b[2t+8][g], each with the next element of the column;
+// d[0], d[1], d[2], d[3]: d[g][2t], d[g][2t+1], d[g+8][2t], d[g+8][2t+1].
 __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32 (&a)[4], uint32 b0, uint32 b1) {
 #ifdef __CUDA_ARCH__
     asm volatile(
@@ -22,8 +24,8 @@ __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32 (&a)[4],
 #endif
 }
 
-// Four 8 x 8 matrices of bf16 in shared memory; thread 8 i + j says where row j of matrix i begins (16-byte aligned).
-// words[i] are [g][2t] and [g][2t+1] of matrix i.
+// Loads four 8 x 8 matrices of bf16 from shared memory. In lane 8 i + j, `row` points to the first element of row j of
+// matrix i (16-byte aligned). In lane 4 g + t, words[i] receives elements [g][2t] and [g][2t+1] of matrix i.
 __device__ __forceinline__ void load_matrices(uint32 (&words)[4], const bf16* row) {
 #ifdef __CUDA_ARCH__
     const uint32 address = static_cast<uint32>(__cvta_generic_to_shared(row));
@@ -39,7 +41,7 @@ __device__ __forceinline__ void load_matrices(uint32 (&words)[4], const bf16* ro
 #endif
 }
 
-// words[i] are [2t][g] and [2t+1][g] of matrix i.
+// As load_matrices, but transposed: words[i] receives elements [2t][g] and [2t+1][g] of matrix i.
 __device__ __forceinline__ void load_matrices_transposed(uint32 (&words)[4], const bf16* row) {
 #ifdef __CUDA_ARCH__
     const uint32 address = static_cast<uint32>(__cvta_generic_to_shared(row));

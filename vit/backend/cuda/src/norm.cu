@@ -1,13 +1,14 @@
-// Layer normalisation (Ba et al. 2016, arXiv 1607.06450) of a residual stream, fused with the branch added before it.
-// LANES threads hold a row, PACKS times V elements each: LANES PACKS V >= width.
-// S is the type of the stream, T that of the branch and of the normalised output.
+// Layer normalisation (Ba et al. 2016, arXiv 1607.06450) of a residual stream, fused with the preceding addition of the
+// branch output.
+// LANES threads process a row; each of them holds PACKS packs of V elements, with LANES PACKS V >= width.
+// S is the type of the stream, T the type of the branch and of the normalised output.
 
 #include "common.cuh"
 
 constexpr float EPSILON = 1e-6f;
 
-// stream = x + branch + branch_bias (x where branch is null); out = (stream - mean) rstd weight + bias.
-// Grid: rows / (BLOCK / LANES), R. Parameters of a run lie `..._stride` elements from the run before.
+// stream = x + branch + branch_bias, or x if branch is null; out = (stream - mean) rstd weight + bias.
+// The parameters of consecutive runs are `..._stride` elements apart. Grid: (rows / (BLOCK / LANES), R).
 template <typename S, typename T, int V, int LANES, int PACKS>
 __global__ void __launch_bounds__(BLOCK)
     layer_norm(const S* x, const T* branch, const float* branch_bias, int64 branch_bias_stride, const float* weight,
@@ -29,7 +30,7 @@ __global__ void __launch_bounds__(BLOCK)
                 load(branch + index * width + column, added);
                 load(branch_bias + run * branch_bias_stride + column, offset);
 #pragma unroll
-                for (int i = 0; i < V; i++)  // as stored, so that backward sees the same
+                for (int i = 0; i < V; i++)  // rounded to S, the type that the backward pass reads
                     value[p][i] = to_float(from_float<S>(value[p][i] + added[i] + offset[i]));
                 store(stream + index * width + column, value[p]);
             }
@@ -63,7 +64,8 @@ __global__ void __launch_bounds__(BLOCK)
 
 constexpr int WARPS = BLOCK / 32;
 
-// Writes the block's sums of `sum` over its rows to `to` (width,): groups of a warp first, then the warps in turn.
+// Writes the sums of `sum` over the row groups of the block to `to` (width,). The sums are reduced within each warp
+// first, then over the warps in order.
 template <int V, int LANES, int PACKS>
 __device__ __forceinline__ void write_sums(float (&sum)[PACKS][V], float* to, int width) {
     __shared__ __align__(16) float sums[WARPS][LANES * PACKS * V];
@@ -87,9 +89,9 @@ __device__ __forceinline__ void write_sums(float (&sum)[PACKS][V], float* to, in
     __syncthreads();
 }
 
-// With g = dout weight and y = (stream - mean) rstd: dstream += rstd (g - mean(g) - y mean(g y)), copied to dbranch
-// where given; and the sums over the rows of a part of dout y, dout, and dstream to parts (R, gridDim.x, 3, width).
-// Grid: parts, R.
+// With g = dout weight and y = (stream - mean) rstd: dstream += rstd (g - mean(g) - y mean(g y)). The result is also
+// written to dbranch unless it is null. The sums of dout y, dout, and dstream over the rows of each part are written to
+// parts (R, gridDim.x, 3, width). Grid: (parts, R).
 template <typename S, typename T, int V, int LANES, int PACKS>
 __global__ void __launch_bounds__(BLOCK)
     layer_norm_backward(const T* dout, S* dstream, const S* stream, const float* weight, int64 weight_stride,
@@ -103,7 +105,7 @@ __global__ void __launch_bounds__(BLOCK)
         const int column = (p * LANES + lane) * V;
         if (column < width) load(weight + run * weight_stride + column, scale[p]);
     }
-    for (int first = blockIdx.x * each; first < end; first += BLOCK / LANES) {  // all threads alike: lanes are summed
+    for (int first = blockIdx.x * each; first < end; first += BLOCK / LANES) {  // all threads reach sum_lanes
         const int row = first + group;
         const bool active = row < end;
         const int64 index = run * rows + row;

@@ -1,10 +1,11 @@
-// Clipping by the global norm and AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101), all of (R, P) in one launch.
+// Clipping by the global norm and AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101). One launch processes all
+// parameters of all runs (R, P).
 
 #include "common.cuh"
 
 constexpr int WARPS = BLOCK / 32;
 
-// The block's sum, in every thread.
+// Returns the sum over the thread block, in every thread.
 __device__ __forceinline__ double sum_block(double x) {
     __shared__ double sums[WARPS];
 #pragma unroll
@@ -16,8 +17,8 @@ __device__ __forceinline__ double sum_block(double x) {
     return total;
 }
 
-// Sums of squares of x (R, size) to parts (R, gridDim.x); the first block of all makes `step` one more, where given.
-// Grid: parts, R.
+// Writes the sums of squares of x (R, size) to parts (R, gridDim.x). The first thread block also increments `step`
+// unless it is null. Grid: (parts, R).
 __global__ void __launch_bounds__(BLOCK) sum_of_squares(const float* x, int64 stride, double* parts, int size, int* step) {
     x += blockIdx.y * stride;
     double sum = 0.0;
@@ -31,7 +32,7 @@ __global__ void __launch_bounds__(BLOCK) sum_of_squares(const float* x, int64 st
     if (step && threadIdx.x == 0 && blockIdx.x == 0 && blockIdx.y == 0) *step += 1;
 }
 
-// out[run] = the root of the sum of its parts (R, count). Grid: R.
+// out[run] = square root of the sum of parts[run], where parts is (R, count). Grid: R.
 __global__ void __launch_bounds__(BLOCK) norm_of_parts(const double* parts, int count, float* out) {
     double sum = 0.0;
     for (int i = threadIdx.x; i < count; i += BLOCK) sum += parts[static_cast<int64>(blockIdx.x) * count + i];
@@ -39,10 +40,11 @@ __global__ void __launch_bounds__(BLOCK) norm_of_parts(const double* parts, int 
     if (threadIdx.x == 0) out[blockIdx.x] = sqrt(sum);
 }
 
-// With g = gradient min(1, clip / (norm + 1e-6)), m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2 and t = *step:
-// w = w (1 - rate decay) - rate m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + epsilon), decay on elements before `decayed`.
-// copy = w; average += max(average_gain, 9 / (10 + t)) (w - average); both where given. gain = 1 - beta.
-// rates (R, rate_count) are looked up at (t - 1) mod rate_count. Grid: chunks of a run, R.
+// With t = *step, g = gradient min(1, clip_norm / (norm + 1e-6)), m = b1 m + (1 - b1) g and v = b2 v + (1 - b2) g^2:
+// w = w (1 - rate decay) - rate m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + epsilon).
+// Weight decay applies only to the elements before `decayed`. gain1 = 1 - b1 and gain2 = 1 - b2. The learning rate is
+// rates[run, (t - 1) mod rate_count]. Unless they are null, copy = w (in bf16), and
+// average += max(average_gain, 9 / (10 + t)) (w - average). Grid: (chunks of a run, R).
 __global__ void __launch_bounds__(BLOCK)
     adamw(float* weights, const float* gradient, float* first, float* second, bf16* copy, float* average,
           int64 weight_stride, int64 gradient_stride, int64 moment_stride, const float* rates, int rate_count,

@@ -1,6 +1,6 @@
-// Images (h, w, C), their patches (N, C p p), and where a random crop takes a pixel from.
+// Indexing of images (h, w, C), of their patches (N, C p p), and of random crops.
 
-// Where an element of an image's patches lies in the image.
+// Position in the image of an element of its patches.
 struct Pixel {
     int row, column, channel;
 
@@ -13,7 +13,8 @@ struct Pixel {
     }
 };
 
-// The image of a batch's slot at a step, moved by up to `padding` pixels along each axis and perhaps mirrored.
+// Random crop of the image in a slot of the batch at a step: a shift by up to `padding` pixels along each axis and, if
+// `flip`, a horizontal reflection with a probability of 1/2.
 struct Crop {
     int down, right;
     bool mirrored;
@@ -25,7 +26,7 @@ struct Crop {
         mirrored = flip && random.words[2] >> 31;
     }
 
-    // Index (of h w) of the source pixel of a position, or -1 outside the image.
+    // Returns the index of the source pixel of a position, less than h w, or -1 if the pixel is outside the image.
     __device__ __forceinline__ int source(int row, int column, int height, int width) const {
         row += down;
         column = (mirrored ? width - 1 - column : column) + right;

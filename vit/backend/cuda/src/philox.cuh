@@ -1,4 +1,4 @@
-// Random numbers by address: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+// Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 
 enum Purpose : uint32 { DROP_ELEMENTS, DROP_PATHS, AUGMENT, MIX };
 
@@ -18,5 +18,5 @@ __device__ __forceinline__ Random philox(uint64 key, uint32 c0, uint32 c1, uint3
     return {{c0, c1, c2, c3}};
 }
 
-// Uniform on [0, 1), a multiple of 2^-24.
+// Converts a random word to a uniform random number in [0, 1), a multiple of 2^-24.
 __device__ __forceinline__ float uniform(uint32 word) { return (word >> 8) * (1.0f / 16777216.0f); }

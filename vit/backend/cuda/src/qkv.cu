@@ -1,10 +1,11 @@
-// Bias, scale and rotation of queries, keys and values in place, and the backward pass, for unfused attention.
+// Bias, scale and rotation of queries, keys and values in place, and their backward pass, for unfused attention.
 
 #include "common.cuh"
 #include "columns.cuh"
 #include "heads.cuh"
 
-// Part and channel of each of V adjacent columns from `column` on. A pair is always within one head.
+// Part (query, key or value) and channel within the head of V adjacent columns that begin with `column`. A rotated pair
+// of columns always belongs to one head.
 template <int V>
 struct Place {
     bool query[V], turns[V];
@@ -31,8 +32,8 @@ struct Place {
     }
 };
 
-// qkv (R, rows, 3 width): adds bias, scales queries, rotates queries and keys; row mod tokens is the token.
-// Grid: parts of the rows, tiles of columns, R.
+// Adds the bias to qkv (R, rows, 3 width), scales the queries, and rotates the queries and keys. The token of a row is
+// row mod tokens. Grid: (parts of the rows, tiles of columns, R).
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK)
     qkv_bias(T* qkv, const float* bias, int64 bias_stride, float scale, const float* cos, const float* sin, int prefix,
@@ -54,7 +55,8 @@ __global__ void __launch_bounds__(BLOCK)
     }
 }
 
-// dqkv (R, rows, 3 width): rotates back and scales, and sums over the rows of a part. Grid as above.
+// Applies the inverse rotation and the scale to dqkv (R, rows, 3 width), and writes the sums of the result over the
+// rows of each part to `parts`. The grid is that of qkv_bias.
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK, 2)
     qkv_bias_backward(T* dqkv, float scale, const float* cos, const float* sin, int prefix, float* parts, int rows,

@@ -1,10 +1,11 @@
-// Softmax over rows in place, and its backward pass, for unfused attention. One warp per row, ITEMS elements per thread.
+// Softmax over rows in place, and its backward pass, for unfused attention. A warp processes one row; each thread holds
+// ITEMS elements.
 
 #include "common.cuh"
 
 constexpr int WARPS = BLOCK / 32;
 
-// x (rows, width). Grid: rows / WARPS.
+// x = softmax(x), where x is (rows, width). Grid: rows / WARPS.
 template <typename T, int ITEMS>
 __global__ void __launch_bounds__(BLOCK) softmax(T* x, int64 rows, int width) {
     const int64 row = static_cast<int64>(blockIdx.x) * WARPS + threadIdx.x / 32;
@@ -29,7 +30,7 @@ __global__ void __launch_bounds__(BLOCK) softmax(T* x, int64 rows, int width) {
         if (i * 32 + lane < width) x[row * width + i * 32 + lane] = from_float<T>(value[i] / total);
 }
 
-// dy = y (dy - sum(dy y)). Grid: rows / WARPS.
+// dy = y (dy - sum(dy y)), where y = softmax(x). Grid: rows / WARPS.
 template <typename T, int ITEMS>
 __global__ void __launch_bounds__(BLOCK) softmax_backward(T* dy, const T* y, int64 rows, int width) {
     const int64 row = static_cast<int64>(blockIdx.x) * WARPS + threadIdx.x / 32;

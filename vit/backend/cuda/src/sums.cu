@@ -1,9 +1,10 @@
-// Sums of rows, and the second stage of every sum of parts.
+// Sums over rows, and the second stage of all reductions that write partial sums.
 
 #include "common.cuh"
 #include "columns.cuh"
 
-// (R, rows, columns) to parts (R, gridDim.x, columns). Grid: parts, tiles of columns, R.
+// Writes the sums of x (R, rows, columns) over the rows of each part to parts (R, gridDim.x, columns).
+// Grid: (parts, tiles of columns, R).
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK) sum_rows(const T* x, float* parts, int rows, int columns) {
     const Tile<V> tile(blockIdx.y, blockIdx.x, gridDim.x, rows);
@@ -21,8 +22,8 @@ __global__ void __launch_bounds__(BLOCK) sum_rows(const T* x, float* parts, int 
 
 constexpr int SUM_COLUMNS = 64, SUM_GROUPS = 16;
 
-// parts (R, count, outputs, columns) summed over count. Grid: tiles of columns, outputs (at most 3), R.
-// Output i of run r begins at out_i + r stride_i; an absent one is null.
+// Sums parts (R, count, outputs, columns) over count. Output i of run r begins at out_i + r stride_i. Outputs that are
+// not needed are null. Grid: (tiles of columns, outputs (at most 3), R).
 __global__ void __launch_bounds__(SUM_COLUMNS* SUM_GROUPS)
     sum_parts(const float* parts, int count, int columns, float* out0, int64 stride0, float* out1, int64 stride1,
               float* out2, int64 stride2) {
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(SUM_COLUMNS* SUM_GROUPS)
     }
 }
 
-// Mean over N tokens: (R, B, N, D) to (R, B, D). Grid: B, tiles of columns, R.
+// out (R, B, D) = mean of x (R, B, N, D) over the tokens. Grid: (B, tiles of columns, R).
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK) mean_tokens(const T* x, T* out, int tokens, int width) {
     const Tile<V> tile(blockIdx.y, 0, 1, tokens);

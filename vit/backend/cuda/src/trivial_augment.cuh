@@ -1,5 +1,5 @@
-// TrivialAugment (Mueller and Hutter 2021, arXiv 2103.10158): one random change of an image. The same changes as in
-// ablations/data/trivial_augment.py, in the same order.
+// TrivialAugment (Mueller and Hutter 2021, arXiv 2103.10158): one random transformation of an image. The
+// transformations and their order are those of ablations/data/trivial_augment.py.
 
 enum Change {
     IDENTITY, TRANSLATE_X, TRANSLATE_Y, SHEAR_X, SHEAR_Y, ROTATE, BRIGHTNESS, CONTRAST, COLOUR, SHARPNESS, POSTERIZE,
@@ -9,7 +9,7 @@ enum Change {
 using Level = unsigned char;
 constexpr int MOST_CHANNELS = 4, LEVELS = 256;
 
-// reference + factor (level - reference), as a level.
+// Returns reference + factor (level - reference), rounded and clipped to 0..255.
 __device__ __forceinline__ int enhanced(float level, float reference, float factor) {
     return static_cast<int>(fminf(fmaxf(rintf(reference + factor * (level - reference)), 0.0f), 255.0f));
 }
@@ -22,21 +22,23 @@ struct Image {
         return levels[(row * width + column) * channels + channel];
     }
 
-    // ITU-R 601 luma.
+    // Returns the ITU-R 601 luma of a pixel.
     __device__ __forceinline__ float grey(int row, int column) const {
         if (channels == 1) return at(row, column, 0);
         return rintf(at(row, column, 0) * 0.299f + at(row, column, 1) * 0.587f + at(row, column, 2) * 0.114f);
     }
 };
 
-// A change of the block's image. Those of single levels are a table of each channel; the others look around.
+// Transformed image of a thread block. A transformation of single levels is stored as a lookup table per channel. The
+// other transformations read other pixels or channels.
 struct Changed {
     Image image;
     Change change;
     const Level (*table)[LEVELS];
     float factor, xx, xy, yx, yy, shift_x, shift_y;
 
-    // All threads of the block; `image` is complete, `table` and `histogram` are theirs to fill.
+    // All threads of the block must call it, with a complete `image`. `table`, `histogram` and `grey_sum` are
+    // workspaces in shared memory; `histogram` and `grey_sum` must be zero.
     __device__ __forceinline__ Changed(Image image, Random draw, Random strength_draw, Level (*table)[LEVELS],
                                        int (*histogram)[LEVELS], int* grey_sum)
         : image(image), table(table), xx(1.0f), xy(0.0f), yx(0.0f), yy(1.0f), shift_x(0.0f), shift_y(0.0f) {
@@ -82,7 +84,7 @@ struct Changed {
         __syncthreads();
     }
 
-    // A level after AUTO_CONTRAST or EQUALIZE of a channel with this histogram.
+    // Returns a level after AUTO_CONTRAST or EQUALIZE of a channel with the given histogram.
     __device__ __forceinline__ int spread(const int* histogram, int level, int pixels) const {
         int low = LEVELS, high = 0, before = 0;
         for (int i = 0; i < LEVELS; i++)
@@ -99,7 +101,7 @@ struct Changed {
         return step ? min((step / 2 + before) / step, 255) : level;
     }
 
-    // The level of a place after the change.
+    // Returns the level at a position after the transformation.
     __device__ __forceinline__ int at(int row, int column, int channel) const {
         if (change >= TRANSLATE_X && change <= ROTATE) {
             const float x = column - (image.width - 1) / 2.0f, y = row - (image.height - 1) / 2.0f;
