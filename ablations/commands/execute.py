@@ -112,6 +112,13 @@ def _execute(
             )
     except KeyboardInterrupt:
         stop(f"interrupted after {listener.count} of {total} runs; the same command resumes", INTERRUPTED)
+    if outcome.diverged:
+        number = len(outcome.diverged)
+        echo(
+            f"warning: {number} of {count(len(tasks), 'run')} diverged; the report counts a diverged run as a finished "
+            f"run with the accuracy of chance: {'; '.join(outcome.diverged)}",
+            err=True,
+        )
     if outcome.failed:
         for run_label, reason in outcome.failed.items():
             echo(f"failed: {run_label}: {reason}", err=True)

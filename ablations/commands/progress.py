@@ -53,9 +53,10 @@ class Progress:
     def finished(self, task: Task, result: Finished) -> None:
         """Report a finished run."""
         self._end_run(task)
+        accuracy = f"test {result.test_accuracy:.1%}, validation {result.validation_accuracy:.1%}"
         self.line(
-            f"{self.counter()} {task.label}: test {result.test_accuracy:.1%}, validation "
-            f"{result.validation_accuracy:.1%}, {duration(result.seconds)}; {_left(self.study_left())}"
+            f"{self.counter()} {task.label}: {_diverged(result) or accuracy}, {duration(result.seconds)}; "
+            f"{_left(self.study_left())}"
         )
 
     def failed(self, task: Task, reason: str) -> None:
@@ -71,7 +72,8 @@ class Progress:
     def finished_elsewhere(self, task: Task, result: Finished) -> None:
         """Report a run that another process has finished."""
         self._end_run(task)
-        self.line(f"{self.counter()} {task.label}: test {result.test_accuracy:.1%}, finished by another process")
+        accuracy = f"test {result.test_accuracy:.1%}"
+        self.line(f"{self.counter()} {task.label}: {_diverged(result) or accuracy}, finished by another process")
 
     def waiting(self, runs: int) -> None:
         """Report that all remaining runs are being trained by other processes."""
@@ -128,7 +130,7 @@ class LiveProgress(Progress):
 
     def line(self, text: str) -> None:
         """Print one line above the table."""
-        say(self.console, text, style="red" if "FAILED" in text else "")
+        say(self.console, text, style="red" if "FAILED" in text or "DIVERGED" in text else "")
 
     def table(self) -> "RenderableType":
         """Return the table of the running runs and the progress of the study."""
@@ -160,6 +162,11 @@ class LiveProgress(Progress):
             f"{duration(time.monotonic() - self.begun)} elapsed, {_left(self.study_left())}",
         )
         return Group(table, bar)
+
+
+def _diverged(result: Finished) -> str:
+    """Return that a run diverged; empty for one that was trained to the end."""
+    return f"DIVERGED: the loss was not finite in epoch {result.diverged}" if result.diverged else ""
 
 
 def _run_left(task: Task, begun: float, metrics: "EpochMetrics") -> float:

@@ -63,8 +63,8 @@ class DataLoader:
         train, validation = split(dataset.train_labels, config.validation, config.seed)
         if not len(validation):
             raise UsageError(
-                f"validation: {config.validation:g} of {len(dataset.train_labels)} training images holds out none; "
-                "valid is a share that holds out at least one"
+                f"validation must hold out at least one of {len(dataset.train_labels)} training images, got "
+                f"{config.validation:g}"
             )
         if config.data_fraction < 1:
             train = train[subsample(dataset.train_labels[train], config.data_fraction, config.seed)]

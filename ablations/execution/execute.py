@@ -23,6 +23,7 @@ class StudyOutcome:
     skipped: list[str] = field(default_factory=list)
     finished_elsewhere: list[str] = field(default_factory=list)  # by another process, during this execution
     failed: dict[str, str] = field(default_factory=dict)  # reasons by label
+    diverged: list[str] = field(default_factory=list)  # labels of those of the finished runs that diverged
 
 
 def execute_plan(
@@ -67,6 +68,7 @@ class OutcomeRecorder:
 
     def finished(self, task: Task, result: Finished) -> None:
         self.outcome.finished.append(task.key)
+        self._note_divergence(task, result)
         self.listener.finished(task, result)
 
     def failed(self, task: Task, reason: str) -> None:
@@ -75,4 +77,9 @@ class OutcomeRecorder:
 
     def finished_elsewhere(self, task: Task, result: Finished) -> None:
         self.outcome.finished_elsewhere.append(task.key)
+        self._note_divergence(task, result)
         self.listener.finished_elsewhere(task, result)
+
+    def _note_divergence(self, task: Task, result: Finished) -> None:
+        if result.diverged:
+            self.outcome.diverged.append(task.label)

@@ -136,8 +136,10 @@ class RunQueue:
             except VitabError as error:
                 self._listener.failed(task, str(error))
             else:
-                names = ("test_accuracy", "validation_accuracy", "seconds")
-                self._listener.finished_elsewhere(task, Finished(*(float(result[name]) for name in names)))
+                accuracy, validation, seconds = (
+                    float(result[name]) for name in ("test_accuracy", "validation_accuracy", "seconds")
+                )
+                self._listener.finished_elsewhere(task, Finished(accuracy, validation, seconds, result.get("diverged")))
             return True
         if self._store.failed_attempt(task.key) > task.failed_before:
             reason = self._store.failure(task.key) or "no reason recorded"

@@ -70,4 +70,6 @@ def _where(environment: dict[str, Any]) -> dict[str, Any]:
 
 
 def _same(first: dict[str, np.ndarray], second: dict[str, Any]) -> bool:
-    return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[name], second[name], equal_nan=True) for name in first
+    )

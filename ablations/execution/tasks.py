@@ -54,6 +54,8 @@ class Finished:
     test_accuracy: float
     validation_accuracy: float
     seconds: float
+    diverged: int | None = None
+    """Epoch, counted from 1, in which the loss was not finite; None for a run that was trained to the end."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,9 @@ def write_run(
         environment["places"] = list(record.places)
     model = vit_config(task.config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
     store.write(task.key, record, environment, model, hooks.holds_lease, task.replaces)
-    return Finished(float(record.test_accuracy), float(record.validation_accuracy), float(record.seconds))
+    return Finished(
+        float(record.test_accuracy), float(record.validation_accuracy), float(record.seconds), record.diverged
+    )
 
 
 def describe_dataset(dataset: "Dataset", data_dir: Path | None) -> dict[str, str | int]:

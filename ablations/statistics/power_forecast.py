@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ablations.config import Grid, SequentialDesign, count
+from ablations.statistics.contrasts import ALPHA
 from ablations.statistics.power import MARGIN, MOST_SEEDS, detectable_effect, equivalence_seeds, smallest_p
 from ablations.statistics.sequential.procedures import GroupSequential
 
-if TYPE_CHECKING:
-    pass
-
-ALPHA = 0.05
 _BITS = 12
 TYPICAL_SPREAD = 1.0
 """Assumed standard deviation of a paired difference between seeds, in percentage points. On the digits, in the grid
@@ -100,10 +95,10 @@ def rejections(
 def power_warning(grid: Grid) -> str | None:
     """Return a warning if no comparison of the plan can reach p = 0.05, whatever its results; else None."""
     comparisons = len(grid.levels) - 1
-    if comparisons < 1 or smallest_p(grid.blocks) * comparisons <= 0.05:
+    if comparisons < 1 or smallest_p(grid.blocks) * comparisons <= ALPHA:
         return None
     per_seed = grid.blocks // len(grid.seeds)
-    seeds = next(n for n in range(1, 100) if smallest_p(per_seed * n) * comparisons <= 0.05)
+    seeds = next(n for n in range(1, 100) if smallest_p(per_seed * n) * comparisons <= ALPHA)
     family = f" after Holm over {comparisons} comparisons" if comparisons > 1 else ""
     return (
         f"no difference can reach p = 0.05 with {count(grid.blocks, 'pair')} of runs: "

@@ -38,6 +38,7 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
         "ablations/data/normalisation.py",
         "ablations/data/split.py",
         "ablations/data/trivial_augment.py",
+        "ablations/training/outcome.py",
         "ablations/training/stack.py",
         "ablations/training/trainer.py",
     ),

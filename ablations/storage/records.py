@@ -31,7 +31,7 @@ class EpochMetrics:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A finished run."""
+    """A finished run: trained to the last epoch, or diverged."""
 
     config: RunConfig
     metrics: list[EpochMetrics]
@@ -40,7 +40,7 @@ class RunRecord:
     test_accuracy: float
     test_loss: float
     validation_accuracy: float
-    """After the last epoch."""
+    """After the last epoch; 1 / C if the run diverged."""
     state: dict[str, np.ndarray]
     """The weights that were evaluated: the averaged ones where `ema` is on."""
     parameters: int
@@ -50,5 +50,7 @@ class RunRecord:
     seconds: float
     stack: int = 1
     """Runs that were trained as one model when it ended, itself included."""
+    diverged: int | None = None
+    """Epoch, counted from 1, in which its loss was not finite, which ended it."""
     places: Sequence[dict[str, Any]] = ()
     """Where it was trained, one after another, as its keeper knows them."""

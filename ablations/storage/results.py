@@ -8,7 +8,7 @@ import numpy as np
 
 from ablations.config import FIELDS, RunConfig
 from ablations.errors import UsageError
-from ablations.storage.store import RESULT, Store
+from ablations.storage.store import METRICS, RESULT, Store
 from ablations.storage.study_plan import StudyPlan
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Results:
     """What a study found, as far as it has got."""
 
     plan: StudyPlan
-    runs: "pd.DataFrame"  # one row a finished run: key, the fields of RunConfig, the numbers of RESULT
+    runs: "pd.DataFrame"  # one row a finished run: key, the fields of RunConfig, RESULT, diverged (the epoch, or 0)
     epochs: "pd.DataFrame"  # one row an epoch of each: key, position, depth, patch, seed, METRICS
     missing: list[RunConfig] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)  # reasons by key
@@ -44,14 +44,15 @@ def load_results(store: Store, study: str) -> Results:
     for key, config in finished.items():
         described = {name: getattr(config, name) for name in FIELDS}
         result = store.result(key)
-        runs.append({"key": key} | described | {name: result[name] for name in RESULT})
+        numbers = {name: result[name] for name in RESULT} | {"diverged": result.get("diverged") or 0}
+        runs.append({"key": key} | described | numbers)
         arm = {"key": key} | {name: described[name] for name in EPOCH_KEYS}
         epochs.extend(arm | epoch for epoch in store.metrics(key))
     failed = {key: reason for key in plan.keys if (reason := store.failure(key)) is not None}
     return Results(
         plan=plan,
         runs=pd.DataFrame(runs),
-        epochs=pd.DataFrame(epochs).astype({"epoch": int}),
+        epochs=pd.DataFrame(epochs, columns=["key", *EPOCH_KEYS, *METRICS]).astype({"epoch": int}),
         missing=[config for key, config in plan.runs.items() if key not in finished],
         failed=failed,
         environments={key: store.environment(key) for key in finished},

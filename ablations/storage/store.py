@@ -134,6 +134,8 @@ class Store:
         config = record.config.canonical()
         metadata = {"vitab": json.dumps({"key": key, "config": config})}  # safetensors shuffles several entries
         result = {name: _number(getattr(record, name)) for name in RESULT} | {"key": key}
+        if record.diverged is not None:
+            result["diverged"] = record.diverged
         contents = {
             "config.json": to_json(config),
             "environment.json": to_json(environment),
@@ -198,7 +200,7 @@ class Store:
         return [name for name, digest in sums.items() if file_sha256(self.folder(key) / name) != digest]
 
     def result(self, key: str) -> dict[str, Any]:
-        """Return the result.json of a finished run."""
+        """Return the result.json of a finished run: the numbers of RESULT, and the epoch `diverged` if it diverged."""
         return dict(json.loads(self._checked(key, "result.json")))
 
     def metrics(self, key: str) -> list[dict[str, float]]:

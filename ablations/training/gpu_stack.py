@@ -1,6 +1,7 @@
 """A stack of runs on a GPU: the data set lies in device memory, an epoch is so many launches of one graph, and what it
 came to is read back once, at its end."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from ablations.config import RunConfig
 from ablations.data import Dataset
-from ablations.training.stack import EVALUATED, Stack, finite
+from ablations.training.stack import EVALUATED, Stack
 from vit.backend.cuda.ops import Mark
 from vit.graph_engine import AdamWConfig, DeviceAugmentation, GraphEngine
 
@@ -117,8 +118,10 @@ class DeviceStack(Stack):
         """Add the mean loss of the first `done` steps of an epoch to each run's losses."""
         means = self.engine.totals[:, 0] / (done * self.batch_size)
         for r, member in self.live:
-            with self.own(member):
-                member.losses = [finite("training", float(means[r]), epoch)] * done
+            if math.isfinite(mean := float(means[r])):
+                member.losses = [mean] * done
+            else:
+                self.end_diverged(member, epoch, done)
 
     def _evaluate(self, data: Any, order: np.ndarray) -> np.ndarray:
         """(R, n, C) float32 of each run's images numbered `order` (R, n)."""

@@ -1,5 +1,6 @@
 """R runs of one shape trained as one model: each from its own seed, on its own batches, to its own end."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -11,9 +12,9 @@ import numpy as np
 from ablations.config import RunConfig, vit_config
 from ablations.data import Dataset
 from ablations.data.loader import Batch, DataLoader
-from ablations.errors import VitabError
-from ablations.storage import EpochMetrics
+from ablations.storage import EpochMetrics, RunRecord
 from ablations.training.checkpoint import Checkpointer, TrainingState
+from ablations.training.outcome import accuracy, cross_entropy, diverged_record
 from vit import ViT, get_ops
 from vit.engine import AdamWConfig, Engine
 from vit.optim import warmup_cosine
@@ -64,7 +65,8 @@ class StackedRun:
 class Stack:
     """A model of R runs of one resume_point, its engine, and the average of its weights.
 
-    A run that breaks ends alone, and its place in the model rests. `on_end(member, error)` is told at once.
+    A run that diverges or raises an error ends alone, and its place in the model is not used again. `on_end` is called
+    at once with the run and its record or error.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Stack:
         dataset: Dataset,
         backend: str = "numpy",
         threads: int | None = None,
-        on_end: Callable[[StackedRun, BaseException], None] = lambda member, error: None,
+        on_end: Callable[[StackedRun, RunRecord | BaseException], None] = lambda member, outcome: None,
     ) -> None:
         first = members[0]
         shape = vit_config(
@@ -108,11 +110,15 @@ class Stack:
             with self.own(member):
                 spent, member.epoch_before = seconds + member.epoch_before, 0.0
                 labels = member.feed.validation_labels
+                validation_loss = cross_entropy(probabilities[r], labels)
+                if not math.isfinite(validation_loss):
+                    self.end_diverged(member, epoch, self.steps)
+                    continue
                 metrics = EpochMetrics(
                     epoch=epoch,
                     learning_rate=member.rate(epoch * self.steps - 1),
                     train_loss=losses[r],
-                    validation_loss=finite("validation", cross_entropy(probabilities[r], labels), epoch),
+                    validation_loss=validation_loss,
                     validation_accuracy=accuracy(probabilities[r], labels),
                     seconds=spent,
                     images_per_s=self.steps * self.batch_size / spent,
@@ -134,8 +140,10 @@ class Stack:
                 rates = [0.0 if member.over else member.rate(at) for member in self.members]
                 losses = self.step(images, targets, np.array(rates))
                 for r, member in self.live:
-                    with self.own(member):
-                        member.losses.append(finite("training", losses[r], epoch))
+                    if math.isfinite(losses[r]):
+                        member.losses.append(losses[r])
+                    else:
+                        self.end_diverged(member, epoch, step + 1)
                 if self.is_due(self.images_after(step + 1)):
                     self.keep()
                 if not self.live:
@@ -198,6 +206,10 @@ class Stack:
         """Return a run's share of the elapsed seconds, including earlier attempts."""
         return member.seconds_before + (time.perf_counter() - self.started) * self.share
 
+    def epoch_seconds(self, member: StackedRun) -> float:
+        """Return a run's share of the seconds since its current epoch began, including earlier attempts."""
+        return member.epoch_before + (time.perf_counter() - self.begun) * self.share
+
     def images_after(self, done: int) -> int:
         """Return the images of each run evaluated after this step of an epoch, before the next step."""
         return len(self.members[0].feed.validation) if done == self.steps else 0
@@ -220,14 +232,13 @@ class Stack:
 
     def keep(self) -> None:
         """Save a checkpoint of each run, between two steps. Runs that are asked to stop end."""
-        on_epoch = (time.perf_counter() - self.begun) * self.share
         arrays = {name: self.model.ops.to_numpy(value) for name, value in self._arrays().items()}
         for r, member in self.live:
             notes = {
                 "optimizer_step": self.engine.optimizer.step,
                 "metrics": [asdict(metrics) for metrics in member.metrics],
                 "losses": member.losses,
-                "epoch_seconds": member.epoch_before + on_epoch,
+                "epoch_seconds": self.epoch_seconds(member),
                 "seconds": self.seconds(member),
                 "places": member.places,
             }
@@ -243,6 +254,12 @@ class Stack:
             yield
         except Exception as error:
             self._end(member, error)
+
+    def end_diverged(self, member: StackedRun, epoch: int, step: int) -> None:
+        """End a run whose loss was not finite in this step of this epoch, both counted from 1."""
+        with self.own(member):
+            run = self.members.index(member)
+            self._end(member, diverged_record(self, run, epoch, step, self.dataset.test_labels))
 
     def close(self) -> None:
         self.engine.close()
@@ -276,11 +293,11 @@ class Stack:
         images, targets = zip(*(batches.get(r, some) for r in range(len(self.members))), strict=True)
         return np.stack(images), np.stack(targets)
 
-    def _end(self, member: StackedRun, error: BaseException) -> None:
+    def _end(self, member: StackedRun, outcome: RunRecord | BaseException) -> None:
         member.over = True
         for value in self._arrays().values():
             value[self.members.index(member)] = 0  # so that no NaN is computed with from here on
-        self.on_end(member, error)
+        self.on_end(member, outcome)
 
     @contextmanager
     def _evaluated_weights(self) -> Iterator[None]:
@@ -294,21 +311,3 @@ class Stack:
             yield
         finally:
             flat[...] = trained
-
-
-def finite(part: str, loss: float, epoch: int) -> float:
-    """Return the loss. Raises VitabError if it is not finite."""
-    if not np.isfinite(loss):
-        raise VitabError(f"the {part} loss became {loss} in epoch {epoch}; try a lower learning_rate")
-    return loss
-
-
-def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images whose likeliest class (of (n, C)) is their label (n,)."""
-    return float((probabilities.argmax(axis=1) == labels).mean())
-
-
-def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of -log of the probabilities (n, C) of the labels (n,)."""
-    likelihood = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(likelihood, np.finfo(np.float32).tiny)).mean())

@@ -10,7 +10,8 @@ from ablations.config import RunConfig
 from ablations.data import Dataset
 from ablations.storage import EpochMetrics, RunRecord
 from ablations.training.checkpoint import Checkpointer
-from ablations.training.stack import Stack, StackedRun, accuracy, cross_entropy, finite
+from ablations.training.outcome import trained_record
+from ablations.training.stack import Stack, StackedRun
 from vit import cost
 
 __all__ = ["EpochMetrics", "RunRecord", "calibrate", "train", "train_together"]
@@ -30,7 +31,8 @@ def train(
     """Train one run from its seed, or from where `keeper` has a snapshot of it.
 
     The same config and data give the same bits, whatever the threads and however often the run was cut short.
-    Raises VitabError when the loss is no longer a number, and KeyboardInterrupt when `keeper` is asked to stop.
+    A run whose loss is not finite ends at once; its record says that it `diverged`. Raises KeyboardInterrupt when
+    `keeper` is asked to stop.
     """
     outcomes: list[RunRecord | BaseException] = []
     member = StackedRun(config, dataset, keeper, on_epoch)
@@ -76,7 +78,7 @@ def _make_stack(
     dataset: Dataset,
     backend: str,
     threads: int | None,
-    on_end: Callable[[StackedRun, BaseException], None] = lambda member, error: None,
+    on_end: Callable[[StackedRun, RunRecord | BaseException], None] = lambda member, outcome: None,
 ) -> Stack:
     if backend == "cupy":
         from ablations.training.gpu_stack import DeviceStack
@@ -102,7 +104,7 @@ def _train_stack(
         probabilities = stack.test_probabilities() if stack.live else np.empty(0)
         for r, member in stack.live:
             with stack.own(member):
-                record = _record(stack, r, probabilities[r], dataset.test_labels)
+                record = trained_record(stack, r, probabilities[r], dataset.test_labels)
             if not member.over:
                 member.over = True
                 on_end(member, record)
@@ -113,26 +115,6 @@ def _train_stack(
         if stack is not None:
             stack.close()
     return [member for member in members if not member.over]
-
-
-def _record(stack: Stack, run: int, probabilities: np.ndarray, labels: np.ndarray) -> RunRecord:
-    member, model = stack.members[run], stack.model.config
-    images = stack.config.epochs * stack.steps * stack.batch_size
-    return RunRecord(
-        config=member.config,
-        metrics=member.metrics,
-        predictions={"labels": labels, "predicted": probabilities.argmax(axis=1), "probabilities": probabilities},
-        test_accuracy=accuracy(probabilities, labels),
-        test_loss=finite("test", cross_entropy(probabilities, labels), stack.config.epochs),
-        validation_accuracy=member.metrics[-1].validation_accuracy,
-        state=stack.state(run),
-        parameters=cost.parameters(model),
-        flops=cost.TRAINING_FACTOR * cost.forward_flops(model) * images,
-        train_seconds=sum(metrics.seconds for metrics in member.metrics),
-        seconds=stack.seconds(member),
-        stack=len(stack.members),
-        places=member.places,
-    )
 
 
 def calibrate(

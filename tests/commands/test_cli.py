@@ -170,13 +170,13 @@ def test_failed_runs_are_named_with_their_reasons(monkeypatch):
     assert result.exit_code == 1
     assert "[4/4] rope, seed 1: FAILED: ZeroDivisionError: division by zero" in result.stdout
     assert result.stderr.splitlines()[1:] == [
-        "failed: none, seed 1: the training loss became nan in epoch 1",
+        "failed: none, seed 1: the run cannot be trained",
         "failed: rope, seed 1: ZeroDivisionError: division by zero",
         "2 of 4 runs failed; the same command retries them",
     ]
     status = vitab("status")
     assert status.stdout.splitlines()[1].split()[:5] == ["smoke", "4", "2", "2", "0"]
-    assert "smoke: none, seed 1 failed: the training loss became nan in epoch 1" in status.stdout
+    assert "smoke: none, seed 1 failed: the run cannot be trained" in status.stdout
     monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train)
     assert vitab(*SMOKE).exit_code == 0
 

@@ -224,17 +224,28 @@ def test_a_grid_is_trained_once_with_the_bits_of_local_workers(here, local, plac
 
 
 def test_a_failed_run_is_reported_as_with_local_workers(local, place):
-    bad = [*SMOKE, "--set", "learning_rate=1e30", "--position", "none", "--seeds", "1"]
+    bad = [*SMOKE, "--set", "validation=0.001", "--position", "none", "--seeds", "1"]
     result = vitab(*bad, "--dask", local.scheduler_address)
     assert result.exit_code == 1
-    assert "[1/1] none, seed 0: FAILED: the validation loss became nan in epoch 1" in result.stdout
-    assert "failed: none, seed 0: the validation loss became nan" in result.stderr
+    assert "[1/1] none, seed 0: FAILED: validation must hold out at least one" in result.stdout
+    assert "failed: none, seed 0: validation must hold out" in result.stderr
     store = Store(Path("runs"))
     (key,) = store.read_study("smoke").keys
-    assert store.failure(key).startswith("the validation loss became nan")
+    assert store.failure(key).startswith("validation must hold out at least one of 50 training images, got 0.001")
     assert "Traceback" in (store.folder(key) / "failure.json").read_text()
     assert vitab(*bad, "--dask", local.scheduler_address).exit_code == 1
     assert last_attempt(store.folder(key)) == 2
+
+
+def test_a_diverged_run_is_reported_as_with_local_workers(local, place):
+    wild = [*SMOKE, "--set", "learning_rate=1e30", "--position", "none", "--seeds", "1"]
+    result = vitab(*wild, "--dask", local.scheduler_address)
+    assert result.exit_code == 0, result.stderr
+    assert "[1/1] none, seed 0: DIVERGED: the loss was not finite in epoch 1, " in result.stdout
+    assert "warning: 1 of 1 run diverged; " in result.stderr
+    store = Store(Path("runs"))
+    (key,) = store.read_study("smoke").keys
+    assert store.result(key)["diverged"] == 1
 
 
 def plan_and_tasks(store, seeds):
