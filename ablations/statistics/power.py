@@ -14,7 +14,7 @@ from ablations.statistics.intervals import estimate_error
 from ablations.statistics.outcomes import FloatArray
 from ablations.statistics.permutation import all_signs
 from ablations.statistics.setting_weights import complete_blocks, estimate, variance_shares
-from ablations.statistics.studentised import studentise
+from ablations.statistics.studentised import studentise_combined
 
 Noise = Literal["normal", "laplace"]
 
@@ -96,19 +96,20 @@ def _detected_from(counts: tuple[int, ...], alpha: float, noise: Noise) -> Float
 
 def _sign_flip_thresholds(noise: FloatArray, counts: NDArray[np.integer], alpha: float) -> FloatArray:
     """Return the effect from which each study, (studies, n), is rejected by the sign-flip test, by bisection."""
-    patterns = all_signs(noise.shape[1])[: 2 ** (noise.shape[1] - 1)]  # of two opposite patterns one suffices
-    allowed = int(np.floor(alpha * len(patterns) + 1e-9))
+    allowed = int(np.floor(alpha * 2 ** (noise.shape[1] - 1) + 1e-9))
     if allowed < 1:
         return np.full(len(noise), np.inf)
     settings = np.split(np.arange(noise.shape[1]), np.cumsum(counts)[:-1])
-    sums = [noise[:, own] @ patterns[:, own].T for own in settings]  # (studies, patterns) each
-    signs = [patterns[:, own].sum(axis=1) for own in settings]
+    patterns = [all_signs(own.size) for own in settings]
+    patterns[0] = patterns[0][: 2 ** (counts[0] - 1)]  # of two opposite patterns of the study one suffices
+    sums = [noise[:, own] @ signs.T for own, signs in zip(settings, patterns, strict=True)]  # (studies, patterns) each
+    signs = [own.sum(axis=1) for own in patterns]
     low, high = np.full(len(noise), -LARGEST_EFFECT), np.full(len(noise), LARGEST_EFFECT)
     for _ in range(14):
         effect = (low + high) / 2
         moved = [each + effect[:, None] * sign for each, sign in zip(sums, signs, strict=True)]
         squares = [((noise[:, own] + effect[:, None]) ** 2).sum(axis=1, keepdims=True) for own in settings]
-        found = studentise(moved, counts, squares)
+        found = studentise_combined(moved, counts, squares)
         extreme = (np.abs(found) >= found[:, :1] * (1 - 1e-9)).sum(axis=1)
         rejected = (found[:, 0] > 0) & (extreme <= allowed)
         low, high = np.where(rejected, low, effect), np.where(rejected, effect, high)

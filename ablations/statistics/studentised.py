@@ -8,7 +8,7 @@ theory of studentised permutation tests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,15 +36,38 @@ def studentise(
     If no setting has two blocks there is no spread of seeds to divide by, and the plain estimate is returned. It counts
     differences between settings as noise.
     """
+    return _studentise(sums, counts, squares, lambda total, own: total + own)
+
+
+def studentise_combined(
+    sums: Sequence[FloatArray], counts: NDArray[np.integer], squares: Sequence[FloatArray | float]
+) -> FloatArray:
+    """Return the studentised estimate under each combination of the settings' own sign patterns.
+
+    As `studentise`, but with `sums` (..., patterns of the setting): each setting has few patterns of its own, and all
+    of the study, (..., product of their numbers), are combined from them.
+    """
+
+    def combine(total: FloatArray, own: FloatArray) -> FloatArray:
+        return (total[..., :, None] + own[..., None, :]).reshape(*own.shape[:-1], -1)
+
+    return _studentise(sums, counts, squares, combine)
+
+
+def _studentise(
+    sums: Sequence[FloatArray],
+    counts: NDArray[np.integer],
+    squares: Sequence[FloatArray | float],
+    add: Callable[[FloatArray, FloatArray], FloatArray],
+) -> FloatArray:
     shares = variance_shares(counts)
-    estimates, variance = np.zeros_like(sums[0]), np.zeros_like(sums[0])
+    estimates, variance = np.zeros((*sums[0].shape[:-1], 1)), np.zeros((*sums[0].shape[:-1], 1))
     floor: FloatArray | float = np.finfo(float).tiny
     for own, count, share, square in zip(sums, counts, shares, squares, strict=True):
         mean = own / count
-        estimates += mean / counts.size
-        if share:
-            residual = square - own * mean
-            residual[residual < NO_SPREAD * square] = 0.0
-            variance += share / (count - 1) * residual
+        estimates = add(estimates, mean / counts.size)
+        residual = square - own * mean if share else np.zeros_like(mean)
+        residual[residual < NO_SPREAD * square] = 0.0
+        variance = add(variance, share / max(count - 1, 1) * residual)
         floor = np.maximum(floor, FLOOR * square / count)
     return estimates / np.sqrt(variance + floor) if shares.any() else estimates

@@ -69,6 +69,7 @@ def benchmark(budget: gpu.Budget, saved: list[str] | None = None, **changes: Any
     return gpu.Benchmark(cuda_ops, ("bf16", "float32"), budget, save, **options | changes)
 
 
+@pytest.mark.slow
 @small
 def test_the_whole_of_it() -> None:
     saved: list[str] = []

@@ -512,6 +512,7 @@ def test_a_full_shared_disk_stops_the_study_with_one_line(local, monkeypatch):
         execute_run(local, store, tasks, Log())
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_is_one_line(monkeypatch):
     monkeypatch.setattr(cluster_worker, "check_data_and_train", fake_trainer.job_that_asks)
     store, log = Store(Path("runs")), Log()

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 
 from ablations.reporting.html import page
-from ablations.reporting.report import pngs, write_report
-from tests.reporting.test_report import grown_study
-from tests.support import synthetic_results
+from ablations.reporting.report import pngs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
@@ -68,14 +66,12 @@ def check(text: str, folder: Path) -> None:
     assert measured[-1]["cut"] == []  # on a screen no table has to be scrolled
 
 
-def test_a_report_with_missing_runs(tmp_path):
-    results = synthetic_results.make(missing=lambda c: c.position == "rope" and c.seed == 2 and c.depth == 4)
-    check((write_report(results, tmp_path, "html") / "report.html").read_text(encoding="utf-8"), tmp_path)
+def test_a_report_with_missing_runs(incomplete_html, tmp_path):
+    check((incomplete_html / "report.html").read_text(encoding="utf-8"), tmp_path)
 
 
-def test_a_report_on_a_study_that_grew(tmp_path):
-    folder = grown_study(tmp_path)
-    check(page((folder / "README.md").read_text(encoding="utf-8"), pngs(folder)), tmp_path)
+def test_a_report_on_a_study_that_grew(grown, tmp_path):
+    check(page((grown / "README.md").read_text(encoding="utf-8"), pngs(grown)), tmp_path)
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent for path in REPORTS.glob("*/README.md")), ids=lambda p: p.name)

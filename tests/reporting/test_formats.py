@@ -44,9 +44,8 @@ class Elements(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    lost = synthetic_results.make(missing=lambda c: c.position == "rope" and c.seed == 2 and c.depth == 4)
-    return write_report(lost, tmp_path_factory.mktemp("reports"), "html")
+def folder(incomplete_html) -> Path:
+    return incomplete_html
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,11 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from ablations.config import SequentialDesign
 from ablations.errors import UsageError
 from ablations.reporting.findings import (
     BestCellFinding,
@@ -29,11 +27,6 @@ from ablations.statistics import Analysis, arrange, baseline_contrasts
 from tests.support import synthetic_results
 
 ROPE = synthetic_results.RunConfig(position="rope")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_report(synthetic_results.make(), tmp_path_factory.mktemp("reports"))
 
 
 @pytest.fixture(scope="module")
@@ -70,41 +63,6 @@ def test_tables_are_well_formed(text):
     for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block
-
-
-def grown_study(tmp_path) -> Path:
-    """A report of a study that grew in rounds: two arms decided early, one never."""
-    seeds = {"none": 12, "learned": 5, "sinusoidal": 12, "rope": 4}
-    results = synthetic_results.make(
-        {"position": tuple(seeds), "depth": (2, 4)},
-        range(12),
-        study="grown",
-        design=SequentialDesign(3, 12),
-        asked=lambda config: config.seed < seeds[config.position],
-        measure=lambda config: (
-            synthetic_results.accuracy(replace(config, position="none"))
-            if config.position == "sinusoidal" and config.seed % 2
-            else synthetic_results.accuracy(config)
-        ),
-    )
-    return write_report(results, tmp_path)
-
-
-def lossy_study(tmp_path) -> Path:
-    """A report in which one arm has no run at all in one of four settings."""
-    return write_report(
-        synthetic_results.make(missing=lambda c: (c.position, c.depth, c.patch) == ("rope", 2, 4)), tmp_path
-    )
-
-
-@pytest.fixture(scope="module")
-def grown(tmp_path_factory) -> Path:
-    return grown_study(tmp_path_factory.mktemp("grown"))
-
-
-@pytest.fixture(scope="module")
-def lossy(tmp_path_factory) -> Path:
-    return lossy_study(tmp_path_factory.mktemp("lossy"))
 
 
 @pytest.mark.parametrize(("kind", "report"), [("fixed", "folder"), ("grown", "grown"), ("lossy", "lossy")])
@@ -188,9 +146,9 @@ def test_a_report_of_any_shape(study, tmp_path):
     assert ("**depth 1**" in text) == (study == "depth")
 
 
-def test_missing_and_failed_runs_are_named(tmp_path):
+def test_missing_and_failed_runs_are_named():
     results = synthetic_results.make(missing=lambda c: c.position == "rope" and c.patch == 4 and c.seed == 2)
-    text = (write_report(results, tmp_path) / "README.md").read_text(encoding="utf-8")
+    text = compose(results).text
     assert "46 of 48 runs finished" in text
     assert "| rope | 2 | 4 | 2 | failed | NonFiniteLoss: loss is nan \\| epoch 3 |" in text
     assert "> **Failed runs.** 1 of 48 runs failed (rope 1). Failed runs do not count against their arm" in text
@@ -202,9 +160,9 @@ def test_missing_and_failed_runs_are_named(tmp_path):
     assert "10 pairs" in text
 
 
-def test_runs_that_are_only_not_finished_are_no_failures(tmp_path):
+def test_runs_that_are_only_not_finished_are_no_failures():
     results = replace(synthetic_results.make(missing=lambda c: c.seed == 2), failed={})
-    text = (write_report(results, tmp_path) / "README.md").read_text(encoding="utf-8")
+    text = compose(results).text
     assert "32 of 48 runs finished" in text
     assert "failed" not in text
 
@@ -218,8 +176,8 @@ def test_it_says_for_what_the_level_holds_and_where_the_data_came_from(folder, t
     assert environments.loc["data_sha256", "value"] == "f" * 64
 
 
-def test_a_study_that_grew_says_what_it_saved_and_what_stopping_early_does(tmp_path):
-    text = (grown_study(tmp_path) / "README.md").read_text(encoding="utf-8")
+def test_a_study_that_grew_says_what_it_saved_and_what_stopping_early_does(grown):
+    text = (grown / "README.md").read_text(encoding="utf-8")
     head, rounds = text.split("## Details")[0], text.split("## Rounds")[1]
     assert "Undecided so far: rope. The next round extends rope and none to 5 seeds." in head
     assert (
@@ -290,16 +248,17 @@ def _claim(gain: float, noise: float, seeds: int = 8) -> ContrastFinding:
 
 
 @pytest.mark.parametrize(
-    ("claim", "verdict", "words"),
+    ("make", "verdict", "words"),
     [
-        (_claim(5, 0.5), Verdict.BETTER, "**rope** is better than **none** by"),
-        (_claim(-5, 0.5), Verdict.WORSE, "**rope** is worse than **none** by"),
-        (_claim(0, 0.1), Verdict.EQUIVALENT, "are equivalent within 0.5 points"),
-        (_claim(3, 3), Verdict.UNDECIDED, "more seed"),
-        (_claim(5, 0.5, seeds=3), Verdict.UNDECIDED, "the smallest possible p is 0.250, so no difference can"),
+        (partial(_claim, 5, 0.5), Verdict.BETTER, "**rope** is better than **none** by"),
+        (partial(_claim, -5, 0.5), Verdict.WORSE, "**rope** is worse than **none** by"),
+        (partial(_claim, 0, 0.1), Verdict.EQUIVALENT, "are equivalent within 0.5 points"),
+        (partial(_claim, 3, 3), Verdict.UNDECIDED, "more seed"),
+        (partial(_claim, 5, 0.5, seeds=3), Verdict.UNDECIDED, "the smallest possible p is 0.250, so no difference can"),
     ],
 )
-def test_words_follow_the_verdict(claim, verdict, words):
+def test_words_follow_the_verdict(make, verdict, words):
+    claim = make()
     assert claim.verdict == verdict
     assert words in sentence(claim)
 
@@ -426,60 +385,64 @@ def _answer(gains, seeds=8, noise=0.05, missing=lambda config: False, **axes) ->
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"),
+    ("make", "expected"),
     [
         (
-            _answer(GAINS, seeds=12),
+            partial(_answer, GAINS, seeds=12),
             "**learned** has the highest mean test accuracy and is better than **none** by 8.0 points (I). It is also "
             "better than **sinusoidal** and **rope**.",
         ),
         (
-            _answer(GAINS | {"sinusoidal": 8.0}, depth=(2, 4)),
+            partial(_answer, GAINS | {"sinusoidal": 8.0}, depth=(2, 4)),
             "**learned** has the highest mean test accuracy and is better than **none** by 8.0 points on average "
             "over depth (I). It is also better than **rope**; it is equivalent to **sinusoidal** within 0.5 points.",
         ),
         (
-            _answer(GAINS, seeds=3),
+            partial(_answer, GAINS, seeds=3),
             "**learned** has the highest mean test accuracy, but whether it is better than **none** is undecided: the "
             "difference is +8.0 points (I). With 3 pairs no difference can be shown. It is equivalent to "
             "**sinusoidal** within 0.5 points; whether it is better than **rope** is also undecided.",
         ),
         (
-            _answer(GAINS, missing=lambda config: config.position == "learned" and config.seed > 2),
+            partial(_answer, GAINS, missing=lambda config: config.position == "learned" and config.seed > 2),
             "**learned** has the highest mean test accuracy, but whether it is better than **none** is undecided: the "
             "difference is +8.0 points (I). With 3 pairs no difference can be shown. It is equivalent to "
             "**sinusoidal** within 0.5 points; whether it is better than **rope** is also undecided. "
             "**sinusoidal** and **rope** are better than **none**.",
         ),
         (
-            _answer({"none": 9.0, "learned": 5.0, "rope": 7.0}),
+            partial(_answer, {"none": 9.0, "learned": 5.0, "rope": 7.0}),
             "The baseline **none** has the highest mean test accuracy. The closest arm, **rope**, is worse by 2.0 "
             "points (I).",
         ),
         (
-            _answer({"none": 9.0, "learned": 5.0, "rope": 8.99}, noise=1.0),
+            partial(_answer, {"none": 9.0, "learned": 5.0, "rope": 8.99}, noise=1.0),
             "The baseline **none** has the highest mean test accuracy. Whether it is better than the closest arm, "
             "**rope**, is undecided: the difference is −0.1 points (I).",
         ),
-        (_answer({"none": 0.0, "rope": 2.0}), "**rope** is better than **none** by 2.0 points (I)."),
-        (_answer({"none": 2.0, "rope": 0.0}), "**rope** is worse than **none** by 2.0 points (I)."),
+        (partial(_answer, {"none": 0.0, "rope": 2.0}), "**rope** is better than **none** by 2.0 points (I)."),
+        (partial(_answer, {"none": 2.0, "rope": 0.0}), "**rope** is worse than **none** by 2.0 points (I)."),
         (
-            _answer({"none": 0.0, "rope": 0.1}, noise=0.2),
+            partial(_answer, {"none": 0.0, "rope": 0.1}, noise=0.2),
             "**rope** is equivalent to **none** within 0.5 points: the difference is +0.1 points (I).",
         ),
         (
-            _answer({"none": 0.0, "rope": 2.0}, seeds=1),
+            partial(_answer, {"none": 0.0, "rope": 2.0}, seeds=1),
             "Whether **rope** differs from **none** is undecided: the difference is +2.0 points. With 1 pair no "
             "difference can be shown.",
         ),
         (
-            _answer({"none": 0.0, "rope": 2.0}, missing=lambda config: config.seed % 2 == (config.position == "rope")),
+            partial(
+                _answer,
+                {"none": 0.0, "rope": 2.0},
+                missing=lambda config: config.seed % 2 == (config.position == "rope"),
+            ),
             "**rope** cannot be compared with **none**: no pair of runs has finished.",
         ),
     ],
 )
-def test_the_answer_says_who_leads_by_how_much_and_whether_that_is_decided(answer, expected):
-    assert answer == expected
+def test_the_answer_says_who_leads_by_how_much_and_whether_that_is_decided(make, expected):
+    assert make() == expected
 
 
 def test_the_answer_names_what_the_difference_depends_on():
@@ -570,9 +533,9 @@ def test_it_is_the_study_that_needs_more_seeds(more, words):
     )
 
 
-def test_runs_that_are_all_alike_have_no_interval_of_width_zero(tmp_path):
+def test_runs_that_are_all_alike_have_no_interval_of_width_zero():
     results = synthetic_results.make({"position": ("none", "rope")}, measure=lambda config: 0.98)
-    text = (write_report(results, tmp_path) / "README.md").read_text(encoding="utf-8")
+    text = compose(results).text
     assert "is 98.0 %, by **none** (3 runs, all equal). It is biased upward, as the maximum of 2" in text
     assert "| none | **98.0** (all equal) | 3 |" in text
     assert "98.0 to 98.0" not in text

@@ -11,17 +11,12 @@ from ablations.reporting.check import differences
 from ablations.reporting.report import write_report
 from tests.support import synthetic_results
 
-RESULTS = synthetic_results.make(study="rope")
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
-    return write_report(RESULTS, tmp_path_factory.mktemp("reports"))
+RESULTS = synthetic_results.make()
 
 
 @pytest.fixture
-def out(written, tmp_path) -> Path:
-    shutil.copytree(written, tmp_path / "rope")
+def out(folder, tmp_path) -> Path:
+    shutil.copytree(folder, tmp_path / "rope")
     return tmp_path
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ablations.reporting.report import compose, csv_text, frames, write_report
 from ablations.statistics import analyse
-from tests.reporting.test_report import FLOWERS, folder_study, grown_study
+from tests.reporting.test_report import FLOWERS, folder_study
 from tests.support import synthetic_results
 
 TABLES = {
@@ -78,11 +78,6 @@ def read_runs(path: Path) -> pd.DataFrame:
 def fixed(tmp_path_factory) -> Path:
     lost = synthetic_results.make(missing=lambda c: (c.position, c.depth, c.patch, c.seed) == ("rope", 2, 4, 1))
     return write_report(lost, tmp_path_factory.mktemp("fixed"))
-
-
-@pytest.fixture(scope="module")
-def grown(tmp_path_factory) -> Path:
-    return grown_study(tmp_path_factory.mktemp("grown"))
 
 
 @pytest.fixture(scope="module")
