@@ -21,7 +21,7 @@ from ablations.commands.verify import verify
 app = typer.Typer(
     cls=Commands,
     help="Train a grid of small Vision Transformers, and report which parts of them matter.",
-    epilog="Start with:  vitab run --grid rope && vitab report",
+    epilog="\b\nStart with:\n  vitab run --grid rope && vitab report",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,11 +42,11 @@ def main(
         typer.echo(context.get_help())
 
 
-app.command(epilog="Example:  vitab run --grid rope --position none,rope --depth 2 --seeds 5 --set width=96")(run)
+app.command(epilog="\b\nExample:\n  vitab run --grid rope --position none,rope --depth 2 --seeds 5 --set width=96")(run)
 for command in (report, status, retry, verify, reproduce):
     app.command()(command)
 app.command(
-    epilog="Examples:  vitab compare rope learned    vitab compare depth=4 depth=2    vitab compare short long"
+    epilog="\b\nExamples:\n  vitab compare rope learned\n  vitab compare depth=4 depth=2\n  vitab compare short long"
 )(compare)
 app.command("grids")(list_grids)
 app.command()(bench)

@@ -45,7 +45,8 @@ def writable_cache() -> Path | None:
 def _replacement(usual: Path) -> Path | None:
     found = _private_temporary_folder()
     place = f"using {found}" if found else "every process compiles the CPU kernels again"
-    _logger.warning("note: cannot write the cache folder %s; %s (XDG_CACHE_HOME sets another)", usual, place)
+    advice = "set XDG_CACHE_HOME to use another folder"
+    _logger.warning("note: cannot write the cache folder %s; %s (%s)", usual, place, advice)
     return found
 
 

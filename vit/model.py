@@ -30,8 +30,8 @@ class Network:
         self.position = position(config, workspace.ops, workspace.parameters, workspace.gradients)
         if self.ops.rounds_operands and not self.position.traceable:
             raise ConfigError(
-                f"precision must be float32 or tf32 with position {config.position!r}, which computes with array "
-                "expressions, got bf16"
+                f"precision must be float32 or tf32 with position {config.position!r}, which is computed with array "
+                "expressions instead of CUDA kernels, got bf16"
             )
         self.patch_embed = PatchEmbed(workspace, config, self.position)
         rates = np.linspace(0, config.drop_path, config.depth)

@@ -10,19 +10,22 @@ from ablations.errors import UsageError
 
 
 def bench(
-    width: Annotated[int, typer.Option(help="Model width.")] = 64,
-    depth: Annotated[int, typer.Option(help="Number of blocks.")] = 2,
-    heads: Annotated[int, typer.Option(help="Number of attention heads.")] = 2,
-    patch: Annotated[int, typer.Option(help="Patch size in pixels.")] = 4,
-    image: Annotated[int, typer.Option(help="Image size in pixels.")] = 32,
-    channels: Annotated[int, typer.Option(help="Image channels.")] = 3,
-    batch: Annotated[int, typer.Option(help="Batch size.", min=1)] = 64,
-    position: Annotated[str, typer.Option(help="Positional encoding.")] = "rope",
+    width: Annotated[int, typer.Option(metavar="N", help="Model width.")] = 64,
+    depth: Annotated[int, typer.Option(metavar="N", help="Number of blocks.")] = 2,
+    heads: Annotated[int, typer.Option(metavar="N", help="Number of attention heads.")] = 2,
+    patch: Annotated[int, typer.Option(metavar="N", help="Patch size in pixels.")] = 4,
+    image: Annotated[int, typer.Option(metavar="N", help="Image size in pixels.")] = 32,
+    channels: Annotated[int, typer.Option(metavar="N", help="Image channels.")] = 3,
+    batch: Annotated[int, typer.Option(metavar="N", help="Batch size.", min=1)] = 64,
+    position: Annotated[str, typer.Option(metavar="NAME", help="Positional encoding.")] = "rope",
     backend: Backend = "auto",
     precision: Precision = None,
-    seconds: Annotated[float, typer.Option(help="Seconds to measure.", min=0.01)] = 5.0,
+    seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Seconds to measure.", min=0.01)] = 5.0,
 ) -> None:
-    """Time the training steps of a model on this machine, beside PyTorch's if it is installed."""
+    """Time training steps on this machine.
+
+    If PyTorch is installed, the same steps are timed in PyTorch, alternately.
+    """
     from ablations.execution.resources import resolve_backend
     from ablations.machine import available_cores
     from ablations.training.precision import check, fastest
@@ -52,7 +55,7 @@ def bench(
     if stepper.model.ops.name == "numpy":
         make_peer, problem = find_peer()
         if make_peer is None:
-            typer.echo(f"{problem}, so there is nothing to compare with", err=True)
+            typer.echo(f"no comparison with PyTorch: {problem}", err=True)
         else:
             peer = make_peer(model, stepper.images[0], stepper.targets[0], compiled=False).step
     speed = measure(stepper, batch_size=batch, seconds=seconds, peer=peer)
@@ -79,7 +82,7 @@ def find_peer() -> tuple[Any, str]:
     file = ROOT / "benchmarks" / "torch_peer.py"
     spec = spec_from_file_location("vitab_torch_peer", file)
     if not file.is_file() or spec is None or spec.loader is None:
-        return None, "this is not a clone with benchmarks/"
+        return None, "the folder benchmarks/ was not found (it is part of a git clone)"
     module = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -10,7 +10,7 @@ from ablations.commands.report import last_study
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="An arm (such as rope, or depth=4) or a study.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="An arm, such as rope or depth=4, or a study.")],
     second: Annotated[str, typer.Argument(metavar="B", help="The arm or study to compare it with.")],
     study: Annotated[
         str | None, typer.Option(metavar="NAME", help="Study of the arms. Default: the last one planned.")
@@ -18,7 +18,10 @@ def compare(
     runs: Runs = Path("runs"),
     mixed: Mixed = False,
 ) -> None:
-    """Compare two arms of a study, or two studies, by paired runs and by trained models."""
+    """Compare two arms of a study, or two studies.
+
+    Methods are compared by paired runs, and the trained models by their predictions.
+    """
     from ablations.reporting.compare import compare as compared
     from ablations.storage import Store
 

@@ -10,7 +10,10 @@ from ablations.commands.base import console as make_console
 from ablations.commands.options import DataDir
 
 data_app = typer.Typer(
-    cls=Commands, rich_markup_mode=None, help="List the datasets, or download one:  vitab data fetch cifar100"
+    cls=Commands,
+    rich_markup_mode=None,
+    help="List, download and check datasets.",
+    epilog="\b\nExample:\n  vitab data fetch cifar100",
 )
 
 

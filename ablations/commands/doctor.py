@@ -6,7 +6,10 @@ from ablations.commands.base import FAILED, stop
 
 
 def doctor() -> None:
-    """Check Python, packages, processor, memory and GPUs, and print how to install what is missing."""
+    """Check the installation and the hardware.
+
+    Prints the versions of Python and packages, the processor, memory and GPUs, and how to install what is missing.
+    """
     from ablations.machine.doctor import diagnose
 
     report = diagnose()

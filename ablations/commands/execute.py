@@ -111,18 +111,18 @@ def _execute(
                 cluster=cluster,
             )
     except KeyboardInterrupt:
-        stop(f"interrupted after {listener.count} of {total} runs; the same command resumes", INTERRUPTED)
+        stop(f"interrupted after {listener.count} of {total} runs; run the same command again to resume", INTERRUPTED)
     if outcome.diverged:
         number = len(outcome.diverged)
         echo(
-            f"warning: {number} of {count(len(tasks), 'run')} diverged; the report counts a diverged run as a finished "
-            f"run with the accuracy of chance: {'; '.join(outcome.diverged)}",
+            f"warning: {number} of {count(len(tasks), 'run')} diverged; the report counts a diverged run as finished, "
+            f"with chance accuracy: {'; '.join(outcome.diverged)}",
             err=True,
         )
     if outcome.failed:
         for run_label, reason in outcome.failed.items():
             echo(f"failed: {run_label}: {reason}", err=True)
-        echo(f"{len(outcome.failed)} of {total} runs failed; the same command retries them", err=True)
+        echo(f"{len(outcome.failed)} of {total} runs failed; run the same command again to retry them", err=True)
         raise typer.Exit(FAILED)
     if last and len(finished) < others:
         display.say(console, f"{count(len(tasks), 'run')} finished; vitab status shows the remaining runs")

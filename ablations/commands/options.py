@@ -33,7 +33,11 @@ Stack = Annotated[
     str,
     typer.Option(
         metavar="N|auto",
-        help="Number of runs of one shape to train as one model. auto: 1 on a CPU, as many as fit on a GPU.",
+        help="Maximum number of runs with the same model shape to train as one model. auto: 1 on a CPU, as many as "
+        "fit on a GPU.",
     ),
 ]
-Mixed = Annotated[bool, typer.Option("--mixed", help="Include runs of different code or data. The report says so.")]
+Mixed = Annotated[
+    bool,
+    typer.Option("--mixed", help="Include runs that were trained with different code or data; the output states this."),
+]

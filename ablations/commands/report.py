@@ -22,10 +22,10 @@ def report(
     ] = False,
     mixed: Mixed = False,
 ) -> None:
-    """Write the report of a study: DIR/<study>/README.md, with figures/ and tables/ (CSV and LaTeX).
+    """Write the report of a study.
 
-    With --check, print every difference between the report and the one that follows from the runs, and exit with
-    code 1 if there is any.
+    The report is DIR/STUDY/README.md, with figures/ and tables/ (CSV and LaTeX). With --check, compare it with the
+    report generated from the runs, print every difference, and exit with code 1 if there is any.
     """
     from ablations.storage import Store, load_results, require_one_version
 
@@ -41,8 +41,8 @@ def report(
         for line in found:
             echo(line)
         if found:
-            stop(f"{out / name} does not follow from {runs}; vitab report {name} writes it again", FAILED)
-        echo(f"{out / name} follows from its {len(results.runs)} runs")
+            stop(f"{out / name} does not match the runs in {runs}; to rewrite it, run: vitab report {name}", FAILED)
+        echo(f"{out / name} matches its {len(results.runs)} runs")
         return
     from ablations.reporting.report import FORMATS, write_report
 

@@ -20,7 +20,8 @@ def reproduce(
 ) -> None:
     """Train a finished run again and compare the results.
 
-    On the same machine and code the bits must be equal; elsewhere the accuracies must agree within two standard errors.
+    With the same code, packages and processor, the results must be bitwise identical; otherwise the accuracies must
+    agree within two standard errors.
     """
     from ablations.execution.reproduction import reproduce
     from ablations.execution.resources import resolve_backend
@@ -31,11 +32,11 @@ def reproduce(
     found = find_key(store, key)
     chosen = resolve_backend(backend)
     again = reproduce(store, found, data_dir=data_dir, backend=chosen, threads=available_cores())
-    bits = "the same bits" if again.same_bits else "other bits"
+    bits = "bitwise identical" if again.same_bits else "not bitwise identical"
     where = "with the same code, packages and processor" if again.same_place else "in another environment"
     echo(
-        f"run {found[:16]}, {where}: {bits}; test accuracy {again.accuracy:.2%}, before {again.accuracy_before:.2%} "
-        f"(two standard errors: {again.tolerance:.2%})"
+        f"run {found[:16]}, {where}: {bits}; test accuracy {again.accuracy:.2%}, "
+        f"originally {again.accuracy_before:.2%} (two standard errors: {again.tolerance:.2%})"
     )
     if not again.good:
         stop("the run was not reproduced", FAILED)

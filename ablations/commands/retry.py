@@ -1,4 +1,4 @@
-"""`vitab retry`: train failed or stale runs again."""
+"""`vitab retry`: retrain failed or stale runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +16,8 @@ def retry(
         bool,
         typer.Option(
             "--stale",
-            help="Train again the finished runs that different code has trained, instead of the failed runs. "
-            "A result is replaced when the new one is complete.",
+            help="Retrain finished runs that were trained with different code, instead of failed runs. Each result is "
+            "kept until the new one is complete.",
         ),
     ] = False,
     data_dir: DataDir = None,
@@ -27,7 +27,7 @@ def retry(
     runs: Runs = Path("runs"),
     quiet: Quiet = False,
 ) -> None:
-    """Train the failed runs of a study again, or its stale runs."""
+    """Retrain the failed or stale runs of a study."""
     from ablations.commands import display
     from ablations.commands.execute import train
     from ablations.errors import UsageError

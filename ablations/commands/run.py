@@ -37,17 +37,21 @@ def run(
         str | None, typer.Option(metavar="light|strong", help="Preset of training fields for photographs.")
     ] = None,
     position: Annotated[
-        str | None, typer.Option(metavar="a,b", help="Positional encodings, in place of the grid's.")
+        str | None, typer.Option(metavar="a,b", help="Comma-separated positional encodings; replace those of the grid.")
     ] = None,
-    depth: Annotated[str | None, typer.Option(metavar="2,4", help="Depths, in place of the grid's.")] = None,
+    depth: Annotated[
+        str | None, typer.Option(metavar="2,4", help="Comma-separated depths; replace those of the grid.")
+    ] = None,
     patch: Annotated[
-        str | None, typer.Option(metavar="2,4", help="Patch sizes in pixels, in place of the grid's.")
+        str | None,
+        typer.Option(metavar="2,4", help="Comma-separated patch sizes in pixels; replace those of the grid."),
     ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Number of seeds (0 to N - 1), fixed before results are seen; --until-decided can add seeds later.",
+            help="Number of seeds; runs use seeds 0 to N - 1. Choose it before you see results; "
+            "--until-decided can add seeds later.",
         ),
     ] = None,
     epochs: Annotated[
@@ -80,7 +84,11 @@ def run(
         str | None, typer.Option(metavar="NAME", help="Name of the study. Default: the name of the grid.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the runs, their cost and what they can detect; write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the runs, their estimated cost and the statistical power; train nothing and write nothing.",
+        ),
     ] = False,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Run a small version of the grid for a quick test: one seed, two epochs.")

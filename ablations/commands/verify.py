@@ -7,7 +7,10 @@ from ablations.commands.options import Runs, Study
 
 
 def verify(study: Study = None, runs: Runs = Path("runs")) -> None:
-    """Check the files of finished runs against their checksums, and read them."""
+    """Check that the files of finished runs are intact.
+
+    They must match their checksums and be readable.
+    """
     from ablations.storage import Store, finished_keys, problems
 
     store = Store(runs)

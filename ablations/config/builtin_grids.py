@@ -10,7 +10,8 @@ GRIDS: dict[str, Grid] = {
     for grid in (
         Grid(
             name="rope",
-            question="Which positional encoding earns its keep, and does it depend on depth and patch size?",
+            question="Which positional encoding improves accuracy, and does the improvement depend on depth and "
+            "patch size?",
             base=RunConfig(),
             axes={"position": POSITIONS, "depth": (2, 4), "patch": (2, 4)},
             seeds=(0, 1, 2),
@@ -33,7 +34,7 @@ GRIDS: dict[str, Grid] = {
         ),
         Grid(
             name="data-fraction",
-            question="How much is a positional encoding worth when there is less to learn from?",
+            question="How much does a positional encoding improve accuracy when there is less training data?",
             base=RunConfig(),
             axes={"position": POSITIONS, "data_fraction": (0.1, 0.25, 0.5, 1.0)},
             seeds=(0, 1, 2),

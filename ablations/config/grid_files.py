@@ -67,10 +67,10 @@ def grid_from_mapping(table: Mapping[str, Any], *, default_name: str) -> Grid:
     if not axes:
         raise UsageError("axes must have at least one field with a list of values, such as depth = [1, 2]")
     if "seed" in base or "seed" in axes:
-        raise UsageError("seed is neither in base nor an axis: give seeds = 3, or seeds = [0, 1, 2]")
+        raise UsageError("seed must not be in base or axes; use seeds = 3 or seeds = [0, 1, 2]")
     for field in axes:
         if field in base:
-            raise UsageError(f"{field} must be in base or in axes, got it in both")
+            raise UsageError(f"{field} must be in base or in axes, not in both")
     with _naming_table("base"):
         base = {field: coerce(field, value) for field, value in base.items()}
     fit_warmup(base, axes, RunConfig().warmup_epochs)
@@ -122,10 +122,10 @@ def _seeds(given: Any) -> tuple[int, ...]:
         return tuple(range(given))
     if isinstance(given, list) and given:
         return tuple(dict.fromkeys(coerce("seed", value) for value in given))
-    raise UsageError(f"seeds must be a whole number of 1 or more, or a list of seeds, got {given!r}")
+    raise UsageError(f"seeds must be an integer of at least 1, or a list of seeds, got {given!r}")
 
 
 def _text(field: str, given: Any) -> str:
     if not isinstance(given, str) or not given.strip():
-        raise UsageError(f"{field} must be a text, got {given!r}")
+        raise UsageError(f"{field} must be a non-empty string, got {given!r}")
     return given

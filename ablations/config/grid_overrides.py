@@ -25,7 +25,7 @@ def override(
     if "seed" in settings:
         raise UsageError("seed cannot be set: --seeds N runs the seeds 0 to N - 1")
     if seeds is not None and seeds < 1:
-        raise UsageError(f"seeds must be a whole number of 1 or more, got {seeds}")
+        raise UsageError(f"seeds must be an integer of at least 1, got {seeds}")
     fit_warmup(settings, grid.axes, grid.base.warmup_epochs)
     merged = {**grid.axes, **{field: tuple(dict.fromkeys(values)) for field, values in (axes or {}).items()}}
     merged = {field: values for field, values in merged.items() if field not in settings}

@@ -100,7 +100,7 @@ class Rule:
 
 
 def _whole(least: int) -> Rule:
-    return Rule(f"a whole number of {least} or more", lambda value: _is_int(value) and value >= least)
+    return Rule(f"an integer of at least {least}", lambda value: _is_int(value) and value >= least)
 
 
 def _real(valid: str, accepts: Callable[[float], bool]) -> Rule:
@@ -127,17 +127,17 @@ def _is_classes(value: object) -> bool:
 
 _TEXT = Rule("a name", lambda value: isinstance(value, str))
 _SWITCH = Rule("true or false", lambda value: isinstance(value, bool))
-_NOT_NEGATIVE = _real("of 0 or more", lambda value: value >= 0)
+_NOT_NEGATIVE = _real("of at least 0", lambda value: value >= 0)
 _POSITIVE = _real("above 0", lambda value: value > 0)
-_SHARE_BELOW_1 = _real("from 0 up to, but not, 1", lambda value: 0 <= value < 1)
+_SHARE_BELOW_1 = _real("of at least 0 and below 1", lambda value: 0 <= value < 1)
 
 RULES: dict[str, Rule] = {
     "data": _TEXT,
     "labels": _choice(LABELS),
-    "classes": Rule("a whole number of 2 or more, or two or more different class names", _is_classes),
-    "per_class": Rule("a whole number of 1 or more, or none", lambda value: value is None or _whole(1).accepts(value)),
+    "classes": Rule("an integer of at least 2, or two or more different class names", _is_classes),
+    "per_class": Rule("an integer of at least 1, or none", lambda value: value is None or _whole(1).accepts(value)),
     "data_fraction": _real("above 0, at most 1", lambda value: 0 < value <= 1),
-    "validation": _real("between 0 and 1, both excluded", lambda value: 0 < value < 1),
+    "validation": _real("above 0 and below 1", lambda value: 0 < value < 1),
     "position": _TEXT,
     "depth": _whole(1),
     "patch": _whole(1),
@@ -163,7 +163,7 @@ RULES: dict[str, Rule] = {
     "trivial_augment": _SWITCH,
     "ema": _SHARE_BELOW_1,
     "precision": _choice(PRECISIONS),
-    "seed": Rule("a whole number from 0 to 2^32 - 1", lambda value: _is_int(value) and 0 <= value < 2**32),
+    "seed": Rule("an integer from 0 to 2^32 - 1", lambda value: _is_int(value) and 0 <= value < 2**32),
 }
 _CHECKS = tuple(RULES.items())
 

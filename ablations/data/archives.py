@@ -43,7 +43,7 @@ def read_tar(archive: Path, limits: Mapping[str, int]) -> dict[str, bytes]:
     Only plain files are read, into memory: links, devices and absolute paths in the archive do nothing.
 
     Raises:
-        UsageError: if the archive is damaged or cut short, or a member is larger than its limit.
+        UsageError: if the archive is damaged or truncated, or a member is larger than its limit.
     """
     contents: dict[str, bytes] = {}
     try:
@@ -58,7 +58,7 @@ def read_tar(archive: Path, limits: Mapping[str, int]) -> dict[str, bytes]:
                 if len(contents[name]) != member.size:
                     raise EOFError(f"{name} ends early")
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise UsageError(f"{archive}: damaged or cut short ({error}); delete it and fetch or copy it again") from error
+        raise UsageError(f"{archive}: damaged or truncated ({error}); delete it and fetch or copy it again") from error
     return contents
 
 
@@ -71,8 +71,8 @@ def check_md5(path: Path, expected: str) -> None:
     found = md5_of(path)
     if found != expected:
         raise UsageError(
-            f"{path}: MD5 is {found}, the published {path.name} has {expected}; delete it and fetch it "
-            "again, or, if it is a set of your own, rename it and give its path as --data-dir"
+            f"{path}: MD5 must be {expected} (published {path.name}), got {found}; delete the file and "
+            "download it again, or, if it is your own dataset, rename it and pass its path to --data-dir"
         )
 
 

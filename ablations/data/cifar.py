@@ -3,7 +3,7 @@
 What is checked: an archive under its official name must have the official MD5. Unpacked files, and archives
 under any other name, are taken as they are so long as they hold a whole number of records, no more of them
 than the official file, with every label in range: that lets a reordered copy or a small set of one's own be
-read, and refuses what was cut short or has grown.
+read, and refuses what was truncated or has grown.
 
 Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 """
@@ -174,7 +174,9 @@ def _archive_of(cifar: Cifar, path: Path, contents: Mapping[str, bytes]) -> Arch
     archive = max(cifar.archives, key=lambda archive: sum(file in contents for file in archive.files))
     missing = [file for file in archive.files if file not in contents]
     if missing:
-        raise UsageError(f"{path} must have the files of {archive.file} as published, {', '.join(missing)} missing")
+        raise UsageError(
+            f"{path} must contain all files of the published {archive.file}; missing: {', '.join(missing)}"
+        )
     return archive
 
 
@@ -214,8 +216,8 @@ def _parse_records(data: bytes, path: Path, label_sets: Sequence[str]) -> Batch:
     record = len(label_sets) + PIXELS
     if len(data) % record:
         raise UsageError(
-            f"{path}: {len(data):,} bytes is no whole number of {record:,}-byte records: "
-            "cut short or damaged; fetch it again"
+            f"{path}: the size must be a multiple of {record:,} bytes, got {len(data):,}: "
+            "truncated or damaged; fetch it again"
         )
     records = np.frombuffer(data, dtype=np.uint8).reshape(-1, record)
     labels = {name: records[:, column].astype(np.int64) for column, name in enumerate(label_sets)}

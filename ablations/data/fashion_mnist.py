@@ -125,15 +125,15 @@ def _read_idx(folder: Path, file: IdxFile) -> NDArray[np.uint8]:
     most = header + file.examples * int(np.prod(tail, dtype=np.int64))
     data = _read_at_most(path, most + 1)
     if len(data) > most:
-        raise UsageError(f"{path}: more than the {most:,} bytes of the published file; fetch it again")
+        raise UsageError(f"{path}: more than the {most:,} bytes of the published file; download it again")
     if data[:4] != bytes((0, 0, 8, 1 + len(tail))) or len(data) < header:
-        raise UsageError(f"{path}: no IDX header of unsigned bytes with {1 + len(tail)} axes; fetch it again")
+        raise UsageError(f"{path}: the header must be IDX, unsigned bytes, {1 + len(tail)} axes; download it again")
     shape = tuple(int(n) for n in np.frombuffer(data, dtype=">u4", count=1 + len(tail), offset=4))
     promised = header + int(np.prod(shape, dtype=np.int64))
     if shape[1:] != tail or promised != len(data):
         raise UsageError(
-            f"{path}: {len(data):,} bytes, its header promises {promised:,} for {shape}: "
-            "cut short or damaged; fetch it again"
+            f"{path}: the size must be {promised:,} bytes for the shape {shape} in the header, got {len(data):,}: "
+            "truncated or damaged; download it again"
         )
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if shape[0] == file.examples and found != file.md5:
@@ -151,4 +151,4 @@ def _read_at_most(path: Path, size: int) -> bytes:
             data = file.read(size)
             return bytes(data)
     except (EOFError, OSError, zlib.error) as error:
-        raise UsageError(f"{path}: damaged or cut short ({error}); fetch it again") from error
+        raise UsageError(f"{path}: damaged or truncated ({error}); fetch it again") from error

@@ -73,14 +73,13 @@ def fetch(remotes: Sequence[Remote], folder: Path, on_progress: Progress | None 
             )
         except ValueError as error:
             raise VitabError(
-                f"{remote.url}: what came has another checksum than the published MD5 {remote.md5} "
-                "and was thrown away; run the same command again"
+                f"{remote.url}: the downloaded file does not match the published MD5 {remote.md5} "
+                "and was deleted; run the same command again"
             ) from error
         except (OSError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise VitabError(
-                f"{remote.url}: {reason}; run the same command again to go on where it stopped, "
-                f"or put the file into {folder}"
+                f"{remote.url}: {reason}; run the same command again to resume, or copy the file to {folder}"
             ) from error
         paths.append(Path(found))
     return paths

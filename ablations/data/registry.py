@@ -49,7 +49,7 @@ DATASETS: dict[str, DatasetInfo] = {
     for info in (
         DatasetInfo(
             name="digits",
-            description="1,400 + 397 scans of handwritten digits",
+            description="1,400 training and 397 test scans of handwritten digits",
             classes=10,
             image_size=8,
             channels=1,
@@ -59,7 +59,7 @@ DATASETS: dict[str, DatasetInfo] = {
         ),
         DatasetInfo(
             name="cifar10",
-            description="50,000 + 10,000 photographs of animals and vehicles",
+            description="50,000 training and 10,000 test photographs of animals and vehicles",
             classes=10,
             image_size=32,
             channels=3,
@@ -70,7 +70,7 @@ DATASETS: dict[str, DatasetInfo] = {
         ),
         DatasetInfo(
             name="cifar100",
-            description="50,000 + 10,000 photographs in 100 classes (--labels coarse: 20)",
+            description="50,000 training and 10,000 test photographs in 100 classes (--labels coarse: 20)",
             classes=100,
             image_size=32,
             channels=3,
@@ -82,7 +82,7 @@ DATASETS: dict[str, DatasetInfo] = {
         ),
         DatasetInfo(
             name="fashion-mnist",
-            description="60,000 + 10,000 greyscale images of clothes",
+            description="60,000 training and 10,000 test greyscale images of clothing",
             classes=10,
             image_size=28,
             channels=1,

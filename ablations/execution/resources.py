@@ -136,7 +136,7 @@ def parse_stack(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--stack must be auto or a whole number of 1 or more, got {text!r}")
+        raise UsageError(f"--stack must be auto or an integer of at least 1, got {text!r}")
     return int(text)
 
 
@@ -156,7 +156,7 @@ def resolve_backend(name: str, *, here: bool = True) -> str:
         return "numpy"
     problem = gpu_problem()
     if name == "cupy" and problem:
-        raise UsageError(f"--backend cupy cannot train here, as {problem}; valid here: numpy")
+        raise UsageError(f"--backend cupy cannot be used on this machine: {problem}; use --backend numpy")
     return "numpy" if problem else "cupy"
 
 
@@ -165,5 +165,5 @@ def resolve_workers(text: str, *, runs: int, backend: str) -> int:
     if text == "auto":
         return max(1, min(available_cores() if backend == "numpy" else len(devices()), runs))
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--workers must be auto or a whole number of 1 or more, got {text!r}")
+        raise UsageError(f"--workers must be auto or an integer of at least 1, got {text!r}")
     return max(1, min(int(text), runs))

@@ -34,14 +34,14 @@ def diagnose() -> Examination:
     say = found.lines.append
     say(f"vitab     {', '.join(versions(('vitab',)).values()) or 'not installed: run from its folder'}")
     if state:
-        say(f"commit    {state['commit'][:12]}{' with changes' if state['dirty'] else ''}")
+        say(f"commit    {state['commit'][:12]}{' with uncommitted changes' if state['dirty'] else ''}")
     say(f"python    {platform.python_version()} on {platform.platform()}")
     say(f"packages  {', '.join(f'{name} {version}' for name, version in installed.items())}")
-    say(f"cpu       {cpu_model()}, {available_cores()} cores to use")
+    say(f"cpu       {cpu_model()}, {available_cores()} cores available")
     if "numpy" in installed and "threadpoolctl" in installed:
         say(f"blas      {'; '.join(blas()) or 'none found'}")
     room = available_memory()
-    say(f"memory    {'unknown' if room is None else format_bytes(room)} that runs may take")
+    say(f"memory    {'unknown' if room is None else format_bytes(room)} available to runs")
     found.lines += gpu_lines()
     return found
 
@@ -57,13 +57,15 @@ def gpu_lines() -> list[str]:
     lines = lines or ["gpu       no NVIDIA GPU found; training runs on the CPU"]
     served = [f"CUDA {extra.removeprefix('cuda')}" for extra in reversed(cuda_extras(version or ""))]
     if version is not None:
-        lines.append(f"driver    {version}, which serves {' and '.join(served) or 'no CUDA that CuPy here can use'}")
+        lines.append(
+            f"driver    {version}, which supports {' and '.join(served) or 'no CUDA version that CuPy can use here'}"
+        )
     else:
         lines.append("driver    no NVIDIA driver found" + (": install it from nvidia.com first" if devices() else ""))
     packages = ", ".join(f"{name} {number}" for name, number in cupy.items()) or "not installed"
     problem = gpu_problem()
     if problem is None:
-        lines.append(f"cupy      {packages}, ready: runs train on the GPU{_in_float32_alone()}")
+        lines.append(f"cupy      {packages}, ready: runs train on the GPU{_float32_only()}")
     elif version is None and not cupy:
         lines.append("cupy      not installed (not needed without a GPU)")
     else:
@@ -71,11 +73,11 @@ def gpu_lines() -> list[str]:
     return lines
 
 
-def _in_float32_alone() -> str:
+def _float32_only() -> str:
     """Return a clause for machines whose GPUs have no tensor cores for bf16, else an empty text."""
     majors = [device.capability.partition(".")[0] for device in devices()]
     old = bool(majors) and all(major.isdecimal() and int(major) < LEAST_BF16 for major in majors)
-    return f" in float32 alone, as bf16 and tf32 take compute capability {LEAST_BF16}.0" if old else ""
+    return f" in float32 only: bf16 and tf32 require compute capability {LEAST_BF16}.0" if old else ""
 
 
 def required_packages() -> dict[str, str]:

@@ -19,7 +19,7 @@ SUBSET_FIELDS = {
     "labels": "the kind of labels (fine or coarse)",
     "classes": "the number of classes",
     "per_class": "the number of training images per class",
-    "data_fraction": "the fraction of the training part that is used",
+    "data_fraction": "the fraction of the training set that is used",
 }
 """Fields of a run that select a part of a dataset, with their description."""
 
@@ -44,7 +44,7 @@ def images(results: Results) -> str:
     if _is_number(per_class):
         text += f", {per_class:g} training images per class"
     if _is_number(fraction) and fraction != 1:
-        text += f", {percent(fraction)} of the training part"
+        text += f", {percent(fraction)} of the training set"
     return text
 
 

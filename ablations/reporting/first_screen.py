@@ -39,7 +39,8 @@ def verdict_legend(contrasts: Sequence[Contrast]) -> str:
     if Verdict.EQUIVALENT in found:
         parts.append(f"**equivalent**: the difference is shown to be within {MARGIN:g} points")
     if Verdict.UNDECIDED in found:
-        parts.append("**undecided**: too few runs to tell")
+        sequential = any(contrast.sequential for contrast in contrasts)
+        parts.append(f"**undecided**: {'not decided yet' if sequential else 'too few runs to tell'}")
     if Verdict.NO_PAIRS in found:
         parts.append("**no pairs**: no pair of runs has finished")
     return f"{'; '.join(parts)}."

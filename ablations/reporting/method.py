@@ -36,7 +36,7 @@ def method(results: Results) -> list[str]:
     return [
         _varied(results),
         f"**Data.** The dataset is {'; '.join(filter(None, (images(results), varying_subset(results))))}.",
-        f"**Seeds.** The seed of a run determines which {share} of the training part is held out for validation, the "
+        f"**Seeds.** The seed of a run determines which {share} of the training set is held out for validation, the "
         "initial weights, and the order and augmentation of the images. Runs with the same seed that differ only in "
         "position share all of these; such runs form a pair. The test set is used once, after the last epoch.",
         _model(runs, varying),

@@ -27,7 +27,7 @@ def published(folder: Path, owned: tuple[str, ...], option: str = "--out") -> It
         where = folder.parent if error.filename is None else Path(str(error.filename))
         reason = error.strerror or str(error)
         raise UsageError(
-            f"{option} {folder.parent} cannot be written ({where}: {reason}); give a folder you may write to"
+            f"{option} {folder.parent} is not writable ({where}: {reason}); choose another folder"
         ) from error
     try:
         new, old = work / "new", work / "old"

@@ -254,7 +254,7 @@ def _incomplete(results: Results, outcomes: Outcomes) -> list[str]:
         if not arms:
             continue
         place = ", ".join(filter(None, (outcomes.cell_name(cell), f"seed {outcomes.seeds[seed]}")))
-        lines.append(f"{place}: no {', '.join(outcomes.arm_name(arm) for arm in arms)}")
+        lines.append(f"{place}: {', '.join(outcomes.arm_name(arm) for arm in arms)} missing")
     return lines
 
 

@@ -75,15 +75,16 @@ def procedure(plan: StudyPlan, analysis: Analysis) -> str:
     base, arms = bold(outcomes.arm_name(outcomes.baseline)), len(outcomes.arms) - 1
     spent = spending(plan, outcomes)
     shares = ", ".join(f"{100 * share:.0f} %" for share in spent)
-    early = "; looks that cannot reject leave their share to later ones" if (spent == 0).any() else ""
+    early = "; interim analyses that cannot reject pass their share on to later ones" if (spent == 0).any() else ""
     family = f", with Holm's correction over the {arms} contrasts" if arms > 1 else ""
     return (
         f"The rounds were planned before the first run: each setting starts with {first} seed{'s' * (first != 1)} and "
         f"grows to {' and '.join([*between, f'at most {most}'])}. After each round every arm is compared "
-        f"with {base} over all settings by a sign-flip test{family}. The level of 5 % is divided over the looks "
-        f"({shares}{early}). The probability of calling any arm better or worse although its differences are symmetric "
-        "about zero is therefore at most 5 %, whatever the number of looks. Equivalence is tested in the same way, by "
-        "two one-sided sign-flip tests. An arm that is better, worse or equivalent gets no more seeds in any setting; "
-        f"{base} grows with the undecided arms. The estimate of an arm that was found better or worse early is biased "
-        "away from zero, because chance makes an early decision more likely; it is reported without correction."
+        f"with {base} over all settings by a sign-flip test{family}. The level of 5 % is divided over the "
+        f"interim analyses ({shares}{early}). The probability of calling any arm better or worse although its "
+        "differences are symmetric about zero is therefore at most 5 %, for any number of interim analyses. "
+        "Equivalence is tested in the same way, by two one-sided sign-flip tests. An arm that is better, worse or "
+        f"equivalent gets no more seeds in any setting; {base} gets as many seeds as the undecided arms. The "
+        "estimate of an arm that was found better or worse early is biased away from zero, because chance makes an "
+        "early decision more likely; it is reported without correction."
     )

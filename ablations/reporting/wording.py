@@ -28,7 +28,7 @@ from ablations.reporting.formatting import (
 )
 from ablations.statistics import ALPHA, MARGIN, MOST_SEEDS, SEQUENTIAL, Contrast, Interaction, Verdict, verdict
 
-OBSERVED = "if difference and spread stay as observed"
+OBSERVED = "if the difference and its spread stay as observed"
 
 
 def sentence(finding: Finding) -> str:
@@ -141,10 +141,8 @@ def _changes(finding: SummaryFinding) -> str:
         return ""
     first = finding.changes[0]
     axes = axes_text([i.axis for i in finding.changes])
-    return (
-        f"The difference of {bold(finding.contrast.subject)} from {bold(finding.baseline)} depends on {axes}: it is "
-        f"{_two_levels(first)}."
-    )
+    subject, base = bold(finding.contrast.subject), bold(finding.baseline)
+    return f"The difference between {subject} and {base} depends on {axes}: it is {_two_levels(first)}."
 
 
 def _contrast(c: Contrast) -> str:
@@ -170,7 +168,7 @@ def _contrast(c: Contrast) -> str:
 def _interaction(i: Interaction) -> str:
     c = i.change
     return (
-        f"The difference of {bold(c.subject)} from {bold(c.reference)} depends on {_word(i.axis)}: it is "
+        f"The difference between {bold(c.subject)} and {bold(c.reference)} depends on {_word(i.axis)}: it is "
         f"{_two_levels(i)}, a change of {points_text(c.mean)} points ({_evidence(c, 'block', wins=False)})."
     )
 
@@ -187,18 +185,15 @@ def _no_interaction(finding: NoInteractionFinding) -> str:
     more = more_seeds(clearest)
     needs = ""
     if more is not None:
-        needs = (
-            f" The clearest change, tested alone, needs about {count(more, 'more seed')} per setting, if change and "
-            "spread stay as observed."
-        )
+        needs = f" {_needed(more)} to show this change in a single test, if the change and its spread stay as observed."
     if clearest.p_adjusted_smallest > ALPHA:
         return (
             f"{question} cannot be decided with {blocks}: the smallest possible p is "
             f"{p_text(clearest.p_adjusted_smallest)}.{needs}"
         )
     return (
-        f"{question} is undecided: of {count(len(finding.tested), 'tested change')}, the clearest is that of "
-        f"{bold(clearest.subject)}, {points_text(clearest.mean)} points ({clearest.correction} "
+        f"{question} is undecided: of {count(len(finding.tested), 'tested change')}, that of "
+        f"{bold(clearest.subject)} has the smallest p: {points_text(clearest.mean)} points ({clearest.correction} "
         f"{p_phrase(clearest.p_adjusted)}; {blocks}).{needs}"
     )
 
@@ -210,8 +205,8 @@ def _best_cell(finding: BestCellFinding) -> str:
     if finding.means == 1:
         return f"The mean test accuracy of {bold(finding.name)} is {finding.mean:.1f} % ({evidence})."
     return (
-        f"The highest mean test accuracy is {finding.mean:.1f} %, by {bold(finding.name)} ({evidence}). It is biased "
-        f"upward, as the maximum of {finding.means} means."
+        f"The highest mean test accuracy is {finding.mean:.1f} %, by {bold(finding.name)} ({evidence}). This value "
+        f"is biased upward because it is the maximum of {finding.means} means."
     )
 
 
@@ -232,8 +227,8 @@ def _interval_excludes_zero(c: Contrast) -> str:
     if not (c.low > 0 or c.high < 0) or c.p_adjusted_smallest > ALPHA:
         return ""
     if c.p <= ALPHA:
-        return " The interval excludes zero, but p is above the level after correction for several comparisons."
-    return " The interval excludes zero, but the verdict follows p."
+        return f" The interval excludes zero, but p adjusted for several comparisons is above {ALPHA:g}."
+    return " The interval excludes zero, but the verdict follows p, which makes fewer assumptions about the noise."
 
 
 def _interval_within_margin(c: Contrast) -> str:
@@ -241,7 +236,7 @@ def _interval_within_margin(c: Contrast) -> str:
         return ""
     start = f" The interval lies within {MARGIN:g} points of zero, but"
     if c.sequential:
-        return f"{start} the equivalence test, which covers all looks, does not pass."
+        return f"{start} the equivalence test, which accounts for all interim analyses, does not pass."
     return f"{start} the equivalence test does not pass after correction for several comparisons."
 
 
@@ -265,7 +260,11 @@ def _power(c: Contrast) -> str:
     more = more_seeds(c)
     if more is None:
         return f"{floor} A difference this small needs over {MOST_SEEDS:,} seeds per setting."
-    return f"{floor} Deciding this needs about {count(more, 'more seed')} per setting, {OBSERVED}."
+    return f"{floor} {_needed(more)} to decide this, {OBSERVED}."
+
+
+def _needed(more: int) -> str:
+    return f"About {count(more, 'more seed')} per setting {'is' if more == 1 else 'are'} needed"
 
 
 def _depends(axes: Sequence[str]) -> str:
@@ -315,8 +314,8 @@ def axes_text(axes: Sequence[str]) -> str:
 
 
 def _word(axis: str) -> str:
-    return axis.replace("_", " ")
+    return {"patch": "patch size"}.get(axis, axis.replace("_", " "))
 
 
 def _plural(axis: str) -> str:
-    return {"patch": "patch sizes"}.get(axis, f"{_word(axis)}s")
+    return f"{_word(axis)}s"

@@ -40,7 +40,7 @@ def require_one_version(*sources: Results) -> list[str]:
     found = version_conflicts(*sources)
     if found:
         names = " and ".join(dict.fromkeys(results.plan.study for results in sources))
-        raise UsageError(f"{names}: {'; '.join(found)}; --mixed reports them together and says so")
+        raise UsageError(f"{names}: {'; '.join(found)}; use --mixed to include them; the output states this")
     return found
 
 
@@ -65,8 +65,8 @@ def stale_runs_warning(plan: StudyPlan, stale: dict[str, list[str]]) -> str | No
         return None
     components = ", ".join(dict.fromkeys(name for names in stale.values() for name in names))
     return (
-        f"{count(len(stale), 'finished run')} of study {plan.study} trained by different code ({components}); a report "
-        f"does not mix them with new runs: vitab retry {plan.study} --stale trains them again"
+        f"{count(len(stale), 'finished run')} of study {plan.study} trained with different code ({components}); a "
+        f"report does not mix them with new runs; to retrain them: vitab retry {plan.study} --stale"
     )
 
 

@@ -59,8 +59,8 @@ def check(precision: str, backend: str, positions: Iterable[str]) -> None:
         if not computes(position, precision):
             own = [name for name in valid if computes(position, name)]
             raise UsageError(
-                f"precision must be {', '.join(own)} with position {position}, which computes with arrays of its own, "
-                f"got {precision!r}"
+                f"precision must be {', '.join(own)} with position {position}, which is computed with array "
+                f"expressions instead of CUDA kernels, got {precision!r}"
             )
 
 

@@ -232,6 +232,7 @@ class TestRows:
         assert next(row for row in rows if len(row) == 3)[2] == ("rope", 2)
 
 
+@pytest.mark.slow
 @small
 @pytest.mark.usefixtures("few_checks")
 class TestPeers:

@@ -45,7 +45,7 @@ class TorchStepper:
 @pytest.mark.parametrize(
     ("content", "note"),
     [
-        (None, "this is not a clone with benchmarks/"),
+        (None, "the folder benchmarks/ was not found (it is part of a git clone)"),
         ("import torch", "PyTorch is not installed"),
         (
             "raise OSError('libcudart.so.13:\\ncannot open')",
@@ -61,5 +61,5 @@ def test_what_is_missing_is_one_line(
         clone.write_text(content)
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
     done = bench()
-    assert done.note == f"{note}, so there is nothing to compare with\n"
+    assert done.note == f"no comparison with PyTorch: {note}\n"
     assert [line.split()[0] for line in done.lines] == ["vitab"]

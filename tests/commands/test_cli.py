@@ -78,19 +78,19 @@ BAD = [
         ["run", "--grid", "rope", "--set", "crop_padding=9"],
         "crop_padding must be 0 to 8 for 8x8 images of digits, got 9",
     ),
-    (["run", "--grid", "rope", "--patch", "0"], "patch must be a whole number of 1 or more, got 0"),
-    (["run", "--grid", "rope", "--depth", "2,x"], "depth must be a whole number of 1 or more, got 'x'"),
+    (["run", "--grid", "rope", "--patch", "0"], "patch must be an integer of at least 1, got 0"),
+    (["run", "--grid", "rope", "--depth", "2,x"], "depth must be an integer of at least 1, got 'x'"),
     (["run", "--grid", "rope", "--set", "heads=3"], "width must be a multiple of heads (3), got 64"),
     (["run", "--grid", "rope", "--position", "rope", "--set", "width=12"], "rope"),
     (["run", "--grid", "rope", "--position", "sinusoidal", "--set", "width=18"], "sinusoidal"),
     (["run", "--grid", "rope", "--set", "widht=3"], "unknown field 'widht' (did you mean 'width'?)"),
     (["run", "--grid", "rope", "--set", "width"], "--set must be FIELD=VALUE"),
-    (["run", "--grid", "rope", "--seeds", "0"], "seeds must be a whole number of 1 or more, got 0"),
-    (["run", "--grid", "rope", "--seeds", "-2"], "seeds must be a whole number of 1 or more, got -2"),
+    (["run", "--grid", "rope", "--seeds", "0"], "seeds must be an integer of at least 1, got 0"),
+    (["run", "--grid", "rope", "--seeds", "-2"], "seeds must be an integer of at least 1, got -2"),
     (["run", "--grid", "rope", "--seeds", "two"], "--seeds"),
-    (["run", "--grid", "rope", "--epochs", "0"], "epochs must be a whole number of 1 or more, got 0"),
-    (["run", "--grid", "rope", "--workers", "0"], "--workers must be auto or a whole number of 1 or more"),
-    (["run", "--grid", "rope", "--stack", "0"], "--stack must be auto or a whole number of 1 or more, got '0'"),
+    (["run", "--grid", "rope", "--epochs", "0"], "epochs must be an integer of at least 1, got 0"),
+    (["run", "--grid", "rope", "--workers", "0"], "--workers must be auto or an integer of at least 1"),
+    (["run", "--grid", "rope", "--stack", "0"], "--stack must be auto or an integer of at least 1, got '0'"),
     (["retry", "--stack", "x"], "there are no studies in runs yet"),
     (["run", "--grid", "rope", "--backend", "jax"], "--backend must be auto, numpy, cupy, got 'jax'"),
     (["run", "--grid", "rope", "--study", "../x"], "--study must be"),
@@ -172,7 +172,7 @@ def test_failed_runs_are_named_with_their_reasons(monkeypatch):
     assert result.stderr.splitlines()[1:] == [
         "failed: none, seed 1: the run cannot be trained",
         "failed: rope, seed 1: ZeroDivisionError: division by zero",
-        "2 of 4 runs failed; the same command retries them",
+        "2 of 4 runs failed; run the same command again to retry them",
     ]
     status = vitab("status")
     assert status.stdout.splitlines()[1].split()[:5] == ["smoke", "4", "2", "2", "0"]
@@ -190,7 +190,9 @@ def test_ctrl_c_says_that_the_same_command_resumes(monkeypatch):
     monkeypatch.setattr("ablations.training.trainer.train", interrupted)
     result = vitab(*SMOKE)
     assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1] == "error: interrupted after 2 of 4 runs; the same command resumes"
+    assert (
+        result.stderr.splitlines()[-1] == "error: interrupted after 2 of 4 runs; run the same command again to resume"
+    )
     assert vitab("status").stdout.splitlines()[1].split()[:5] == ["smoke", "4", "2", "0", "2"]
 
 
@@ -205,7 +207,7 @@ def test_a_real_grid_is_interrupted_and_resumed(here, number):
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "error: interrupted after 0 of 2 runs; the same command resumes"
+    assert err.splitlines()[-1] == "error: interrupted after 0 of 2 runs; run the same command again to resume"
     assert "Traceback" not in err
     assert all_gone(process.pid)
     store = Store(Path("runs"))
@@ -315,11 +317,13 @@ def test_report_check_fails_when_the_report_no_longer_follows(here, monkeypatch)
     monkeypatch.setattr("ablations.reporting.check.differences", lambda results, out: found)
     vitab(*SMOKE)
     result = vitab("report", "--check")
-    assert (result.exit_code, result.stdout) == (0, "reports/smoke follows from its 4 runs\n")
+    assert (result.exit_code, result.stdout) == (0, "reports/smoke matches its 4 runs\n")
     found += ["README.md, line 3: found 'a', expected 'b'", "figures/cost.png: missing"]
     result = vitab("report", "--check")
     assert (result.exit_code, result.stdout.splitlines()) == (1, found)
-    assert result.stderr == ("error: reports/smoke does not follow from runs; vitab report smoke writes it again\n")
+    assert result.stderr == (
+        "error: reports/smoke does not match the runs in runs; to rewrite it, run: vitab report smoke\n"
+    )
     assert not Path("reports").exists()
 
 
@@ -372,7 +376,7 @@ def test_lists():
 def test_doctor_describes_the_machine_and_names_what_is_missing(monkeypatch):
     result = vitab("doctor")
     assert result.exit_code == 0
-    for words in ("python    3.", "numpy 2.", "cores to use", "blas      ", "cupy      "):
+    for words in ("python    3.", "numpy 2.", "cores available", "blas      ", "cupy      "):
         assert words in result.stdout
     monkeypatch.setattr(
         "ablations.machine.doctor.required_packages", lambda: {"numpy": "numpy>=2", "nosuch": "nosuch>=1.0"}
@@ -562,7 +566,7 @@ def test_reproduce_compares_bits_here_and_accuracy_elsewhere(here, monkeypatch):
     (key,) = store.read_study("smoke").keys
     result = vitab("reproduce", key[:8])
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.startswith(f"run {key[:16]}, with the same code, packages and processor: the same bits;")
+    assert result.stdout.startswith(f"run {key[:16]}, with the same code, packages and processor: bitwise identical;")
     assert "no finished run in runs with a key that begins with 'x'" in vitab("reproduce", "x").stderr
 
     from ablations.execution import reproduction
@@ -573,12 +577,12 @@ def test_reproduce_compares_bits_here_and_accuracy_elsewhere(here, monkeypatch):
     monkeypatch.setattr(trainer, "train", lambda config, *args, **rest: train(replace(config, seed=9), *args, **rest))
     result = vitab("reproduce", key)
     assert (result.exit_code, "the run was not reproduced" in result.stderr) == (1, True)
-    assert "other bits" in result.stdout
+    assert "not bitwise identical" in result.stdout
     for tolerance, code in ((1.0, 0), (0.0, 1)):
         other = Reproduction(False, False, 0.5, 0.6, tolerance)
         monkeypatch.setattr(reproduction, "reproduce", lambda *_, other=other, **__: other)
         result = vitab("reproduce", key)
-        assert (result.exit_code, "in another environment: other bits" in result.stdout) == (code, True)
+        assert (result.exit_code, "in another environment: not bitwise identical" in result.stdout) == (code, True)
     monkeypatch.undo()
     monkeypatch.chdir(here)
     (store.folder(key) / "result.json").write_text("{}")

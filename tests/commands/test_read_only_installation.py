@@ -49,7 +49,7 @@ def test_run_and_report(tmp_path: Path) -> None:
             notes = [line for line in vitab(*arguments).splitlines() if not line.startswith("warning: ")]
             assert notes == [
                 f"note: cannot write the cache folder {tmp_path}/home/.cache/vitab; "
-                f"using {tmp_path}/temporary/vitab-{os.getuid()} (XDG_CACHE_HOME sets another)"
+                f"using {tmp_path}/temporary/vitab-{os.getuid()} (set XDG_CACHE_HOME to use another folder)"
             ]
     finally:
         for folder in read_only:

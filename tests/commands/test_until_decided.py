@@ -64,7 +64,7 @@ def test_only_open_arms_grow_and_the_report_says_how():
     assert len(plan.keys) == runs == len(list(Path("runs").glob("*/DONE.json")))
     assert f"{runs} of at most 54 runs were needed; next: vitab report smoke" in done.output
 
-    assert vitab("report", "smoke", "--format", "html").exit_code == 0
+    assert vitab("report", "smoke").exit_code == 0
     text = Path("reports/smoke/README.md").read_text(encoding="utf-8")
     needed = f"needed {runs} runs. With 9 seeds in every setting it would have needed 54, so {54 - runs} were saved"
     assert needed in text
@@ -89,7 +89,7 @@ def test_an_interrupted_study_ends_as_one_that_was_not(monkeypatch):
     monkeypatch.setattr("ablations.training.trainer.train", trainer(stop))
     cut = vitab(*GROW, "--max-seeds", 9)
     assert cut.exit_code == 130
-    assert "the same command resumes" in cut.output
+    assert "run the same command again to resume" in cut.output
     assert max(planned_seeds(Store("runs").read_study("smoke"), "position").values()) == 5
     monkeypatch.setattr("ablations.training.trainer.train", trainer())
     again = vitab(*GROW)  # the maximum is known from before

@@ -75,19 +75,19 @@ def test_a_toml_grid_needs_little(tmp_path):
         ("axes.detph = [1]", r"\[axes\] unknown field 'detph' \(did you mean 'depth'\?\)"),
         ("axes.depth = 2", r"\[axes\] depth must be a list of at least one value, got 2"),
         ("axes.depth = []", "at least one value"),
-        ("axes.depth = [1, 'two']", "depth must be a whole number of 1 or more, got 'two'"),
-        ("axes.depth = [0]", "depth must be a whole number of 1 or more, got 0"),
+        ("axes.depth = [1, 'two']", "depth must be an integer of at least 1, got 'two'"),
+        ("axes.depth = [0]", "depth must be an integer of at least 1, got 0"),
         ("axes.position = ['rope', 'spiral']", "unknown position 'spiral'.*valid: .*none"),
         ("axes.seed = [1]", "seeds = 3"),
         ("axes = 3", "axes must be a table"),
         ("question = 'x'", "axes must have at least one field"),
         ("base.width = 'big'\naxes.depth = [1]", r"\[base\] width must be"),
-        ("base.depth = 2\naxes.depth = [1]", "depth must be in base or in axes, got it in both"),
-        ("seeds = 0\naxes.depth = [1]", "seeds must be a whole number of 1 or more"),
-        ("seeds = [-1]\naxes.depth = [1]", "seed must be a whole number from 0"),
+        ("base.depth = 2\naxes.depth = [1]", "depth must be in base or in axes, not in both"),
+        ("seeds = 0\naxes.depth = [1]", "seeds must be an integer of at least 1"),
+        ("seeds = [-1]\naxes.depth = [1]", "seed must be an integer from 0"),
         ("seeds = []\naxes.depth = [1]", "seeds must be"),
         ("name = 'a/b'\naxes.depth = [1]", "name must be"),
-        ("question = 3\naxes.depth = [1]", "question must be a text"),
+        ("question = 3\naxes.depth = [1]", "question must be a non-empty string"),
         ("baseline = 'none'\naxes.position = ['rope', 'learned']", "unknown baseline of position 'none'"),
         ("base.epochs = 2\nbase.warmup_epochs = 2\naxes.depth = [1]", "warmup_epochs must be below epochs"),
         ("base.data = 'digitz'\naxes.depth = [1]", "unknown dataset 'digitz'.*digits"),
@@ -141,7 +141,7 @@ def test_changes_from_the_command_line():
     assert grid.seeds == (0, 1)
     assert grid.baseline == "rope"
     assert override(rope) == rope
-    with pytest.raises(UsageError, match="seeds must be a whole number of 1 or more, got 0"):
+    with pytest.raises(UsageError, match="seeds must be an integer of at least 1, got 0"):
         override(rope, seeds=0)
     with pytest.raises(UsageError, match="--seeds"):
         override(rope, settings={"seed": 3})

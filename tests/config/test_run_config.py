@@ -25,23 +25,23 @@ def test_every_field_has_a_rule_and_the_defaults_are_valid():
         ("pool", "max", "'mean' or 'cls'"),
         ("labels", "medium", "'fine' or 'coarse'"),
         ("labels", "coarse", "cifar100"),
-        ("epochs", 0, "1 or more"),
-        ("epochs", 2.5, "1 or more"),
-        ("epochs", True, "1 or more"),
-        ("depth", 0, "1 or more"),
-        ("width", -4, "1 or more"),
+        ("epochs", 0, "at least 1"),
+        ("epochs", 2.5, "at least 1"),
+        ("epochs", True, "at least 1"),
+        ("depth", 0, "at least 1"),
+        ("width", -4, "at least 1"),
         ("learning_rate", 0.0, "above 0"),
         ("learning_rate", float("nan"), "above 0"),
         ("learning_rate", "fast", "above 0"),
-        ("weight_decay", -0.1, "0 or more"),
-        ("validation", 1.0, "between 0 and 1"),
+        ("weight_decay", -0.1, "at least 0"),
+        ("validation", 1.0, "above 0 and below 1"),
         ("data_fraction", 0.0, "above 0"),
-        ("dropout", 1.0, "up to, but not, 1"),
+        ("dropout", 1.0, "of at least 0 and below 1"),
         ("erase", 1.5, "from 0 to 1"),
         ("flip", 1, "true or false"),
-        ("classes", 1, "2 or more"),
+        ("classes", 1, "at least 2"),
         ("classes", ("cat", "cat"), "different"),
-        ("per_class", 0, "1 or more"),
+        ("per_class", 0, "at least 1"),
         ("seed", -1, "2^32"),
         ("warmup_epochs", 30.0, "below epochs (30)"),
     ],
@@ -60,7 +60,7 @@ def test_from_mapping_is_strict_and_suggests():
     assert RunConfig.from_mapping({"classes": ["3", "5"]}).classes == ("3", "5")
     with pytest.raises(UsageError, match=r"unknown field 'detph'.*did you mean 'depth'"):
         RunConfig.from_mapping({"detph": 3})
-    with pytest.raises(UsageError, match="depth must be a whole number of 1 or more, got '3'"):
+    with pytest.raises(UsageError, match="depth must be an integer of at least 1, got '3'"):
         RunConfig.from_mapping({"depth": "3"})
 
 

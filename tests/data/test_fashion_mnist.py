@@ -37,11 +37,11 @@ def test_fashion_mnist_of_full_length_needs_the_published_content(tmp_path: Path
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda data: data[:-1], "its header promises 48 for .* cut short"),
-        (lambda data: data + b"x", "its header promises 48"),
-        (lambda data: b"\x00\x00\x0d" + data[3:], "no IDX header"),
-        (lambda data: data[:5], "no IDX header"),
-        (lambda data: data + bytes(10_000), "more than the 60,008 bytes|promises"),
+        (lambda data: data[:-1], "the size must be 48 bytes for the shape .* got 47: truncated"),
+        (lambda data: data + b"x", "the size must be 48 bytes for the shape .* got 49"),
+        (lambda data: b"\x00\x00\x0d" + data[3:], "the header must be IDX"),
+        (lambda data: data[:5], "the header must be IDX"),
+        (lambda data: data + bytes(10_000), "more than the 60,008 bytes|got 10,048"),
     ],
 )
 def test_damaged_idx_files_are_named(tmp_path: Path, damage: Callable[[bytes], bytes], message: str) -> None:
@@ -56,7 +56,7 @@ def test_damaged_gzip_and_bombs_are_refused(tmp_path: Path) -> None:
     path = fashion(tmp_path, zipped=True) / "train-labels-idx1-ubyte.gz"
     good = path.read_bytes()
     path.write_bytes(good[:-9])
-    with pytest.raises(UsageError, match=r"\.gz: damaged or cut short"):
+    with pytest.raises(UsageError, match=r"\.gz: damaged or truncated"):
         load("fashion-mnist", data_dir=tmp_path)
     path.write_bytes(gzip.compress(bytes(10_000_000)))
     with pytest.raises(UsageError, match=r"\.gz: more than the 60,008 bytes"):

@@ -41,7 +41,7 @@ def test_fetch_copes_with_any_part_and_any_server(tmp_path: Path, server: Server
 
 
 def test_fetch_refuses_a_wrong_checksum_and_starts_afresh(tmp_path: Path, server: Server) -> None:
-    with pytest.raises(VitabError, match=r"another checksum than the published MD5 .* run the same command again"):
+    with pytest.raises(VitabError, match=r"does not match the published MD5 .* run the same command again"):
         fetch([remote(server, b"other")], tmp_path)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "some.bin").write_bytes(b"old")
@@ -49,7 +49,7 @@ def test_fetch_refuses_a_wrong_checksum_and_starts_afresh(tmp_path: Path, server
 
 
 def test_fetch_says_why_it_could_not(tmp_path: Path) -> None:
-    with pytest.raises(VitabError, match=r"http://127\.0\.0\.1:9/x: .*refused.*or put the file into"):
+    with pytest.raises(VitabError, match=r"http://127\.0\.0\.1:9/x: .*refused.*or copy the file to"):
         fetch([Remote("http://127.0.0.1:9/x", "0" * 32)], tmp_path)
 
 

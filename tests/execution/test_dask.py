@@ -194,7 +194,6 @@ def test_the_probe_of_a_client_that_was_killed_is_removed(here, local):
 # -- runs --
 
 
-@pytest.mark.parametrize("place", ["shared", "unshared"], indirect=True)
 def test_a_grid_is_trained_once_with_the_bits_of_local_workers(here, local, place):
     result = vitab(*SMOKE, "--dask", local.scheduler_address, "--runs", "far")
     assert result.exit_code == 0, result.stderr
@@ -294,6 +293,7 @@ def test_a_killed_worker_process_is_replaced_and_its_run_retried(local, place, m
     assert log.events[1][2].startswith(reason)
 
 
+@pytest.mark.slow
 def test_files_damaged_on_the_way_are_requested_again(local, monkeypatch):
     monkeypatch.setattr(cluster_worker, "shares_folder", lambda *_: False)
     real, sent = Store.contents, []
@@ -375,6 +375,7 @@ def test_a_worker_with_an_unshared_folder_and_a_full_disk_is_excluded(local, mon
         execute_run(local, store, tasks, Log())
 
 
+@pytest.mark.slow
 def test_a_damaged_run_in_the_spool_folder_is_trained_again(local, monkeypatch):
     monkeypatch.setattr(cluster_worker, "shares_folder", lambda *_: False)
     store, kept = Store(Path("runs")), Store(cluster_worker.spool_folder())

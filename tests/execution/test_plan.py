@@ -226,7 +226,7 @@ def test_how_many_workers(monkeypatch):
     assert resolve_workers("auto", runs=1, backend="cupy") == 1
     assert resolve_workers("7", runs=10, backend="numpy") == 7
     for bad in ("0", "-1", "two", "1.5", ""):
-        with pytest.raises(UsageError, match="--workers must be auto or a whole number"):
+        with pytest.raises(UsageError, match="--workers must be auto or an integer of at least 1"):
             resolve_workers(bad, runs=1, backend="numpy")
 
 
@@ -235,7 +235,9 @@ def test_which_backend(monkeypatch):
     monkeypatch.setattr(resources, "devices", lambda: ("a GPU",))
     monkeypatch.setattr(resources, "gpu_problem", lambda: "CuPy is not installed: pip install it")
     assert resolve_backend("auto") == "numpy"
-    with pytest.raises(UsageError, match="--backend cupy cannot train here, as CuPy is not installed: pip install it;"):
+    with pytest.raises(
+        UsageError, match="--backend cupy cannot be used on this machine: CuPy is not installed: pip install it;"
+    ):
         resolve_backend("cupy")
     monkeypatch.setattr(resources, "has_cupy", lambda: True)
     assert resolve_backend("auto") == "numpy"

@@ -113,7 +113,7 @@ def test_unknown_memory_limits_nothing_and_nothing_to_do_needs_none(machine):
 
 @pytest.mark.parametrize("bad", ["0", "-1", "x", "1.5", ""])
 def test_bad_stacks(machine, bad):
-    with pytest.raises(UsageError, match="--stack must be auto or a whole number of 1 or more"):
+    with pytest.raises(UsageError, match="--stack must be auto or an integer of at least 1"):
         shared(tasks_of(*SEEDS), stack=bad)
 
 

@@ -410,7 +410,7 @@ def test_an_interrupted_grid_ends_with_the_same_bits(tmp_path, whole, workers, p
         time.sleep(0.001)
     _, err = first.communicate(timeout=60)
     assert first.returncode == 130, err
-    assert "the same command resumes" in err
+    assert "run the same command again to resume" in err
     assert "Traceback" not in err
     keys = store.read_study("smoke").keys
     if presses == 1:

@@ -172,16 +172,16 @@ BROKEN = "raise ImportError('libcudart.so.12: cannot open shared object file')"
     [
         (NO_DRIVER, "there is no NVIDIA driver"),
         (NO_GPU, "CUDA finds no usable GPU (cudaErrorNoDevice: no CUDA-capable device is detected)"),
-        (NONE_LEFT, "the NVIDIA driver finds no GPU"),
-        (BROKEN, "CuPy cannot be imported (libcudart.so"),
+        pytest.param(NONE_LEFT, "the NVIDIA driver finds no GPU", marks=pytest.mark.slow),
+        pytest.param(BROKEN, "CuPy cannot be imported (libcudart.so", marks=pytest.mark.slow),
     ],
     ids=["no driver", "no GPU", "none visible", "broken"],
 )
 def test_a_gpu_that_cannot_be_used_is_one_line(tmp_path, cupy, reason):
     refused = vitab(tmp_path, "run", "--grid", "smoke", "--backend", "cupy", cupy=cupy)
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
-    assert refused.stderr.startswith(f"error: --backend cupy cannot train here, as {reason}")
-    assert refused.stderr.endswith("; valid here: numpy\n")
+    assert refused.stderr.startswith(f"error: --backend cupy cannot be used on this machine: {reason}")
+    assert refused.stderr.endswith("; use --backend numpy\n")
     assert [path.name for path in tmp_path.iterdir()] == ["modules"]
 
 
@@ -205,6 +205,7 @@ def test_the_cpu_serves_where_a_gpu_cannot_be_used(tmp_path, cupy):
     assert "not used" not in trained.stderr  # there is no GPU that anybody could miss
 
 
+@pytest.mark.slow
 def test_no_cupy_is_one_line_with_the_command_for_this_driver(tmp_path, machine):
     if has_cupy():
         pytest.skip("CuPy is installed here")
@@ -212,7 +213,9 @@ def test_no_cupy_is_one_line_with_the_command_for_this_driver(tmp_path, machine)
         machine(driver=driver)
         refused = vitab(tmp_path, "run", "--grid", "smoke", "--backend", "cupy")
         reason = f"CuPy is not installed: pip install 'vitab[{extra}]'"
-        assert refused.stderr == f"error: --backend cupy cannot train here, as {reason}; valid here: numpy\n"
+        assert (
+            refused.stderr == f"error: --backend cupy cannot be used on this machine: {reason}; use --backend numpy\n"
+        )
         assert refused.returncode == 2
         doctor = vitab(tmp_path, "doctor")
         assert doctor.returncode == 0
@@ -228,7 +231,7 @@ def test_doctor_in_plain_words(tmp_path, machine):
     assert lines[-4:-1] == [
         "gpu       NVIDIA H100 80GB HBM3 (compute capability 9.0), 79.6 GB, 78.1 GB free",
         "gpu       NVIDIA A100-SXM4-40GB (compute capability 8.0), 40.0 GB, 1.0 GB free",
-        "driver    580.65.06, which serves CUDA 12 and CUDA 13",
+        "driver    580.65.06, which supports CUDA 12 and CUDA 13",
     ]
     assert lines[-1].startswith("cupy      ")
     assert lines[-1].endswith(", ready: runs train on the GPU")
@@ -236,11 +239,11 @@ def test_doctor_in_plain_words(tmp_path, machine):
     assert "the GPU is not used, as CuPy finds no CUDA headers: pip install 'vitab[cuda13]'" in bare
     machine("GPU-dd44, NVIDIA Tesla T4, 15360, 15000, 7.5\n")
     turing = vitab(tmp_path, "doctor", cupy=READY).stdout
-    alone = "ready: runs train on the GPU in float32 alone, as bf16 and tf32 take compute capability 8.0\n"
+    alone = "ready: runs train on the GPU in float32 only: bf16 and tf32 require compute capability 8.0\n"
     assert turing.endswith(alone)
     machine(driver="470.82")
     old = vitab(tmp_path, "doctor", cupy=READY).stdout
-    assert "driver    470.82, which serves no CUDA that CuPy here can use" in old
+    assert "driver    470.82, which supports no CUDA version that CuPy can use here" in old
     assert "as the NVIDIA driver 470.82 is too old: CUDA 12 needs 525 or newer" in old
 
 

@@ -17,27 +17,31 @@ def sentences(axes=None, **base) -> dict[str, str]:
 
 def test_a_subset_of_the_classes_and_images_is_named():
     said = sentences(data="cifar100", classes=20, per_class=500, data_fraction=0.25)["Data"]
-    assert said.endswith(
-        ", only the first 20 of 100 classes, 500 training images per class, 25 % of the training part."
-    )
+    assert said.endswith(", only the first 20 of 100 classes, 500 training images per class, 25 % of the training set.")
     assert sentences(data="cifar100", labels="coarse", classes=5)["Data"].endswith(
         ", with its coarse labels, only the first 5 classes."
     )
     assert sentences(data="cifar100", classes=("apple", "bear"))["Data"].endswith(", only classes apple, bear.")
-    assert sentences()["Data"] == "**Data.** The dataset is digits (1,400 + 397 scans of handwritten digits)."
+    assert (
+        sentences()["Data"]
+        == "**Data.** The dataset is digits (1,400 training and 397 test scans of handwritten digits)."
+    )
 
 
 @pytest.mark.parametrize(
     ("field", "levels", "words"),
     [
-        ("data_fraction", (0.1, 1.0), "the fraction of the training part that is used varies"),
+        ("data_fraction", (0.1, 1.0), "the fraction of the training set that is used varies"),
         ("classes", (None, 5), "the number of classes varies"),
         ("per_class", (10, 20), "the number of training images per class varies"),
     ],
 )
 def test_choices_that_vary_are_not_described_by_the_first_run(field, levels, words):
     said = sentences({"position": ("none", "rope"), field: levels})
-    assert said["Data"] == f"**Data.** The dataset is digits (1,400 + 397 scans of handwritten digits); {words}."
+    assert (
+        said["Data"]
+        == f"**Data.** The dataset is digits (1,400 training and 397 test scans of handwritten digits); {words}."
+    )
     assert f"{field.replace('_', ' ')} (" in said["What varies"]
 
 
@@ -53,13 +57,13 @@ def test_training_that_varies_has_no_value_of_one_run():
     assert "learning rate (varies) after 3 epochs" in said["Training"]
     assert said["Augmentation"] == "**Augmentation.** Horizontal flips (varies)."
     split = sentences({"position": ("none", "rope"), "validation": (0.1, 0.2)})["Seeds"]
-    assert split.startswith("**Seeds.** The seed of a run determines which share of the training part is held out")
+    assert split.startswith("**Seeds.** The seed of a run determines which share of the training set is held out")
 
 
 def test_a_share_has_all_its_digits():
     said = sentences(data_fraction=0.025, validation=0.125)
-    assert said["Data"].endswith(", 2.5 % of the training part.")
-    assert "which 12.5 % of the training part is held out" in said["Seeds"]
+    assert said["Data"].endswith(", 2.5 % of the training set.")
+    assert "which 12.5 % of the training set is held out" in said["Seeds"]
 
 
 def test_names_keep_their_capitals():

@@ -36,7 +36,7 @@ def text(folder) -> str:
 
 
 def test_it_answers_the_question(text):
-    assert text.startswith("# Which positional encoding earns its keep")
+    assert text.startswith("# Which positional encoding improves accuracy")
     for heading in (
         "Answer",
         "Details",
@@ -152,9 +152,9 @@ def test_missing_and_failed_runs_are_named():
     text = compose(results).text
     assert "46 of 48 runs finished" in text
     assert "| rope | 2 | 4 | 2 | failed | NonFiniteLoss: loss is nan \\| epoch 3 |" in text
-    assert "> **Failed runs.** 1 of 48 runs failed (rope 1). Failed runs do not count against their arm" in text
-    assert "the arm is worse than its numbers" in text.split("## Missing runs")[1]
-    assert "- depth 4, patch 4, seed 2: no rope" in text
+    assert "> **Failed runs.** 1 of 48 runs failed (rope 1). Failed runs are excluded from means and pairs" in text
+    assert "assumes that failed runs are missing at random" in text.split("## Missing runs")[1]
+    assert "- depth 4, patch 4, seed 2: rope missing" in text
     rows = re.findall(r"^\| ([24]) \| ([24]) \| .*\)([^)|]*) \| (\d) \|$", text, re.M)
     assert rows == [("2", "2", "", "3"), ("2", "4", ", n = 2", "3"), ("4", "2", "", "3"), ("4", "4", ", n = 2", "3")]
     assert "and the number of runs n, given with a mean where it is smaller. The highest" in text
@@ -170,7 +170,7 @@ def test_runs_that_are_only_not_finished_are_no_failures():
 
 def test_it_says_for_what_the_level_holds_and_where_the_data_came_from(folder, text):
     assert "probability of a false finding to 5 % within one family of comparisons: the arms against none, all " in text
-    assert "use the same noise: the spread of seeds within settings" in text
+    assert "are based on the same variance: that between seeds within settings" in text
     assert "with few seeds the interval is conservative" in text
     assert f"| fingerprint of the data (SHA-256) | {'f' * 64} | 48 |" in text
     environments = pd.read_csv(folder / "tables" / "environments.csv").set_index("what")
@@ -224,7 +224,7 @@ def test_an_out_that_cannot_be_written_stops_before_any_work(tmp_path, monkeypat
 
     monkeypatch.setattr("ablations.reporting.report.report_figures", fail)
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UsageError, match=r"--out .*file.* cannot be written") as caught:
+        with pytest.raises(UsageError, match=r"--out .*file.* is not writable") as caught:
             write_report(synthetic_results.make(), out)
         assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
@@ -268,7 +268,7 @@ def test_a_claim_over_a_part_of_the_settings_names_it(lossy):
     text = (lossy / "README.md").read_text(encoding="utf-8")
     assert "9 pairs over 3 of 4 settings, ahead in 9)." in text
     assert re.search(r"\*\*rope\*\* .* on average over 3 of 4 settings", text.split("## Answer")[1].split("\n##")[0])
-    head = text.split("in percentage points, averaged over depth and patch:\n\n")[1].split("\n\n")[0].splitlines()
+    head = text.split("in percentage points, averaged over depth and patch size:\n\n")[1].split("\n\n")[0].splitlines()
     assert head[0] == "| position | verdict | difference | settings | 95 % interval | adjusted p |"
     assert [row.split(" | ")[3] for row in head[2:]] == ["4 of 4", "4 of 4", "3 of 4"]
     assert "12 pairs, ahead in 12)." in text
@@ -282,7 +282,9 @@ def test_an_interval_within_the_margin_that_is_not_called_equivalent_says_why():
     assert "does not pass after correction for several comparisons" in sentence(ContrastFinding(near))
     assert "within 0.5" not in sentence(ContrastFinding(replace(near, high=0.51)))
     grown = replace(near, correction="sequential Holm")
-    assert "the equivalence test, which covers all looks, does not pass" in sentence(ContrastFinding(grown))
+    assert "the equivalence test, which accounts for all interim analyses, does not pass" in sentence(
+        ContrastFinding(grown)
+    )
 
 
 @pytest.mark.parametrize("correction", ["Holm", "sequential Holm"])
@@ -306,7 +308,7 @@ def test_an_undecided_change_says_how_many_more_seeds():
     claim = next(c for c in found if isinstance(c, NoInteractionFinding))
     more = more_seeds(claim.contrast)
     assert more >= 1
-    assert f"6 blocks). The clearest change, tested alone, needs about {more} more seed" in sentence(claim)
+    assert f"6 blocks). About {more} more seed" in sentence(claim)
 
 
 def test_an_interaction_is_found_and_its_absence_is_not_claimed():
@@ -331,10 +333,10 @@ def test_a_lead_that_changes_is_a_lead_on_average_and_depends_on_what_changes_it
     _, contrast, change, _ = _study(lambda patch, seed: (20 if patch == 2 else 0.1) + 0.2 * seed, seeds=8)
     assert re.fullmatch(
         r"\*\*rope\*\* is better than \*\*none\*\* by 10.7 points on average over the settings \(95 % .*\)\. "
-        r"The difference depends on patch\.",
+        r"The difference depends on patch size\.",
         sentence(contrast),
     )
-    assert "depends on patch: it is +20.7 points at patch 2 and +0.8 points at patch 4" in sentence(change)
+    assert "depends on patch size: it is +20.7 points at patch 2 and +0.8 points at patch 4" in sentence(change)
     alone = _study(lambda patch, seed: 20 + 0.2 * seed, seeds=8, axes=("patch", (2,)))[:2]
     assert not any("average" in sentence(claim) or "depends" in sentence(claim) for claim in alone)
 
@@ -342,7 +344,7 @@ def test_a_lead_that_changes_is_a_lead_on_average_and_depends_on_what_changes_it
 def test_an_average_that_hides_a_change_is_not_left_undecided_without_a_word():
     contrast = _study(lambda patch, seed: (5 if patch == 2 else -4.9) + 2.0 * (seed % 4 - 1.5), seeds=8)[1]
     assert contrast.verdict == Verdict.UNDECIDED
-    assert "16 pairs, ahead in 8). The difference depends on patch." in sentence(contrast)
+    assert "16 pairs, ahead in 8). The difference depends on patch size." in sentence(contrast)
 
 
 def test_a_lead_in_one_of_two_settings_is_decided_as_the_interval_says():
@@ -364,7 +366,7 @@ def test_an_interval_with_zero_beside_a_p_that_passes_is_explained():
 
 def test_the_highest_of_many_means_is_called_biased():
     best = claims(Analysis(arrange(synthetic_results.make())))[-1]
-    assert sentence(best).endswith(". It is biased upward, as the maximum of 16 means.")
+    assert sentence(best).endswith(". This value is biased upward because it is the maximum of 16 means.")
     one = claims(Analysis(arrange(synthetic_results.make({"position": ("none",)}))))[-1]
     assert "biased" not in sentence(one)
 
@@ -449,8 +451,8 @@ def test_the_answer_says_who_leads_by_how_much_and_whether_that_is_decided(make,
 def test_the_answer_names_what_the_difference_depends_on():
     answer, contrast, change, _ = _study(lambda patch, seed: (20 if patch == 2 else 0.1) + 0.2 * seed, seeds=8)
     assert re.fullmatch(
-        r"\*\*rope\*\* is better than \*\*none\*\* by 10\.7 points on average over patch "
-        r"\(95 % interval \S+ to \S+\)\. The difference of \*\*rope\*\* from \*\*none\*\* depends on patch: "
+        r"\*\*rope\*\* is better than \*\*none\*\* by 10\.7 points on average over patch size "
+        r"\(95 % interval \S+ to \S+\)\. The difference between \*\*rope\*\* and \*\*none\*\* depends on patch size: "
         r"it is \+20\.7 points at patch 2 and \+0\.8 points at patch 4\.",
         sentence(answer),
     )
@@ -525,11 +527,11 @@ def test_a_report_on_a_folder_of_an_older_version_says_that_its_name_is_not_reco
     assert "Study `rope` on an image folder (name and size not recorded): 4 of 4 runs finished" in text
 
 
-@pytest.mark.parametrize(("more", "words"), [(1, "1 more seed"), (9, "9 more seeds")])
+@pytest.mark.parametrize(("more", "words"), [(1, "1 more seed per setting is"), (9, "9 more seeds per setting are")])
 def test_it_is_the_study_that_needs_more_seeds(more, words):
     contrast = _claim(3, 3).contrast
     claim = ContrastFinding(replace(contrast, seeds_needed=contrast.seeds + more))
-    assert f". Deciding this needs about {words} per setting, if difference and spread stay as observed." in sentence(
+    assert f". About {words} needed to decide this, if the difference and its spread stay as observed." in sentence(
         claim
     )
 
@@ -537,7 +539,9 @@ def test_it_is_the_study_that_needs_more_seeds(more, words):
 def test_runs_that_are_all_alike_have_no_interval_of_width_zero():
     results = synthetic_results.make({"position": ("none", "rope")}, measure=lambda config: 0.98)
     text = compose(results).text
-    assert "is 98.0 %, by **none** (3 runs, all equal). It is biased upward, as the maximum of 2" in text
+    assert (
+        "is 98.0 %, by **none** (3 runs, all equal). This value is biased upward because it is the maximum of 2" in text
+    )
     assert "| none | **98.0** (all equal) | 3 |" in text
     assert "98.0 to 98.0" not in text
 
@@ -546,7 +550,7 @@ def test_the_head_of_a_report_says_on_what_images_it_rests(tmp_path):
     base = synthetic_results.RunConfig(data="cifar100", classes=20)
     results = synthetic_results.make({"position": ("none", "rope"), "patch": (4, 8)}, base=base)
     head = compose(results).text.split("## Answer")[0]
-    data = "cifar100 (50,000 + 10,000 photographs in 100 classes), only the first 20 of 100 classes"
+    data = "cifar100 (50,000 training and 10,000 test photographs in 100 classes), only the first 20 of 100 classes"
     assert f"\n\nStudy `rope` on {data}: 12 of 12 runs finished; position none, rope; patch 4, 8; 3 seeds.\n" in head
 
 

@@ -59,23 +59,24 @@ def test_rounding_of_other_hardware_is_no_difference_but_a_digit_is(out):
 
 
 def test_the_page_is_checked_where_there_is_one(tmp_path):
-    folder = write_report(RESULTS, tmp_path, "html")
-    assert differences(RESULTS, tmp_path) == []
+    results = synthetic_results.make({"position": ("none", "rope")}, range(8), study="positions")
+    folder = write_report(results, tmp_path, "html")
+    assert differences(results, tmp_path) == []
     page = folder / "report.html"
     whole = page.read_text(encoding="utf-8")
     said = re.search(r"<strong>rope</strong> is better than <strong>none</strong> by ([\d.]+) points", whole)
     edit(page, said[0], said[0].replace(said[1], "99.9"))
-    (line,) = differences(RESULTS, tmp_path)
+    (line,) = differences(results, tmp_path)
     assert line.startswith("report.html, line ")
     assert "99.9" in line
     assert len(line) < 2000
     page.write_text(whole.replace("base64,iVBOR", "base64,iVBOS", 1), encoding="utf-8")
-    (line,) = differences(RESULTS, tmp_path)
+    (line,) = differences(results, tmp_path)
     assert line.startswith("report.html, line ")
     assert "sha256" in line
     page.write_text(whole, encoding="utf-8")
-    shutil.copy(folder / "figures" / "cost.png", folder / "figures" / "ranks.png")  # another picture than is inside
-    assert [line.split(",")[0] for line in differences(RESULTS, tmp_path)] == ["report.html"]
+    shutil.copy(folder / "figures" / "cost.png", folder / "figures" / "contrasts.png")  # another picture than is inside
+    assert [line.split(",")[0] for line in differences(results, tmp_path)] == ["report.html"]
 
 
 def test_files_that_lack_or_do_not_belong_are_named(out):

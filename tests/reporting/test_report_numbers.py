@@ -108,7 +108,7 @@ def test_every_number_of_the_prose_is_in_a_table(kind, request):
         ("grown", r"were saved \((\d+) %\)"),
         ("grown", r"sinusoidal 12 and rope (\d+)"),
         ("grown", r"starts with (\d+) seeds"),
-        ("grown", r"divided over the looks \((?:\d+ %, )+(\d+) %"),
+        ("grown", r"divided over the interim analyses \((?:\d+ %, )+(\d+) %"),
         ("grown", r"correction over the (\d+) contrasts"),
     ],
 )

@@ -64,8 +64,8 @@ def test_a_study_of_two_codes_is_reported_when_asked_and_says_so(edit, component
     resumed = vitab(*SMOKE, "--seeds", 3)
     assert resumed.exit_code == 0
     stale = (
-        f"2 finished runs of study smoke trained by different code ({component}); a report does not mix them with new "
-        "runs: vitab retry smoke --stale trains them again"
+        f"2 finished runs of study smoke trained with different code ({component}); a report does not mix them with "
+        "new runs; to retrain them: vitab retry smoke --stale"
     )
     assert f"warning: {stale}" in resumed.stderr
     assert stale in " ".join(vitab("status").stdout.split())
@@ -77,7 +77,7 @@ def test_a_study_of_two_codes_is_reported_when_asked_and_says_so(edit, component
     for command in (["report"], ["report", "--check"], ["compare", "none", "rope"]):
         refused = vitab(*command)
         assert refused.exit_code == 2
-        assert refused.stderr == f"error: smoke: {stated}; --mixed reports them together and says so\n"
+        assert refused.stderr == f"error: smoke: {stated}; use --mixed to include them; the output states this\n"
     assert not Path("reports").exists()
     assert vitab("report", "--mixed").exit_code == 0
     top = Path("reports/smoke/README.md").read_text(encoding="utf-8").split("## Answer")[0]
@@ -120,7 +120,7 @@ def test_an_interrupted_or_failed_retry_of_stale_runs_keeps_their_results(edit, 
     stop_at(ValueError("no luck"), plan.runs[first])
     failed = vitab(*retry)
     assert failed.exit_code == 1, failed.output
-    assert "1 of 2 runs failed; the same command retries them" in failed.stderr
+    assert "1 of 2 runs failed; run the same command again to retry them" in failed.stderr
     assert running == [1]
     assert store.result_digest(first) == old[first]
     assert old[second] != store.result_digest(second) is not None
@@ -129,7 +129,7 @@ def test_an_interrupted_or_failed_retry_of_stale_runs_keeps_their_results(edit, 
     stop_at(KeyboardInterrupt(), plan.runs[first])
     interrupted = vitab(*retry)
     assert interrupted.exit_code == 130, interrupted.output
-    assert "the same command resumes" in interrupted.stderr
+    assert "run the same command again to resume" in interrupted.stderr
     assert store.result_digest(first) == old[first]
     assert list(stale_runs(store, plan)) == [first]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablations.config import Grid, RunConfig, SequentialDesign
+from ablations.config import GRIDS, Grid, RunConfig, SequentialDesign
 
 GAIN = {"none": 0.0, "learned": 21.5, "sinusoidal": 21.3, "rope": 22.6}
 
@@ -86,7 +86,7 @@ def make(
     """
     if axes is None:
         axes = {"position": tuple(GAIN), "depth": (2, 4), "patch": (2, 4)}
-    question = "Which positional encoding earns its keep, and does it depend on depth and patch size?"
+    question = GRIDS["rope"].question
     grid = Grid(study, question, base or RunConfig(), axes, tuple(seeds), baseline)
     configs = [config for config in grid.expand() if asked(config)]
     written = [repr(config).replace(", precision='float32'", "") for config in configs]  # as in the golden report

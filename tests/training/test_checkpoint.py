@@ -1,4 +1,4 @@
-"""A run that is cut short, by request or by SIGKILL, ends with the bits of one that was not; damage is not trusted."""
+"""A run that is truncated, by request or by SIGKILL, ends with the bits of one that was not; damage is not trusted."""
 
 import hashlib
 import os

@@ -76,7 +76,10 @@ class TestChoice:
         assert precision.choose(alone, None, "cupy").base.precision == "tf32"
 
     def test_bf16_asked_for_with_such_an_encoding_is_one_line(self, own: str) -> None:
-        message = "precision must be tf32, float32 with position own, which computes with arrays of its own, got 'bf16'"
+        message = (
+            "precision must be tf32, float32 with position own, which is computed with array "
+            "expressions instead of CUDA kernels, got 'bf16'"
+        )
         asked = replace(GRID, axes={"position": ("none", own)})
         compared = replace(asked, axes={**asked.axes, "precision": ("float32", "bf16")})
         for grid, given in ((asked, "bf16"), (compared, None)):

@@ -64,7 +64,8 @@ def test_a_private_temporary_folder_is_the_replacement_and_is_reported_once(
         assert [caches.writable_cache(), caches.writable_cache()] == [folder, folder]
     assert folder.stat().st_mode & 0o777 == 0o700
     assert [record.getMessage() for record in caplog.records] == [
-        f"note: cannot write the cache folder {caches.user_cache()}; using {folder} (XDG_CACHE_HOME sets another)"
+        f"note: cannot write the cache folder {caches.user_cache()}; using {folder} "
+        "(set XDG_CACHE_HOME to use another folder)"
     ]
 
 
@@ -131,7 +132,7 @@ def test_kernels_are_cached_in_the_replacement(installation: Path) -> None:
     assert len(list(folder.glob("numba/*/cpu_kernels.fill-*.nbi"))) == 1
     assert done.stderr.splitlines() == [
         f"note: cannot write the cache folder {installation.parent}/home/.cache/vitab; using {folder} "
-        "(XDG_CACHE_HOME sets another)"
+        "(set XDG_CACHE_HOME to use another folder)"
     ]
 
 

@@ -18,7 +18,7 @@ from vit.positions import POSITIONS
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="g++ is not installed: CUDA kernels cannot run on the CPU")
 
-PRECISIONS = ("float32", "bf16")
+PRECISIONS = (pytest.param("float32", marks=pytest.mark.slow), "bf16")
 
 
 @pytest.fixture(scope="module")

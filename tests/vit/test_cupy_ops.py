@@ -153,9 +153,14 @@ def test_a_run_of_the_trainer() -> None:
     "changes",
     [
         {"precision": "bf16", "ema": 0.9, "dropout": 0.1, "drop_path": 0.1, "pool": "cls", "position": "learned"},
-        {"trivial_augment": True, "erase": 0.3, "mixup": 0.2, "cutmix": 1.0, "crop_padding": 1, "flip": True},
+        pytest.param(
+            {"trivial_augment": True, "erase": 0.3, "mixup": 0.2, "cutmix": 1.0, "crop_padding": 1, "flip": True},
+            marks=pytest.mark.slow,
+        ),
         {"position": "slope"},
-        {"heads": 4, "position": "sinusoidal", "precision": "bf16"},  # of width 8, which no kernel has
+        pytest.param(  # heads of width 8, for which there is no kernel
+            {"heads": 4, "position": "sinusoidal", "precision": "bf16"}, marks=pytest.mark.slow
+        ),
     ],
     ids=["everything in bf16", "augmented", "an own encoding", "attention by products"],
 )
@@ -249,7 +254,8 @@ class TestChoices:
             patch.setitem(POSITIONS, "own", Own)
             config = gpu_checks.small("own")
             with pytest.raises(
-                ValueError, match="with position 'own', which computes with array expressions, got bf16"
+                ValueError,
+                match="with position 'own', which is computed with array expressions instead of CUDA kernels, got bf16",
             ):
                 ViT(config, get_ops("cupy"), seeds=[0]).network(1)
             assert ViT(config, get_ops("cupy", precision="float32"), seeds=[0]).network(1)

@@ -18,7 +18,7 @@ class LearnedPosition(Position):
     """Learned table (N, D) added to the patch tokens, initially truncated normal with standard deviation 0.02."""
 
     traceable = fusible = True
-    description = "a learned table (patches x width), added to the tokens"
+    description = "learned table of shape (patches, width), added to the tokens"
 
     def __init__(self, config: Geometry, ops: Ops, parameters: Views, gradients: Views) -> None:
         super().__init__(config, ops, parameters, gradients)

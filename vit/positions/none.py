@@ -7,4 +7,4 @@ class NoPosition(Position):
     """No positional encoding. The output of the model does not depend on the order of the patches."""
 
     traceable = fusible = True
-    description = "no position: the patches are a bag"
+    description = "no positional encoding: the model ignores the order of the patches"

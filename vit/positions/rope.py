@@ -18,7 +18,7 @@ class RotaryPosition(Position):
     """
 
     traceable = fusible = True
-    description = "2-D rotary: queries and keys turn with column and row"
+    description = "2-D rotary: queries and keys are rotated by their column and row"
 
     def __init__(self, config: Geometry, ops: Ops, parameters: Views, gradients: Views) -> None:
         super().__init__(config, ops, parameters, gradients)

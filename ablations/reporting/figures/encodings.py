@@ -130,14 +130,14 @@ def encodings(results: Results) -> ReportFigure | None:
         "Similarity of patches under each encoding",
         f"Maps of the similarity of patches under the encodings {listed([name for name, _, _ in shown])}.",
         (
-            f"Grid of {grid} × {grid} patches. Tiles: one per patch, at its place in the image; colour: the cosine "
-            "similarity of its encoding with that of every patch. "
+            f"Grid of {grid} × {grid} patches. Each tile belongs to one patch, at its position in the "
+            "image, and shows the cosine similarity of its encoding with that of every patch. "
             if mosaic
             else ""
         )
         + (
-            "Map of displacements: the score that rope gives to equal queries and keys (all ones) dx columns and dy "
-            "rows apart, relative to the score at displacement zero. "
+            "Rope: attention score of an all-ones query and an all-ones key that are dx columns and dy rows apart, "
+            "relative to the score at zero displacement. "
             if any(kind == "displacement" for _, kind, _ in shown)
             else ""
         )

@@ -121,7 +121,7 @@ def _contrasts(analysis: Analysis) -> ReportFigure | None:
         + ".",
         f"Large marker and number: mean difference from {base} in percentage points"
         + ("; thick line: its 95 % interval" if interval else "")
-        + "; small dots: the differences of the single pairs.",
+        + "; small dots: the differences of individual pairs.",
         figure,
     )
 
@@ -232,8 +232,8 @@ def _learning(results: Results, outcomes: Outcomes) -> ReportFigure | None:
         "learning_curves",
         "Learning curves",
         f"Validation accuracy after every epoch for {listed(names)}, one panel per setting.",
-        "Line: mean over seeds; band: lowest to highest seed. The validation images are held out of the training part; "
-        "none of them is in the test set.",
+        "Line: mean over seeds; band: lowest to highest seed. The validation images are held out from the training "
+        "set; the test set contains none of them.",
         figure,
     )
 
