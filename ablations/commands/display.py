@@ -110,7 +110,9 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
     """Return the state of one study or all, and the numbers of remaining and running runs."""
     plans, lines = read_studies(store, study)
     stale = {plan.study: stale_runs(store, plan) for plan in plans}
-    numbers = ("runs", "done", *(("stale",) if any(stale.values()) else ()), "failed", "to do", "running")
+    diverged = {plan.study: store.diverged(plan.keys) for plan in plans}
+    some = [name for name, found in (("stale", stale), ("diverged", diverged)) if any(found.values())]
+    numbers = ("runs", "done", *some, "failed", "to do", "running")
     rows = table("study", *numbers, "question", right=numbers)
     to_do = active = 0
     for plan in plans:
@@ -120,6 +122,8 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
             name = f"{plan.study}: {run_label(config, axes)}"
             if key in stale[plan.study]:
                 counts["stale"] += 1
+            if key in diverged[plan.study]:
+                counts["diverged"] += 1
             finished = store.done(key)
             owner = active_lease(store.folder(key)) if not finished or key in stale[plan.study] else None
             alive = owner is not None and owner["silent"] < LEASE_TIMEOUT

@@ -20,11 +20,11 @@ def plain_level(level: Level) -> Level:
 
 
 def level_text(level: Level) -> str:
-    """Return a level of an axis as text: `rope`, `4`, `0.002`, `cat+dog`, `all` for no limit."""
+    """Return a level of an axis as text: `rope`, `4`, `0.002`, `1e+30`, `cat+dog`, `all` for no limit."""
     level = plain_level(level)
     if level is None:
         return "all"
-    if isinstance(level, float) and level.is_integer():
+    if isinstance(level, float) and level.is_integer() and "e" not in str(level):
         level = int(level)
     return "+".join(map(str, level)) if isinstance(level, tuple) else str(level)
 

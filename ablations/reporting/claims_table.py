@@ -9,6 +9,7 @@ import pandas as pd
 from ablations.config.safe_text import plain
 from ablations.reporting.findings import (
     BestCellFinding,
+    DivergenceFinding,
     Finding,
     InteractionFinding,
     NoInteractionFinding,
@@ -23,6 +24,11 @@ COLUMNS = (
     *("high", "p", "p_adjusted", "correction", "p_smallest", "p_adjusted_smallest", "p_equivalence", "n", "settings"),
     *("settings_planned", "pairs_ahead", "seeds", "more_seeds", "tested", "sentence", "runs"),
 )
+DIVERGENCE_COLUMNS = (
+    *("diverged", "diverged_runs", "diverged_share", "diverged_low", "diverged_high", "diverged_pairs", "diverged_p"),
+    *("diverged_p_adjusted", "reference_diverged", "reference_runs"),
+)
+"""Columns that are there only if a run diverged."""
 
 
 def findings_table(found: Sequence[Finding]) -> pd.DataFrame:
@@ -30,6 +36,8 @@ def findings_table(found: Sequence[Finding]) -> pd.DataFrame:
     rows = [_row(finding) | {"sentence": plain(sentence(finding))} for finding in found]
     sequential = any("seeds_needed" in row for row in rows)
     columns = ["seeds_needed" if sequential and name == "more_seeds" else name for name in COLUMNS]
+    if any(isinstance(finding, DivergenceFinding) for finding in found):
+        columns[-2:-2] = DIVERGENCE_COLUMNS
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
@@ -73,6 +81,13 @@ def _row(finding: Finding) -> dict[str, object]:
         row["runs"] = _run_names(finding.runs)
     if isinstance(finding, InteractionFinding):
         row |= _interaction_cells(finding.interaction)
+    if isinstance(finding, DivergenceFinding):
+        d = finding.divergence
+        row |= {"verdict": finding.verdict, "subject": d.arm, "reference": finding.baseline.arm}
+        row |= {"diverged": d.diverged, "diverged_runs": d.runs, "diverged_share": d.share}
+        row |= {"diverged_low": d.low, "diverged_high": d.high, "diverged_pairs": d.pairs, "diverged_p": d.p}
+        row |= {"diverged_p_adjusted": d.p_adjusted, "runs": _run_names(d.keys)}
+        row |= {"reference_diverged": finding.baseline.diverged, "reference_runs": finding.baseline.runs}
     if isinstance(finding, NoInteractionFinding):
         row |= {"axis": finding.axis, "tested": len(finding.tested)}
     return row

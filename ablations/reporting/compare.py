@@ -25,6 +25,7 @@ from ablations.statistics import (
     Procedure,
     baseline_contrasts,
     compare_models,
+    diverged_keys,
     outcomes_at_last_look,
     varying_axes,
 )
@@ -129,7 +130,9 @@ def two_studies(first: Results, second: Results) -> tuple[Outcomes, dict[str, tu
         raise UsageError(
             f"studies {names[0]} and {names[1]} have no pair of finished runs with the same setting and seed"
         )
-    outcomes = Outcomes("study", names, axes, cells, seeds, 1, accuracy, keys)
+    outcomes = Outcomes(
+        "study", names, axes, cells, seeds, 1, accuracy, keys, diverged_keys(first) | diverged_keys(second)
+    )
     return outcomes, _fields_that_differ(first, second, set(axes))
 
 
@@ -164,9 +167,12 @@ def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results], tests:
 
 
 def trained_models(outcomes: Outcomes, sources: tuple[Results, Results]) -> dict[tuple[int, int], ModelComparison]:
-    """Return every complete pair with the same test set by (cell, seed index), compared on the test examples."""
+    """Return every complete pair with the same test set by (cell, seed index), compared on the test examples.
+
+    Diverged models are left out: they classify nothing.
+    """
     found = {}
-    for cell, seed in np.argwhere(np.isfinite(outcomes.accuracy).all(axis=0)):
+    for cell, seed in np.argwhere(np.isfinite(outcomes.without_diverged().accuracy).all(axis=0)):
         a, b = (sources[arm].predictions(str(outcomes.keys[arm, cell, seed])) for arm in (0, 1))
         if a and b and np.array_equal(a["labels"], b["labels"]):
             found[int(cell), int(seed)] = compare_models(a["labels"], a["predicted"], b["predicted"])

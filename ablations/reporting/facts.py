@@ -10,7 +10,7 @@ import pandas as pd
 from ablations.config import level_text, name_level
 from ablations.reporting.dataset_text import folder_facts
 from ablations.reporting.sequential_text import sample_size, spending
-from ablations.statistics import ALPHA, LEVEL, MARGIN, Analysis, planned_seeds, varying_axes
+from ablations.statistics import ALPHA, LEVEL, MARGIN, Analysis, diverged_keys, planned_seeds, varying_axes
 from ablations.storage import version_conflicts
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def facts(results: Results, analysis: Analysis) -> dict[str, Any]:
         "seeds": len(outcomes.seeds),
         "seeds_fewest": min(planned_seeds(plan, outcomes.axis).values()),
         **{f"failed_{arm}": n for arm, n in failed(results, outcomes.axis).items()},
+        **{f"diverged_{arm}": n for arm, n in diverged(results, outcomes.axis).items()},
         **{f"mixed_{i}": clause for i, clause in enumerate(version_conflicts(results), start=1)},
         "level_of_tests": ALPHA,
         "level_of_intervals": LEVEL,
@@ -50,6 +51,16 @@ def failed(results: Results, axis: str) -> dict[str, int]:
     counts: dict[str, int] = {}
     for key, config in results.plan.runs.items():
         if key in results.failed:
+            arm = name_level(axis, getattr(config, axis))
+            counts[arm] = counts.get(arm, 0) + 1
+    return counts
+
+
+def diverged(results: Results, axis: str) -> dict[str, int]:
+    """Return the number of diverged runs of each arm that has any."""
+    keys, counts = diverged_keys(results), dict[str, int]()
+    for key, config in results.plan.runs.items():
+        if key in keys:
             arm = name_level(axis, getattr(config, axis))
             counts[arm] = counts.get(arm, 0) + 1
     return counts

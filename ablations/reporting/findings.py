@@ -6,7 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ablations.statistics import Analysis, Contrast, Interaction, Outcomes, Verdict, estimate, verdict
+from ablations.statistics import (
+    ALPHA,
+    Analysis,
+    Contrast,
+    Divergence,
+    Interaction,
+    Outcomes,
+    Verdict,
+    estimate,
+    verdict,
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,24 @@ class NoInteractionFinding:
 
 
 @dataclass(frozen=True)
+class DivergenceFinding:
+    """How often the runs of an arm diverged, and its contrast with the baseline without diverged runs."""
+
+    divergence: Divergence
+    baseline: Divergence
+    contrast: Contrast | None
+    """None for the baseline itself."""
+
+    @property
+    def verdict(self) -> str:
+        if self.divergence.is_baseline:
+            return "description"
+        if not self.divergence.p_adjusted <= ALPHA:
+            return str(Verdict.UNDECIDED)
+        return "more often" if self.divergence.only_arm > self.divergence.only_baseline else "less often"
+
+
+@dataclass(frozen=True)
 class BestCellFinding:
     """The arm and setting with the highest mean accuracy, the highest of `means`: a description, not a test."""
 
@@ -95,14 +123,17 @@ class BestCellFinding:
     verdict = "description"
 
 
-Finding = SummaryFinding | ContrastFinding | InteractionFinding | NoInteractionFinding | BestCellFinding
+Finding = (
+    SummaryFinding | ContrastFinding | InteractionFinding | NoInteractionFinding | DivergenceFinding | BestCellFinding
+)
 
 
 def claims(analysis: Analysis) -> list[Finding]:
     """Return the findings of a study, the most important first.
 
-    The answer; each arm against the baseline; the changes along other axes; the arm with the highest mean against
-    the others; axes without a change; the best setting. A study of one arm has the best setting only.
+    The answer; each arm against the baseline; arms that diverged; the changes along other axes; the arm with the
+    highest mean against the others; axes without a change; the best setting. A study of one arm has the best setting
+    only.
     """
     outcomes = analysis.outcomes
     changes = {axis: [i for i in tested if _is_change(i)] for axis, tested in analysis.interactions.items()}
@@ -113,6 +144,7 @@ def claims(analysis: Analysis) -> list[Finding]:
     for contrast in analysis.contrasts:
         axes = [axis for axis, decided in changes.items() for i in decided if i.change.subject == contrast.subject]
         found.append(ContrastFinding(contrast, tuple(dict.fromkeys(axes))))
+    found += _divergences(analysis)
     found += [InteractionFinding(i) for decided in changes.values() for i in decided]
     found += [ContrastFinding(contrast) for contrast in others]
     found += [
@@ -142,6 +174,16 @@ def _summary(analysis: Analysis, others: list[Contrast], changes: list[Interacti
     further = () if leader == baseline else tuple(others)
     axes = outcomes.cell_axes if contrast.cells > 1 else ()
     return SummaryFinding(baseline, leader, contrast, tuple(contrasts), tuple(axes), further, tuple(own))
+
+
+def _divergences(analysis: Analysis) -> list[DivergenceFinding]:
+    """Return a finding for the arms that diverged, and for all others if the baseline diverged."""
+    if not analysis.divergences or not analysis.contrasts:
+        return []
+    base = next(each for each in analysis.divergences if each.is_baseline)
+    without = {contrast.subject: contrast for contrast in analysis.contrasts_without_diverged}
+    shown = [each for each in analysis.divergences if each.diverged or (base.diverged and not each.is_baseline)]
+    return [DivergenceFinding(each, base, without.get(each.arm)) for each in shown]
 
 
 def _leader_contrasts(analysis: Analysis) -> list[Contrast]:

@@ -49,6 +49,11 @@ def mean_interval(low: float, high: float) -> str:
     return f"{low:.1f} to {high:.1f}" if has_spread(low, high) else "all equal"
 
 
+def percent_interval(low: float, high: float) -> str:
+    """Return the interval of a share in percent."""
+    return f"{low:.1f} to {high:.1f} %"
+
+
 def _end_text(value: float) -> str:
     decimals = next((n for n in range(1, 5) if float(f"{value:.{n}f}")), 1)
     return points_text(value, decimals)

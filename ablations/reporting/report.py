@@ -17,7 +17,7 @@ from ablations.errors import UsageError
 from ablations.reporting import tables
 from ablations.reporting.claims_table import findings_table
 from ablations.reporting.dataset_text import images
-from ablations.reporting.facts import facts, facts_frame, failed
+from ablations.reporting.facts import diverged, facts, facts_frame, failed
 from ablations.reporting.figures.figure import ReportFigure
 from ablations.reporting.figures.gallery import report_figures
 from ablations.reporting.findings import claims
@@ -84,6 +84,10 @@ def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, Ta
         "arms": {"": tables.arms_table(outcomes)} if _several(outcomes) else {},
         "contrasts": {"": tables.contrasts_table(analysis.contrasts)} if analysis.contrasts else {},
         "pairs": pairs,
+        "divergence": {"": tables.divergence_table(outcomes.axis, analysis.divergences)}
+        if analysis.divergences
+        else {},
+        "contrasts_without_diverged": _without_diverged(analysis),
         "interactions": {axis: tables.interactions_table(found) for axis, found in analysis.interactions.items()},
         "main_effects": {axis: tables.contrasts_table(found) for axis, found in analysis.main_effects.items()},
         "ranks": {"": tables.ranks_table(analysis.ranks)} if analysis.ranks else {},
@@ -140,6 +144,8 @@ def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
         "arms": arm_means(analysis.outcomes) if _several(analysis.outcomes) else pd.DataFrame(),
         "contrasts": tables.contrasts_frame(analysis.contrasts),
         "pairs": tables.contrasts_frame(analysis.pairs),
+        "divergence": tables.divergence_frame(analysis.divergences),
+        "contrasts_without_diverged": tables.contrasts_frame(analysis.contrasts_without_diverged),
         "interactions": tables.interactions_frame(tested),
         "main_effects": tables.main_effects_frame(analysis.main_effects),
         "ranks": tables.ranks_frame(analysis.ranks),
@@ -215,7 +221,10 @@ def render(
         method=method(results),
         cost=tabulated["cost"][""],
         totals=_totals(study),
-        failed=markdown(_failed(results, outcomes.axis)),
+        failed=markdown(_counted(failed(results, outcomes.axis), len(results.plan.keys), "failed")),
+        diverged=markdown(_counted(diverged(results, outcomes.axis), len(results.runs), "diverged")),
+        divergence=tabulated["divergence"].get("", ""),
+        contrasts_without_diverged=tabulated["contrasts_without_diverged"].get("", ""),
         missing=_missing(results),
         environments=_environments(results),
         runs=_runs(results),
@@ -238,6 +247,11 @@ def _smallest(contrasts: Sequence[Contrast]) -> str:
     least = sorted({(c.n, c.p_smallest) for c in contrasts if c.n})
     parts = [f"{p:.2g} with {count(n, 'pair')}" for n, p in least]
     return f" The smallest possible p is {listed(parts)}." if parts else ""
+
+
+def _without_diverged(analysis: Analysis) -> dict[str, Table]:
+    found = analysis.contrasts_without_diverged
+    return {"": tables.contrasts_table(found)} if found else {}
 
 
 def _several(outcomes: Outcomes) -> bool:
@@ -267,12 +281,11 @@ def _totals(study: Mapping[str, Any]) -> str:
     return f"{study['training_teraflops']:,.2f} TFLOPs of training and {time} of run time"
 
 
-def _failed(results: Results, axis: str) -> str:
-    """Return how many runs failed, by arm, as a sentence; empty if none did."""
-    counts = failed(results, axis)
+def _counted(counts: Mapping[str, int], runs: int, what: str) -> str:
+    """Return how many runs failed or diverged, by arm, as a clause; empty if none did."""
     total = sum(counts.values())
     by_arm = ", ".join(f"{arm} {n}" for arm, n in counts.items())
-    return f"{total} of {count(len(results.plan.keys), 'run')} failed ({by_arm})." if total else ""
+    return f"{total} of {count(runs, 'run')} {what} ({by_arm})" if total else ""
 
 
 def _missing(results: Results) -> Table | None:

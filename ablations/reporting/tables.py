@@ -21,6 +21,7 @@ from ablations.reporting.formatting import interval_cell, mean_interval, p_text,
 from ablations.statistics import (
     Analysis,
     Contrast,
+    Divergence,
     Interaction,
     InterimResult,
     Outcomes,
@@ -191,6 +192,30 @@ def contrasts_table(contrasts: Sequence[Contrast]) -> Table:
     )
 
 
+def divergence_frame(found: Sequence[Divergence]) -> pd.DataFrame:
+    return pd.DataFrame([asdict(each) | {"keys": " ".join(key[:16] for key in each.keys)} for each in found])
+
+
+def divergence_table(axis: str, found: Sequence[Divergence]) -> Table:
+    base = found[0].baseline
+    return Table(
+        [word(axis), "diverged", "runs", "share in %", "95 % interval", "only this arm", f"only {base}", "p", "Holm p"],
+        [
+            (
+                each.arm,
+                each.diverged,
+                each.runs,
+                _number(each.share, ".1f"),
+                f"{each.low:.1f} to {each.high:.1f}" if each.runs else "–",
+                *(("–", "–") if each.is_baseline else (each.only_arm, each.only_baseline)),
+                p_text(each.p),
+                p_text(each.p_adjusted),
+            )
+            for each in found
+        ],
+    )
+
+
 def interactions_frame(found: Sequence[Interaction]) -> pd.DataFrame:
     drop = ("probability_of_improvement", "pairs_ahead")
     return pd.DataFrame(
@@ -288,6 +313,8 @@ def rounds_table(looks: Sequence[InterimResult]) -> Table:
 def runs_frame(results: Results) -> pd.DataFrame:
     """Return a row for each finished run: key, axes, seed and results."""
     columns = list(dict.fromkeys(["key", "position", *varying_axes(results), "seed", *RESULT]))
+    if (results.runs["diverged"] > 0).any():
+        columns.append("diverged")
     return results.runs[[column for column in columns if column in results.runs]].reset_index(drop=True)
 
 

@@ -11,6 +11,7 @@ from ablations.config.safe_text import bold, markdown
 from ablations.reporting.findings import (
     BestCellFinding,
     ContrastFinding,
+    DivergenceFinding,
     Finding,
     InteractionFinding,
     NoInteractionFinding,
@@ -24,6 +25,7 @@ from ablations.reporting.formatting import (
     mean_interval,
     p_phrase,
     p_text,
+    percent_interval,
     points_text,
 )
 from ablations.statistics import ALPHA, MARGIN, MOST_SEEDS, SEQUENTIAL, Contrast, Interaction, Verdict, verdict
@@ -53,6 +55,8 @@ def sentence(finding: Finding) -> str:
             return _interaction(finding.interaction) + _explanation(finding.contrast)
         case NoInteractionFinding():
             return _no_interaction(finding)
+        case DivergenceFinding():
+            return _divergence(finding)
         case BestCellFinding():
             return _best_cell(finding)
 
@@ -196,6 +200,22 @@ def _no_interaction(finding: NoInteractionFinding) -> str:
         f"{bold(clearest.subject)} has the smallest p: {points_text(clearest.mean)} points ({clearest.correction} "
         f"{p_phrase(clearest.p_adjusted)}; {blocks}).{needs}"
     )
+
+
+def _divergence(finding: DivergenceFinding) -> str:
+    d, base = finding.divergence, finding.baseline
+    share = f"{d.share:.1f} %; exact 95 % interval {percent_interval(d.low, d.high)}"
+    start = f"{bold(d.arm)} diverged in {d.diverged} of {count(d.runs, 'run')} ({share})"
+    if finding.contrast is None:
+        return f"{start}."
+    test = f"McNemar's exact test over {count(d.pairs, 'pair')}: Holm {p_phrase(d.p_adjusted)}"
+    against = f"{bold(base.arm)} in {base.diverged} of {base.runs}"
+    if finding.verdict == Verdict.UNDECIDED:
+        compared = f"{start}, {against}; whether this differs is undecided ({test})."
+    else:
+        compared = f"{start}, {finding.verdict} than {against} ({test})."
+    without = _contrast(finding.contrast)
+    return f"{compared} Without diverged runs: {without.replace('Whether', 'whether', 1)}"
 
 
 def _best_cell(finding: BestCellFinding) -> str:

@@ -10,10 +10,11 @@ from ablations.statistics.contrasts import (
     interactions,
     main_effects,
 )
+from ablations.statistics.divergence import Divergence
 from ablations.statistics.estimates import arm_means, cell_means
 from ablations.statistics.intervals import LEVEL, t_interval
 from ablations.statistics.mcnemar import ModelComparison, compare_models
-from ablations.statistics.outcomes import FloatArray, Outcomes, arrange, varying_axes
+from ablations.statistics.outcomes import FloatArray, Outcomes, arrange, diverged_keys, varying_axes
 from ablations.statistics.permutation import holm
 from ablations.statistics.power import MARGIN, MOST_SEEDS, smallest_p
 from ablations.statistics.power_forecast import forecast_power, forecast_sequential_power, least_p, power_warning
@@ -33,6 +34,7 @@ __all__ = [
     "SEQUENTIAL",
     "Analysis",
     "Contrast",
+    "Divergence",
     "FloatArray",
     "GroupSequential",
     "Interaction",
@@ -50,6 +52,7 @@ __all__ = [
     "cell_means",
     "compare_models",
     "decided",
+    "diverged_keys",
     "estimate",
     "forecast_power",
     "forecast_sequential_power",

@@ -16,6 +16,7 @@ from ablations.statistics.contrasts import (
     interactions,
     main_effects,
 )
+from ablations.statistics.divergence import Divergence, divergences
 from ablations.statistics.estimates import cell_means
 from ablations.statistics.outcomes import Outcomes, arrange
 from ablations.statistics.ranks import Ranks, rank_arms
@@ -90,6 +91,16 @@ class Analysis:
     def main_effects(self) -> dict[str, list[Contrast]]:
         """The levels of each other axis against its first level, averaged over the arms and the remaining axes."""
         return {axis: main_effects(self.shared, axis, self.tests) for axis in self.outcomes.cell_axes}
+
+    @cached_property
+    def divergences(self) -> list[Divergence]:
+        """How often the runs of each arm diverged; empty if none did."""
+        return divergences(self.outcomes)
+
+    @cached_property
+    def contrasts_without_diverged(self) -> list[Contrast]:
+        """Every other arm against the baseline, without diverged runs; empty if none diverged."""
+        return baseline_contrasts(self.looked.without_diverged(), self.tests) if self.divergences else []
 
     @cached_property
     def ranks(self) -> Ranks | None:

@@ -27,6 +27,8 @@ from ablations.statistics.sequential.procedures import FIXED, SEQUENTIAL, Proced
 from ablations.statistics.setting_weights import estimate
 
 ALPHA = round(1 - LEVEL, 10)
+LARGEST_DIFFERENCE = 100.0
+"""Of two accuracies, in percentage points."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,10 @@ class _Pair:
     runs: tuple[str, ...]
 
 
-def _family(pairs: Sequence[_Pair], correction: str, tests: Procedure) -> list[Contrast]:
+def _family(
+    pairs: Sequence[_Pair], correction: str, tests: Procedure, largest: float = LARGEST_DIFFERENCE
+) -> list[Contrast]:
+    """Return the contrasts of one family; their intervals end at ±`largest`, beyond which no difference is possible."""
     family = sum(bool(np.isfinite(pair.differences).any()) for pair in pairs)
     strictest = max(family, 1) if correction == "Holm" else 1
     ps = [tests.p(pair.differences) for pair in pairs]
@@ -89,7 +94,7 @@ def _family(pairs: Sequence[_Pair], correction: str, tests: Procedure) -> list[C
     for i, pair in enumerate(pairs):
         known = np.isfinite(pair.differences)
         values = pair.differences[known]
-        low, high = tests.interval(pair.differences)
+        low, high = np.clip(tests.interval(pair.differences), -largest, largest)
         smallest = tests.smallest(pair.differences)
         found.append(
             Contrast(
@@ -100,8 +105,8 @@ def _family(pairs: Sequence[_Pair], correction: str, tests: Procedure) -> list[C
                 cells_planned=len(known),
                 seeds=int(known.sum(axis=1).max(initial=0)),
                 mean=estimate(pair.differences),
-                low=low,
-                high=high,
+                low=float(low),
+                high=float(high),
                 p=ps[i],
                 p_adjusted=float(adjusted[i]),
                 correction=f"{tests.name}{correction}",
@@ -202,7 +207,9 @@ def interactions(outcomes: Outcomes, axis: str, tests: Procedure = FIXED) -> lis
             )
         )
     found = []
-    for (_, level), lead_pair, contrast in zip(places, leads, _family(pairs, "joint", tests), strict=True):
+    for (_, level), lead_pair, contrast in zip(
+        places, leads, _family(pairs, "joint", tests, 2 * LARGEST_DIFFERENCE), strict=True
+    ):
         means = [estimate(np.where(complete & (contrast.n > 0), lead, np.nan)) for lead in lead_pair]
         found.append(Interaction(axis, level_text(levels[0]), level_text(level), means[0], means[1], contrast))
     return found

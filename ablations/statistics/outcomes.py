@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,8 @@ class Outcomes:
 
     `accuracy` (A, G, S) is in percent, NaN where no run has finished; `keys` (A, G, S) are run keys, "" there. If an
     accuracy is the mean of several runs, `keys` has a last axis with their keys. A block is one (setting, seed): its
-    runs share the data, their order and every initial weight that their models have in common.
+    runs share the data, their order and every initial weight that their models have in common. `diverged` are the keys
+    of finished runs that diverged.
     """
 
     axis: str
@@ -41,6 +42,18 @@ class Outcomes:
     baseline: int
     accuracy: FloatArray
     keys: NDArray[np.str_]
+    diverged: frozenset[str] = frozenset()
+
+    @property
+    def has_diverged(self) -> NDArray[np.bool_]:
+        """Whether each run diverged, (A, G, S); for a mean of several runs, whether any of them did."""
+        found = np.isin(self.keys, sorted(self.diverged)).reshape(*self.accuracy.shape, -1)
+        return np.asarray(found.any(axis=-1))
+
+    def without_diverged(self) -> Outcomes:
+        """Return the outcomes without diverged runs."""
+        accuracy = np.where(self.has_diverged, np.nan, self.accuracy)
+        return replace(self, accuracy=accuracy, keys=np.where(np.isin(self.keys, sorted(self.diverged)), "", self.keys))
 
     def arm_name(self, arm: int) -> str:
         return name_level(self.axis, self.arms[arm])
@@ -69,7 +82,7 @@ class Outcomes:
             return np.moveaxis(array.reshape(shape), at + 1, 1).reshape(len(self.arms), len(levels[at]), len(cells), -1)
 
         accuracy, keys = moved(self.accuracy).mean(axis=0), np.moveaxis(moved(self.keys), 0, -1)
-        return Outcomes(axis, levels[at], tuple(axes), cells, self.seeds, 0, accuracy, keys)
+        return Outcomes(axis, levels[at], tuple(axes), cells, self.seeds, 0, accuracy, keys, self.diverged)
 
     def runs(self, *arms: int) -> tuple[str, ...]:
         """Return the keys of the runs of these arms in the blocks where all of them finished."""
@@ -116,4 +129,9 @@ def arrange(results: Results, axis: str | None = None) -> Outcomes:
         if None not in at:
             accuracy[at] = 100 * correct
             keys[at] = key
-    return Outcomes(axis, arms, cell_axes, cells, seeds, baseline, accuracy, keys)
+    return Outcomes(axis, arms, cell_axes, cells, seeds, baseline, accuracy, keys, diverged_keys(results))
+
+
+def diverged_keys(results: Results) -> frozenset[str]:
+    """Return the keys of the runs that diverged."""
+    return frozenset(results.runs["key"][results.runs["diverged"] > 0])

@@ -203,6 +203,11 @@ class Store:
         """Return the result.json of a finished run: the numbers of RESULT, and the epoch `diverged` if it diverged."""
         return dict(json.loads(self._checked(key, "result.json")))
 
+    def diverged(self, keys: Iterable[str]) -> list[str]:
+        """Return those of the finished runs that diverged. A damaged run counts as none of them."""
+        results = {key: read_json(self.folder(key) / "result.json") for key in keys if self.done(key)}
+        return [key for key, result in results.items() if isinstance(result, dict) and result.get("diverged")]
+
     def metrics(self, key: str) -> list[dict[str, float]]:
         """Return the epochs of a finished run, one mapping per epoch, with the columns of METRICS."""
         rows = csv.DictReader(io.StringIO(self._checked(key, "metrics.csv").decode()))

@@ -8,12 +8,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from ablations.cli import app
 from ablations.commands.run import rerun_command
 from ablations.storage import Store
+from ablations.training.trainer import train as real_train
 from tests.support import fake_trainer
 
 SMOKE = ["run", "--grid", "smoke", "--set", "per_class=5", "--workers", "1"]
@@ -179,6 +181,40 @@ def test_failed_runs_are_named_with_their_reasons(monkeypatch):
     assert "smoke: none, seed 1 failed: the run cannot be trained" in status.stdout
     monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train)
     assert vitab(*SMOKE).exit_code == 0
+
+
+def test_diverged_runs_are_finished_counted_and_reported(here, monkeypatch):
+    monkeypatch.setattr("ablations.training.trainer.train", real_train)
+    Path("wild.toml").write_text("""
+question = "Does a higher learning rate diverge?"
+seeds = 3
+base = {position = "none", epochs = 4, per_class = 8, width = 16}
+axes = {learning_rate = [2e-3, 1e30]}
+""")
+    run = vitab("run", "--grid", "wild.toml", "--workers", "1")
+    assert run.exit_code == 0, run.output
+    wild = r"\] none, learning rate 1e\+30, seed \d: DIVERGED: the loss was not finite in epoch 1, "
+    assert len(re.findall(wild, run.stdout)) == 3
+    warning = "warning: 3 of 6 runs diverged; the report counts a diverged run as finished, with chance accuracy: "
+    assert warning in run.stderr
+    assert "all 6 runs are finished" in run.stdout
+    status = " ".join(vitab("status").stdout.split())
+    assert status.startswith("study runs done diverged failed to do running question wild 6 6 3 0 0 0 ")
+    assert vitab("verify").exit_code == 0
+    assert vitab("report").exit_code == 0
+    text = Path("reports/wild/README.md").read_text(encoding="utf-8")
+    assert "> **Diverged runs.** 3 of 6 runs diverged (learning rate 1e+30 3): the loss was not finite" in text
+    assert "**learning rate 1e+30** diverged in 3 of 3 runs (100.0 %; exact 95 % interval 29.2 to 100.0 %)" in text
+    assert "Without diverged runs: **learning rate 1e+30** cannot be compared with" in text
+    runs = pd.read_csv("reports/wild/tables/runs.csv").set_index("learning_rate")
+    assert runs.loc[1e30, "test_accuracy"].tolist() == [0.1] * 3
+    assert runs["diverged"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert vitab("report", "--check").exit_code == 0
+    assert vitab("compare", "learning_rate=1e+30", "learning_rate=0.002").exit_code == 0
+    plan = Store(Path("runs")).read_study("wild")
+    again = vitab("reproduce", plan.keys[-1])
+    assert again.exit_code == 0, again.output
+    assert "bitwise identical; test accuracy 10.00%" in again.stdout
 
 
 def test_ctrl_c_says_that_the_same_command_resumes(monkeypatch):

@@ -1,4 +1,4 @@
-"""Remake report/: a small made-up study as its report, without the figures. Look at the difference before you commit.
+"""Remake report/: small made-up studies as their reports, without figures. Look at the difference before you commit.
 
 python -m tests.golden.make_report
 """
@@ -19,12 +19,27 @@ def small_study():
     )
 
 
+def diverging_study():
+    """Three arms, six seeds; one arm diverges in two of them."""
+    from tests.support import synthetic_results
+
+    return synthetic_results.make(
+        {"position": ("none", "learned", "rope")},
+        range(6),
+        study="diverging",
+        survives=lambda c: c.position != "learned" or c.seed not in (1, 4),
+    )
+
+
+STUDIES = {"small": small_study, "diverging": diverging_study}
+
 if __name__ == "__main__":
     from ablations.reporting.report import compose
 
-    report = compose(small_study())
-    folder = HERE / "report" / "small"
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
-    (folder / "README.md").write_bytes(report.text.encode())
-    for name, content in report.tables.items():
-        (folder / "tables" / name).write_bytes(content.encode())
+    for name, study in STUDIES.items():
+        report = compose(study())
+        folder = HERE / "report" / name
+        (folder / "tables").mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_bytes(report.text.encode())
+        for file, content in report.tables.items():
+            (folder / "tables" / file).write_bytes(content.encode())

@@ -71,23 +71,29 @@ def test_an_end_of_an_interval_shows_on_which_side_of_zero_it_is():
 
 def test_every_run_is_a_dot():
     ax = Figure().subplots()
-    accuracy = np.array([[70.0, 71.0, np.nan], [90.0, 91.0, 92.0], [np.nan] * 3])
+    accuracy = np.array([[70.0, 71.0, np.nan], [90.0, 10.0, 92.0], [np.nan] * 3])
     names = ["none", "rope", "learned"]
-    assert figures.accuracy_by_arm(ax, accuracy, names, position_marks(names)) is ax
+    assert figures.accuracy_by_arm(ax, accuracy, accuracy == 10, names, position_marks(names)) is ax
     drawn = [np.ma.masked_invalid(dots.get_offsets()[:, 0]).compressed() for dots in ax.collections]
-    assert [list(x) for x in drawn] == [[70, 71], [90, 91, 92], []]
-    assert [text.get_text() for text in ax.texts] == ["70.5", "91.0", "no run"]
+    assert [list(x) for x in drawn] == [[70, 71], [], [90, 92], [10], [], []]  # dots and crosses of each arm
+    assert [text.get_text() for text in ax.texts] == ["70.5", "64.0", "no run"]
 
 
 def test_learning_curves_show_mean_and_range():
-    epochs = synthetic_results.make({"position": ("none", "rope")}).epochs
+    results = synthetic_results.make(
+        {"position": ("none", "rope")}, survives=lambda c: (c.position, c.seed) != ("none", 1)
+    )
+    epochs = results.epochs.merge(results.runs[["key", "diverged"]], on="key")
     ax = Figure().subplots()
     names = {"none": "none", "rope": "rope"}
     figures.learning_curves(ax, epochs, "position", names, position_marks(list(names)))
     last = epochs[(epochs["position"] == "rope") & (epochs["epoch"] == 30)]["validation_accuracy"]
     curve = next(line for line in ax.lines if line.get_label() == "rope")
     assert curve.get_ydata()[-1] == pytest.approx(100 * last.mean())
-    band = ax.collections[1].get_paths()[0].vertices
+    crosses = [dots.get_offsets().tolist() for dots in ax.collections if len(dots.get_offsets()) == 1]
+    ended = epochs[(epochs["position"] == "none") & (epochs["seed"] == 1)].iloc[-1]
+    assert [[2, pytest.approx(100 * ended["validation_accuracy"])]] in crosses
+    band = ax.collections[2].get_paths()[0].vertices
     at_end = band[band[:, 0] == 30, 1]
     assert (at_end.min(), at_end.max()) == pytest.approx((100 * last.min(), 100 * last.max()))
 

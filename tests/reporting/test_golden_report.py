@@ -1,23 +1,26 @@
-"""The report of a small made-up study, compared with the one that was read and committed: golden/make_report.py."""
+"""Reports of small made-up studies, compared with those that were read and committed: golden/make_report.py."""
 
 import re
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from ablations.reporting.check import differences
-from tests.golden.make_report import small_study
+from tests.golden.make_report import STUDIES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-def test_the_report_is_the_golden_one():
-    found = differences(small_study(), GOLDEN / "report")
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_report_is_the_golden_one(study):
+    found = differences(STUDIES[study](), GOLDEN / "report")
     assert [line for line in found if not re.fullmatch(r"figures/\w+\.(png|svg): missing", line)] == []
 
 
-def test_every_number_of_the_golden_findings_is_in_a_csv():
-    folder = GOLDEN / "report" / "small"
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_number_of_the_golden_findings_is_in_a_csv(study):
+    folder = GOLDEN / "report" / study
     text = (folder / "README.md").read_text(encoding="utf-8")
     findings = text.split("## Answer")[1].split("## Accuracy")[0]
     findings = re.sub(r"^\[?!.*\n|^\*[^*].*$", "", findings, flags=re.M)  # without the figure

@@ -79,8 +79,11 @@ def make(
     base: RunConfig | None = None,
     design: SequentialDesign | None = None,
     asked: Callable[[RunConfig], bool] = lambda config: True,
+    survives: Callable[[RunConfig], bool] = lambda config: True,
 ) -> FakeResults:
     """A study as the store would load it, without the runs for which `missing` is true.
+
+    Runs for which `survives` is false have diverged in epoch 3.
 
     With a `design` it is one that grows in rounds, and its plan has the runs for which `asked` is true.
     """
@@ -98,7 +101,7 @@ def make(
         if missing(config):
             lost.append(config)
             continue
-        final = measure(config)
+        final = measure(config) if survives(config) else 0.1
         tokens = (8 // config.patch) ** 2
         flops = 3 * 30 * 1190 * tokens * config.depth * (24 * 64 * 64 + 4 * tokens * 64)
         seconds = round(flops / 4e10 + 0.2 * config.depth, 3)
@@ -113,10 +116,11 @@ def make(
                 "flops": flops,
                 "train_seconds": seconds,
                 "seconds": round(seconds + 0.4, 3),
+                "diverged": 0 if survives(config) else 3,
             }
         )
         rng = np.random.default_rng(config.seed)
-        for epoch in range(1, 31):
+        for epoch in range(1, 31 if survives(config) else 3):
             wobble = rng.normal() * 0.02 * np.exp(-epoch / 10)
             reached = 0.1 + (final - 0.1) * (1 - np.exp(-epoch / (4 + config.patch))) + wobble
             epochs.append(

@@ -81,7 +81,7 @@ def _accuracy(outcomes: Outcomes) -> ReportFigure:
         if cell >= len(outcomes.cells):
             ax.set_visible(False)
             continue
-        figures.accuracy_by_arm(ax, outcomes.accuracy[:, cell], names, marks)
+        figures.accuracy_by_arm(ax, outcomes.accuracy[:, cell], outcomes.has_diverged[:, cell], names, marks)
         ax.grid(axis="x")
         ax.set_title(_panel_title(outcomes.cell_name(cell)), loc="left")
         ax.tick_params(axis="x", labelbottom=True)
@@ -91,7 +91,8 @@ def _accuracy(outcomes: Outcomes) -> ReportFigure:
         "accuracy",
         f"Accuracy by {_axis_word(outcomes.axis)}",
         f"Dot plot of test accuracy, one panel per setting, with a row for {listed(names)}; runs per row: {n}.",
-        "Marker: test accuracy of one run (one seed) in percent; bar and number: mean of the row.",
+        "Marker: test accuracy of one run (one seed) in percent; bar and number: mean of the row."
+        + (" Cross: a run that diverged, with chance accuracy." if outcomes.has_diverged.any() else ""),
         figure,
     )
 
@@ -100,7 +101,11 @@ def _contrasts(analysis: Analysis) -> ReportFigure | None:
     outcomes = analysis.looked
     arms = [arm for arm in range(len(outcomes.arms)) if arm != outcomes.baseline]
     pairs = [
-        (contrast, outcomes.differences(arm, outcomes.baseline))
+        (
+            contrast,
+            outcomes.differences(arm, outcomes.baseline),
+            outcomes.has_diverged[arm] | outcomes.has_diverged[outcomes.baseline],
+        )
         for arm, contrast in zip(arms, analysis.contrasts, strict=True)
         if contrast.n
     ]
@@ -108,20 +113,22 @@ def _contrasts(analysis: Analysis) -> ReportFigure | None:
         return None
     figure, axes = canvas(0.85 + 0.55 * len(pairs))
     ax = axes[0, 0]
-    figures.contrast_forest(ax, [p[0] for p in pairs], [p[1] for p in pairs], _marks(outcomes))
+    contrasts, differences, diverged = (list(each) for each in zip(*pairs, strict=True))
+    figures.contrast_forest(ax, contrasts, differences, diverged, _marks(outcomes))
     base = outcomes.arm_name(outcomes.baseline)
     label = "difference from", shortened(base), "(percentage points)"
     ax.set_xlabel((" " if len(base) <= LONGEST // 2 else "\n").join(label))
-    interval = any(np.isfinite(contrast.low) for contrast, _ in pairs)
+    interval = any(np.isfinite(contrast.low) for contrast in contrasts)
     return ReportFigure(
         "contrasts",
         f"Paired differences from {base}",
         f"Forest plot of paired differences in test accuracy from {base}: "
-        + "; ".join(f"{c.subject} {points_text(c.mean)} points" for c, _ in pairs)
+        + "; ".join(f"{c.subject} {points_text(c.mean)} points" for c in contrasts)
         + ".",
         f"Large marker and number: mean difference from {base} in percentage points"
         + ("; thick line: its 95 % interval" if interval else "")
-        + "; small dots: the differences of individual pairs.",
+        + "; small dots: the differences of individual pairs."
+        + (" Cross: a pair in which a run diverged." if any(each.any() for each in diverged) else ""),
         figure,
     )
 
@@ -199,7 +206,7 @@ def _heatmaps(outcomes: Outcomes) -> ReportFigure | None:
 
 def _learning(results: Results, outcomes: Outcomes) -> ReportFigure | None:
     shared = [c for c in (outcomes.axis, *outcomes.cell_axes) if c not in results.epochs.columns]
-    epochs = results.epochs.merge(results.runs[["key", *shared]], on="key") if shared else results.epochs
+    epochs = results.epochs.merge(results.runs[["key", *shared, "diverged"]], on="key")
     if epochs.empty:
         return None
     names, marks = _names(outcomes), _marks(outcomes)
@@ -233,7 +240,12 @@ def _learning(results: Results, outcomes: Outcomes) -> ReportFigure | None:
         "Learning curves",
         f"Validation accuracy after every epoch for {listed(names)}, one panel per setting.",
         "Line: mean over seeds; band: lowest to highest seed. The validation images are held out from the training "
-        "set; the test set contains none of them.",
+        "set; the test set contains none of them."
+        + (
+            " Cross: last epoch of a run that diverged; the lines show the runs that are still training."
+            if outcomes.has_diverged.any()
+            else ""
+        ),
         figure,
     )
 

@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
 
 from ablations.config.safe_text import shortened
 from ablations.reporting.figures.palette import FAINT, INK, Mark, percent_ticks
@@ -16,16 +17,32 @@ from ablations.reporting.formatting import points_text
 from ablations.statistics import Contrast, FloatArray, Ranks
 
 
+def mark_diverged(ax: Axes, x: ArrayLike, y: ArrayLike, colour: str, alpha: float = 1.0) -> None:
+    """Draw runs that diverged as crosses in the colour of their arm."""
+    ax.scatter(x, y, color=colour, alpha=alpha, marker="x", s=34, lw=1.6, zorder=3)
+
+
 def accuracy_by_arm(
-    ax: Axes, accuracy: FloatArray, names: Sequence[str], marks: Mapping[str, Mark], *, means: bool = True
+    ax: Axes,
+    accuracy: FloatArray,
+    diverged: NDArray[np.bool_],
+    names: Sequence[str],
+    marks: Mapping[str, Mark],
+    *,
+    means: bool = True,
 ) -> Axes:
-    """Draw every run of one cell as a dot and the mean of each arm as a bar. `accuracy`: (A, S), may be NaN."""
+    """Draw every run of one cell as a dot, or as a cross if it diverged, and the mean of each arm as a bar.
+
+    `accuracy`: (A, S), may be NaN; `diverged`: (A, S).
+    """
     seeds = accuracy.shape[1]
     offsets = np.linspace(-0.2, 0.2, seeds) if seeds > 1 else np.zeros(1)
     for row, (name, values) in enumerate(zip(names, accuracy, strict=True)):
         colour, marker = marks[name].colour, marks[name].marker
         ax.axhline(row, color="#EEEEEE", lw=0.8, zorder=0)
-        ax.scatter(values, row + offsets, s=26, marker=marker, color=colour, edgecolor="white", lw=0.6, zorder=3)
+        whole = np.where(diverged[row], np.nan, values)
+        ax.scatter(whole, row + offsets, s=26, marker=marker, color=colour, edgecolor="white", lw=0.6, zorder=3)
+        mark_diverged(ax, np.where(diverged[row], values, np.nan), row + offsets, colour)
         known = values[np.isfinite(values)]
         if known.size:
             mean = known.mean()
@@ -44,19 +61,28 @@ def accuracy_by_arm(
 
 
 def contrast_forest(
-    ax: Axes, contrasts: Sequence[Contrast], differences: Sequence[FloatArray], marks: Mapping[str, Mark]
+    ax: Axes,
+    contrasts: Sequence[Contrast],
+    differences: Sequence[FloatArray],
+    diverged: Sequence[NDArray[np.bool_]],
+    marks: Mapping[str, Mark],
 ) -> Axes:
     """Draw paired differences: every block as a faint dot, mean and interval in full colour, zero as a line.
 
-    `differences[i]` has the blocks of `contrasts[i]` in percentage points, any shape, NaN allowed.
+    `differences[i]` has the blocks of `contrasts[i]` in percentage points, any shape, NaN allowed; a block is drawn as
+    a cross where `diverged[i]`.
     """
     ax.axvline(0, color=INK, lw=1, zorder=1)
-    for row, (contrast, blocks) in enumerate(zip(contrasts, differences, strict=True)):
+    for row, (contrast, blocks, crossed) in enumerate(zip(contrasts, differences, diverged, strict=True)):
         colour, marker = marks[contrast.subject].colour, marks[contrast.subject].marker
-        values = np.sort(blocks[np.isfinite(blocks)])
+        known = np.flatnonzero(np.isfinite(blocks))
+        known = known[np.argsort(blocks.ravel()[known])]
+        values, crosses = blocks.ravel()[known], crossed.ravel()[known]
         spread = np.zeros(values.size)
         spread[1::2], spread[2::2] = 0.09, -0.09
-        ax.scatter(values, row + 0.22 + spread, s=18, color=colour, alpha=0.45, lw=0, zorder=2)
+        heights = row + 0.22 + spread
+        ax.scatter(values[~crosses], heights[~crosses], s=18, color=colour, alpha=0.45, lw=0, zorder=2)
+        mark_diverged(ax, values[crosses], heights[crosses], colour, alpha=0.7)
         if np.isfinite(contrast.low):
             ax.plot(
                 [contrast.low, contrast.high], [row - 0.12] * 2, color=colour, lw=3, solid_capstyle="round", zorder=3
@@ -128,8 +154,10 @@ def learning_curves(
 ) -> Axes:
     """Draw validation accuracy after each epoch: mean over the runs of an arm, band from the lowest to the highest.
 
-    `epochs` has the columns `axis`, epoch and validation_accuracy (0..1); `names` turns levels into arm names.
+    `epochs` has the columns `axis`, key, epoch, validation_accuracy (0..1) and diverged (0 if the run did not); `names`
+    turns levels into arm names. A cross marks the last epoch of a run that diverged.
     """
+    last = epochs[epochs["diverged"] > 0].groupby("key").tail(1)
     curves = (
         epochs.assign(percent=100 * epochs["validation_accuracy"])
         .groupby([axis, "epoch"], sort=True)["percent"]
@@ -143,6 +171,8 @@ def learning_curves(
             some = slice(i * every // len(names), None, every)  # at different epochs for each arm
             ax.fill_between(curve.index, curve["min"], curve["max"], color=mark.colour, alpha=0.22, lw=0)
             ax.plot(curve.index, curve["mean"], color=mark.colour, lw=1.8, label=name)
+            ended = last[last[axis] == level]
+            mark_diverged(ax, ended["epoch"], 100 * ended["validation_accuracy"], mark.colour)
             ax.plot(
                 curve.index[some], curve["mean"].iloc[some], mark.marker, color=mark.colour, ms=5, mec="white", mew=0.6
             )
