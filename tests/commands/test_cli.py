@@ -206,7 +206,7 @@ axes = {learning_rate = [2e-3, 1e30]}
     assert "> **Diverged runs.** 3 of 6 runs diverged (learning rate 1e+30 3): the loss was not finite" in text
     assert "**learning rate 1e+30** diverged in 3 of 3 runs (100.0 %; exact 95 % interval 29.2 to 100.0 %)" in text
     assert "Without diverged runs: **learning rate 1e+30** cannot be compared with" in text
-    runs = pd.read_csv("reports/wild/tables/runs.csv").set_index("learning_rate")
+    runs = pd.read_csv("reports/wild/tables/runs.csv").set_index("learning_rate").sort_index()
     assert runs.loc[1e30, "test_accuracy"].tolist() == [0.1] * 3
     assert runs["diverged"].tolist() == [0, 0, 0, 1, 1, 1]
     assert vitab("report", "--check").exit_code == 0
