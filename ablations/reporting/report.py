@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ablations.config import count, level_text
 from ablations.config.safe_text import code, code_block, markdown
 from ablations.errors import UsageError
-from ablations.reporting import tables
+from ablations.reporting import run_tables, tables
 from ablations.reporting.claims_table import findings_table
 from ablations.reporting.dataset_text import images
 from ablations.reporting.facts import diverged, facts, facts_frame, failed
@@ -84,6 +84,7 @@ def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, Ta
         "arms": {"": tables.arms_table(outcomes)} if _several(outcomes) else {},
         "contrasts": {"": tables.contrasts_table(analysis.contrasts)} if analysis.contrasts else {},
         "pairs": pairs,
+        "other_images": {"": tables.other_images_table(analysis.other_images)} if analysis.other_images else {},
         "divergence": {"": tables.divergence_table(outcomes.axis, analysis.divergences)}
         if analysis.divergences
         else {},
@@ -92,7 +93,7 @@ def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, Ta
         "main_effects": {axis: tables.contrasts_table(found) for axis, found in analysis.main_effects.items()},
         "ranks": {"": tables.ranks_table(analysis.ranks)} if analysis.ranks else {},
         "rounds": {"": tables.rounds_table(analysis.rounds)} if analysis.rounds else {},
-        "cost": {"": tables.cost_table(results, outcomes)},
+        "cost": {"": run_tables.cost_table(results, outcomes)},
     }
 
 
@@ -144,16 +145,17 @@ def frames(results: Results, analysis: Analysis) -> dict[str, pd.DataFrame]:
         "arms": arm_means(analysis.outcomes) if _several(analysis.outcomes) else pd.DataFrame(),
         "contrasts": tables.contrasts_frame(analysis.contrasts),
         "pairs": tables.contrasts_frame(analysis.pairs),
+        "other_images": pd.DataFrame(map(asdict, analysis.other_images)),
         "divergence": tables.divergence_frame(analysis.divergences),
         "contrasts_without_diverged": tables.contrasts_frame(analysis.contrasts_without_diverged),
         "interactions": tables.interactions_frame(tested),
         "main_effects": tables.main_effects_frame(analysis.main_effects),
         "ranks": tables.ranks_frame(analysis.ranks),
         "rounds": tables.rounds_frame(analysis.rounds),
-        "cost": tables.cost_frame(results, analysis.outcomes),
-        "runs": tables.runs_frame(results),
-        "missing": tables.missing_frame(results),
-        "environments": tables.environments_frame(results),
+        "cost": run_tables.cost_frame(results, analysis.outcomes),
+        "runs": run_tables.runs_frame(results),
+        "missing": run_tables.missing_frame(results),
+        "environments": run_tables.environments_frame(results),
     }
     return {name: frame for name, frame in made.items() if len(frame)}
 
@@ -224,6 +226,8 @@ def render(
         failed=markdown(_counted(failed(results, outcomes.axis), len(results.plan.keys), "failed")),
         diverged=markdown(_counted(diverged(results, outcomes.axis), len(results.runs), "diverged")),
         divergence=tabulated["divergence"].get("", ""),
+        other_images=tabulated["other_images"].get("", ""),
+        images_tested=f"{analysis.other_images[0].images:,}" if analysis.other_images else "",
         contrasts_without_diverged=tabulated["contrasts_without_diverged"].get("", ""),
         missing=_missing(results),
         environments=_environments(results),
@@ -289,7 +293,7 @@ def _counted(counts: Mapping[str, int], runs: int, what: str) -> str:
 
 
 def _missing(results: Results) -> Table | None:
-    frame = tables.missing_frame(results)
+    frame = run_tables.missing_frame(results)
     return (
         tables.Table([tables.word(str(column)) for column in frame], frame.values.tolist(), left=frame.shape[1])
         if len(frame)
@@ -298,7 +302,7 @@ def _missing(results: Results) -> Table | None:
 
 
 def _environments(results: Results) -> Table | None:
-    frame = tables.environments_frame(results)
+    frame = run_tables.environments_frame(results)
     rows = [(_fact_name(row["what"]), row["value"], row["runs"]) for row in frame.to_dict("records")]
     return tables.Table(["what", "value", "runs"], rows, left=2) if rows else None
 

@@ -6,9 +6,9 @@ Spreadsheets take it for a formula unless the column is imported as text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -24,16 +24,15 @@ from ablations.statistics import (
     Divergence,
     Interaction,
     InterimResult,
+    OtherImages,
     Outcomes,
     Ranks,
     arm_means,
-    varying_axes,
     verdict,
 )
-from ablations.storage import RESULT
 
 if TYPE_CHECKING:
-    from ablations.storage import Results
+    pass
 
 __all__ = [
     "Code",
@@ -43,18 +42,13 @@ __all__ = [
     "arms_table",
     "contrasts_frame",
     "contrasts_table",
-    "cost_frame",
-    "cost_table",
-    "environments_frame",
     "interactions_frame",
     "interactions_table",
     "main_effects_frame",
-    "missing_frame",
     "ranks_frame",
     "ranks_table",
     "rounds_frame",
     "rounds_table",
-    "runs_frame",
 ]
 
 
@@ -216,6 +210,24 @@ def divergence_table(axis: str, found: Sequence[Divergence]) -> Table:
     )
 
 
+def other_images_table(found: Sequence[OtherImages]) -> Table:
+    return Table(
+        ["arm", "against", "difference", "over other seeds", "over other seeds and images", "error of images"],
+        [
+            (
+                each.subject,
+                each.reference,
+                _points(each.mean),
+                interval_cell(each.seeds_low, each.seeds_high),
+                interval_cell(each.low, each.high),
+                f"{each.error:.2f}",
+            )
+            for each in found
+        ],
+        left=2,
+    )
+
+
 def interactions_frame(found: Sequence[Interaction]) -> pd.DataFrame:
     drop = ("probability_of_improvement", "pairs_ahead")
     return pd.DataFrame(
@@ -308,88 +320,6 @@ def rounds_table(looks: Sequence[InterimResult]) -> Table:
         ],
         left=3,
     )
-
-
-def runs_frame(results: Results) -> pd.DataFrame:
-    """Return a row for each finished run: key, axes, seed and results."""
-    columns = list(dict.fromkeys(["key", "position", *varying_axes(results), "seed", *RESULT]))
-    if (results.runs["diverged"] > 0).any():
-        columns.append("diverged")
-    return results.runs[[column for column in columns if column in results.runs]].reset_index(drop=True)
-
-
-def cost_frame(results: Results, outcomes: Outcomes) -> pd.DataFrame:
-    """Return parameters, training FLOPs and seconds of one run, mean over the seeds, for each arm and setting."""
-    axes = [outcomes.axis, *outcomes.cell_axes]
-    by_key = results.runs.set_index("key")
-    rows = []
-    for arm, level in enumerate(outcomes.arms):
-        for cell, levels in enumerate(outcomes.cells):
-            keys = [key for key in outcomes.keys[arm, cell] if key]
-            if keys:
-                means = by_key.loc[keys, ["parameters", "flops", "train_seconds"]].astype(float).mean()
-                rows.append(dict(zip(axes, map(level_text, (level, *levels)), strict=True)) | means.to_dict())
-    return pd.DataFrame(rows)
-
-
-def cost_table(results: Results, outcomes: Outcomes) -> Table:
-    frame = cost_frame(results, outcomes)
-    axes = [outcomes.axis, *outcomes.cell_axes]
-    return Table(
-        [*map(word, axes), "parameters", "training GFLOPs", "training seconds"],
-        [
-            (
-                *(row[axis] for axis in axes),
-                f"{row['parameters']:,.0f}",
-                f"{row['flops'] / 1e9:,.1f}",
-                f"{row['train_seconds']:,.1f}",
-            )
-            for row in frame.to_dict("records")
-        ],
-        left=len(axes),
-    )
-
-
-def missing_frame(results: Results) -> pd.DataFrame:
-    """Return the runs of the plan without a result, with the reason if one failed."""
-    axes = list(dict.fromkeys([*varying_axes(results), "seed"]))
-    reasons = {
-        config: results.failed.get(key)
-        for key, config in zip(results.plan.keys, results.plan.configs, strict=True)
-        if key in results.failed
-    }
-    rows = []
-    for config in results.missing:
-        values = asdict(config) if is_dataclass(config) else dict(config)
-        reason = reasons.get(config)
-        rows.append(
-            {axis: level_text(values[axis]) for axis in axes}
-            | {"state": "failed" if reason else "not finished", "reason": " ".join((reason or "").split())}
-        )
-    return pd.DataFrame(rows, columns=[*axes, "state", "reason"])
-
-
-def environments_frame(results: Results) -> pd.DataFrame:
-    """Return the environments of the runs: a row for each fact and value, with the number of runs that have it."""
-    facts: dict[tuple[str, str], int] = {}
-    for environment in results.environments.values():
-        for name, value in _flat(environment):
-            facts[name, value] = facts.get((name, value), 0) + 1
-    order = list(dict.fromkeys(name for name, _ in facts))
-    rows = sorted(((name, value, n) for (name, value), n in facts.items()), key=lambda r: (order.index(r[0]), r[1]))
-    return pd.DataFrame(rows, columns=["what", "value", "runs"])
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for name, value in values.items():
-        label = f"{prefix}{name}"
-        if isinstance(value, dict):
-            yield from _flat(value, f"{label} ")
-        elif isinstance(value, list | tuple):
-            if value:
-                yield label, ", ".join(map(str, value))
-        elif value is not None:
-            yield label, str(value)
 
 
 def _verdict(c: Contrast) -> str:

@@ -14,6 +14,7 @@ from ablations.statistics.divergence import Divergence
 from ablations.statistics.estimates import arm_means, cell_means
 from ablations.statistics.intervals import LEVEL, t_interval
 from ablations.statistics.mcnemar import ModelComparison, compare_models
+from ablations.statistics.other_images import OtherImages
 from ablations.statistics.outcomes import FloatArray, Outcomes, arrange, diverged_keys, varying_axes
 from ablations.statistics.permutation import holm
 from ablations.statistics.power import MARGIN, MOST_SEEDS, smallest_p
@@ -40,6 +41,7 @@ __all__ = [
     "Interaction",
     "InterimResult",
     "ModelComparison",
+    "OtherImages",
     "Outcomes",
     "Procedure",
     "Ranks",

@@ -18,6 +18,7 @@ from ablations.statistics.contrasts import (
 )
 from ablations.statistics.divergence import Divergence, divergences
 from ablations.statistics.estimates import cell_means
+from ablations.statistics.other_images import OtherImages, Predictions, other_images
 from ablations.statistics.outcomes import Outcomes, arrange
 from ablations.statistics.ranks import Ranks, rank_arms
 from ablations.statistics.sequential.interim import InterimResult, interim_results
@@ -36,6 +37,8 @@ class Analysis:
     outcomes: Outcomes
     growth: SequentialProgress | None = None
     """Progress of a sequential study, whose p values and intervals hold over all its interim analyses."""
+    predictions: Predictions = lambda key: {}
+    """Predictions of a run on the test images, by its key."""
 
     @cached_property
     def tests(self) -> Procedure:
@@ -103,6 +106,11 @@ class Analysis:
         return baseline_contrasts(self.looked.without_diverged(), self.tests) if self.divergences else []
 
     @cached_property
+    def other_images(self) -> list[OtherImages]:
+        """The contrasts with the baseline over other seeds and other test images; empty without predictions."""
+        return other_images(self.looked, self.contrasts, self.predictions)
+
+    @cached_property
     def ranks(self) -> Ranks | None:
         """Mean ranks of the arms over the settings; None for fewer than three arms or two complete settings."""
         return rank_arms(self.shared)
@@ -116,7 +124,7 @@ class Analysis:
 def analyse(results: Results) -> Analysis:
     """Return the statistics of a study, tested as its plan prescribes."""
     outcomes = arrange(results)
-    return Analysis(outcomes, sequential_progress(results, outcomes))
+    return Analysis(outcomes, sequential_progress(results, outcomes), results.predictions)
 
 
 def outcomes_at_last_look(results: Results, axis: str) -> tuple[Outcomes, Procedure]:
