@@ -17,8 +17,15 @@ def report(
     format: Annotated[
         str, typer.Option(metavar="markdown|html", help="html also writes report.html, a single self-contained file.")
     ] = "markdown",
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper",
+            help="Also write paper.md and paper.tex: methods, results, a table, threats to validity, checklist.",
+        ),
+    ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; check that the report follows from the runs.")
+        bool, typer.Option("--check", help="Write nothing; check that the report matches the runs.")
     ] = False,
     mixed: Mixed = False,
 ) -> None:
@@ -48,7 +55,7 @@ def report(
 
     if format not in FORMATS:
         raise UsageError(f"--format must be {' or '.join(FORMATS)}, got {format!r}")
-    written = write_report(results, out, format)
+    written = write_report(results, out, format, for_paper=paper)
     if results.missing:
         echo(f"note: {len(results.missing)} of {len(results.plan.keys)} runs are not finished", err=True)
     echo(f"wrote {written / ('report.html' if format == 'html' else 'README.md') if written.is_dir() else written}")

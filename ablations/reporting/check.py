@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from ablations.errors import UsageError
 from ablations.reporting.html import page
+from ablations.reporting.paper import FILES as PAPER
+from ablations.reporting.paper import paper
 from ablations.reporting.report import compose, pngs
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ def differences(results: Results, out: Path) -> list[str]:
 
     README.md and LaTeX are compared line by line; a CSV cell by cell, numbers up to `ROUNDING`. Figures are only
     checked to exist, because their bytes depend on the font renderer. report.html, if it exists, must contain the same
-    text, tables and figures. Raises UsageError if there is no report.
+    text, tables and figures. paper.md and paper.tex are compared line by line if one of them exists. Raises UsageError
+    if there is no report.
     """
     folder = Path(out) / results.plan.study
     if not folder.is_dir():
@@ -45,8 +48,14 @@ def differences(results: Results, out: Path) -> list[str]:
         tables = {f"tables/{name}": content.encode() for name, content in report.tables.items()}
         expected_page = _short(page(report.text, pngs(folder) | tables))
         found += _text_differences("report.html", _short(_read(folder / "report.html")), expected_page)
+    for name, expected in paper(results, report.analysis).files().items() if _any(folder, PAPER) else ():
+        found += _text_differences(name, _read(folder / name), expected)
     there = {path.relative_to(folder).as_posix() for path in (*folder.glob("tables/*"), *folder.glob("figures/*"))}
     return found + [f"{name}: not part of this report" for name in sorted(there - expected_files - expected_figures)]
+
+
+def _any(folder: Path, names: tuple[str, ...]) -> bool:
+    return any((folder / name).exists() for name in names)
 
 
 def _short(html: str | None) -> str:

@@ -25,6 +25,8 @@ from ablations.reporting.first_screen import verdict_legend, verdict_table
 from ablations.reporting.formatting import listed, p_phrase
 from ablations.reporting.html import page
 from ablations.reporting.method import method
+from ablations.reporting.paper import FILES as PAPER
+from ablations.reporting.paper import paper
 from ablations.reporting.publish import published
 from ablations.reporting.sequential_text import decision_state, procedure, runs_saved
 from ablations.reporting.tables import Table
@@ -35,7 +37,7 @@ from ablations.storage import version_conflicts
 if TYPE_CHECKING:
     from ablations.storage import Results
 
-OWNED = ("README.md", "report.html", "figures", "tables")
+OWNED = ("README.md", "report.html", "figures", "tables", *PAPER)
 FORMATS = ("markdown", "html")
 DIGESTS = {
     "data_sha256": "fingerprint of the data (SHA-256)",
@@ -54,6 +56,7 @@ class Report:
     text: str
     tables: dict[str, str]
     figures: list[ReportFigure]
+    analysis: Analysis
 
 
 def compose(results: Results) -> Report:
@@ -72,7 +75,7 @@ def compose(results: Results) -> Report:
     made |= {
         f"{name}.tex": "\n".join(table.latex() for table in found.values()) for name, found in shown.items() if found
     }
-    return Report(render(results, analysis, drawn, shown, study), made, drawn)
+    return Report(render(results, analysis, drawn, shown, study), made, drawn, analysis)
 
 
 def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, Table]]:
@@ -97,8 +100,10 @@ def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, Ta
     }
 
 
-def write_report(results: Results, out: Path, format: str = "markdown") -> Path:
+def write_report(results: Results, out: Path, format: str = "markdown", *, for_paper: bool = False) -> Path:
     """Write the report of a study to out/<study>/ and return that folder; "html" adds report.html, a single file.
+
+    `for_paper` adds paper.md and paper.tex.
 
     An earlier report is replaced atomically; other files in the folder are kept. Raises UsageError if `out` cannot be
     written (before any work), or if no run has finished.
@@ -119,6 +124,9 @@ def write_report(results: Results, out: Path, format: str = "markdown") -> Path:
         if format == "html":
             tables = {f"tables/{name}": content.encode() for name, content in report.tables.items()}
             (new / "report.html").write_text(page(report.text, pngs(new) | tables), encoding="utf-8", newline="\n")
+        if for_paper:
+            for name, text in paper(results, report.analysis).files().items():
+                (new / name).write_text(text, encoding="utf-8", newline="\n")
     return folder
 
 
