@@ -3,70 +3,50 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from ablations.storage import RunRecord
-from vit import cost
-
-if TYPE_CHECKING:
-    from ablations.training.stack import Stack
 
 
-def trained_record(stack: Stack, run: int, probabilities: np.ndarray, labels: np.ndarray) -> RunRecord:
-    """Return the record of a run after its last epoch; a test loss that is not finite means that it diverged.
+def trained_record(
+    probabilities: np.ndarray, labels: np.ndarray, state: Mapping[str, np.ndarray], **facts: Any
+) -> RunRecord:
+    """Return the record of a run after its last epoch.
 
-    `probabilities` (n, C) and `labels` (n,) are those of the test images.
+    `probabilities` (n, C) and `labels` (n,) are those of the test images, `state` the weights; `facts` are the other
+    fields.
     """
-    loss = cross_entropy(probabilities, labels)
-    epochs = stack.config.epochs
-    if not math.isfinite(loss):
-        return diverged_record(stack, run, epochs, stack.steps, labels)
-    member = stack.members[run]
     return RunRecord(
         predictions={"labels": labels, "predicted": probabilities.argmax(axis=1), "probabilities": probabilities},
         test_accuracy=accuracy(probabilities, labels),
-        test_loss=loss,
-        validation_accuracy=member.metrics[-1].validation_accuracy,
-        state=stack.state(run),
-        **_facts(stack, run, epochs * stack.steps),
+        test_loss=cross_entropy(probabilities, labels),
+        validation_accuracy=facts["metrics"][-1].validation_accuracy,
+        state=dict(state),
+        **facts,
     )
 
 
-def diverged_record(stack: Stack, run: int, epoch: int, step: int, labels: np.ndarray) -> RunRecord:
-    """Return the record of a run whose loss was not finite in step `step` of epoch `epoch`, both counted from 1.
+def diverged_record(
+    epoch: int, classes: int, labels: np.ndarray, state: Mapping[str, np.ndarray], **facts: Any
+) -> RunRecord:
+    """Return the record of a run whose loss was not finite in this epoch, counted from 1.
 
     It counts as a classifier that gives each of C classes the probability 1 / C: accuracy 1 / C, loss log C. Weights
     are those when it ended, with NaN for every value that is not finite.
     """
-    member, classes = stack.members[run], stack.dataset.classes
-    unfinished = 0.0 if len(member.metrics) == epoch else stack.epoch_seconds(member)
     uniform = np.full((len(labels), classes), 1 / classes, dtype=np.float32)
     return RunRecord(
         predictions={"labels": labels, "predicted": uniform.argmax(axis=1), "probabilities": uniform},
         test_accuracy=1 / classes,
         test_loss=math.log(classes),
         validation_accuracy=1 / classes,
-        state={name: np.where(np.isfinite(value), value, np.nan) for name, value in stack.state(run).items()},
+        state={name: np.where(np.isfinite(value), value, np.nan) for name, value in state.items()},
         diverged=epoch,
-        **_facts(stack, run, (epoch - 1) * stack.steps + step, unfinished),
+        **facts,
     )
-
-
-def _facts(stack: Stack, run: int, steps: int, unfinished: float = 0.0) -> dict[str, Any]:
-    """Return what every record has. `steps` is their number, `unfinished` the seconds spent on an unfinished epoch."""
-    member, model = stack.members[run], stack.model.config
-    return {
-        "config": member.config,
-        "metrics": member.metrics,
-        "parameters": cost.parameters(model),
-        "flops": cost.TRAINING_FACTOR * cost.forward_flops(model) * steps * stack.batch_size,
-        "train_seconds": sum(metrics.seconds for metrics in member.metrics) + unfinished,
-        "seconds": stack.seconds(member),
-        "stack": len(stack.members),
-        "places": member.places,
-    }
 
 
 def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:

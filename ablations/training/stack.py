@@ -14,8 +14,8 @@ from ablations.data import Dataset
 from ablations.data.loader import Batch, DataLoader
 from ablations.storage import EpochMetrics, RunRecord
 from ablations.training.checkpoint import Checkpointer, TrainingState
-from ablations.training.outcome import accuracy, cross_entropy, diverged_record
-from vit import ViT, get_ops
+from ablations.training.outcome import accuracy, cross_entropy, diverged_record, trained_record
+from vit import ViT, cost, get_ops
 from vit.engine import AdamWConfig, Engine
 from vit.optim import warmup_cosine
 
@@ -255,11 +255,25 @@ class Stack:
         except Exception as error:
             self._end(member, error)
 
+    def record(self, run: int, probabilities: np.ndarray) -> RunRecord:
+        """Return the record of a run after its last epoch, from the `test_probabilities` (n, C).
+
+        A test loss that is not finite means that it diverged.
+        """
+        labels, state = self.dataset.test_labels, self.state(run)
+        facts = self._facts(run, self.config.epochs * self.steps)
+        if not math.isfinite(cross_entropy(probabilities, labels)):
+            return diverged_record(self.config.epochs, self.dataset.classes, labels, state, **facts)
+        return trained_record(probabilities, labels, state, **facts)
+
     def end_diverged(self, member: StackedRun, epoch: int, step: int) -> None:
         """End a run whose loss was not finite in this step of this epoch, both counted from 1."""
         with self.own(member):
             run = self.members.index(member)
-            self._end(member, diverged_record(self, run, epoch, step, self.dataset.test_labels))
+            unfinished = 0.0 if len(member.metrics) == epoch else self.epoch_seconds(member)
+            facts = self._facts(run, (epoch - 1) * self.steps + step, unfinished)
+            dataset = self.dataset
+            self._end(member, diverged_record(epoch, dataset.classes, dataset.test_labels, self.state(run), **facts))
 
     def close(self) -> None:
         self.engine.close()
@@ -268,6 +282,20 @@ class Stack:
         """Return the engine, and the average of the weights (R, P) if the recipe has one."""
         engine = Engine(self.model, training, self.batch_size, threads)
         return engine, self.model.parameters.flat.copy() if self.config.ema else None
+
+    def _facts(self, run: int, steps: int, unfinished: float = 0.0) -> dict[str, Any]:
+        """Return what every record has, after so many steps, with the seconds spent on an unfinished epoch."""
+        member, model = self.members[run], self.model.config
+        return {
+            "config": member.config,
+            "metrics": member.metrics,
+            "parameters": cost.parameters(model),
+            "flops": cost.TRAINING_FACTOR * cost.forward_flops(model) * steps * self.batch_size,
+            "train_seconds": sum(metrics.seconds for metrics in member.metrics) + unfinished,
+            "seconds": self.seconds(member),
+            "stack": len(self.members),
+            "places": member.places,
+        }
 
     def _resume(self) -> None:
         for r, member in enumerate(self.members):

@@ -10,7 +10,6 @@ from ablations.config import RunConfig
 from ablations.data import Dataset
 from ablations.storage import EpochMetrics, RunRecord
 from ablations.training.checkpoint import Checkpointer
-from ablations.training.outcome import trained_record
 from ablations.training.stack import Stack, StackedRun
 from vit import cost
 
@@ -104,7 +103,7 @@ def _train_stack(
         probabilities = stack.test_probabilities() if stack.live else np.empty(0)
         for r, member in stack.live:
             with stack.own(member):
-                record = trained_record(stack, r, probabilities[r], dataset.test_labels)
+                record = stack.record(r, probabilities[r])
             if not member.over:
                 member.over = True
                 on_end(member, record)

@@ -9,6 +9,7 @@ from statsmodels.stats.anova import anova_lm
 
 from ablations.statistics import Analysis, arrange
 from ablations.statistics.other_images import image_interval, image_variance
+from benchmarks import other_images as simulation
 from tests.support import synthetic_results
 
 IMAGES = 40
@@ -105,3 +106,17 @@ def test_runs_on_other_test_sets_or_without_predictions_have_none():
     labels = iter(range(100))
     assert study(labels=lambda key: np.arange(IMAGES) % 4 + next(labels) % 2)[0].other_images == []
     assert Analysis(study()[0].outcomes).other_images == []
+
+
+def test_the_simulated_truth_is_the_difference_over_all_seeds_and_images():
+    case = simulation.Case(settings=2, seeds=3, images=400, arms="far")
+    means = [
+        np.mean([own.mean() for own in simulation.study(case, np.random.default_rng(seed))]) for seed in range(400)
+    ]
+    assert np.mean(means) == pytest.approx(simulation.truth(case)[0], abs=4 * np.std(means) / 20)
+
+
+def test_intervals_cover_other_images_that_intervals_over_seeds_do_not():
+    rates = simulation.rates(simulation.Case(settings=2, seeds=8, images=397, arms="far"), studies=150)
+    assert rates["over_seeds"] < 85 < 90 < rates["over_both"]
+    assert rates["wider"] > 1.5
