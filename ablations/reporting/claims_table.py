@@ -86,7 +86,7 @@ def _row(finding: Finding) -> dict[str, object]:
         row |= {"verdict": finding.verdict, "subject": d.arm, "reference": finding.baseline.arm}
         row |= {"diverged": d.diverged, "diverged_runs": d.runs, "diverged_share": d.share}
         row |= {"diverged_low": d.low, "diverged_high": d.high, "diverged_pairs": d.pairs, "diverged_p": d.p}
-        row |= {"diverged_p_adjusted": d.p_adjusted, "runs": _run_names(d.keys)}
+        row |= {"diverged_p_adjusted": d.p_adjusted, "runs": _run_names(sorted({*d.keys, *finding.baseline.keys}))}
         row |= {"reference_diverged": finding.baseline.diverged, "reference_runs": finding.baseline.runs}
     if isinstance(finding, NoInteractionFinding):
         row |= {"axis": finding.axis, "tested": len(finding.tested)}

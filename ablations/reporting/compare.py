@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablations.config import level_text
-from ablations.config.safe_text import LONGEST, markdown, shortened
+from ablations.config.safe_text import LONGEST, bold, markdown, shortened
 from ablations.errors import UsageError, unknown_name
 from ablations.reporting import tables
 from ablations.reporting.findings import ContrastFinding
-from ablations.reporting.formatting import interval_text, p_text, points_text
+from ablations.reporting.formatting import interval_text, listed, p_text, points_text
 from ablations.reporting.tables import Table
 from ablations.reporting.wording import sentence
 from ablations.statistics import (
@@ -159,11 +159,20 @@ def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results], tests:
             first, second = pairs.mean(axis=1)
             texts = f"{first:.1f}", f"{second:.1f}", points_text(first - second), pairs.shape[1]
             rows.append((*map(level_text, levels), *texts))
-    parts = [sentence(claim), str(Table(header, rows, left=len(outcomes.cell_axes)))]
+    parts = [sentence(claim), *_diverged(outcomes), str(Table(header, rows, left=len(outcomes.cell_axes)))]
     models = trained_models(outcomes, sources)
     if models:
         parts += [_models_text(outcomes, models)]
     return "\n\n".join(parts) + "\n"
+
+
+def _diverged(outcomes: Outcomes) -> list[str]:
+    """Return how many runs of each arm diverged as a sentence; empty if none did."""
+    numbers = outcomes.has_diverged.sum(axis=(1, 2))
+    if not numbers.any():
+        return []
+    arms = listed([f"{bold(outcomes.arm_name(arm))} in {n}" for arm, n in enumerate(numbers)])
+    return [f"Runs that diverged count with chance accuracy; the comparison of trained models omits them: {arms}."]
 
 
 def trained_models(outcomes: Outcomes, sources: tuple[Results, Results]) -> dict[tuple[int, int], ModelComparison]:

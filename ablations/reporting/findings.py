@@ -182,8 +182,8 @@ def _divergences(analysis: Analysis) -> list[DivergenceFinding]:
         return []
     base = next(each for each in analysis.divergences if each.is_baseline)
     without = {contrast.subject: contrast for contrast in analysis.contrasts_without_diverged}
-    shown = [each for each in analysis.divergences if each.diverged or (base.diverged and not each.is_baseline)]
-    return [DivergenceFinding(each, base, without.get(each.arm)) for each in shown]
+    told = [each for each in analysis.divergences if each.diverged or (base.diverged and not each.is_baseline)]
+    return [DivergenceFinding(each, base, without.get(each.arm)) for each in told if each.runs]
 
 
 def _leader_contrasts(analysis: Analysis) -> list[Contrast]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ablations.config import count
+import numpy as np
+
 from ablations.config.safe_text import latex, markdown, plain
 from ablations.reporting.facts import facts
 from ablations.reporting.findings import (
@@ -21,6 +22,7 @@ from ablations.reporting.findings import (
 from ablations.reporting.formatting import interval_cell, interval_text, listed, p_text, points_text
 from ablations.reporting.method import method
 from ablations.reporting.tables import Table, word
+from ablations.reporting.threats import checklist, threats
 from ablations.reporting.wording import sentence
 from ablations.statistics import ALPHA, MARGIN, Analysis, verdict
 
@@ -28,14 +30,6 @@ if TYPE_CHECKING:
     from ablations.storage import Results
 
 FILES = ("paper.md", "paper.tex")
-
-DUPLICATES = {
-    "cifar10": "About 3 % of the test images of CIFAR-10 have near-duplicates in its training set (Barz and Denzler "
-    "2020).",
-    "cifar100": "About 10 % of the test images of CIFAR-100 have near-duplicates in its training set (Barz and Denzler "
-    "2020).",
-}
-FEW_SEEDS = 5
 
 PREAMBLE = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
@@ -93,15 +87,14 @@ class Paper:
 
 def paper(results: Results, analysis: Analysis) -> Paper:
     """Return the text for a paper from the runs of a study; the same runs give the same text."""
-    study = facts(results, analysis)
     return Paper(
         title=results.plan.question,
         methods=_methods(results, analysis),
         results=_results(analysis),
         caption=_caption(analysis),
         table=_table(analysis),
-        threats=_threats(results, analysis, study),
-        checklist=_checklist(results, study),
+        threats=threats(results, analysis),
+        checklist=checklist(results, analysis, facts(results, analysis)),
     )
 
 
@@ -120,6 +113,8 @@ def _methods(results: Results, analysis: Analysis) -> str:
         f"two one-sided {'sign-flip tests' if growth else 't-tests'} show that the difference is within {MARGIN:g} "
         "points."
     )
+    if analysis.interactions:
+        text += " Changes of a difference along another axis are tested jointly, by the same signs for all of them."
     if not single:
         text += " Intervals are 95 % confidence intervals over seeds (Student's t, extended by a bootstrap)."
     if analysis.other_images:
@@ -158,10 +153,11 @@ def _subject(finding: Finding) -> object:
 
 def _caption(analysis: Analysis) -> str:
     outcomes = analysis.outcomes
-    axes = f" averaged over {listed(list(map(word, outcomes.cell_axes)))}," if outcomes.cell_axes else ""
+    axes = f", averaged over {listed(list(map(word, outcomes.cell_axes)))}" if outcomes.cell_axes else ""
+    intervals = "95 % intervals and " if any(np.isfinite(contrast.low) for contrast in analysis.contrasts) else ""
     return (
-        f"Paired differences in test accuracy from {outcomes.arm_name(outcomes.baseline)} in percentage points,{axes} "
-        "with 95 % intervals and p adjusted by Holm's correction."
+        f"Paired differences in test accuracy from {outcomes.arm_name(outcomes.baseline)} in percentage points{axes}, "
+        f"with {intervals}p adjusted by Holm's correction."
     )
 
 
@@ -185,135 +181,3 @@ def _table(analysis: Analysis) -> Table:
             )
         )
     return Table([*header, "p", "pairs", *["diverged"] * bool(rates), "verdict"], rows)
-
-
-def _threats(results: Results, analysis: Analysis, study: dict[str, Any]) -> list[tuple[str, str]]:
-    outcomes, runs = analysis.outcomes, results.runs
-    axes = {outcomes.axis, *outcomes.cell_axes}
-    found: list[tuple[str, str]] = []
-    fewest = int(study["seeds_fewest"])
-    text = f"Each setting has {count(fewest, 'seed')}{' or more' if fewest < int(study['seeds']) else ''}."
-    if fewest == 1:
-        text += " One seed does not show the spread between seeds."
-    elif fewest < FEW_SEEDS:
-        text += " So few seeds say little about rare bad runs."
-    found.append(("Seeds", text))
-    data = list(dict.fromkeys(map(str, runs["data"])))
-    if len(data) == 1:
-        found.append(("Datasets", f"All runs use one dataset ({data[0]}); the results may differ on others."))
-    else:
-        found.append(("Datasets", f"The runs use {len(data)} datasets ({listed(data)})."))
-    if analysis.other_images:
-        errors = listed([f"{each.error:.2f} for {each.subject}" for each in analysis.other_images])
-        found.append(
-            (
-                "Test set",
-                f"The test set has {analysis.other_images[0].images:,} images. The choice of these images alone adds a "
-                f"standard error, in points, of {errors}.",
-            )
-        )
-    known = [DUPLICATES[name] for name in data if name in DUPLICATES]
-    unknown = [name for name in data if name not in DUPLICATES]
-    if unknown:
-        known.append(f"Not checked for test images that also occur in the training set: {', '.join(unknown)}.")
-    found.append(("Duplicates", " ".join(known)))
-    if "learning_rate" not in axes:
-        found.append(
-            (
-                "Tuning",
-                "Hyperparameters were not tuned for each arm: all arms share those of the methods section, which may "
-                "suit some arms better than others.",
-            )
-        )
-    sizes = _range(runs["parameters"].min(), runs["parameters"].max())
-    epochs = _range(runs["epochs"].min(), runs["epochs"].max())
-    found.append(
-        (
-            "Scale",
-            f"The models have {sizes} parameters and were trained for {epochs} epochs; larger models or longer "
-            "training may behave differently.",
-        )
-    )
-    precisions = sorted(set(map(str, runs["precision"]))) if "precision" in runs else ["float32"]
-    if precisions != ["float32"]:
-        found.append(("Precision", f"Matrix products were computed in {listed(precisions)}."))
-    for what, name in (("processors", "cpu"), ("package versions", "packages")):
-        values = {str(environment.get(name)) for environment in results.environments.values()}
-        if len(values) > 1:
-            found.append(("Machines", f"The runs were trained with {len(values)} different {what}."))
-    if results.missing:
-        found.append(
-            (
-                "Missing runs",
-                f"{len(results.missing)} of {len(results.plan.keys)} planned runs have no result; the analysis assumes "
-                "that they are missing at random.",
-            )
-        )
-    if analysis.divergences:
-        number = sum(each.diverged for each in analysis.divergences)
-        found.append(
-            (
-                "Divergence",
-                f"{count(number, 'run')} diverged and counts with chance accuracy; other rules give other differences."
-                if number == 1
-                else f"{number} runs diverged and count with chance accuracy; other rules give other differences.",
-            )
-        )
-    if analysis.growth:
-        found.append(
-            (
-                "Early stopping",
-                "Seeds were added in rounds until contrasts were decided. The tests account for this, but estimates of "
-                "arms that were decided early are biased away from zero.",
-            )
-        )
-    families = 1 + bool(analysis.interactions) * len(analysis.interactions)
-    if families > 1:
-        found.append(
-            (
-                "Several families",
-                f"p is adjusted within each family of comparisons, not over the {families} families of contrasts and "
-                "changes together.",
-            )
-        )
-    return found
-
-
-def _checklist(results: Results, study: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return answers to the items of the NeurIPS paper checklist that follow from the runs."""
-    environments = list(results.environments.values())
-    git = [each["git"] for each in environments if each.get("git")]
-    commits = sorted({str(state["commit"])[:12] for state in git})
-    digests = sorted({str(each["data_sha256"])[:16] for each in environments if each.get("data_sha256")})
-    machines = sorted({str(name) for each in environments for name in (each.get("cpu"), *each.get("gpus", ())) if name})
-    code = f"Code: commit {listed(commits)}" if commits else "Code: digests of all sources are recorded with each run"
-    changed = ", with uncommitted changes" if any(state.get("dirty") for state in git) else ""
-    data = f"; data: SHA-256 {listed(digests)}" if digests else ""
-    hardware = f" on {listed(machines)}" if machines else ""
-    return [
-        (
-            "Experimental result reproducibility",
-            f"Yes. The command {results.plan.command} trains the runs again; each run stores its configuration, seed, "
-            "code digest, package versions, predictions and weights with checksums.",
-        ),
-        ("Open access to data and code", f"{code}{changed}{data}."),
-        (
-            "Experimental setting and details",
-            "Yes. The methods section gives data splits, hyperparameters, optimizer and the selection of seeds; no "
-            "hyperparameter was chosen on the test set, which each run uses once.",
-        ),
-        (
-            "Experiment statistical significance",
-            "Yes. Intervals and tests are over seeds, with the methods stated; the number of pairs is given with each "
-            "result.",
-        ),
-        (
-            "Experiments compute resources",
-            f"Yes. {count(int(study['runs_finished']), 'run')}{hardware}, {study['run_hours']:.2f} hours of run time "
-            f"and {study['training_teraflops']:.2f} TFLOPs of training in total.",
-        ),
-    ]
-
-
-def _range(low: int, high: int) -> str:
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -26,13 +26,17 @@ def runs_frame(results: Results) -> pd.DataFrame:
 
 
 def cost_frame(results: Results, outcomes: Outcomes) -> pd.DataFrame:
-    """Return parameters, training FLOPs and seconds of one run, mean over the seeds, for each arm and setting."""
+    """Return parameters, training FLOPs and seconds of one run, mean over the seeds, for each arm and setting.
+
+    Diverged runs, which end early, count only where no other run has finished.
+    """
     axes = [outcomes.axis, *outcomes.cell_axes]
     by_key = results.runs.set_index("key")
     rows = []
     for arm, level in enumerate(outcomes.arms):
         for cell, levels in enumerate(outcomes.cells):
-            keys = [key for key in outcomes.keys[arm, cell] if key]
+            finished = [key for key in outcomes.keys[arm, cell] if key]
+            keys = [key for key in finished if key not in outcomes.diverged] or finished
             if keys:
                 means = by_key.loc[keys, ["parameters", "flops", "train_seconds"]].astype(float).mean()
                 rows.append(dict(zip(axes, map(level_text, (level, *levels)), strict=True)) | means.to_dict())

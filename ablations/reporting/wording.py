@@ -206,7 +206,7 @@ def _divergence(finding: DivergenceFinding) -> str:
     d, base = finding.divergence, finding.baseline
     share = f"{d.share:.1f} %; exact 95 % interval {percent_interval(d.low, d.high)}"
     start = f"{bold(d.arm)} diverged in {d.diverged} of {count(d.runs, 'run')} ({share})"
-    if finding.contrast is None:
+    if finding.contrast is None or not d.pairs:
         return f"{start}."
     test = f"McNemar's exact test over {count(d.pairs, 'pair')}: Holm {p_phrase(d.p_adjusted)}"
     against = f"{bold(base.arm)} in {base.diverged} of {base.runs}"
@@ -214,6 +214,8 @@ def _divergence(finding: DivergenceFinding) -> str:
         compared = f"{start}, {against}; whether this differs is undecided ({test})."
     else:
         compared = f"{start}, {finding.verdict} than {against} ({test})."
+    if not finding.contrast.n:
+        return f"{compared} Without diverged runs no pair is left."
     without = _contrast(finding.contrast)
     return f"{compared} Without diverged runs: {without.replace('Whether', 'whether', 1)}"
 

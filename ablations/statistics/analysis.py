@@ -97,8 +97,8 @@ class Analysis:
 
     @cached_property
     def divergences(self) -> list[Divergence]:
-        """How often the runs of each arm diverged; empty if none did."""
-        return divergences(self.outcomes)
+        """How often the runs of each arm diverged, up to its last complete round; empty if none did."""
+        return divergences(self.looked)
 
     @cached_property
     def contrasts_without_diverged(self) -> list[Contrast]:

@@ -93,14 +93,16 @@ def package_digest() -> str:
 def position_sources(position: str) -> tuple[str, ...]:
     """Return the source of a positional encoding and of the modules that it imports from its package or folder.
 
-    The rest of vit does not count, as it belongs to the components, nor does the registry, which may get new encodings.
+    The rest of vit does not count: it belongs to the components, or cannot change a result. Nor does the registry,
+    which may get new encodings.
     """
     from vit.positions import POSITIONS
 
     kind = POSITIONS[position]
     source = Path(inspect.getfile(kind)).resolve()
-    folder = source.parents[max(0, kind.__module__.count(".") - 1)]
-    encodings = {*_matching("vit/positions/*.py")} - {
+    depth = kind.__module__.count(".") + (source.name == "__init__.py")
+    folder = source.parents[max(0, depth - 1)]
+    encodings = {*_matching("vit/positions/**/*.py")} - {
         *_matching("vit/positions/base.py"),
         *_matching("vit/positions/__init__.py"),
     }
@@ -135,7 +137,7 @@ def _imported_names(path: Path, module: str) -> Iterator[str]:
 def _source_of(module: str) -> Path | None:
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # not a package, or no module
+    except Exception:  # no module, or a package that raises when it is imported, which the encoding does without
         return None
     return Path(spec.origin).resolve() if spec and spec.origin and spec.origin.endswith(".py") else None
 

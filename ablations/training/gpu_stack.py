@@ -121,7 +121,7 @@ class DeviceStack(Stack):
             if math.isfinite(mean := float(means[r])):
                 member.losses = [mean] * done
             else:
-                self.end_diverged(member, epoch, done)
+                self.end_diverged(member, epoch, done, self.epoch_seconds(member))
 
     def _evaluate(self, data: Any, order: np.ndarray) -> np.ndarray:
         """(R, n, C) float32 of each run's images numbered `order` (R, n)."""

@@ -107,13 +107,13 @@ class Stack:
             return
         probabilities = self.validation_probabilities()
         for r, member in self.live:
+            spent, labels = seconds + member.epoch_before, member.feed.validation_labels
+            validation_loss = cross_entropy(probabilities[r], labels)
+            if not math.isfinite(validation_loss):
+                self.end_diverged(member, epoch, self.steps, spent)
+                continue
+            member.epoch_before = 0.0
             with self.own(member):
-                spent, member.epoch_before = seconds + member.epoch_before, 0.0
-                labels = member.feed.validation_labels
-                validation_loss = cross_entropy(probabilities[r], labels)
-                if not math.isfinite(validation_loss):
-                    self.end_diverged(member, epoch, self.steps)
-                    continue
                 metrics = EpochMetrics(
                     epoch=epoch,
                     learning_rate=member.rate(epoch * self.steps - 1),
@@ -143,7 +143,7 @@ class Stack:
                     if math.isfinite(losses[r]):
                         member.losses.append(losses[r])
                     else:
-                        self.end_diverged(member, epoch, step + 1)
+                        self.end_diverged(member, epoch, step + 1, self.epoch_seconds(member))
                 if self.is_due(self.images_after(step + 1)):
                     self.keep()
                 if not self.live:
@@ -266,14 +266,11 @@ class Stack:
             return diverged_record(self.config.epochs, self.dataset.classes, labels, state, **facts)
         return trained_record(probabilities, labels, state, **facts)
 
-    def end_diverged(self, member: StackedRun, epoch: int, step: int) -> None:
-        """End a run whose loss was not finite in this step of this epoch, both counted from 1."""
-        with self.own(member):
-            run = self.members.index(member)
-            unfinished = 0.0 if len(member.metrics) == epoch else self.epoch_seconds(member)
-            facts = self._facts(run, (epoch - 1) * self.steps + step, unfinished)
-            dataset = self.dataset
-            self._end(member, diverged_record(epoch, dataset.classes, dataset.test_labels, self.state(run), **facts))
+    def end_diverged(self, member: StackedRun, epoch: int, step: int, seconds: float) -> None:
+        """End a run whose loss was not finite in this step of this epoch (both from 1), on which it spent `seconds`."""
+        run, dataset = self.members.index(member), self.dataset
+        facts = self._facts(run, (epoch - 1) * self.steps + step, seconds)
+        self._end(member, diverged_record(epoch, dataset.classes, dataset.test_labels, self.state(run), **facts))
 
     def close(self) -> None:
         self.engine.close()

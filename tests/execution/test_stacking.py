@@ -169,6 +169,21 @@ def test_unwritable_output_fails_no_run_of_a_stack(store, event):
     assert all(LeaseManager().is_free(store.folder(task.key)) for task in tasks)
 
 
+@pytest.mark.parametrize("batch_size", [16, 1000], ids=["in a step", "at validation"])
+def test_unwritable_output_of_a_diverged_run_fails_no_run_of_its_stack(store, batch_size):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    axes = {"position": ("none",), "learning_rate": (1e30, 2e-3), "batch_size": (batch_size,)}
+    _, tasks = plan_and_tasks(store, 4, axes=axes)
+    log = Log()
+    log.finished = full
+    with pytest.raises(StorageError, match="cannot write the output: No space left on device"):
+        inline.run_inline(tasks, ExecutionSettings(store.root), log)
+    assert [store.failed_attempt(task.key) for task in tasks] == [0] * len(tasks)
+    assert all(LeaseManager().is_free(store.folder(task.key)) for task in tasks)
+
+
 def test_an_error_in_shared_code_fails_all_runs(store, monkeypatch):
     def broken(*_):
         raise RuntimeError("no device")

@@ -28,6 +28,7 @@ def diverging_study():
         range(6),
         study="diverging",
         survives=lambda c: c.position != "learned" or c.seed not in (1, 4),
+        images=250,
     )
 
 

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 
 from ablations.errors import UsageError
+from ablations.reporting import run_tables
 from ablations.reporting.findings import (
     BestCellFinding,
     ContrastFinding,
+    DivergenceFinding,
     InteractionFinding,
     NoInteractionFinding,
     SummaryFinding,
@@ -309,6 +311,41 @@ def test_an_undecided_change_says_how_many_more_seeds():
     more = more_seeds(claim.contrast)
     assert more >= 1
     assert f"6 blocks). About {more} more seed" in sentence(claim)
+
+
+def test_an_arm_of_which_every_run_diverges_leaves_no_pair():
+    results = synthetic_results.make(
+        {"position": ("none", "rope")}, range(6), survives=lambda config: config.position == "none"
+    )
+    found = next(sentence(each) for each in claims(Analysis(arrange(results))) if isinstance(each, DivergenceFinding))
+    assert found == (
+        "**rope** diverged in 6 of 6 runs (100.0 %; exact 95 % interval 54.1 to 100.0 %), more often than **none** in "
+        "0 of 6 (McNemar's exact test over 6 pairs: Holm p = 0.031). Without diverged runs no pair is left."
+    )
+
+
+def test_arms_without_a_run_are_not_said_to_diverge_or_not():
+    results = synthetic_results.make(
+        {"position": ("none", "learned", "rope")},
+        range(6),
+        missing=lambda config: config.position == "learned",
+        survives=lambda config: (config.position, config.seed) != ("none", 0),
+    )
+    found = [each for each in claims(Analysis(arrange(results))) if isinstance(each, DivergenceFinding)]
+    assert [each.divergence.arm for each in found] == ["none", "rope"]
+    assert not any("nan" in sentence(each) for each in found)
+
+
+def test_a_diverged_run_is_not_drawn_as_a_learned_table_nor_counted_in_the_cost():
+    results = synthetic_results.make(
+        {"position": ("none", "learned")},
+        range(4),
+        survives=lambda config: (config.position, config.seed) != ("learned", 2),
+    )
+    assert "Learned: trained tables of 3 runs, averaged" in compose(results).text
+    results.runs.loc[results.runs["diverged"] > 0, "flops"] = 1
+    cost = run_tables.cost_frame(results, arrange(results)).set_index("position")
+    assert cost.loc["learned", "flops"] == cost.loc["none", "flops"]
 
 
 def test_an_interaction_is_found_and_its_absence_is_not_claimed():

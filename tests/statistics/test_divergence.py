@@ -6,7 +6,8 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from ablations.statistics import Analysis, arrange, diverged_keys
+from ablations.config import SequentialDesign
+from ablations.statistics import Analysis, analyse, arrange, diverged_keys
 from ablations.statistics.divergence import divergences
 from tests.support import synthetic_results
 
@@ -68,6 +69,17 @@ def test_the_contrasts_with_and_without_diverged_runs():
     assert without.n == 7
     assert without.mean == pytest.approx(np.mean([(accuracy[2, g] - accuracy[0, g])[left[g]].mean() for g in (0, 1)]))
     assert not set(without.runs) & diverged_keys(study())
+
+
+def test_a_study_that_grows_counts_up_to_the_last_complete_round():
+    results = synthetic_results.make(
+        {"position": ("none", "rope")},
+        range(6),
+        design=SequentialDesign(3, 12),  # analyses after 3, 4, 5, 7, ... seeds
+        survives=lambda config: config.position == "none" or config.seed < 4,
+    )
+    none, rope = analyse(results).divergences
+    assert (none.runs, rope.diverged, rope.runs, rope.pairs) == (5, 1, 5, 5)
 
 
 def test_main_effects_take_a_mean_over_a_diverged_run_for_diverged():

@@ -200,7 +200,7 @@ def percent(row, *names):
 def test_the_stored_simulation_is_whole_and_holds_its_level():
     assert [Growing(*(row[name] for name in Growing.__annotations__)) for row in STORED] == cases()
     for row in STORED:
-        assert row["studies"] == 2000
+        assert row["studies"] == 1000
         if row["noise"] != "one-sided":
             assert row["false"] <= 0.055, row
             assert row["false_equivalent"] <= 0.055, row

@@ -16,7 +16,7 @@ from ablations.errors import VitabError
 from ablations.storage import RunRecord
 from ablations.training import stack, trainer
 from ablations.training.stack import Stack, StackedRun
-from ablations.training.trainer import EpochMetrics, calibrate, train
+from ablations.training.trainer import EpochMetrics, calibrate, train, train_together
 from vit import ViT, cost, get_ops
 from vit.engine import Engine
 from vit.optim import warmup_cosine
@@ -255,6 +255,15 @@ class TestLearning:
         """No loss is computed after it, but its weights are those that are evaluated."""
         record = run(learning_rate=1e30, epochs=1, warmup_epochs=0.0, batch_size=1000)
         assert (record.diverged, record.metrics) == (1, [])
+
+    @pytest.mark.parametrize("batch_size", [BASE.batch_size, 1000], ids=["in a step", "at validation"])
+    def test_the_time_of_earlier_attempts_counts(self, batch_size: int) -> None:
+        member = StackedRun(replace(BASE, learning_rate=1e30, warmup_epochs=0.0, batch_size=batch_size), FEW)
+        member.epoch_before = member.seconds_before = 100.0
+        ended: list[Any] = []
+        train_together([member], FEW, lambda _, record: ended.append(record), threads=1)
+        assert ended[0].diverged == 1
+        assert 100 < ended[0].train_seconds <= ended[0].seconds < 200
 
     def test_a_test_loss_that_is_not_finite_diverges(self, monkeypatch: pytest.MonkeyPatch) -> None:
         tested = Stack.test_probabilities

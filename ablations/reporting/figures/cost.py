@@ -85,6 +85,7 @@ def _points(outcomes: Outcomes, cost_of: dict[str, float]) -> pd.DataFrame:
             values = outcomes.accuracy[arm, cell]
             known = np.isfinite(values)
             if known.any():
+                whole = [key for key in outcomes.keys[arm, cell][known] if key not in outcomes.diverged]
                 points.append(
                     {
                         "arm": outcomes.arm_name(arm),
@@ -92,7 +93,7 @@ def _points(outcomes: Outcomes, cost_of: dict[str, float]) -> pd.DataFrame:
                             shortened(name_level(axis, level))
                             for axis, level in zip(outcomes.cell_axes, outcomes.cells[cell], strict=True)
                         ),
-                        "cost": float(np.mean([cost_of[str(key)] for key in outcomes.keys[arm, cell][known]])),
+                        "cost": float(np.mean([cost_of[str(key)] for key in whole or outcomes.keys[arm, cell][known]])),
                         "mean": values[known].mean(),
                         "low": values[known].min(),
                         "high": values[known].max(),

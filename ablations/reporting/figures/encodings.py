@@ -149,7 +149,8 @@ def encodings(results: Results) -> ReportFigure | None:
 
 
 def _learned(results: Results, runs: pd.DataFrame) -> list[FloatArray]:
-    """Return the tables (N, D) of the runs with the smallest patch and depth."""
+    """Return the tables (N, D) of the runs with the smallest patch and depth that did not diverge."""
+    runs = runs[runs["diverged"] == 0]
     if runs.empty:
         return []
     first = runs.iloc[0]

@@ -243,7 +243,7 @@ def _learning(results: Results, outcomes: Outcomes) -> ReportFigure | None:
         "set; the test set contains none of them."
         + (
             " Cross: last epoch of a run that diverged; the lines show the runs that are still training."
-            if outcomes.has_diverged.any()
+            if (epochs["diverged"] > 0).any()
             else ""
         ),
         figure,
