@@ -29,18 +29,18 @@ def photographs(count: int = 1280) -> Dataset:
 def ratio(config: RunConfig, dataset: Dataset, rounds: int) -> tuple[float, float]:
     """Return the time of an epoch divided by the time of its steps, and the milliseconds per step."""
     member = StackedRun(config, dataset)
-    run, feed, rate = Stack([member], dataset), member.feed, np.array([1e-4])
-    images, targets = (array[None] for array in next(feed.epoch(1)))
+    run, loader, rate = Stack([member], dataset), member.loader, np.array([1e-4])
+    images, targets = (array[None] for array in next(loader.epoch(1)))
     run.step(images, targets, rate)
     ratios, steps = [], []
     for epoch in range(1, rounds + 1):
         start = time.perf_counter()
         run.train_epoch(epoch)
         between = time.perf_counter()
-        for _ in range(feed.steps):
+        for _ in range(loader.steps):
             run.step(images, targets, rate)
-        steps.append((time.perf_counter() - between) / feed.steps)
-        ratios.append((between - start) / (steps[-1] * feed.steps))
+        steps.append((time.perf_counter() - between) / loader.steps)
+        ratios.append((between - start) / (steps[-1] * loader.steps))
     run.close()
     return float(np.median(ratios)), float(np.median(steps)) * 1e3
 

@@ -49,17 +49,17 @@ class Record:
 def timed(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
     """Train a run and write the times of its steps to a file. The worker pool executes this function as its job."""
     start, steps = time.monotonic(), []
-    keeper_due = snapshot.Checkpointer.due
+    checkpointer_is_due = snapshot.Checkpointer.is_due
 
-    def due(keeper: snapshot.Checkpointer, steps_ahead: float = 1.0) -> bool:
+    def is_due(checkpointer: snapshot.Checkpointer, steps_ahead: float = 1.0) -> bool:
         steps.append(time.monotonic())
-        return keeper_due(keeper, steps_ahead)
+        return checkpointer_is_due(checkpointer, steps_ahead)
 
-    snapshot.Checkpointer.due = due  # type: ignore[method-assign]
+    snapshot.Checkpointer.is_due = is_due  # type: ignore[method-assign]
     try:
         result = train_and_store(task, settings, hooks)
     finally:
-        snapshot.Checkpointer.due = keeper_due  # type: ignore[method-assign]
+        snapshot.Checkpointer.is_due = checkpointer_is_due  # type: ignore[method-assign]
     times = {"taken": start, "first": steps[0], "second": steps[1], "last": steps[-1], "done": time.monotonic()}
     (settings.runs / f"{task.key}.times").write_text(json.dumps(times))
     return result

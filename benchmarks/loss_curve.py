@@ -34,12 +34,12 @@ def torch_state(state: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return renamed
 
 
-def batches(feed: DataLoader, steps: int) -> Iterator[Batch]:
+def batches(loader: DataLoader, steps: int) -> Iterator[Batch]:
     """Yield `steps` batches, over as many epochs as needed."""
     made, epoch = 0, 0
     while made < steps:
         epoch += 1
-        for batch in feed.epoch(epoch):
+        for batch in loader.epoch(epoch):
             if made < steps:
                 yield batch
             made += 1
@@ -48,13 +48,13 @@ def batches(feed: DataLoader, steps: int) -> Iterator[Batch]:
 def losses(config: RunConfig, data_dir: Path | None, steps: int) -> np.ndarray:
     """Return the losses of vitab and PyTorch, (steps, 2)."""
     dataset = load_for(config, data_dir)
-    feed = DataLoader.of(config, dataset)
+    loader = DataLoader.of(config, dataset)
     shape = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
     model = ViT(shape, get_ops("numpy"), [config.seed])
-    engine = Engine(model, AdamWConfig(weight_decay=config.weight_decay, clip_norm=config.clip_norm), feed.batch_size)
+    engine = Engine(model, AdamWConfig(weight_decay=config.weight_decay, clip_norm=config.clip_norm), loader.batch_size)
     peer: TorchStepper | None = None
     curve = []
-    for step, (images, targets) in enumerate(batches(feed, steps)):
+    for step, (images, targets) in enumerate(batches(loader, steps)):
         if peer is None:
             peer = TorchStepper(shape, images, targets, compiled=False)
             network: Model = peer.model

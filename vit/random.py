@@ -8,7 +8,7 @@ import numpy as np
 def stream(seed: int, name: str, *counters: int) -> np.random.Generator:
     """Return the generator of one random stream of a run, such as ``stream(seed, "order", epoch)``.
 
-    The same arguments always give the same numbers, whatever other streams were used before, in whichever thread, and
+    The same arguments always give the same numbers, for any other streams used before, in any thread, and
     after a resume.
     """
     digest = hashlib.sha256(name.encode()).digest()

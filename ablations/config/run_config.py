@@ -25,7 +25,7 @@ class RunConfig:
 
     data: str = "digits"  # a name of ablations.data.DATASETS
     labels: str = "fine"  # cifar100: "fine" (100 classes) or "coarse" (20)
-    classes: int | tuple[str, ...] | None = None  # the first so many classes, or these; None: all
+    classes: int | tuple[str, ...] | None = None  # the first N classes, or these names; None: all
     per_class: int | None = None  # training images kept of each class; None: all
     data_fraction: float = 1.0  # share of the training part that is used
     validation: float = 0.15  # share of the training part held out, cut by the seed

@@ -37,7 +37,7 @@ def fetch(remotes: Sequence[Remote], folder: Path, on_progress: Progress | None 
     """Bring files into ``folder``; those that are there with the right checksum are left alone.
 
     A file arrives under ``<name>.part`` and is renamed once its checksum is right, so an interrupted fetch
-    leaves nothing that could be mistaken for the file, and the next one goes on where it stopped.
+    leaves nothing that could be mistaken for the file, and the next one resumes where it stopped.
 
     Args:
         on_progress: Called with (file name, bytes so far, bytes in all or None) about once a mebibyte.

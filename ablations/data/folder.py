@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ablations.data.dataset import Dataset
-from ablations.data.heartbeat import alive
+from ablations.data.heartbeat import send_heartbeat
 from ablations.data.split import fixed_order, take
 from ablations.errors import UsageError
 
@@ -109,7 +109,7 @@ def _read_all(paths: Sequence[Path], image_size: int) -> NDArray[np.uint8]:
     images = np.empty((len(paths), image_size, image_size, 3), dtype=np.uint8)
     for image, path in zip(images, paths, strict=True):
         image[:] = _read_picture(path, image_size)
-        alive()
+        send_heartbeat()
     return images
 
 

@@ -4,19 +4,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_told: ContextVar[Callable[[], object]] = ContextVar("told", default=lambda: None)
+_listener: ContextVar[Callable[[], object]] = ContextVar("listener", default=lambda: None)
 
 
 @contextmanager
 def heartbeat_listener(listener: Callable[[], object]) -> Iterator[None]:
     """Call the listener at every heartbeat in this context of this thread."""
-    token = _told.set(listener)
+    token = _listener.set(listener)
     try:
         yield
     finally:
-        _told.reset(token)
+        _listener.reset(token)
 
 
-def alive() -> None:
+def send_heartbeat() -> None:
     """Send a heartbeat."""
-    _told.get()()
+    _listener.get()()

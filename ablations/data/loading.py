@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from ablations.data import Dataset
 
 
-def dataset_for(config: RunConfig, data_dir: Path | None, alive: Callable[[], object] = lambda: None) -> "Dataset":
+def dataset_for(config: RunConfig, data_dir: Path | None, heartbeat: Callable[[], object] = lambda: None) -> "Dataset":
     """Return the dataset of a run, with heartbeats while it is read. The last few are kept in memory."""
-    with heartbeat_listener(alive):
+    with heartbeat_listener(heartbeat):
         return _read(config.data, config.labels, config.classes, config.per_class, data_dir)
 
 

@@ -120,7 +120,7 @@ def load(
         data_dir: The folder that holds the files (or an archive, or a folder above them); the user's cache
             when None, where ``vitab data fetch`` puts them.
         labels: ``"fine"``, or ``"coarse"`` for the 20 superclasses of CIFAR-100.
-        classes: The first so many classes, or their names; see `subset`.
+        classes: The first N classes, or the names of classes; see `subset`.
         per_class: Training images of each class; see `subset`.
 
     Raises:

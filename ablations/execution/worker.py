@@ -32,7 +32,7 @@ def train_and_store(task: Task, settings: ExecutionSettings, hooks: RunHooks) ->
         backend=settings.backend,
         threads=settings.threads,
         on_epoch=hooks.epoch,
-        keeper=checkpointer,
+        checkpointer=checkpointer,
     )
     return write_run(Store(settings.runs), task, record, dataset, settings, hooks)
 
@@ -49,9 +49,9 @@ def checkpointer_for(task: Task, settings: ExecutionSettings, hooks: RunHooks) -
         identity,
         interval=settings.checkpoint_every,
         stop=hooks.stop,
-        alive=hooks.heartbeat,
-        held=hooks.holds_lease,
-        say=hooks.log,
+        heartbeat=hooks.heartbeat,
+        holds_lease=hooks.holds_lease,
+        log=hooks.log,
         place=place(task.config.position, settings.backend),
     )
 

@@ -53,4 +53,4 @@ class RunRecord:
     diverged: int | None = None
     """Epoch, counted from 1, in which its loss was not finite, which ended it."""
     places: Sequence[dict[str, Any]] = ()
-    """Where it was trained, one after another, as its keeper knows them."""
+    """Where it was trained, one after another, as its checkpointer knows them."""

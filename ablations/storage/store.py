@@ -9,7 +9,7 @@
     runs/studies/<study>.json   the plan, with a checksum of its own
 
 A reader sees all of a file or none of it (`ablations.storage.files`). A run is finished when its DONE.json names its
-key; whatever else a killed process leaves in its folder is overwritten by the next attempt. One process at a
+key; all other files that a killed process leaves in its folder are overwritten by the next attempt. One process at a
 time writes a run; any number may read.
 """
 

@@ -1,11 +1,11 @@
-"""A run in the middle: all that its next step depends on, in one file that is trusted only when it is whole.
+"""Checkpoints of unfinished runs: everything that the next step depends on, in one file with a checksum.
 
 ::
 
     resume.bin      64 hex digits (SHA-256 of the rest), a newline, a safetensors file whose metadata is JSON
 
-Random streams are addressed by counters (`vit.random`), so no generator's state is needed. A snapshot of another run,
-of other code, of another backend or with a bit flipped is as good as none: the run starts from its seed.
+Random streams are addressed by counters (`vit.random`), so no state of a generator is needed. A checkpoint of another
+run, other code or another backend, or with a wrong checksum, is ignored: the run starts from its seed.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ import numpy as np
 from ablations.storage import write_file
 
 INTERVAL = 60.0
-"""Seconds of work that a killed process loses at most."""
+"""Maximum number of seconds of work that a killed process loses."""
 EARLY = 0.9
-"""Of it, between two snapshots: what is left is for writing one."""
+"""Share of the interval between two checkpoints; the rest is for writing one."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Plain values for JSON, and arrays, by name."""
+    """State of a run between two steps: plain values for JSON and arrays, by name."""
 
-    notes: dict[str, Any]
+    progress: dict[str, Any]
     arrays: dict[str, np.ndarray]
 
 
@@ -38,7 +38,7 @@ def to_bytes(snapshot: TrainingState, identity: dict[str, str]) -> bytes:
     """Return the content of a checkpoint file; `identity` identifies the run and its code."""
     from safetensors.numpy import save
 
-    metadata = {"vitab": json.dumps({"identity": identity, "notes": snapshot.notes})}
+    metadata = {"vitab": json.dumps({"identity": identity, "notes": snapshot.progress})}
     body = save({name: np.ascontiguousarray(value) for name, value in snapshot.arrays.items()}, metadata)
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
@@ -61,8 +61,8 @@ def from_bytes(content: bytes, identity: dict[str, str]) -> TrainingState | None
 class Checkpointer:
     """Saves checkpoints of one run to `path`: at most `interval` seconds of work are lost; also when `stop` is true.
 
-    A failed write is reported through `say` and does not fail the run. Nothing is written once the run is no longer
-    `held`. `alive` sends a heartbeat where the run cannot stop; `place` describes where it is trained, as in
+    A failed write is reported through `log` and does not fail the run. Nothing is written once `holds_lease` returns
+    False. `heartbeat` is called where the run cannot stop; `place` describes where it is trained, as in
     environment.json.
     """
 
@@ -73,13 +73,13 @@ class Checkpointer:
         *,
         interval: float = INTERVAL,
         stop: Callable[[], bool] = lambda: False,
-        alive: Callable[[], object] = lambda: None,
-        held: Callable[[], bool] = lambda: True,
-        say: Callable[[str], None] = lambda line: None,
+        heartbeat: Callable[[], object] = lambda: None,
+        holds_lease: Callable[[], bool] = lambda: True,
+        log: Callable[[str], None] = lambda line: None,
         place: dict[str, Any] | None = None,
     ) -> None:
         self.path, self.identity, self.interval, self.stop = path, identity or {}, interval, stop
-        self.alive, self.held, self.say, self.place = alive, held, say, place or {}
+        self.heartbeat, self.holds_lease, self.log, self.place = heartbeat, holds_lease, log, place or {}
         self._kept = self._asked = time.monotonic()
         self._refused = False
 
@@ -92,7 +92,7 @@ class Checkpointer:
         except OSError:
             return None
 
-    def due(self, steps: float = 1.0) -> bool:
+    def is_due(self, steps: float = 1.0) -> bool:
         """Return whether to save a checkpoint now. Called after every step; `steps` is the work until the next call."""
         now = time.monotonic()
         step, self._asked = now - self._asked, now
@@ -102,13 +102,13 @@ class Checkpointer:
         """Write a checkpoint, then raise KeyboardInterrupt if the run was asked to stop."""
         self._kept = self._asked  # the checkpoint holds the state of that moment
         stopping = self.stop()
-        if self.path is not None and self.held():
+        if self.path is not None and self.holds_lease():
             try:
                 write_file(self.path, to_bytes(snapshot, self.identity))
                 self._refused = False
             except OSError as error:
                 if stopping or not self._refused:
-                    self.say(f"cannot write checkpoint: {error.strerror or error}")
+                    self.log(f"cannot write checkpoint: {error.strerror or error}")
                 self._refused = True
         self._asked = time.monotonic()
         if stopping or self.stop():

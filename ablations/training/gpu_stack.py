@@ -1,5 +1,5 @@
-"""A stack of runs on a GPU: the data set lies in device memory, an epoch is so many launches of one graph, and what it
-came to is read back once, at its end."""
+"""A stack of runs on a GPU: the dataset is in device memory, an epoch is a number of launches of one CUDA graph, and
+its losses are read back once, at its end."""
 
 import math
 from collections.abc import Callable
@@ -69,7 +69,7 @@ class DeviceStack(Stack):
         return [float(loss) for loss in self.model.ops.to_numpy(losses)]
 
     def validation_probabilities(self) -> np.ndarray:
-        return self._evaluate(self._training_set, np.stack([member.feed.validation for member in self.members]))
+        return self._evaluate(self._training_set, np.stack([member.loader.validation for member in self.members]))
 
     def test_probabilities(self) -> np.ndarray:
         test = self._resident(self.dataset.test_images, self.dataset.test_labels)
@@ -95,14 +95,14 @@ class DeviceStack(Stack):
         return engine, engine.optimizer.average
 
     def _resident(self, images: np.ndarray, labels: np.ndarray) -> Any:
-        mean, std = (np.stack([getattr(m.feed, name) for m in self.members]) for name in ("mean", "std"))
+        mean, std = (np.stack([getattr(m.loader, name) for m in self.members]) for name in ("mean", "std"))
         smoothing = np.array([member.config.label_smoothing for member in self.members])
         return self.engine.resident(images, labels, mean, std, smoothing)
 
     def _start_epoch(self, epoch: int, peak: float = 1.0) -> None:
         """Pass each run's images and learning rates (times `peak`) of an epoch to the engine; skip ended runs."""
         taken = slice(self.steps * self.batch_size)
-        order = np.stack([member.feed.train[member.feed.order(epoch)[taken]] for member in self.members])
+        order = np.stack([member.loader.train[member.loader.order(epoch)[taken]] for member in self.members])
         rates: list[list[float]] = []
         schedules: dict[tuple[float, ...], list[float]] = {}
         for member in self.members:

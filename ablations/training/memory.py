@@ -55,7 +55,7 @@ def estimate_memory(
     kept = 3 * parameters + average  # what a snapshot of a run holds
     tested = len(dataset.test_labels)
 
-    feed = 8 * (used + held) + (0 if is_augmented(config) else used * numbers)
+    loader = 8 * (used + held) + (0 if is_augmented(config) else used * numbers)
     batches = 3 * batch * numbers  # at work, coming, and side by side with those of other runs
     evaluated = 3 * min(EVALUATED, max(held, tested)) * 4 * pixels
     results = 2 * parameters + 3 * tested * 4 * dataset.classes
@@ -64,7 +64,7 @@ def estimate_memory(
         training = training_bytes(model, runs=runs, batch_size=batch, threads=threads) + runs * average
     # Snapshots of all runs are copied at once and made to files one by one; results are there until they are written.
     moments = (runs * kept + 2 * kept, runs * (evaluated + average), runs * results)
-    host = runs * (feed + batches) + max(moments)
+    host = runs * (loader + batches) + max(moments)
     if backend == "numpy":
         return MemoryEstimate(dataset_bytes(dataset), host + training)
     training = device_training_bytes(

@@ -1,4 +1,4 @@
-"""R runs of one shape trained as one model: each from its own seed, on its own batches, to its own end."""
+"""R runs of one shape trained as one model, each from its own seed and on its own batches."""
 
 import math
 import time
@@ -20,52 +20,52 @@ from vit.engine import AdamWConfig, Engine
 from vit.optim import warmup_cosine
 
 EVALUATED = 1024
-"""Images of each run that are evaluated at once, about."""
+"""Approximate number of images of each run that are evaluated at once."""
 
 
 class StackedRun:
-    """One run of a stack: what it is fed, and how far it has got."""
+    """One run of a stack: its data loader and its progress."""
 
     def __init__(
         self,
         config: RunConfig,
         dataset: Dataset,
-        keeper: Checkpointer | None = None,
+        checkpointer: Checkpointer | None = None,
         on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
     ) -> None:
-        self.config, self.feed = config, DataLoader.of(config, dataset)
-        self.keeper, self.on_epoch = keeper or Checkpointer(), on_epoch
+        self.config, self.loader = config, DataLoader.of(config, dataset)
+        self.checkpointer, self.on_epoch = checkpointer or Checkpointer(), on_epoch
         self.over = False
         self.rewind()
 
     def rewind(self) -> None:
-        """Go to where the keeper's snapshot is, or to the start."""
-        self.snapshot = self.keeper.load()
-        notes: dict[str, Any] = self.snapshot.notes if self.snapshot else {}
-        self.metrics = [EpochMetrics(**metrics) for metrics in notes.get("metrics", [])]
-        self.losses: list[float] = notes.get("losses", [])  # of the steps of the epoch at work
-        self.steps_before = int(notes.get("optimizer_step", 0))
-        self.epoch_before = float(notes.get("epoch_seconds", 0.0))  # on that epoch, by earlier attempts
-        self.seconds_before = float(notes.get("seconds", 0.0))  # on the run
-        places: list[dict[str, Any]] = notes.get("places", [])
-        self.places = places + [self.keeper.place] * (self.keeper.place not in places)
+        """Return to the last checkpoint, or to the start if there is none."""
+        self.snapshot = self.checkpointer.load()
+        progress: dict[str, Any] = self.snapshot.progress if self.snapshot else {}
+        self.metrics = [EpochMetrics(**metrics) for metrics in progress.get("metrics", [])]
+        self.losses: list[float] = progress.get("losses", [])  # of the steps of the current epoch
+        self.steps_before = int(progress.get("optimizer_step", 0))
+        self.epoch_before = float(progress.get("epoch_seconds", 0.0))  # spent on that epoch by earlier attempts
+        self.seconds_before = float(progress.get("seconds", 0.0))  # spent on the run by earlier attempts
+        places: list[dict[str, Any]] = progress.get("places", [])
+        self.places = places + [self.checkpointer.place] * (self.checkpointer.place not in places)
 
     @property
     def resume_point(self) -> tuple[int, ...]:
-        """What runs must share to go on side by side: where they are, and the sizes of what they are fed."""
-        feed = self.feed
-        return self.steps_before, feed.steps, feed.batch_size, len(feed.train), len(feed.validation)
+        """Values that runs must share to continue in one stack: step, batches per epoch, batch size and split sizes."""
+        loader = self.loader
+        return self.steps_before, loader.steps, loader.batch_size, len(loader.train), len(loader.validation)
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 0 through all epochs."""
-        config, steps = self.config, self.feed.steps
+        """Return the learning rate of a step, counted from 0 over all epochs."""
+        config, steps = self.config, self.loader.steps
         return warmup_cosine(step, config.epochs * steps, round(config.warmup_epochs * steps), config.learning_rate)
 
 
 class Stack:
     """A model of R runs of one resume_point, its engine, and the average of its weights.
 
-    A run that diverges or raises an error ends alone, and its place in the model is not used again. `on_end` is called
+    A run that diverges or raises an error ends alone, and its index in the model is not used again. `on_end` is called
     at once with the run and its record or error.
     """
 
@@ -84,7 +84,7 @@ class Stack:
         decay = [member.config.weight_decay for member in members]
         training = AdamWConfig(weight_decay=decay, clip_norm=first.config.clip_norm or None)
         self.config, self.members, self.on_end = first.config, list(members), on_end
-        self.steps, self.batch_size = first.feed.steps, first.feed.batch_size
+        self.steps, self.batch_size = first.loader.steps, first.loader.batch_size
         self.dataset = dataset
         ops = get_ops(backend, precision=first.config.precision)
         self.model = ViT(shape, ops, [member.config.seed for member in members])
@@ -95,7 +95,7 @@ class Stack:
 
     @property
     def live(self) -> list[tuple[int, StackedRun]]:
-        """The runs that are not over, each with its place."""
+        """The runs that have not ended, each with its index in the model."""
         return [(r, member) for r, member in enumerate(self.members) if not member.over]
 
     def epoch(self, epoch: int) -> None:
@@ -107,13 +107,13 @@ class Stack:
             return
         probabilities = self.validation_probabilities()
         for r, member in self.live:
-            spent, labels = seconds + member.epoch_before, member.feed.validation_labels
+            spent, labels = seconds + member.epoch_before, member.loader.validation_labels
             validation_loss = cross_entropy(probabilities[r], labels)
             if not math.isfinite(validation_loss):
                 self.end_diverged(member, epoch, self.steps, spent)
                 continue
             member.epoch_before = 0.0
-            with self.own(member):
+            with self.isolated(member):
                 metrics = EpochMetrics(
                     epoch=epoch,
                     learning_rate=member.rate(epoch * self.steps - 1),
@@ -128,9 +128,10 @@ class Stack:
 
     def train_epoch(self, epoch: int) -> list[float]:
         """Train an epoch; return the mean loss of each run over its steps, NaN for an ended run."""
-        with ExitStack() as feeds:
+        with ExitStack() as loaders:
             coming = [
-                feeds.enter_context(closing(member.feed.epoch(epoch, len(member.losses)))) for member in self.members
+                loaders.enter_context(closing(member.loader.epoch(epoch, len(member.losses))))
+                for member in self.members
             ]
             for step in range(max(len(member.losses) for member in self.members), self.steps):
                 at = (epoch - 1) * self.steps + step
@@ -166,7 +167,7 @@ class Stack:
 
     def validation_probabilities(self) -> np.ndarray:
         """`probabilities` of each run's own validation images, (R, n, C)."""
-        return self.probabilities(self.dataset.train_images, [member.feed.validation for member in self.members])
+        return self.probabilities(self.dataset.train_images, [member.loader.validation for member in self.members])
 
     def test_probabilities(self) -> np.ndarray:
         """`probabilities` of the test images, (R, n, C)."""
@@ -175,7 +176,7 @@ class Stack:
 
     def trial(self) -> Callable[[], object]:
         """Execute a step at a learning rate of 0, for timing."""
-        batches = [next(member.feed.epoch(1)) for member in self.members]
+        batches = [next(member.loader.epoch(1)) for member in self.members]
         images, targets = (np.stack(arrays) for arrays in zip(*batches, strict=True))
         return lambda: self.step(images, targets, np.zeros(len(self.members)))
 
@@ -191,7 +192,7 @@ class Stack:
             for start in range(0, len(indices[0]), size):
                 self.show_life()
                 part = [
-                    m.feed.normalise(images[own[start : start + size]])
+                    m.loader.normalise(images[own[start : start + size]])
                     for m, own in zip(self.members, indices, strict=True)
                 ]
                 parts.append(ops.to_numpy(ops.softmax(self.engine.logits(ops.asarray(np.stack(part))))))
@@ -212,12 +213,12 @@ class Stack:
 
     def images_after(self, done: int) -> int:
         """Return the images of each run evaluated after this step of an epoch, before the next step."""
-        return len(self.members[0].feed.validation) if done == self.steps else 0
+        return len(self.members[0].loader.validation) if done == self.steps else 0
 
     def is_due(self, images: int = 0) -> bool:
         """Return whether to save checkpoints before another step and the evaluation of `images` images of each run."""
         # evaluating an image takes less time than training on it
-        due = [member.keeper.due(1 + images / self.batch_size) for _, member in self.live]
+        due = [member.checkpointer.is_due(1 + images / self.batch_size) for _, member in self.live]
         return any(due)  # asks every run, which sends its heartbeat
 
     def keep_before_test(self) -> None:
@@ -228,13 +229,13 @@ class Stack:
     def show_life(self) -> None:
         """Send the heartbeats of all runs."""
         for _, member in self.live:
-            member.keeper.alive()
+            member.checkpointer.heartbeat()
 
     def keep(self) -> None:
         """Save a checkpoint of each run, between two steps. Runs that are asked to stop end."""
         arrays = {name: self.model.ops.to_numpy(value) for name, value in self._arrays().items()}
         for r, member in self.live:
-            notes = {
+            progress = {
                 "optimizer_step": self.engine.optimizer.step,
                 "metrics": [asdict(metrics) for metrics in member.metrics],
                 "losses": member.losses,
@@ -243,12 +244,12 @@ class Stack:
                 "places": member.places,
             }
             try:
-                member.keeper.save(TrainingState(notes, {name: value[r] for name, value in arrays.items()}))
+                member.checkpointer.save(TrainingState(progress, {name: value[r] for name, value in arrays.items()}))
             except KeyboardInterrupt as asked:
                 self._end(member, asked)
 
     @contextmanager
-    def own(self, member: StackedRun) -> Iterator[None]:
+    def isolated(self, member: StackedRun) -> Iterator[None]:
         """End only this run if an error occurs within the context."""
         try:
             yield
@@ -281,7 +282,7 @@ class Stack:
         return engine, self.model.parameters.flat.copy() if self.config.ema else None
 
     def _facts(self, run: int, steps: int, unfinished: float = 0.0) -> dict[str, Any]:
-        """Return what every record has, after so many steps, with the seconds spent on an unfinished epoch."""
+        """Return the fields of every record, after `steps` steps and `unfinished` seconds of an unfinished epoch."""
         member, model = self.members[run], self.model.config
         return {
             "config": member.config,
@@ -312,7 +313,7 @@ class Stack:
         """Return the next batch of each run, (R, B, ...); an ended run gets the batch of another run."""
         batches: dict[int, Batch] = {}
         for r, member in self.live:
-            with self.own(member):
+            with self.isolated(member):
                 batches[r] = next(coming[r])
         some = next(iter(batches.values()), (np.empty(0), np.empty(0)))
         images, targets = zip(*(batches.get(r, some) for r in range(len(self.members))), strict=True)

@@ -1,4 +1,4 @@
-"""One RunConfig to one RunRecord: train, watch the validation split, and use the test set once, at the end."""
+"""Training of one run or a stack: from a RunConfig to a RunRecord, with the test set used once, at the end."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -25,16 +25,16 @@ def train(
     backend: str = "numpy",
     threads: int | None = None,
     on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
-    keeper: Checkpointer | None = None,
+    checkpointer: Checkpointer | None = None,
 ) -> RunRecord:
-    """Train one run from its seed, or from where `keeper` has a snapshot of it.
+    """Train one run from its seed, or from its checkpoint if `checkpointer` has one.
 
-    The same config and data give the same bits, whatever the threads and however often the run was cut short.
+    The same config and data give bitwise identical results for any number of threads and interruptions.
     A run whose loss is not finite ends at once; its record says that it `diverged`. Raises KeyboardInterrupt when
-    `keeper` is asked to stop.
+    `checkpointer` is asked to stop.
     """
     outcomes: list[RunRecord | BaseException] = []
-    member = StackedRun(config, dataset, keeper, on_epoch)
+    member = StackedRun(config, dataset, checkpointer, on_epoch)
     train_together([member], dataset, lambda _, outcome: outcomes.append(outcome), backend=backend, threads=threads)
     (outcome,) = outcomes
     if isinstance(outcome, BaseException):
@@ -61,7 +61,7 @@ def train_together(
         paces.setdefault(member.resume_point, []).append(member)
     for i, group in enumerate(paces.values()):
         for member in group if i else ():
-            if member.keeper.stop():
+            if member.checkpointer.stop():
                 member.over = True
                 on_end(member, KeyboardInterrupt())
         going = [member for member in group if not member.over]
@@ -93,7 +93,7 @@ def _train_stack(
     backend: str,
     threads: int | None,
 ) -> list[StackedRun]:
-    """Train runs of one resume_point; those that are left where there was too little memory for several."""
+    """Train runs of one resume_point; return those that are left if there was too little memory for all of them."""
     stack = None
     try:
         stack = _make_stack(members, dataset, backend, threads, on_end)
@@ -102,7 +102,7 @@ def _train_stack(
         stack.keep_before_test()
         probabilities = stack.test_probabilities() if stack.live else np.empty(0)
         for r, member in stack.live:
-            with stack.own(member):
+            with stack.isolated(member):
                 record = stack.record(r, probabilities[r])
             if not member.over:
                 member.over = True
@@ -131,5 +131,5 @@ def calibrate(
             times.append(time.perf_counter() - begun)
     finally:
         together.close()
-    forward_only = len(members[0].feed.validation) / together.batch_size / cost.TRAINING_FACTOR
+    forward_only = len(members[0].loader.validation) / together.batch_size / cost.TRAINING_FACTOR
     return float(np.median(times[2:])) * (together.steps + forward_only) / stack

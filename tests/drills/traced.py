@@ -13,28 +13,28 @@ from pathlib import Path
 from ablations.cli import app
 from ablations.training import checkpoint as snapshot
 
-_load, _due = snapshot.Checkpointer.load, snapshot.Checkpointer.due
+_load, _is_due = snapshot.Checkpointer.load, snapshot.Checkpointer.is_due
 
 
-def load(keeper: snapshot.Checkpointer) -> snapshot.TrainingState | None:
+def load(checkpointer: snapshot.Checkpointer) -> snapshot.TrainingState | None:
     """Load a checkpoint and start a trace at its step."""
-    found = _load(keeper)
-    keeper.step = 0 if found is None else found.notes["optimizer_step"]
-    name = f"{keeper.path.parent.name}-{time.monotonic_ns()}-{os.getpid()}-{os.getpgrp()}"
-    keeper.trace = os.open(Path(os.environ["VITAB_TRACE"], name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    note(keeper)
+    found = _load(checkpointer)
+    checkpointer.step = 0 if found is None else found.notes["optimizer_step"]
+    name = f"{checkpointer.path.parent.name}-{time.monotonic_ns()}-{os.getpid()}-{os.getpgrp()}"
+    checkpointer.trace = os.open(Path(os.environ["VITAB_TRACE"], name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    note(checkpointer)
     return found
 
 
-def due(keeper: snapshot.Checkpointer, steps: float = 1.0) -> bool:
+def is_due(checkpointer: snapshot.Checkpointer, steps: float = 1.0) -> bool:
     """Record a step."""
-    keeper.step += 1
-    note(keeper)
-    return _due(keeper, steps)
+    checkpointer.step += 1
+    note(checkpointer)
+    return _is_due(checkpointer, steps)
 
 
-def note(keeper: snapshot.Checkpointer) -> None:
-    os.write(keeper.trace, f"{time.monotonic()} {keeper.step}\n".encode())
+def note(checkpointer: snapshot.Checkpointer) -> None:
+    os.write(checkpointer.trace, f"{time.monotonic()} {checkpointer.step}\n".encode())
 
 
 @dataclass
@@ -86,7 +86,7 @@ def at_once(runs: list[list[Trace]]) -> int:
 
 
 if __name__ in ("__main__", "__mp_main__"):  # but not where the module is imported to read traces
-    snapshot.Checkpointer.load, snapshot.Checkpointer.due = load, due
+    snapshot.Checkpointer.load, snapshot.Checkpointer.is_due = load, is_due
 
 if __name__ == "__main__":
     app()

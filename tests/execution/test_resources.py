@@ -220,11 +220,11 @@ def test_format_bytes():
 def test_memory_of_a_data_loader(changes):
     """Compare the estimate of a DataLoader with a real one."""
     digits, config = load("digits"), replace(RunConfig(), **changes)
-    feed = DataLoader.of(config, digits)
-    assert (len(feed.train), len(feed.validation)) == parts_of(config, len(digits.train_labels))
-    held = [feed.train, feed.validation]
+    loader = DataLoader.of(config, digits)
+    assert (len(loader.train), len(loader.validation)) == parts_of(config, len(digits.train_labels))
+    held = [loader.train, loader.validation]
     if not config.flip:
-        held += feed._ready
+        held += loader._ready
     one, two = (estimate_memory(config, digits, runs=runs) for runs in (1, 2))
     assert (
         one.dataset

@@ -290,13 +290,13 @@ def test_an_error_before_training_fails_that_run_alone(store, monkeypatch):
 
     def checkpointer_for(task, *rest):
         if task.config.seed == 1:
-            raise VitabError("no keeper")
+            raise VitabError("no checkpointer")
         return original(task, *rest)
 
     monkeypatch.setattr(stacking, "checkpointer_for", checkpointer_for)
     log = Log()
     inline.run_inline(tasks, ExecutionSettings(store.root), log)
-    assert [event[1:] for event in log.events if event[0] == "failed"] == [("none, seed 1", "no keeper")]
+    assert [event[1:] for event in log.events if event[0] == "failed"] == [("none, seed 1", "no checkpointer")]
     assert [store.done(task.key) for task in tasks] == [True, False, True]
 
 

@@ -22,7 +22,7 @@ def train(
     backend: str = "numpy",
     threads: int | None = None,
     on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
-    keeper: Checkpointer | None = None,
+    checkpointer: Checkpointer | None = None,
 ) -> RunRecord:
     """A record with numbers made from the config; nothing is trained."""
     metrics = [

@@ -35,9 +35,11 @@ def stopping_after(steps):
 def test_a_run_that_is_stopped_goes_on_with_the_same_bits(tmp_path, steps, changes):
     config, path = replace(BASE, **changes), tmp_path / "resume.bin"
     with pytest.raises(KeyboardInterrupt):
-        train(config, FEW, threads=1, keeper=Checkpointer(path, WHO, stop=stopping_after(steps)))
+        train(config, FEW, threads=1, checkpointer=Checkpointer(path, WHO, stop=stopping_after(steps)))
     epochs = []
-    resumed = train(config, FEW, threads=2, keeper=Checkpointer(path, WHO), on_epoch=lambda m: epochs.append(m.epoch))
+    resumed = train(
+        config, FEW, threads=2, checkpointer=Checkpointer(path, WHO), on_epoch=lambda m: epochs.append(m.epoch)
+    )
     assert epochs == list(range((steps - 1) // STEPS + 1, 4))  # an epoch that was told of is not told of again
     assert same_bits(resumed, train(config, FEW, threads=1))
     assert [m.epoch for m in resumed.metrics] == [1, 2, 3]
@@ -58,31 +60,31 @@ def test_no_more_than_the_interval_lies_between_two_snapshots(tmp_path, monkeypa
 
     monkeypatch.setattr(snapshot.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(snapshot, "write_file", write_file)
-    keeper = Checkpointer(tmp_path / "resume.bin", WHO, interval=60.0)
+    checkpointer = Checkpointer(tmp_path / "resume.bin", WHO, interval=60.0)
     while now[0] + step < 200 and len(saved) < len(expected):
         now[0] += step
-        if keeper.due():
+        if checkpointer.is_due():
             saved.append(now[0])
-            keeper.save(TrainingState({"now": now[0]}, {"a": np.zeros(1)}))
+            checkpointer.save(TrainingState({"now": now[0]}, {"a": np.zeros(1)}))
     assert saved == expected
-    assert keeper.load().notes == {"now": expected[-1]}
+    assert checkpointer.load().progress == {"now": expected[-1]}
 
 
 def test_a_snapshot_is_taken_before_an_evaluation_that_would_make_it_late(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(snapshot.time, "monotonic", lambda: now[0])
-    keeper = Checkpointer(interval=60.0)
+    checkpointer = Checkpointer(interval=60.0)
     for now[0] in range(1, 31):
-        assert not keeper.due()
+        assert not checkpointer.is_due()
     now[0] = 31
-    assert not keeper.due(22.9)
+    assert not checkpointer.is_due(22.9)
     now[0] = 32
-    assert keeper.due(22)
+    assert checkpointer.is_due(22)
 
 
 def test_a_run_asks_with_the_time_of_its_evaluation_at_the_end_of_an_epoch(monkeypatch):
     asked = []
-    monkeypatch.setattr(Checkpointer, "due", lambda keeper, steps=1.0: asked.append(steps) is not None)
+    monkeypatch.setattr(Checkpointer, "is_due", lambda checkpointer, steps=1.0: asked.append(steps) is not None)
     train(BASE, FEW, threads=1)
     *asked, before_test = asked
     epochs = [asked[start : start + STEPS] for start in range(0, len(asked), STEPS)]
@@ -95,8 +97,8 @@ def test_a_run_asks_with_the_time_of_its_evaluation_at_the_end_of_an_epoch(monke
 def test_a_run_that_is_stopped_before_its_test_goes_on_with_it(tmp_path):
     path, steps = tmp_path / "resume.bin", []
     with pytest.raises(KeyboardInterrupt):
-        train(BASE, FEW, threads=1, keeper=Checkpointer(path, WHO, stop=stopping_after(3 * STEPS + 1)))
-    resumed = train(BASE, FEW, threads=1, keeper=Checkpointer(path, WHO), on_epoch=steps.append)
+        train(BASE, FEW, threads=1, checkpointer=Checkpointer(path, WHO, stop=stopping_after(3 * STEPS + 1)))
+    resumed = train(BASE, FEW, threads=1, checkpointer=Checkpointer(path, WHO), on_epoch=steps.append)
     assert steps == []
     assert same_bits(resumed, train(BASE, FEW, threads=1))
 
@@ -104,13 +106,13 @@ def test_a_run_that_is_stopped_before_its_test_goes_on_with_it(tmp_path):
 def test_signs_of_life_are_given_while_a_run_evaluates(monkeypatch):
     monkeypatch.setattr("ablations.training.stack.EVALUATED", 1)
     signs = []
-    train(BASE, FEW, threads=1, keeper=Checkpointer(alive=lambda: signs.append(1)))
+    train(BASE, FEW, threads=1, checkpointer=Checkpointer(heartbeat=lambda: signs.append(1)))
     assert len(signs) > BASE.epochs + 1
 
 
 def test_a_run_that_another_has_writes_no_snapshot(tmp_path):
-    keeper = Checkpointer(tmp_path / "resume.bin", WHO, held=lambda: False)
-    keeper.save(TrainingState({}, {"a": np.zeros(1)}))
+    checkpointer = Checkpointer(tmp_path / "resume.bin", WHO, holds_lease=lambda: False)
+    checkpointer.save(TrainingState({}, {"a": np.zeros(1)}))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -118,8 +120,8 @@ def test_the_places_of_a_run_are_kept_in_order(tmp_path):
     path, here, there = tmp_path / "resume.bin", {"cpu": "a"}, {"cpu": "b"}
     for place, stop in ((here, 2), (here, 3), (there, 2)):
         with pytest.raises(KeyboardInterrupt):
-            train(BASE, FEW, threads=1, keeper=Checkpointer(path, WHO, place=place, stop=stopping_after(stop)))
-    assert train(BASE, FEW, threads=1, keeper=Checkpointer(path, WHO, place=here)).places == [here, there]
+            train(BASE, FEW, threads=1, checkpointer=Checkpointer(path, WHO, place=place, stop=stopping_after(stop)))
+    assert train(BASE, FEW, threads=1, checkpointer=Checkpointer(path, WHO, place=here)).places == [here, there]
 
 
 def test_a_whole_snapshot_that_says_something_else_is_none(tmp_path):
@@ -132,12 +134,12 @@ def test_a_whole_snapshot_that_says_something_else_is_none(tmp_path):
 
 def test_a_damaged_or_foreign_snapshot_is_none(tmp_path):
     path = tmp_path / "resume.bin"
-    keeper = Checkpointer(path, WHO)
-    assert keeper.load() is None
-    keeper.save(TrainingState({"losses": [0.1, 1 / 3]}, {"a": np.arange(5, dtype=np.float32)}))
+    checkpointer = Checkpointer(path, WHO)
+    assert checkpointer.load() is None
+    checkpointer.save(TrainingState({"losses": [0.1, 1 / 3]}, {"a": np.arange(5, dtype=np.float32)}))
     good = path.read_bytes()
-    loaded = keeper.load()
-    assert loaded.notes == {"losses": [0.1, 1 / 3]}
+    loaded = checkpointer.load()
+    assert loaded.progress == {"losses": [0.1, 1 / 3]}
     assert np.array_equal(loaded.arrays["a"], np.arange(5, dtype=np.float32))
     assert Checkpointer(path, WHO | {"key": "other"}).load() is None
     rng = np.random.default_rng(0)
@@ -145,33 +147,33 @@ def test_a_damaged_or_foreign_snapshot_is_none(tmp_path):
         bad = bytearray(good)
         bad[rng.integers(len(bad))] ^= 1 << rng.integers(8)
         path.write_bytes(bad)
-        assert keeper.load() is None
+        assert checkpointer.load() is None
     for length in range(0, len(good), 7):
         path.write_bytes(good[:length])
-        assert keeper.load() is None
+        assert checkpointer.load() is None
 
 
 def test_a_run_starts_again_when_its_snapshot_is_damaged(tmp_path):
     path = tmp_path / "resume.bin"
     path.write_bytes(b"0" * 64 + b"\n" + b"x" * 100)
-    assert same_bits(train(BASE, FEW, threads=1, keeper=Checkpointer(path, WHO)), train(BASE, FEW, threads=1))
+    assert same_bits(train(BASE, FEW, threads=1, checkpointer=Checkpointer(path, WHO)), train(BASE, FEW, threads=1))
 
 
 def test_a_disk_that_takes_no_snapshot_costs_no_run(tmp_path):
     lines = []
-    keeper = Checkpointer(tmp_path / "missing" / "resume.bin", WHO, interval=0.0, say=lines.append)
-    assert same_bits(train(BASE, FEW, threads=1, keeper=keeper), train(BASE, FEW, threads=1))
+    checkpointer = Checkpointer(tmp_path / "missing" / "resume.bin", WHO, interval=0.0, log=lines.append)
+    assert same_bits(train(BASE, FEW, threads=1, checkpointer=checkpointer), train(BASE, FEW, threads=1))
     assert lines == ["cannot write checkpoint: No such file or directory"], "once"
 
 
 def test_a_run_that_ends_without_a_snapshot_says_so(tmp_path):
     lines, stop = [], []
     path = tmp_path / "missing" / "resume.bin"
-    keeper = Checkpointer(path, WHO, interval=0.0, say=lines.append, stop=lambda: bool(stop))
-    keeper.save(TrainingState({}, {"a": np.zeros(1)}))
+    checkpointer = Checkpointer(path, WHO, interval=0.0, log=lines.append, stop=lambda: bool(stop))
+    checkpointer.save(TrainingState({}, {"a": np.zeros(1)}))
     stop.append(1)
     with pytest.raises(KeyboardInterrupt):
-        keeper.save(TrainingState({}, {"a": np.zeros(1)}))
+        checkpointer.save(TrainingState({}, {"a": np.zeros(1)}))
     assert lines == ["cannot write checkpoint: No such file or directory"] * 2
 
 
@@ -183,7 +185,7 @@ from ablations.data import load
 from ablations.training.checkpoint import Checkpointer
 from ablations.training.trainer import train
 config = RunConfig(**{config!r})
-train(config, load("digits"), threads=1, keeper=Checkpointer(Path(sys.argv[1]), {who!r}, interval=0.0))
+train(config, load("digits"), threads=1, checkpointer=Checkpointer(Path(sys.argv[1]), {who!r}, interval=0.0))
 """
 
 
@@ -200,7 +202,7 @@ def test_a_killed_process_loses_nothing_of_the_result(tmp_path):
     assert process.wait(timeout=60) == -signal.SIGKILL
     config, digits = RunConfig(**fields), load("digits")
     kept = Checkpointer(path, WHO).load()
-    assert kept.notes["optimizer_step"] > 0
-    assert len(kept.notes["metrics"]) < 30
-    resumed = train(config, digits, threads=1, keeper=Checkpointer(path, WHO))
+    assert kept.progress["optimizer_step"] > 0
+    assert len(kept.progress["metrics"]) < 30
+    resumed = train(config, digits, threads=1, checkpointer=Checkpointer(path, WHO))
     assert same_bits(resumed, train(config, digits, threads=1))

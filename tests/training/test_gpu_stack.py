@@ -39,8 +39,8 @@ def dataset() -> Any:
 
 
 def run(backend: str, **changes: Any) -> RunRecord:
-    keeper = changes.pop("keeper", None)
-    return train(RunConfig(**{**CONFIG.__dict__, **changes}), dataset(), backend=backend, keeper=keeper)
+    checkpointer = changes.pop("checkpointer", None)
+    return train(RunConfig(**{**CONFIG.__dict__, **changes}), dataset(), backend=backend, checkpointer=checkpointer)
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def test_bf16_is_another_run_that_learns_as_well() -> None:
 
 
 def together(
-    seeds: tuple[int, ...], keepers: Callable[[int], Checkpointer] = lambda seed: Checkpointer(), **changes: Any
+    seeds: tuple[int, ...], checkpointers: Callable[[int], Checkpointer] = lambda seed: Checkpointer(), **changes: Any
 ) -> dict[int, Any]:
     data, outcomes = dataset(), {}
     configs = [RunConfig(**{**CONFIG.__dict__, **changes, "seed": seed}) for seed in seeds]
-    members = [StackedRun(config, data, keepers(config.seed)) for config in configs]
+    members = [StackedRun(config, data, checkpointers(config.seed)) for config in configs]
     train_together(
         members, data, lambda member, outcome: outcomes.update({member.config.seed: outcome}), backend="cupy"
     )
@@ -140,12 +140,12 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, changes: di
     whole = run("cupy", **changes)
     path = tmp_path / "resume.bin"
     with pytest.raises(KeyboardInterrupt):
-        run("cupy", keeper=Checkpointer(path, {"run": "it"}, stop=StopOnce()), **changes)
+        run("cupy", checkpointer=Checkpointer(path, {"run": "it"}, stop=StopOnce()), **changes)
     snapshot = Checkpointer(path, {"run": "it"}).load()
     assert snapshot is not None
-    assert 0 < snapshot.notes["optimizer_step"] < whole.config.epochs * 7
-    assert snapshot.notes["optimizer_step"] % 7, "in the middle of an epoch"
-    resumed = run("cupy", keeper=Checkpointer(path, {"run": "it"}), **changes)
+    assert 0 < snapshot.progress["optimizer_step"] < whole.config.epochs * 7
+    assert snapshot.progress["optimizer_step"] % 7, "in the middle of an epoch"
+    resumed = run("cupy", checkpointer=Checkpointer(path, {"run": "it"}), **changes)
     assert np.array_equal(resumed.predictions["probabilities"], whole.predictions["probabilities"])
     assert [m.train_loss for m in resumed.metrics] == [m.train_loss for m in whole.metrics]
     for name, value in whole.state.items():

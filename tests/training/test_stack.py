@@ -90,8 +90,8 @@ def test_all_may_diverge() -> None:
 def test_one_whose_batches_fail_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     original = DataLoader._gathered
 
-    def gathered(feed: DataLoader, order: np.ndarray, step: int) -> Any:
-        return 1 / 0 if feed.config.seed == 0 and step == 3 else original(feed, order, step)
+    def gathered(loader: DataLoader, order: np.ndarray, step: int) -> Any:
+        return 1 / 0 if loader.config.seed == 0 and step == 3 else original(loader, order, step)
 
     monkeypatch.setattr(DataLoader, "_gathered", gathered)
     members = [StackedRun(replace(BASE, seed=seed), FEW) for seed in range(2)]
@@ -105,7 +105,7 @@ def test_one_whose_batches_fail_ends_alone(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_stack_that_is_stopped_goes_on_in_any_other(tmp_path: Any, steps: int, changes: dict[str, Any]) -> None:
     configs = [replace(BASE, seed=seed, **changes) for seed in range(3)]
 
-    def keepers(stop: Any = lambda: False) -> list[Checkpointer]:
+    def checkpointers(stop: Any = lambda: False) -> list[Checkpointer]:
         return [Checkpointer(tmp_path / f"{c.seed}.bin", {"key": str(c.seed)}, stop=stop) for c in configs]
 
     asked = {"times": 0}
@@ -114,11 +114,11 @@ def test_a_stack_that_is_stopped_goes_on_in_any_other(tmp_path: Any, steps: int,
         asked["times"] += 1
         return asked["times"] > 3 * (steps - 1)  # each of three is asked once a step
 
-    ends = together(configs, keepers=keepers(stop))
+    ends = together(configs, checkpointers=checkpointers(stop))
     assert [type(end) for end in ends] == [KeyboardInterrupt] * 3
-    assert all(keeper.load().notes["optimizer_step"] == steps for keeper in keepers())
-    alone = train(configs[0], FEW, threads=1, keeper=keepers()[0])
-    pair = together(configs[1:], keepers=keepers()[1:])
+    assert all(checkpointer.load().progress["optimizer_step"] == steps for checkpointer in checkpointers())
+    alone = train(configs[0], FEW, threads=1, checkpointer=checkpointers()[0])
+    pair = together(configs[1:], checkpointers=checkpointers()[1:])
     for config, record in zip(configs, [alone, *pair], strict=True):
         assert same_bits(record, train(config, FEW, threads=1))
     assert [record.stack for record in (alone, *pair)] == [1, 2, 2]
@@ -126,32 +126,34 @@ def test_a_stack_that_is_stopped_goes_on_in_any_other(tmp_path: Any, steps: int,
 
 def test_runs_at_different_steps_go_one_pace_after_another(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     configs = [replace(BASE, seed=seed) for seed in range(4)]
-    keepers = [Checkpointer(tmp_path / f"{c.seed}.bin", {"key": str(c.seed)}) for c in configs]
+    checkpointers = [Checkpointer(tmp_path / f"{c.seed}.bin", {"key": str(c.seed)}) for c in configs]
     for i, steps in ((1, 7), (3, 7), (2, 2)):
-        stopping = Checkpointer(keepers[i].path, keepers[i].identity, stop=stopping_after(steps))
+        stopping = Checkpointer(checkpointers[i].path, checkpointers[i].identity, stop=stopping_after(steps))
         with pytest.raises(KeyboardInterrupt):
-            train(configs[i], FEW, threads=1, keeper=stopping)
+            train(configs[i], FEW, threads=1, checkpointer=stopping)
     sizes: list[int] = []
     original = Stack.__init__
     monkeypatch.setattr(
         Stack, "__init__", lambda own, members, *rest: sizes.append(len(members)) or original(own, members, *rest)
     )
-    for config, record in zip(configs, together(configs, keepers=keepers), strict=True):
+    for config, record in zip(configs, together(configs, checkpointers=checkpointers), strict=True):
         assert same_bits(record, train(config, FEW, threads=1))
     assert sizes[:3] == [1, 2, 1]
 
 
 def test_one_that_is_asked_to_stop_leaves_the_others_at_work(tmp_path: Any) -> None:
     configs = [replace(BASE, seed=seed) for seed in range(3)]
-    keepers = [Checkpointer(tmp_path / f"{c.seed}.bin", {"key": str(c.seed)}) for c in configs]
-    keepers[1].stop = stopping_after(STEPS + 2)
-    ends = together(configs, keepers=keepers)
+    checkpointers = [Checkpointer(tmp_path / f"{c.seed}.bin", {"key": str(c.seed)}) for c in configs]
+    checkpointers[1].stop = stopping_after(STEPS + 2)
+    ends = together(configs, checkpointers=checkpointers)
     assert [type(end) for end in ends] == [RunRecord, KeyboardInterrupt, RunRecord]
     for i in (0, 2):
         assert same_bits(ends[i], train(configs[i], FEW, threads=1))
-    assert keepers[1].load().notes["optimizer_step"] == STEPS + 2
-    keepers[1].stop = lambda: False
-    assert same_bits(train(configs[1], FEW, threads=1, keeper=keepers[1]), train(configs[1], FEW, threads=1))
+    assert checkpointers[1].load().progress["optimizer_step"] == STEPS + 2
+    checkpointers[1].stop = lambda: False
+    assert same_bits(
+        train(configs[1], FEW, threads=1, checkpointer=checkpointers[1]), train(configs[1], FEW, threads=1)
+    )
 
 
 def test_a_stack_shares_its_time_among_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +193,7 @@ def test_a_stack_too_large_for_the_memory_goes_on_in_halves(
 ) -> None:
     """From its first step, and from the snapshot of an earlier one."""
     configs = [replace(BASE, seed=seed) for seed in range(5)]
-    keepers = [Checkpointer(tmp_path / f"{c.seed}.bin", {"key": str(c.seed)}, interval=0.0) for c in configs]
+    checkpointers = [Checkpointer(tmp_path / f"{c.seed}.bin", {"key": str(c.seed)}, interval=0.0) for c in configs]
     calls = itertools.count(1)
     original, taken = Stack.step, []
 
@@ -202,7 +204,7 @@ def test_a_stack_too_large_for_the_memory_goes_on_in_halves(
         return original(own, *arguments)
 
     monkeypatch.setattr(Stack, "step", step)
-    records = together(configs, keepers=keepers)
+    records = together(configs, checkpointers=checkpointers)
     monkeypatch.undo()
     assert sorted(record.stack for record in records) == [1, 2, 2, 2, 2]
     assert set(taken) == {5, 3, 2, 1}

@@ -116,10 +116,10 @@ class TestRecord:
     @pytest.mark.parametrize("changes", [{}, {"ema": 0.8}, {"position": "learned", "pool": "cls"}], ids=str)
     def test_is_that_of_its_weights(self, changes: dict[str, Any]) -> None:
         config = replace(BASE, **changes)
-        record, feed = train(config, FEW, threads=1), DataLoader.of(config, FEW)
+        record, loader = train(config, FEW, threads=1), DataLoader.of(config, FEW)
         model = model_of(config)
         model.load_state_dict(record.state)
-        probabilities = softmax(model.forward(feed.normalise(FEW.test_images)[None])[0].astype(float), axis=1)
+        probabilities = softmax(model.forward(loader.normalise(FEW.test_images)[None])[0].astype(float), axis=1)
         predictions, labels = record.predictions, FEW.test_labels
         np.testing.assert_allclose(predictions["probabilities"], probabilities, atol=1e-5)
         assert predictions["probabilities"].dtype == np.float32
@@ -128,9 +128,9 @@ class TestRecord:
         assert np.array_equal(predictions["predicted"], predictions["probabilities"].argmax(axis=1))
         assert record.test_accuracy == np.mean(predictions["predicted"] == labels)
         assert record.test_loss == pytest.approx(-np.log(probabilities[range(len(labels)), labels]).mean(), rel=1e-5)
-        held_out = feed.normalise(FEW.train_images[feed.validation])
+        held_out = loader.normalise(FEW.train_images[loader.validation])
         validation = softmax(model.forward(held_out[None])[0].astype(float), axis=1)
-        last, own = record.metrics[-1], feed.validation_labels
+        last, own = record.metrics[-1], loader.validation_labels
         assert last.validation_loss == pytest.approx(-np.log(validation[range(len(own)), own]).mean(), rel=1e-5)
         assert last.validation_accuracy == np.mean(validation.argmax(axis=1) == own) == record.validation_accuracy
 

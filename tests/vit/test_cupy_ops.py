@@ -175,9 +175,12 @@ def test_nothing_takes_an_array_of_the_device_for_one_of_the_host(
     asked = iter([False, True] + [True] * 9)
     with pytest.raises(KeyboardInterrupt):
         train(
-            config, data, backend="cupy", keeper=Checkpointer(tmp_path / "r", {"run": "it"}, stop=lambda: next(asked))
+            config,
+            data,
+            backend="cupy",
+            checkpointer=Checkpointer(tmp_path / "r", {"run": "it"}, stop=lambda: next(asked)),
         )
-    resumed = train(config, data, backend="cupy", keeper=Checkpointer(tmp_path / "r", {"run": "it"}))
+    resumed = train(config, data, backend="cupy", checkpointer=Checkpointer(tmp_path / "r", {"run": "it"}))
     for name, value in whole.state.items():
         assert type(value) is np.ndarray
         assert np.array_equal(resumed.state[name], value), name

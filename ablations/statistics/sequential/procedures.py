@@ -69,7 +69,7 @@ FIXED = FixedDesign()
 
 @dataclass(frozen=True)
 class GroupSequential:
-    """Analyses after every round, valid whatever decided when to stop.
+    """Analyses after every round, valid for any stopping rule.
 
     A contrast has been analysed up to the round of its last seed.
     """
