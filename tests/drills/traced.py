@@ -19,7 +19,7 @@ _load, _is_due = snapshot.Checkpointer.load, snapshot.Checkpointer.is_due
 def load(checkpointer: snapshot.Checkpointer) -> snapshot.TrainingState | None:
     """Load a checkpoint and start a trace at its step."""
     found = _load(checkpointer)
-    checkpointer.step = 0 if found is None else found.notes["optimizer_step"]
+    checkpointer.step = 0 if found is None else found.progress["optimizer_step"]
     name = f"{checkpointer.path.parent.name}-{time.monotonic_ns()}-{os.getpid()}-{os.getpgrp()}"
     checkpointer.trace = os.open(Path(os.environ["VITAB_TRACE"], name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     note(checkpointer)
