@@ -97,7 +97,7 @@ def accepted(store: Store, key: str, name: str) -> Any:
     """Return what the reader of a file accepts; None if it rejects the file or finds none."""
     if name == "resume.bin":
         found = snapshot.Checkpointer(store.snapshot(key), WHO | {"key": key}).load()
-        return None if found is None else (found.notes, found.arrays["weights"].tobytes())
+        return None if found is None else (found.progress, found.arrays["weights"].tobytes())
     if name.startswith("studies/"):
         try:
             return store.read_study("smoke")
