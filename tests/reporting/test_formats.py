@@ -25,7 +25,7 @@ class Elements(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.loader(text)
+        self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag, attributes):

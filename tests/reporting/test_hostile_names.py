@@ -101,7 +101,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: dict[str, list[str]] = {}
-        self.loader(text)
+        self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag, attributes):
