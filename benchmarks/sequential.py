@@ -23,6 +23,10 @@ The lead is the one for which a fixed study has a predicted power of 80 %.
 `--procedures` compares five procedures on the same studies. Three spend alpha as the first, second and third power of
 the share of seeds. One uses the second power with a Bonferroni correction for the interim analyses instead of their
 joint distribution. The last is an e-value, the mean over bets b of prod exp(b d) / cosh(b d), which needs no plan.
+
+`--plain` compares the studentised test of the reports with the test of the plain mean on the same studies: false
+positives, power for an even lead, for an uneven one (all of it in every second cell), and the share of significant
+differences for leads that cancel.
 """
 
 from __future__ import annotations
@@ -72,6 +76,10 @@ class Rates:
     seeds: float
     power_twice: float
     seeds_twice: float
+
+
+SOME = (Growing(2, 3, 12, "normal"), Growing(4, 3, 12, "normal"), Growing(2, 5, 20, "skewed"))
+"""Cases in which procedures and tests are compared."""
 
 
 def cases() -> list[Growing]:
@@ -249,19 +257,64 @@ def compare(case: Growing, studies: int, seed: int = 0) -> list[dict[str, object
     ]
 
 
+class Plain(GroupSequential):
+    """The sequential test of the plain mean, as in earlier versions. Differences between cells count as noise."""
+
+    @staticmethod
+    def statistic(
+        sums: Sequence[FloatArray], counts: NDArray[np.integer], squares: Sequence[FloatArray | float]
+    ) -> FloatArray:
+        return np.asarray(np.mean([own / count for own, count in zip(sums, counts, strict=True)], axis=0))
+
+
+def beside_plain(case: Growing, studies: int, seed: int = 0) -> dict[str, object]:
+    """Return the share of studies in which each test finds a difference, by the kind of leads of the last arm."""
+    plan = SequentialDesign(case.first, case.maximum)
+    kind = Case(case.cells, case.maximum, case.noise, False)
+    lead, second = lead_for(kind), np.arange(case.cells) % 2
+    kinds = {
+        "false": np.zeros(case.cells),
+        "even": np.full(case.cells, lead),
+        "uneven": 2 * lead * second,
+        "cancelling": 2 * lead * (1 - 2 * second),
+    }
+    rng = np.random.default_rng([seed, case.cells, case.first, NOISE.index(case.noise)])
+    never = np.full((CONTRASTS, CONTRASTS), len(plan.looks))
+    counts: dict[str, int] = {}
+    for _ in range(studies):
+        for name, leads in kinds.items():
+            means = np.concatenate([np.zeros((CONTRASTS, case.cells)), leads[None]])
+            outcomes = study(kind, means, rng)
+            differences = [outcomes.differences(arm, 0) for arm in range(1, ARMS)]
+            for test, suffix in ((GroupSequential, ""), (Plain, "_plain")):
+                tests = test(plan, CONTRASTS, BITS)
+                looks = np.array([[tests.orbit(each).rejected(level)[0] for level in LEVELS] for each in differences])
+                different = grow(looks, never, len(plan.looks))[1]
+                found = different.any() if name == "false" else different[-1]
+                counts[name + suffix] = counts.get(name + suffix, 0) + bool(found)
+    return asdict(case) | {"studies": studies} | {name: round(n / studies, 4) for name, n in counts.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Error rates and seeds of studies with --until-decided.")
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument(
         "--procedures", action="store_true", help="compare alpha-spending functions and alternatives, in three cases"
     )
+    parser.add_argument("--plain", action="store_true", help="compare with the test of the plain mean, in three cases")
     parser.add_argument("--json", type=Path, help="output file (default: in benchmarks/results)")
     options = parser.parse_args()
     rows: list[dict[str, object]] = []
+    if options.plain:
+        with ProcessPoolExecutor() as pool:
+            for row in pool.map(partial(beside_plain, studies=options.studies), SOME):
+                rows.append(row)
+                print(" ".join(f"{value:>11}" for value in row.values()), flush=True)
+        (options.json or RESULTS / "sequential_plain.json").write_text(json.dumps(rows, indent=1) + "\n")
+        return
     if options.procedures:
-        kinds = (Growing(2, 3, 12, "normal"), Growing(4, 3, 12, "normal"), Growing(2, 5, 20, "skewed"))
         with ProcessPoolExecutor() as pool:  # each case has its own random stream
-            for found in pool.map(partial(compare, studies=options.studies), kinds):
+            for found in pool.map(partial(compare, studies=options.studies), SOME):
                 rows += found
                 for row in found:
                     print(" ".join(f"{value:>11}" for value in row.values()), flush=True)

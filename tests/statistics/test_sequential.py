@@ -12,7 +12,7 @@ from ablations.statistics import contrasts as stats
 from ablations.statistics.power import sign_flip_power
 from ablations.statistics.power_forecast import rejections
 from ablations.statistics.sequential.sign_flip_orbit import SignFlipOrbit, flipped_sums
-from benchmarks.sequential import RESULTS, Growing, cases, simulate
+from benchmarks.sequential import RESULTS, SOME, Growing, Plain, cases, simulate
 
 
 def test_a_round_adds_a_quarter_up_to_the_maximum():
@@ -239,3 +239,22 @@ def test_no_procedure_that_holds_has_both_more_power_and_fewer_seeds():
         ours = rows.pop("spending 2")
         for name, row in rows.items():
             assert row["power"] < ours["power"] + 0.01 or row["seeds_twice"] > ours["seeds_twice"], name
+
+
+def test_the_comparison_with_the_plain_mean_is_documented():
+    rows = json.loads((RESULTS / "sequential_plain.json").read_text())
+    assert [Growing(*(row[name] for name in Growing.__annotations__)) for row in rows] == list(SOME)
+    kinds = ("false", "even", "uneven", "cancelling")
+    for row in rows:
+        rates = percent(row, *(f"{kind}{test}" for kind in kinds for test in ("", "_plain")))
+        start = f"| {row['noise']} | {row['cells']} | {row['first']} to {row['maximum']} |"
+        assert f"{start} {' | '.join(rates)} |" in DOCUMENTATION
+        assert max(row["false"], row["false_plain"]) <= 0.05 + 2 * (0.05 * 0.95 / row["studies"]) ** 0.5
+        assert row["uneven"] > row["uneven_plain"]
+
+
+def test_the_plain_sequential_test_does_not_studentise():
+    plan, differences = SequentialDesign(2, 4), np.random.default_rng(0).normal(1, 1, (3, 4))
+    plain = Plain(plan, 1).statistics(differences)
+    assert plain[-1][0] == pytest.approx(differences.mean())
+    assert GroupSequential(plan, 1).statistics(differences)[-1][0] != pytest.approx(differences.mean())

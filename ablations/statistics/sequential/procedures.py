@@ -79,6 +79,8 @@ class GroupSequential:
     """Number of arms compared with the baseline; it determines which looks can reject."""
     bits: int = GROUP_BITS
     name = SEQUENTIAL
+    statistic = staticmethod(studentise)
+    """Function of signed sums, counts and sums of squares of the settings, as `studentise`."""
 
     def p(self, differences: FloatArray) -> float:
         return _last(self.path(differences))
@@ -161,7 +163,7 @@ class GroupSequential:
             squares = np.nansum(differences[:, :seen] ** 2, axis=1)
             used = counts > 0
             zeros = np.zeros(sums.shape[-1])
-            found.append(studentise(sums[used, look], counts[used], squares[used]) if used.any() else zeros)
+            found.append(self.statistic(sums[used, look], counts[used], squares[used]) if used.any() else zeros)
         return np.array(found) if found else np.zeros((0, 1))
 
 
