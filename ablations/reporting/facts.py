@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Container
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -48,22 +50,17 @@ def facts(results: Results, analysis: Analysis) -> dict[str, Any]:
 
 def failed(results: Results, axis: str) -> dict[str, int]:
     """Return the number of failed runs of each arm that has any."""
-    counts: dict[str, int] = {}
-    for key, config in results.plan.runs.items():
-        if key in results.failed:
-            arm = name_level(axis, getattr(config, axis))
-            counts[arm] = counts.get(arm, 0) + 1
-    return counts
+    return _count_by_arm(results, axis, results.failed)
 
 
 def diverged(results: Results, axis: str) -> dict[str, int]:
     """Return the number of diverged runs of each arm that has any."""
-    keys, counts = diverged_keys(results), dict[str, int]()
-    for key, config in results.plan.runs.items():
-        if key in keys:
-            arm = name_level(axis, getattr(config, axis))
-            counts[arm] = counts.get(arm, 0) + 1
-    return counts
+    return _count_by_arm(results, axis, diverged_keys(results))
+
+
+def _count_by_arm(results: Results, axis: str, keys: Container[str]) -> dict[str, int]:
+    arms = (name_level(axis, getattr(config, axis)) for key, config in results.plan.runs.items() if key in keys)
+    return dict(Counter(arms))
 
 
 def _rounds(results: Results, analysis: Analysis) -> dict[str, Any]:

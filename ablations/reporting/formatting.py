@@ -43,15 +43,10 @@ def interval_cell(low: float, high: float) -> str:
 
 
 def mean_interval(low: float, high: float) -> str:
-    """Return the interval of a mean in percent; `all equal` if its width is zero, empty if there is none."""
+    """Return the interval of a mean or share in percent; `all equal` if its width is zero, empty if there is none."""
     if not np.isfinite(low):
         return ""
     return f"{low:.1f} to {high:.1f}" if has_spread(low, high) else "all equal"
-
-
-def percent_interval(low: float, high: float) -> str:
-    """Return the interval of a share in percent."""
-    return f"{low:.1f} to {high:.1f} %"
 
 
 def _end_text(value: float) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -30,9 +29,6 @@ from ablations.statistics import (
     arm_means,
     verdict,
 )
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "Code",
@@ -200,7 +196,7 @@ def divergence_table(axis: str, found: Sequence[Divergence]) -> Table:
                 each.diverged,
                 each.runs,
                 _number(each.share, ".1f"),
-                f"{each.low:.1f} to {each.high:.1f}" if each.runs else "–",
+                mean_interval(each.low, each.high) or "–",
                 *(("–", "–") if each.is_baseline else (each.only_arm, each.only_baseline)),
                 p_text(each.p),
                 p_text(each.p_adjusted),

@@ -25,7 +25,6 @@ from ablations.reporting.formatting import (
     mean_interval,
     p_phrase,
     p_text,
-    percent_interval,
     points_text,
 )
 from ablations.statistics import ALPHA, MARGIN, MOST_SEEDS, SEQUENTIAL, Contrast, Interaction, Verdict, verdict
@@ -204,7 +203,7 @@ def _no_interaction(finding: NoInteractionFinding) -> str:
 
 def _divergence(finding: DivergenceFinding) -> str:
     d, base = finding.divergence, finding.baseline
-    share = f"{d.share:.1f} %; exact 95 % interval {percent_interval(d.low, d.high)}"
+    share = f"{d.share:.1f} %; exact 95 % interval {mean_interval(d.low, d.high)} %"
     start = f"{bold(d.arm)} diverged in {d.diverged} of {count(d.runs, 'run')} ({share})"
     if finding.contrast is None or not d.pairs:
         return f"{start}."
