@@ -9,7 +9,7 @@ from safetensors.numpy import save as serialise
 
 from vit.config import ViTConfig
 from vit.errors import ConfigError
-from vit.positions import POSITIONS
+from vit.positions import encoding
 
 
 def to_bytes(state: Mapping[str, np.ndarray], config: ViTConfig, metadata: Mapping[str, str] | None = None) -> bytes:
@@ -18,7 +18,7 @@ def to_bytes(state: Mapping[str, np.ndarray], config: ViTConfig, metadata: Mappi
     The file also contains the constant tables that other implementations store as parameters, such as timm's
     `pos_embed` for sinusoidal positions.
     """
-    arrays = {**POSITIONS[config.position].fixed_state(config), **state}
+    arrays = {**encoding(config.position).fixed_state(config), **state}
     return serialise({name: np.ascontiguousarray(a) for name, a in arrays.items()}, dict(metadata or {}))
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from vit.errors import ConfigError
-from vit.positions import POSITIONS
+from vit.positions import encoding
 
 POOLS = ("mean", "cls")
 
@@ -24,7 +24,8 @@ class ViTConfig:
     mlp_ratio : float
         Hidden width of the MLP relative to `width`.
     position : str
-        Positional encoding, a key of `vit.positions.POSITIONS`.
+        Positional encoding: a key of `vit.positions.POSITIONS`, with options in brackets ("rope(base=10)"), or a sum
+        ("rope+learned").
     pool : {"mean", "cls"}
         Input of the classifier: the mean over the patch tokens, or the class token.
     dropout : float
@@ -78,9 +79,7 @@ class ViTConfig:
                 raise ConfigError(f"{name} must be at least 0 and below 1, got {value!r}")
         if self.pool not in POOLS:
             raise ConfigError(f"pool must be one of {', '.join(POOLS)}, got {self.pool!r}")
-        if not isinstance(self.position, str) or self.position not in POSITIONS:
-            raise ConfigError(f"position must be one of {', '.join(POSITIONS)}, got {self.position!r}")
-        POSITIONS[self.position].check(self)
+        encoding(self.position).check(self)
 
     @property
     def grid(self) -> int:

@@ -20,6 +20,7 @@ from vit.errors import ConfigError
 from vit.lane import Lane
 from vit.model import ViT
 from vit.optim import AdamW, AdamWConfig
+from vit.parameters import Views
 from vit.workspace import Draws
 
 __all__ = ["AdamWConfig", "Engine"]
@@ -69,6 +70,8 @@ class Engine:
         self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         self.optimizer = AdamW(model.layout, model.parameters.flat, training, model.ops)
         self.gradient = self.ops.zeros(model.parameters.flat.shape)
+        self._gradients = Views(model.layout, self.gradient)
+        self._dtables = model.zero_tables(model.position.table_gradients(model.config))
 
     def step(self, images: Array, targets: Array, learning_rate: float | Array | None = None) -> Array:
         """Make one step of AdamW on images (R, B, h, w, channels) and soft targets (R, B, C).
@@ -87,18 +90,21 @@ class Engine:
         losses = self.ops.empty((len(images), batch))
         turn = _Turn()
         self.optimizer.step += 1
+        self.model.derive(self.optimizer.step)
 
         def train_lanes(thread: int) -> None:
             lane = self.lanes[thread]
             for i in range(thread, len(starts), self.threads):
-                part = slice(starts[i], starts[i] + self.lane_images)
+                images_of_lane = slice(starts[i], starts[i] + self.lane_images)
                 draws = Draws(self.model.seeds, self.optimizer.step, i)
-                losses[:, part] = lane.train(images[:, part], targets[:, part], 1 / batch, draws)
+                inputs = images[:, images_of_lane], targets[:, images_of_lane]
+                losses[:, images_of_lane] = lane.train(*inputs, 1 / batch, draws)
                 with turn.of(i):
-                    if i:
-                        self.ops.add(self.gradient, lane.gradient)
-                    else:
-                        self.gradient[...] = lane.gradient
+                    for total, part in self._sums(lane):
+                        if i:
+                            self.ops.add(total, part)
+                        else:
+                            total[...] = part
 
         def train_lanes_or_abandon(thread: int) -> None:
             try:
@@ -109,12 +115,14 @@ class Engine:
 
         with _single_threaded_blas():
             self._on_threads(train_lanes_or_abandon, self.threads)
+            self.model.derive_backward(self._dtables, self._gradients)
             self._optimise(self.training.learning_rate if learning_rate is None else learning_rate)
         return losses.mean(axis=1)
 
     def logits(self, images: Array) -> Array:
         """Return the logits (R, n, C) of any number of images (R, n, h, w, channels), without dropout."""
         self.model.check_images(images)
+        self.model.derive()
         count = images.shape[1]
         starts = range(0, count, self.lane_images)
         logits = self.ops.empty((len(images), count, self.model.config.classes))
@@ -153,6 +161,13 @@ class Engine:
         """Stop the threads."""
         if self._pool:
             self._pool.shutdown()
+
+    def _sums(self, lane: Lane) -> list[tuple[Array, Array]]:
+        """Return the sums over the lanes, each with the summand of one lane."""
+        sums = [(self.gradient, lane.gradient)]
+        if self._dtables:
+            sums.append((self._dtables.flat, lane.table_gradient))
+        return sums
 
     def _optimise(self, learning_rate: float | Array) -> None:
         optimizer, xp = self.optimizer, self.ops.xp

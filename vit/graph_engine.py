@@ -15,7 +15,7 @@ import numpy as np
 from vit.backend import Array
 from vit.backend.cuda.ops import CudaOps, Graph, Mark
 from vit.errors import ConfigError
-from vit.model import Network, ViT
+from vit.model import Network, ViT, capture_problem
 from vit.optim import AdamWConfig
 from vit.parameters import Layout
 from vit.workspace import DeviceDraws
@@ -132,6 +132,7 @@ class GraphEngine:
         self.batch_size = self.lane_images = batch_size
         self.network: Network = model.network(batch_size)
         self.evaluated: Network = model.network(batch_size, training=False)
+        self._captures = capture_problem(model.config, "cupy") is None
         self.gradient = self.network.workspace.gradients.flat
         runs = len(model.seeds)
         copy = model.weights.flat if self.ops.rounds_operands else None
@@ -164,8 +165,7 @@ class GraphEngine:
         ]
         self.model.round_weights()
         self.network.load(self.ops.asarray(images), self.ops.asarray(targets))
-        self._run(("step", batch), lambda: self._train(batch, self._rate))
-        self.optimizer.count(1)
+        self._step(("step", batch), lambda: None, batch, self._rate)
         return self.network.workspace.scratch("head", "losses", batch).mean(axis=1)
 
     def logits(self, images: Array) -> Array:
@@ -189,7 +189,7 @@ class GraphEngine:
         Overwrites buffers and gradients, but no parameters.
         """
         if batch not in self._products:
-            self._products[batch] = self.ops.capture(lambda: self._train(batch, self._rate), products_only=True)
+            self._products[batch] = self.ops.capture(lambda: self._gradient(batch), products_only=True)
         self._products[batch].launch()
         return True
 
@@ -239,13 +239,11 @@ class GraphEngine:
         order, rate = self._tables[steps]
         self.model.round_weights()
 
-        def work() -> None:
+        def load() -> None:
             self._load(self.network, data, recipe, order, self.optimizer.counter, steps, self.batch_size)
-            self._train(self.batch_size, rate)
 
         for _ in range(count):
-            self._run(("train", id(data), recipe, steps), work, data)
-        self.optimizer.count(count)
+            self._step(("train", id(data), recipe, steps), load, self.batch_size, rate, data)
 
     def mark(self) -> Mark:
         """Return a mark after all steps started, to wait for them, since the device runs asynchronously."""
@@ -279,11 +277,41 @@ class GraphEngine:
         self._works.clear()
         self._products.clear()
 
-    def _train(self, batch: int, rate: Array) -> None:
+    def _step(
+        self, key: tuple[Hashable, ...], load: Callable[[], None], batch: int, rate: Array, *kept: object
+    ) -> None:
+        """Start one step on the batch that `load` puts into the input buffers.
+
+        The step is one graph. If the encoding has learned tables, it is two, for the gradient and the update, and the
+        tables are computed outside them.
+        """
+        self.model.derive(self.optimizer.step + 1)
+        workspace = self.network.workspace
+
+        def gradient() -> None:
+            load()
+            self._gradient(batch)
+
+        def update() -> None:
+            self.optimizer.update(self.gradient, rate)
+
+        if workspace.dtables:
+            self._run(("gradient", *key), gradient, *kept)
+            self.model.derive_backward(workspace.dtables, workspace.gradients)
+            self._run(("update", *key), update)
+        else:
+
+            def step() -> None:
+                gradient()
+                update()
+
+            self._run(key, step, *kept)
+        self.optimizer.count(1)
+
+    def _gradient(self, batch: int) -> None:
         draws = DeviceDraws(self._seeds, self.optimizer.counter)
         self.network.inputs(batch)
         self.network.train(1 / batch, draws, self._totals)
-        self.optimizer.update(self.gradient, rate)
 
     def _load(
         self,
@@ -314,6 +342,7 @@ class GraphEngine:
 
     def _evaluate(self, count: int, load: Callable[[slice], None]) -> Array:
         self.model.round_weights()
+        self.model.derive()
         logits = self.ops.empty((len(self.model.seeds), count, self.model.config.classes))
         for start in range(0, count, self.batch_size):
             part = slice(start, min(start + self.batch_size, count))
@@ -331,10 +360,10 @@ class GraphEngine:
     def _run(self, key: tuple[Hashable, ...], work: Callable[[], Any], *kept: object) -> Any:
         """Run `work` directly the first time, capture it the second time, then replay it; return its result.
 
-        With an encoding that is not traceable, `work` is always run directly.
+        If `capture_problem` finds a reason, `work` is always run directly.
         """
         known = self._works.get(key)
-        capturable = self.network.position.traceable
+        capturable = self._captures
         if known is None and capturable:
             self.ops.load_kernels(work)
         if known is None or not capturable:

@@ -2,23 +2,31 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 from vit.backend import Array
 from vit.backend.numpy_ops import NumpyOps
 from vit.backend.program import CapturedProgram
-from vit.model import Network, ViT
+from vit.model import Network, ViT, capture_problem
 from vit.workspace import Draws
+
+TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
+"""Largest difference between a replay and a direct pass, relative to the largest value."""
 
 
 class Lane:
     """A network for at most `capacity` images, with its own buffers and gradient vector.
 
-    On the CPU, a pass is captured as a program, one per number of images, if the network is traceable. The first pass
-    is also computed by a replay, so results do not depend on earlier calls.
+    On the CPU, a pass is captured as a program, one per number of images, unless it draws random numbers or
+    `capture_problem` finds a reason. The first pass is also computed by a replay, so results do not depend on earlier
+    calls. It is compared with a direct pass.
     """
 
     def __init__(self, model: ViT, capacity: int) -> None:
         self.ops = NumpyOps(str(model.ops.dtype)) if model.ops.name == "numpy" else model.ops
         self.network: Network = model.network(capacity, ops=self.ops)
+        random = model.config.dropout or model.config.drop_path
+        self.captures = isinstance(self.ops, NumpyOps) and not random and not capture_problem(model.config, "numpy")
         self.tapes: dict[tuple[str, int, float], CapturedProgram] = {}
         self._results: dict[tuple[str, int, float], Array] = {}
 
@@ -27,10 +35,15 @@ class Lane:
         """Gradient of the last `train`, (R, P)."""
         return self.network.workspace.gradients.flat
 
-    def train(self, images: Array, targets: Array, scale: float, draws: Draws) -> Array:
-        """Return the losses (R, B) of images (R, B, h, w, channels); overwrite `gradient`.
+    @property
+    def table_gradient(self) -> Array:
+        """Gradient of the tables of the encoding in the last `train`, flat (R, size)."""
+        return self.network.workspace.dtables.flat
 
-        `gradient` is then the gradient of `scale` times the sum of the losses.
+    def train(self, images: Array, targets: Array, scale: float, draws: Draws) -> Array:
+        """Return the losses (R, B) of images (R, B, h, w, channels); overwrite `gradient` and `table_gradient`.
+
+        They are then the gradients of `scale` times the sum of the losses.
         """
         self.network.load(images, targets)
         return self._run(("train", images.shape[1], scale), lambda: self.network.train(scale, draws))
@@ -46,14 +59,37 @@ class Lane:
         return program and program.products()
 
     def _run(self, key: tuple[str, int, float], compute: Callable[[], Array]) -> Array:
-        if not (isinstance(self.ops, NumpyOps) and self.network.traceable):
+        if not self.captures:
             return compute()
-        if key not in self.tapes:
-            self.ops.program = program = CapturedProgram(self.ops.dtype)
-            try:
-                self._results[key] = compute()
-            finally:
-                self.ops.program = None
-            self.tapes[key] = program
-        self.tapes[key].replay()
-        return self._results[key]
+        if key in self.tapes:
+            self.tapes[key].replay()
+            return self._results[key]
+        direct = self._outputs(key, compute())
+        assert isinstance(self.ops, NumpyOps)
+        self.ops.program = program = CapturedProgram(self.ops.dtype)
+        try:
+            self._results[key] = result = compute()
+        finally:
+            self.ops.program = None
+        program.replay()
+        self._compare(self._outputs(key, result), direct)
+        self.tapes[key] = program
+        return result
+
+    def _outputs(self, key: tuple[str, int, float], result: Array) -> list[Array]:
+        """Return copies of all results of a pass."""
+        arrays = [result] if key[0] == "logits" else [result, self.gradient, self.table_gradient]
+        return [array.copy() for array in arrays]
+
+    def _compare(self, replayed: list[Array], direct: list[Array]) -> None:
+        """Raise RuntimeError if a replay differs from the direct pass. Passes that are not finite are not compared."""
+        tolerance = TOLERANCE[str(self.ops.dtype)]
+        for actual, expected in zip(replayed, direct, strict=True):
+            if not expected.size or not np.isfinite(expected).all():
+                continue
+            largest = np.abs(expected).max()
+            if not np.abs(actual - expected).max() <= tolerance * largest:
+                raise RuntimeError(
+                    f"position {self.network.config.position!r} computes something that a captured program does not "
+                    "repeat: its hooks must call methods of `ops`, or use array expressions that NumPy can see"
+                )

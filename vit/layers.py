@@ -17,7 +17,7 @@ from vit.backend import Array
 from vit.config import ViTConfig
 from vit.dropout import Branch, Dropout
 from vit.parameters import Parameter, ones, truncated_normal, zeros
-from vit.positions import Position
+from vit.positions import BlockHook, TokenHook
 from vit.workspace import AnyDraws, Workspace
 
 
@@ -136,14 +136,14 @@ class LayerNorm:
 class Attention:
     """Multi-head self-attention (Vaswani et al. 2017) with any positional encoding."""
 
-    def __init__(self, workspace: Workspace, name: str, config: ViTConfig, position: Position) -> None:
+    def __init__(self, workspace: Workspace, name: str, config: ViTConfig, hook: BlockHook) -> None:
         self.workspace, self.ops, self.name = workspace, workspace.ops, name
-        self.position = position
+        self.hook = hook
         self.heads, self.head_width = config.heads, config.head_width
         self.scale, self.prefix = config.head_width**-0.5, config.prefix
         self.qkv = Linear(workspace, f"{name}.qkv")
         self.proj = Linear(workspace, f"{name}.proj")
-        self.fused = position.fusible and self.ops.fuses_attention(config.tokens, config.head_width)
+        self.fused = hook.fusible and self.ops.fuses_attention(config.tokens, config.head_width)
 
     @staticmethod
     def declare(name: str, config: ViTConfig) -> list[Parameter]:
@@ -156,20 +156,20 @@ class Attention:
         _, batch, tokens, width = x.shape
         ws = self.workspace
         projected = self.qkv.product(x, ws.saved(self.name, "qkv", batch, tokens, 3 * width))
-        projected = projected.reshape(*x.shape[:3], 3, self.heads, self.head_width)
+        self.projected = projected = projected.reshape(*x.shape[:3], 3, self.heads, self.head_width)
         mixed = ws.saved(self.name, "mixed", batch, tokens, width)
         if self.fused:
-            self.projected, self.mixed = projected, mixed
+            self.mixed = mixed
             self.logsumexp = ws.saved(self.name, "logsumexp", batch, self.heads, tokens)
             self.ops.attention(
-                projected, self.qkv.bias, self.scale, *self.rotation, out=mixed, logsumexp=self.logsumexp
+                projected, self.qkv.bias, self.scale, *self._encoding, out=mixed, logsumexp=self.logsumexp
             )
         else:
-            self.position.rotate_queries_keys(projected, self.qkv.bias, self.scale)
+            self.hook.queries_keys(projected, self.qkv.bias, self.scale)
             self.q, self.k, self.v = (projected[:, :, :, i].swapaxes(2, 3) for i in range(3))
             scores = ws.saved(self.name, "probabilities", batch, self.heads, tokens, tokens)
             self.ops.matmul(self.q, self.k, trans_b=True, out=scores)
-            self.position.add_to_scores(scores)
+            self.hook.scores(scores, projected)
             self.probabilities = self.ops.softmax(scores)
             self.ops.matmul(self.probabilities, self.v, out=self._by_head(mixed))
         value = self.proj.product(mixed, ws.scratch(self.name, "branch", batch, tokens, width))
@@ -181,20 +181,25 @@ class Attention:
         dmixed = self.proj.product_backward(dbranch)
         dprojected = ws.scratch(self.name, "dqkv", batch, tokens, 3, self.heads, self.head_width)
         if self.fused:
+            score_bias, rotation = self.hook.score_bias, self.hook.rotation
             self.ops.attention_backward(
                 dmixed,
                 self.projected,
                 self.qkv.bias,
                 self.scale,
-                *self.rotation,
+                *self._encoding,
                 self.mixed,
                 self.logsumexp,
                 dqkv=dprojected,
                 dbias=self.qkv.dbias,
+                dscore_bias=score_bias and score_bias.dbias,
             )
+            if rotation is not None and rotation.dangles is not None:
+                arrays = (self.projected, self.qkv.bias, dprojected)
+                self.ops.rotation_gradient(*arrays, self.prefix, out=rotation.dangles)
         else:
             self._backward_by_products(self._by_head(dmixed), dprojected)
-            self.position.rotate_queries_keys_backward(dprojected, self.scale, dbias=self.qkv.dbias)
+            self.hook.queries_keys_backward(self.projected, dprojected, self.scale, dbias=self.qkv.dbias)
         return self.qkv.product_backward(dprojected.reshape(*dbranch.shape[:3], 3 * width))
 
     def _backward_by_products(self, dmixed: Array, dprojected: Array) -> None:
@@ -206,13 +211,16 @@ class Attention:
         matmul(dmixed, self.v, trans_b=True, out=dscores)
         matmul(self.probabilities, dmixed, trans_a=True, out=dv)
         self.ops.softmax_backward(dscores, self.probabilities)
-        self.position.add_to_scores_backward(dscores)
         matmul(dscores, self.k, out=dq)
         matmul(dscores, self.q, trans_a=True, out=dk)
+        self.hook.scores_backward(dscores, self.projected, dprojected)
 
     @property
-    def rotation(self) -> tuple[Array | None, Array | None, int]:
-        return (*self.position.rotation, self.prefix)
+    def _encoding(self) -> tuple[Array | None, Array | None, int, Array | None]:
+        """Cosines, sines, number of tokens that are not rotated, and bias of the scores, for fused attention."""
+        rotation, score_bias = self.hook.rotation, self.hook.score_bias
+        cos, sin = (rotation.cos, rotation.sin) if rotation else (None, None)
+        return cos, sin, self.prefix, score_bias and score_bias.bias
 
     def _by_head(self, x: Array) -> Array:
         """Return a view (R, B, H, T, K) of x (R, B, T, D)."""
@@ -256,10 +264,11 @@ class Block:
     """Pre-norm block: attention and MLP, each a residual branch that the following norm adds to the stream."""
 
     def __init__(
-        self, workspace: Workspace, name: str, config: ViTConfig, position: Position, drop_path: float = 0.0
+        self, workspace: Workspace, name: str, config: ViTConfig, hook: BlockHook, drop_path: float = 0.0
     ) -> None:
+        self.hook = hook
         self.norm1 = LayerNorm(workspace, f"{name}.norm1")
-        self.attn = Attention(workspace, f"{name}.attn", config, position)
+        self.attn = Attention(workspace, f"{name}.attn", config, hook)
         self.drop1 = Dropout(workspace, f"{name}.drop1", config.dropout, drop_path)
         self.norm2 = LayerNorm(workspace, f"{name}.norm2")
         self.mlp = Mlp(workspace, f"{name}.mlp", config.dropout)
@@ -279,7 +288,7 @@ class Block:
 
         `branch` is the branch of the preceding block, not yet added to `stream`.
         """
-        stream, normal = self.norm1.forward(stream, branch)
+        stream, normal = self.norm1.forward(*self.hook.block_input(stream, branch))
         branch = self.drop1.forward_branch(self.attn.forward(normal), draws)
         stream, normal = self.norm2.forward(stream, branch)
         return stream, self.drop2.forward_branch(self.mlp.forward(normal, draws), draws)
@@ -292,14 +301,15 @@ class Block:
         dbranch = self.drop2.backward_branch(operand, self.mlp.fc2.dbias)
         operand = self.norm2.backward(self.mlp.backward(dbranch), dstream)
         dbranch = self.drop1.backward_branch(operand, self.attn.proj.dbias)
-        return self.norm1.backward(self.attn.backward(dbranch), dstream)
+        operand = self.norm1.backward(self.attn.backward(dbranch), dstream)
+        return self.hook.block_input_backward(dstream, operand)
 
 
 class PatchEmbed:
     """Patch embedding: a linear layer on flattened patches, the positional encoding, and the class token, if any."""
 
-    def __init__(self, workspace: Workspace, config: ViTConfig, position: Position) -> None:
-        self.workspace, self.ops, self.config, self.position = workspace, workspace.ops, config, position
+    def __init__(self, workspace: Workspace, config: ViTConfig, hook: TokenHook) -> None:
+        self.workspace, self.ops, self.config, self.hook = workspace, workspace.ops, config, hook
         self.proj = Linear(workspace, "patch_embed.proj")
         self.drop = Dropout(workspace, "pos_drop", config.dropout, buffer="tokens")
 
@@ -324,7 +334,7 @@ class PatchEmbed:
         if c.prefix:
             embedded = ws.scratch("patch_embed", "embedded", batch, c.patches, c.width)
         self.ops.add_bias(self.proj.product(self.patches, embedded), self.proj.bias)
-        self.position.add_to_tokens(embedded)
+        self.hook.forward(embedded)
         if c.prefix:
             self.ops.copy_tokens(ws.parameters["cls_token"], out=tokens[:, :, : c.prefix])
             self.ops.copy_tokens(embedded, out=tokens[:, :, c.prefix :])
@@ -341,7 +351,7 @@ class PatchEmbed:
             self.ops.sum_images(dprefix, out=ws.gradients["cls_token"][:, 0])
             dembedded = ws.scratch("patch_embed", "dembedded", batch, c.patches, c.width)
             self.ops.copy_tokens(dtokens[:, :, c.prefix :], out=dembedded)
-        self.position.add_to_tokens_backward(dembedded)
+        self.hook.backward(dembedded)
         self.ops.sum_tokens(dembedded, out=self.proj.dbias)
         self.proj.weight_backward(dembedded)
 

@@ -1,54 +1,32 @@
 """Memory that training needs, counted by running the layers on arrays that allocate no memory."""
 
-import inspect
 from functools import lru_cache
 from math import prod
-from typing import Any
 
 import numpy as np
 
-from vit.backend import Array, Ops
-from vit.backend.cuda import attention as cuda_attention
+from vit.backend import Array
+from vit.backend.probe import MetaArray, MetaOps, meta_array
 from vit.config import ViTConfig
 from vit.engine import lanes_of
-from vit.model import Network, layout
+from vit.model import Network, layout, table_layout
 from vit.optim import AdamW, AdamWConfig
 from vit.parameters import Views
+from vit.positions import encoding
 from vit.workspace import DeviceDraws, Draws, Workspace
 
 
-class MetaArray(np.ndarray):
-    """Array whose elements all share one memory location. Assignments and ufuncs compute nothing."""
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        if "out" in kwargs:
-            return kwargs["out"][0]
-        if method == "__call__" and ufunc.signature is None:  # element by element
-            return meta_array(np.broadcast_shapes(*map(np.shape, inputs)), self.dtype)
-        return getattr(ufunc, method)(*map(np.asarray, inputs), **kwargs)
-
-
-def meta_array(shape: tuple[int, ...], dtype: Any) -> MetaArray:
-    """Return an array of the given shape that allocates only one element."""
-    return np.lib.stride_tricks.as_strided(np.zeros(1, dtype), shape, [0] * len(shape)).view(MetaArray)
-
-
-class AllocationCounter(Ops):
+class AllocationCounter(MetaOps):
     """`Ops` that compute nothing and allocate no memory, but count in `bytes` the bytes they would allocate."""
 
     def __init__(self, name: str, dtype: str, *, rounds_operands: bool = False) -> None:
-        super().__init__(np, dtype)
-        self.name, self.rounds_operands = name, rounds_operands
+        super().__init__(name, dtype)
+        self.rounds_operands = rounds_operands
         self.bytes = 0
 
     def empty(self, shape: tuple[int, ...]) -> Array:
         self.bytes += prod(shape) * self.dtype.itemsize
-        return meta_array(shape, self.dtype)
-
-    def zeros(self, shape: tuple[int, ...]) -> Array:
-        return self.empty(shape)
+        return super().empty(shape)
 
     def empty_operand(self, shape: tuple[int, ...]) -> Array:
         if not self.rounds_operands:
@@ -56,22 +34,10 @@ class AllocationCounter(Ops):
         self.bytes += prod(shape) * 2
         return meta_array(shape, np.dtype("uint16"))
 
-    def fuses_attention(self, tokens: int, head_width: int) -> bool:
-        return self.name != "numpy" and cuda_attention.fits(tokens, head_width)
-
     def asarray(self, array: Array) -> Array:
         if not isinstance(array, MetaArray):
             self.bytes += array.size * self.dtype.itemsize
         return array
-
-
-def _nothing(self: Ops, x: Array = None, *rest: Any, out: Array = None, **more: Any) -> Array:
-    return x if out is None else out
-
-
-for _name, _method in vars(Ops).items():
-    if inspect.isfunction(_method) and _name not in vars(AllocationCounter):
-        setattr(AllocationCounter, _name, _nothing)
 
 
 class MetaDraws(Draws):
@@ -84,6 +50,14 @@ class MetaDraws(Draws):
 def parameter_bytes(config: ViTConfig, runs: int = 1, dtype: str = "float32") -> int:
     """Return the bytes of the flat parameters (R, P), including padding."""
     return runs * layout(config).size * np.dtype(dtype).itemsize
+
+
+def _tables(config: ViTConfig, runs: int, ops: AllocationCounter) -> tuple[Views, Views]:
+    """Return the tables of the encoding and their gradients."""
+    position = encoding(config.position)
+    layouts = [table_layout(shapes) for shapes in (position.tables(config), position.table_gradients(config))]
+    tables, dtables = (Views(layout, ops.empty((runs, layout.size))) for layout in layouts)
+    return tables, dtables
 
 
 @lru_cache(maxsize=4096)
@@ -107,7 +81,9 @@ def training_bytes(
     ops.zeros(parameters.flat.shape)  # the sum of the lanes' gradients
     shared = ops.bytes
     gradients = Views(declared, ops.zeros(parameters.flat.shape))
-    network = Network(config, Workspace(ops, parameters, parameters, gradients, lane_images))
+    tables, dtables = _tables(config, runs, ops)
+    workspace = Workspace(ops, parameters, parameters, gradients, lane_images, True, tables, dtables)
+    network = Network(config, workspace)
     side = config.image_size
     images, targets = (runs, lane_images, side, side, config.channels), (runs, lane_images, config.classes)
     network.load(meta_array(images, ops.dtype), meta_array(targets, ops.dtype))
@@ -130,9 +106,11 @@ def device_training_bytes(
     shape = (runs, declared.size)
     parameters, gradients, *_ = (Views(declared, ops.empty(shape)) for _ in range(4 + average))
     weights = Views(declared, ops.empty_operand(shape)) if ops.rounds_operands else parameters
+    tables, dtables = _tables(config, runs, ops)
     draws = DeviceDraws(meta_array((runs,), np.dtype("int64")), meta_array((1,), np.dtype("int32")))
     for training in (True, False):
-        network = Network(config, Workspace(ops, parameters, weights, gradients, batch_size, training))
+        workspace = Workspace(ops, parameters, weights, gradients, batch_size, training, tables, dtables)
+        network = Network(config, workspace)
         network.inputs(batch_size)
         if training:
             network.train(1.0, draws)

@@ -1,24 +1,63 @@
 """The Vision Transformer: R models of the same shape, computed together."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 
 from vit.backend import Array, Ops
+from vit.backend.probe import ProbeOps, UncapturableError
 from vit.config import ViTConfig
 from vit.errors import ConfigError
 from vit.layers import Block, Head, PatchEmbed
-from vit.parameters import Layout, Views, initialise
-from vit.positions import POSITIONS
+from vit.parameters import Layout, Parameter, Views, initialise, zeros
+from vit.positions import encoding
+from vit.random import stream
 from vit.workspace import AnyDraws, Workspace
 
 
 def layout(config: ViTConfig) -> Layout:
     """Return the layout of all parameters, with the names and shapes of timm's VisionTransformer."""
-    declared = PatchEmbed.declare(config) + POSITIONS[config.position].declare(config)
+    declared = PatchEmbed.declare(config) + encoding(config.position).declare(config)
     for i in range(config.depth):
         declared += Block.declare(f"blocks.{i}", config)
     return Layout(declared + Head.declare(config))
+
+
+def table_layout(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
+    """Return the layout of tables of an encoding, or of their gradients."""
+    return Layout(Parameter(name, shape, zeros) for name, shape in shapes.items())
+
+
+@cache
+def attention_is_fusible(config: ViTConfig) -> bool:
+    """Return whether the encoding allows attention to be one fused kernel in every block."""
+    return all(hook.fusible for hook in encoding(config.position).hooks(config, _probe(config, "cupy")).blocks)
+
+
+def _probe(config: ViTConfig, backend: str) -> Workspace:
+    """Return a workspace of arrays without values, in which every computation outside kernels raises."""
+    ops = ProbeOps(backend)
+    position = encoding(config.position)
+    layouts = [layout(config), *map(table_layout, (position.tables(config), position.table_gradients(config)))]
+    parameters, tables, dtables = (Views(of, ops.empty((1, of.size))) for of in layouts)
+    return Workspace(ops, parameters, parameters, parameters, 2, True, tables, dtables)
+
+
+@cache
+def capture_problem(config: ViTConfig, backend: str) -> str | None:
+    """Return what keeps a backend from capturing a pass and replaying it, or None if nothing does.
+
+    Found out by a pass over arrays without values, in which every computation outside the kernels of the backend
+    raises. An encoding that computes with array expressions has such a problem.
+    """
+    try:
+        network = Network(config, _probe(config, backend))
+        network.inputs(2)
+        network.train(1.0)
+    except UncapturableError as error:
+        return str(error)
+    return None
 
 
 class Network:
@@ -26,24 +65,17 @@ class Network:
 
     def __init__(self, config: ViTConfig, workspace: Workspace) -> None:
         self.config, self.workspace, self.ops = config, workspace, workspace.ops
-        position = POSITIONS[config.position]
-        self.position = position(config, workspace.ops, workspace.parameters, workspace.gradients)
-        if self.ops.rounds_operands and not self.position.traceable:
+        if self.ops.rounds_operands and (problem := capture_problem(config, "cupy")):
             raise ConfigError(
-                f"precision must be float32 or tf32 with position {config.position!r}, which is computed with array "
-                "expressions instead of CUDA kernels, got bf16"
+                f"precision must be float32 or tf32 with position {config.position!r}, which needs {problem}, got bf16"
             )
-        self.patch_embed = PatchEmbed(workspace, config, self.position)
+        hooks = encoding(config.position).hooks(config, workspace)
+        self.patch_embed = PatchEmbed(workspace, config, hooks.tokens)
         rates = np.linspace(0, config.drop_path, config.depth)
         self.blocks = [
-            Block(workspace, f"blocks.{i}", config, self.position, float(rate)) for i, rate in enumerate(rates)
+            Block(workspace, f"blocks.{i}", config, hooks.blocks[i], float(rate)) for i, rate in enumerate(rates)
         ]
         self.head = Head(workspace, config)
-
-    @property
-    def traceable(self) -> bool:
-        """Whether a pass calls only methods of `ops` and draws no random numbers, so that it can be captured."""
-        return self.position.traceable and not (self.config.dropout or self.config.drop_path)
 
     def load(self, images: Array, targets: Array | None = None) -> None:
         """Copy images (R, B, h, w, channels), as patches, and soft targets (R, B, C) into the input buffers."""
@@ -84,7 +116,6 @@ class Network:
     def backward(self, dlogits: Array) -> None:
         """Overwrite the gradients of all parameters, given dlogits (R, B, C)."""
         c = self.config
-        self.position.start_backward()
         dstream = self.workspace.scratch("head", "dstream", dlogits.shape[1], c.tokens, c.width)
         operand = self.head.backward(dlogits, dstream)
         for block in reversed(self.blocks):
@@ -124,16 +155,42 @@ class ViT:
         """The parameters in the type that matrix products read: the same arrays, or a bf16 copy."""
         if ops.rounds_operands:
             self.weights = Views(self.layout, ops.empty_operand(self.parameters.flat.shape))
+        self.position = encoding(config.position)
+        self.tables = self.zero_tables(self.position.tables(config))
+        """What the encoding computes from the parameters once per step; see `derive`."""
         self._network: Network | None = None
         self._gradients: list[dict[str, np.ndarray]] | None = None
 
     def network(self, capacity: int, *, training: bool = True, ops: Ops | None = None) -> Network:
         """Return a network with new buffers for batches of up to `capacity` images, on this model's parameters."""
-        gradients = self.parameters
+        gradients, dtables = self.parameters, self.tables
         if training:
             gradients = Views(self.layout, self.ops.zeros(self.parameters.flat.shape))
-        workspace = Workspace(ops or self.ops, self.parameters, self.weights, gradients, capacity, training)
+            dtables = self.zero_tables(self.position.table_gradients(self.config))
+        workspace = Workspace(
+            ops or self.ops, self.parameters, self.weights, gradients, capacity, training, self.tables, dtables
+        )
         return Network(self.config, workspace)
+
+    def zero_tables(self, shapes: Mapping[str, tuple[int, ...]]) -> Views:
+        """Return zeros (R, *shape) for tables of the encoding, or their gradients."""
+        layout = table_layout(shapes)
+        return Views(layout, self.ops.zeros((len(self.seeds), layout.size)))
+
+    def derive(self, step: int | None = None) -> None:
+        """Update the tables of the encoding after the parameters have changed.
+
+        In training, `step` selects the random numbers of encodings that change at random.
+        """
+        if self.tables:
+            generators = None if step is None else [stream(seed, "position", step) for seed in self.seeds]
+            self.position.derive(self.config, self.ops.xp, self.parameters, self.tables, generators)
+
+    def derive_backward(self, dtables: Views, gradients: Views) -> None:
+        """Overwrite the gradients of the parameters from which tables are derived, given those of the tables."""
+        if dtables:
+            arrays = (self.parameters, self.tables, dtables, gradients)
+            self.position.derive_backward(self.config, self.ops.xp, *arrays)
 
     def round_weights(self) -> None:
         """Update the bf16 copy in `weights`, if there is one, after the parameters have changed."""
@@ -166,6 +223,7 @@ class ViT:
         network.load(self.ops.asarray(images), targets)
         loss = network.train(1 / images.shape[1]).mean(axis=1)
         views = network.workspace.gradients
+        self.derive_backward(network.workspace.dtables, views)
         self._gradients = [
             {name: self.ops.to_numpy(views[name][run]) for name in self.layout.parameters}
             for run in range(len(self.seeds))
@@ -188,10 +246,10 @@ class ViT:
     def load_state_dict(self, state: Mapping[str, np.ndarray], run: int = 0) -> None:
         """Overwrite the parameters of one run.
 
-        A learned position table for another grid of patches is resized. Raises ConfigError, before anything is
+        Tables of an encoding for another grid of patches are resized. Raises ConfigError, before anything is
         overwritten, if names are missing or unknown or a shape does not fit.
         """
-        state = POSITIONS[self.config.position].adapt_state(state, self.config)
+        state = self.position.adapt_state(state, self.config)
         expected = {name: parameter.shape for name, parameter in self.layout.parameters.items()}
         if missing := sorted(expected.keys() - state.keys()):
             raise ConfigError(f"state must contain all parameters of the model, got none for {', '.join(missing)}")
@@ -218,6 +276,7 @@ class ViT:
         if self._network is None or self._network.workspace.capacity < images.shape[1]:
             self._network = self.network(images.shape[1])
         self.round_weights()
+        self.derive()
         return self._network
 
 

@@ -35,7 +35,11 @@ class Workspace:
     """The parameters as operands: the same arrays, or a rounded copy."""
     gradients: Views
     capacity: int
-    training: bool = True
+    training: bool
+    tables: Views
+    """What the encoding has computed from the parameters, shared by all networks of a model; see `ViT.derive`."""
+    dtables: Views
+    """Their gradients."""
     _memory: dict[str, Array] = field(default_factory=dict, repr=False)
     _views: dict[tuple[str, int, tuple[int, ...]], Array] = field(default_factory=dict, repr=False)
 

@@ -26,6 +26,7 @@ def bench(
 
     If PyTorch is installed, the same steps are timed in PyTorch, alternately.
     """
+    from ablations.config import RunConfig
     from ablations.execution.resources import resolve_backend
     from ablations.machine import available_cores
     from ablations.training.precision import check, fastest
@@ -47,8 +48,9 @@ def bench(
     from ablations.machine.bench import Stepper, measure, peak_mb
 
     chosen = resolve_backend(backend)
-    precision = precision or fastest(chosen, [position])
-    check(precision, chosen, [position])
+    config = RunConfig(width=width, depth=depth, heads=heads, patch=patch, position=position)
+    precision = precision or fastest(chosen, [config])
+    check(precision, chosen, [config])
     stepper = Stepper(model, batch, chosen, available_cores(), precision)
     stepper.step()
     peak, peer = peak_mb(), None

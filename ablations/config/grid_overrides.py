@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ablations.config.grid import Grid, fit_warmup, with_baseline
+from ablations.config.positions import split_positions
 from ablations.config.run_config import parse
 from ablations.errors import UsageError
 
@@ -37,7 +38,7 @@ def override(
 def parse_axes(texts: Mapping[str, str | None]) -> dict[str, tuple[Any, ...]]:
     """Parse axes from comma-separated lists of the command line. Lists that are None are omitted."""
     return {
-        field: tuple(parse(field, part) for part in text.split(","))
+        field: tuple(parse(field, part) for part in split_positions(text))
         for field, text in texts.items()
         if text is not None
     }

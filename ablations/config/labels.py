@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ablations.config.positions import position_label
 from ablations.config.run_config import RunConfig
 
 Level = Any
@@ -26,6 +27,8 @@ def level_text(level: Level) -> str:
         return "all"
     if isinstance(level, float) and level.is_integer() and "e" not in str(level):
         level = int(level)
+    if isinstance(level, str) and "@" in level:
+        level = position_label(level)
     return "+".join(map(str, level)) if isinstance(level, tuple) else str(level)
 
 
@@ -37,8 +40,10 @@ def name_level(axis: str, level: Level) -> str:
 
 def run_label(config: RunConfig, axes: Iterable[str], *, seed: bool = True) -> str:
     """Return a run as text: `rope, depth 2, patch 4, seed 0`."""
-    named = [f"{axis.replace('_', ' ')} {getattr(config, axis)}" for axis in axes]
-    parts = [text.removeprefix("position ") for text in named]
+    parts = [
+        position_label(config.position) if axis == "position" else f"{axis.replace('_', ' ')} {getattr(config, axis)}"
+        for axis in axes
+    ]
     return ", ".join(parts + [f"seed {config.seed}"] * seed)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ablations.config.positions import position_identity, standard_position
 from ablations.errors import UsageError, unknown_name
 
 DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist", "folder")
@@ -29,7 +30,7 @@ class RunConfig:
     per_class: int | None = None  # training images kept of each class; None: all
     data_fraction: float = 1.0  # share of the training part that is used
     validation: float = 0.15  # share of the training part held out, cut by the seed
-    position: str = "rope"  # a name of vit.positions.POSITIONS
+    position: str = "rope"  # as vit.positions.encoding spells it, such as "rope(base=10)+learned"
     depth: int = 2  # blocks
     patch: int = 2  # pixels a side
     width: int = 64  # D
@@ -69,8 +70,7 @@ class RunConfig:
             value = getattr(self, name)
             if not check.accepts(value):
                 raise UsageError(f"{name} must be {check.valid}, got {_show(value)}")
-        if self.position not in positions():
-            raise unknown_name("position", self.position, positions())
+        standard_position(self.position)
         if self.data not in DATASETS:
             raise unknown_name("dataset", self.data, DATASETS)
         if self.labels == "coarse" and self.data != "cifar100":
@@ -170,7 +170,9 @@ _CHECKS = tuple(RULES.items())
 
 def run_key(config: RunConfig, fingerprint: str) -> str:
     """Return the key of a run: SHA-256 (64 hex characters) of its canonical config and data fingerprint."""
-    identity = {"config": config.canonical(), "data": fingerprint, "format": 1}
+    values = config.canonical()
+    values["position"] = position_identity(config.position)
+    identity = {"config": values, "data": fingerprint, "format": 1}
     return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -184,7 +186,7 @@ def coerce(name: str, value: Any) -> Any:
         value = float(value)
     if not RULES[name].accepts(value):
         raise UsageError(f"{name} must be {RULES[name].valid}, got {_show(value)}")
-    return value
+    return standard_position(value) if name == "position" else value
 
 
 def parse(name: str, text: str) -> Any:
@@ -206,13 +208,6 @@ def parse(name: str, text: str) -> Any:
         except ValueError:
             raise UsageError(f"{name} must be {RULES[name].valid}, got {text!r}") from None
     return coerce(name, text)
-
-
-def positions() -> tuple[str, ...]:
-    """Return the names of the positional encodings."""
-    from vit.positions import POSITIONS
-
-    return tuple(POSITIONS)
 
 
 def _plain(name: str, value: Any) -> Any:

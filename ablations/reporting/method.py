@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ablations.config import level_text
+from ablations.config import level_text, position_description
 from ablations.config.safe_text import markdown
 from ablations.reporting.dataset_text import first_value, images, percent, varying_subset
 from ablations.statistics import varying_axes
@@ -67,12 +67,10 @@ def _levels(axis: str, levels: tuple[object, ...]) -> str:
     names = [markdown(level_text(level)) for level in levels]
     if axis != "position":
         return f"{axis} ({', '.join(names)})"
-    from vit.positions import POSITIONS
-
-    described = (
-        f"{name} ({markdown(POSITIONS[str(level)].description)})" if str(level) in POSITIONS else name
+    described = [
+        f"{name} ({markdown(text)})" if (text := position_description(str(level))) else name
         for name, level in zip(names, levels, strict=True)
-    )
+    ]
     return f"position: {', '.join(described)}"
 
 

@@ -65,7 +65,19 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
 def code_version(position: str, backend: str) -> dict[str, str]:
     """Return the SHA-256 of each component that a run with this position and backend depends on."""
     version = {name: component_digest(COMPONENTS[name]) for name in ("model", "training", f"backend {backend}")}
-    return version | {f"position {position}": component_digest(position_sources(position))}
+    return version | _position_versions(position)
+
+
+def _position_versions(position: str) -> dict[str, str]:
+    """Return the digest of each encoding of a sum, without its options; that of one in a file is part of its name."""
+    from vit.positions import own, part_names
+
+    names = part_names(position)
+    digests = {
+        f"position {own.short_name(name)}": own.digest_of(name) or component_digest(position_sources(name))
+        for name in names
+    }
+    return digests | ({"position sum": component_digest(("vit/positions/combined.py",))} if len(names) > 1 else {})
 
 
 @cache
@@ -96,15 +108,15 @@ def position_sources(position: str) -> tuple[str, ...]:
     The rest of vit does not count: it belongs to the components, or cannot change a result. Nor does the registry,
     which may get new encodings.
     """
-    from vit.positions import POSITIONS
+    from vit.positions import kind_of
 
-    kind = POSITIONS[position]
+    kind = kind_of(position)
     source = Path(inspect.getfile(kind)).resolve()
     depth = kind.__module__.count(".") + (source.name == "__init__.py")
     folder = source.parents[max(0, depth - 1)]
+    shared = ("base", "__init__", "combined", "spelling", "own")
     encodings = {*_matching("vit/positions/**/*.py")} - {
-        *_matching("vit/positions/base.py"),
-        *_matching("vit/positions/__init__.py"),
+        path for name in shared for path in _matching(f"vit/positions/{name}.py")
     }
     elsewhere = {*_matching("vit/**/*.py")} - encodings
     found: dict[Path, None] = {}

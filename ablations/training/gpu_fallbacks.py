@@ -10,17 +10,16 @@ from ablations.data.loading import dataset_for
 def gpu_fallbacks(configs: Iterable[RunConfig], data_dir: Path | None) -> list[str]:
     """Return a line for each reason: attention without a fused kernel, encodings that cannot be captured in a graph."""
     from vit.backend.cuda.attention import HEAD_WIDTHS, TOKENS, fits
-    from vit.positions import POSITIONS
+    from vit.model import attention_is_fusible, capture_problem
 
     unfused: dict[str, None] = {}
     uncaptured: dict[str, None] = {}
     for config in configs:
         dataset = dataset_for(config, data_dir)
         model = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
-        position = POSITIONS[config.position]
-        if not position.traceable:
-            uncaptured[f"position {config.position}"] = None
-        if not position.fusible:
+        if problem := capture_problem(model, "cupy"):
+            uncaptured[f"position {config.position}, which needs {problem},"] = None
+        if not attention_is_fusible(model):
             unfused[f"position {config.position}"] = None
         elif not fits(model.tokens, model.head_width):
             unfused[f"{model.tokens} tokens and head width {model.head_width}"] = None
@@ -29,7 +28,8 @@ def gpu_fallbacks(configs: Iterable[RunConfig], data_dir: Path | None) -> list[s
         widths = ", ".join(map(str, HEAD_WIDTHS))
         lines.append(
             f"attention with {', '.join(unfused)} uses matrix products and a softmax, which is slower than the fused "
-            f"kernel for up to {TOKENS} tokens, head widths {widths} and encodings that do not change scores"
+            f"kernel for up to {TOKENS} tokens, head widths {widths} and encodings that only rotate queries and keys "
+            "or add a bias to the scores"
         )
     if uncaptured:
         lines.append(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ablations.config import PRECISIONS, Grid, RunConfig
+from ablations.config import PRECISIONS, Grid, RunConfig, vit_config
 from ablations.errors import UsageError
 
 
@@ -16,17 +16,23 @@ def precisions(backend: str) -> tuple[str, ...]:
     return cupy_precisions()
 
 
-def computes(position: str, precision: str) -> bool:
-    """Return whether an encoding supports a precision: one that uses array expressions does not support bf16."""
-    from vit.positions import POSITIONS
+def obstacle(config: RunConfig, precision: str) -> str | None:
+    """Return what the encoding of a run needs that a precision does not have, or None."""
+    from vit import ConfigError
+    from vit.model import capture_problem
 
-    return precision != "bf16" or POSITIONS[position].traceable
+    if precision != "bf16":
+        return None
+    try:
+        return capture_problem(vit_config(config, image_size=4 * config.patch, channels=1, classes=2), "cupy")
+    except ConfigError:  # reported with the real size of the images
+        return None
 
 
-def fastest(backend: str, positions: Iterable[str]) -> str:
-    """Return the default precision of a backend for these encodings: one for all, as they are compared."""
-    wanted = [*positions]
-    return next(name for name in precisions(backend) if all(computes(position, name) for position in wanted))
+def fastest(backend: str, configs: Iterable[RunConfig]) -> str:
+    """Return the default precision of a backend for these runs: one for all, as they are compared."""
+    wanted = [*configs]
+    return next(name for name in precisions(backend) if not any(obstacle(config, name) for config in wanted))
 
 
 def choose(grid: Grid, given: str | None, backend: str | None) -> Grid:
@@ -39,32 +45,33 @@ def choose(grid: Grid, given: str | None, backend: str | None) -> Grid:
         raise UsageError(f"--precision must be {', '.join(PRECISIONS)}, got {given!r}")
     if given is not None and "precision" in grid.axes:
         raise UsageError(f"--precision cannot be combined with the grid {grid.name!r}, which compares precisions")
-    positions = grid.axes.get("position", (grid.base.position,))
+    configs = [replace(grid.base, position=position) for position in grid.axes.get("position", (grid.base.position,))]
     if backend and given is None and "precision" not in grid.axes and grid.base.precision == "float32":
-        given = fastest(backend, positions)
+        given = fastest(backend, configs)
     chosen = grid if given is None else replace(grid, base=replace(grid.base, precision=given))
     if backend:
         for precision in chosen.axes.get("precision", (chosen.base.precision,)):
-            check(precision, backend, positions)
+            check(precision, backend, configs)
     return chosen
 
 
-def check(precision: str, backend: str, positions: Iterable[str]) -> None:
+def check(precision: str, backend: str, configs: Iterable[RunConfig]) -> None:
     """UsageError for a precision that the backend does not have, or in which an encoding cannot compute."""
     valid = precisions(backend)
     if precision not in valid:
         why = "backend numpy" if backend == "numpy" else "this GPU, whose compute capability is below 8.0"
         raise UsageError(f"precision must be {', '.join(valid)} with {why}, got {precision!r}")
-    for position in positions:
-        if not computes(position, precision):
-            own = [name for name in valid if computes(position, name)]
+    for config in configs:
+        if problem := obstacle(config, precision):
+            own = [name for name in valid if not obstacle(config, name)]
             raise UsageError(
-                f"precision must be {', '.join(own)} with position {position}, which is computed with array "
-                f"expressions instead of CUDA kernels, got {precision!r}"
+                f"precision must be {', '.join(own)} with position {config.position}, which needs {problem}, "
+                f"got {precision!r}"
             )
 
 
 def check_runs(configs: Iterable[RunConfig], backend: str) -> None:
     """`check` for runs that are planned already."""
-    for precision, position in dict.fromkeys((config.precision, config.position) for config in configs):
-        check(precision, backend, [position])
+    first = {(config.precision, config.position): config for config in configs}
+    for (precision, _), config in first.items():
+        check(precision, backend, [config])

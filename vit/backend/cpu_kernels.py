@@ -253,15 +253,17 @@ def qkv_bias_backward(dqkv, dbias, scale):
 
 
 @_jit
-def qkv_bias_rotate(qkv, bias, cos, sin, prefix, half, scale):
+def qkv_bias_rotate(qkv, bias, cos, sin, prefix, tables, half, scale):
     images, tokens, width = qkv.shape
     third = width // 3
+    next_table = 1 if tables > 1 else 0  # cos and sin are (tables, N, K/2) with one table per head, or one for all
     one = qkv.dtype.type(1)
     head = np.empty(2 * half, qkv.dtype)  # one head of one token: keeps loads and stores apart, so that they vectorise
     for b in range(images):
         for n in range(tokens):
             row = qkv[b, n]
             for start in range(0, 2 * third, 2 * half):
+                table = (start % third) // (2 * half) * next_table
                 pairs = row[start : start + 2 * half]
                 shift = bias[start : start + 2 * half]
                 factor = qkv.dtype.type(scale) if start < third else one
@@ -269,8 +271,8 @@ def qkv_bias_rotate(qkv, bias, cos, sin, prefix, half, scale):
                     for j in range(2 * half):
                         pairs[j] = (pairs[j] + shift[j]) * factor
                 else:
-                    c = cos[n - prefix]
-                    t = sin[n - prefix]
+                    c = cos[table, n - prefix]
+                    t = sin[table, n - prefix]
                     for j in range(2 * half):
                         head[j] = (pairs[j] + shift[j]) * factor
                     for j in range(half):
@@ -281,18 +283,20 @@ def qkv_bias_rotate(qkv, bias, cos, sin, prefix, half, scale):
 
 
 @_jit
-def qkv_bias_rotate_backward(dqkv, dbias, cos, sin, prefix, half, scale):
+def qkv_bias_rotate_backward(dqkv, dbias, cos, sin, prefix, tables, half, scale):
     images, tokens, width = dqkv.shape
     third = width // 3
+    next_table = 1 if tables > 1 else 0
     s = dqkv.dtype.type(scale)
     dbias[:] = 0
     for b in range(images):
         for n in range(tokens):
             row = dqkv[b, n]
             if n >= prefix:
-                c = cos[n - prefix]
-                t = sin[n - prefix]
                 for start in range(0, 2 * third, 2 * half):
+                    table = (start % third) // (2 * half) * next_table
+                    c = cos[table, n - prefix]
+                    t = sin[table, n - prefix]
                     for j in range(half):
                         x = row[start + 2 * j]
                         y = row[start + 2 * j + 1]
@@ -302,6 +306,22 @@ def qkv_bias_rotate_backward(dqkv, dbias, cos, sin, prefix, half, scale):
                 row[j] *= s
             for j in range(width):
                 dbias[j] += row[j]
+
+
+@_jit
+def rotation_gradient(qkv, dqkv, out, prefix, heads, half):
+    images, tokens, _ = qkv.shape
+    third = heads * 2 * half
+    out[:] = 0
+    for b in range(images):
+        for n in range(prefix, tokens):
+            x = qkv[b, n]
+            dx = dqkv[b, n]
+            for start in range(0, 2 * third, 2 * half):
+                to = out[(start % third) // (2 * half), n - prefix]
+                for j in range(half):
+                    i = start + 2 * j
+                    to[j] += x[i] * dx[i + 1] - x[i + 1] * dx[i]
 
 
 @_jit

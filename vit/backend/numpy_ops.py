@@ -4,12 +4,14 @@ A kernel processes the arrays of one run, so methods loop over the run axis. Ker
 is set, operations are appended to the program instead of being computed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import numpy as np
 
 from vit.backend.ops import LAYER_NORM_EPSILON, Ops
+from vit.backend.probe import operations
 from vit.backend.program import KERNELS, CapturedProgram, Opcode
 
 Array = np.ndarray[Any, Any]
@@ -21,7 +23,10 @@ def _view(x: Array, *shape: int) -> Array:
 
 
 class NumpyOps(Ops):
-    """`Ops` on NumPy arrays with fused kernels for float32 and float64."""
+    """`Ops` on NumPy arrays with fused kernels for float32 and float64.
+
+    While a program is captured, an operation without an instruction raises ValueError.
+    """
 
     name = "numpy"
 
@@ -38,10 +43,6 @@ class NumpyOps(Ops):
             KERNELS[opcode](*arrays, *ints, *floats)
         else:
             self.program.append(opcode, arrays, ints, floats)
-
-    def _require_no_program(self, name: str) -> None:
-        if self.program is not None:
-            raise ValueError(f"{name} must not be called while a program is captured")
 
     def matmul(
         self, a: Array, b: Array, *, trans_a: bool = False, trans_b: bool = False, out: Array | None = None
@@ -169,16 +170,33 @@ class NumpyOps(Ops):
             self._launch(Opcode.QKV_BIAS_BACKWARD, (_view(run, -1, db.size), db), (), (scale,))
 
     def qkv_bias_rotate(self, qkv: Array, bias: Array, scale: float, cos: Array, sin: Array, prefix: int) -> None:
-        for run, b in zip(qkv, bias, strict=True):
-            arrays = (_view(run, *run.shape[:2], b.size), b, cos, sin)
-            self._launch(Opcode.QKV_BIAS_ROTATE, arrays, (prefix, cos.shape[1]), (scale,))
+        for r, (run, b) in enumerate(zip(qkv, bias, strict=True)):
+            c, s = cos[r % len(cos)], sin[r % len(sin)]
+            arrays = (_view(run, *run.shape[:2], b.size), b, c, s)
+            self._launch(Opcode.QKV_BIAS_ROTATE, arrays, (prefix, len(c), c.shape[2]), (scale,))
 
     def qkv_bias_rotate_backward(
         self, dqkv: Array, scale: float, cos: Array, sin: Array, prefix: int, *, dbias: Array
     ) -> None:
-        for run, db in zip(dqkv, dbias, strict=True):
-            arrays = (_view(run, *run.shape[:2], db.size), db, cos, sin)
-            self._launch(Opcode.QKV_BIAS_ROTATE_BACKWARD, arrays, (prefix, cos.shape[1]), (scale,))
+        for r, (run, db) in enumerate(zip(dqkv, dbias, strict=True)):
+            c, s = cos[r % len(cos)], sin[r % len(sin)]
+            arrays = (_view(run, *run.shape[:2], db.size), db, c, s)
+            self._launch(Opcode.QKV_BIAS_ROTATE_BACKWARD, arrays, (prefix, len(c), c.shape[2]), (scale,))
+
+    def rotation_gradient(self, qkv: Array, bias: Array | None, dqkv: Array, prefix: int, out: Array) -> None:
+        if bias is not None:
+            raise ValueError("bias must be None with the numpy backend: it is part of qkv")
+        for run, drun, o in zip(qkv, dqkv, out, strict=True):
+            flat = [_view(x, *x.shape[:2], x[0, 0].size) for x in (run, drun)]
+            self._launch(Opcode.ROTATION_GRADIENT, (*flat, o), (prefix, len(o), o.shape[2]))
+
+    def add_score_bias(self, scores: Array, bias: Array) -> None:
+        for r, run in enumerate(scores):
+            self._launch(Opcode.ADD_BIAS, (_view(run, len(run), -1), _view(bias[r % len(bias)], -1)))
+
+    def score_bias_gradient(self, dscores: Array, out: Array) -> None:
+        for run, o in zip(dscores, out, strict=True):
+            self._launch(Opcode.SUM_TOKENS, (_view(run, len(run), -1), _view(o, -1)))
 
     def softmax(self, x: Array) -> Array:
         self._launch(Opcode.SOFTMAX, (_view(x, -1, x.shape[-1]),))
@@ -194,12 +212,10 @@ class NumpyOps(Ops):
         self._launch(Opcode.CROSS_ENTROPY, (*flat, _view(losses, -1)), (), (scale,))
 
     def add(self, x: Array, y: Array) -> None:
-        self._require_no_program("add")
         for a, b in zip(np.atleast_2d(x), np.atleast_2d(y), strict=True):
             self._launch(Opcode.ADD, (_view(a, -1), _view(b, -1)))
 
     def sum_of_squares(self, x: Array) -> Array:
-        self._require_no_program("sum_of_squares")
         return np.array([KERNELS[Opcode.SUM_OF_SQUARES](run) for run in x])
 
     def adamw(
@@ -216,7 +232,6 @@ class NumpyOps(Ops):
         epsilon: float,
         step: int,
     ) -> None:
-        self._require_no_program("adamw")
         beta1, beta2 = betas
         for r in range(len(parameters)):
             floats = (
@@ -229,3 +244,27 @@ class NumpyOps(Ops):
                 epsilon,
             )
             self._launch(Opcode.ADAMW, (parameters[r], gradient[r], first[r], second[r]), (), floats)
+
+
+OUTSIDE_PROGRAMS = ("add", "sum_of_squares", "adamw")
+"""Operations of the optimizer, which have a kernel but no instruction."""
+
+
+def _outside_programs(name: str) -> Callable[..., Any]:
+    """Return an operation that raises ValueError while a program is captured, which would lose it."""
+    method = getattr(NumpyOps, name)
+
+    @wraps(method)
+    def checked(self: NumpyOps, *arguments: Any, **keywords: Any) -> Any:
+        if self.program is not None:
+            raise ValueError(f"{name} must not be called while a program is captured")
+        return method(self, *arguments, **keywords)
+
+    return checked
+
+
+INSTRUCTIONS = frozenset({*operations()} & {*vars(NumpyOps)} - {*OUTSIDE_PROGRAMS})
+"""Operations that a program can contain."""
+
+for _name in {*operations()} - INSTRUCTIONS:
+    setattr(NumpyOps, _name, _outside_programs(_name))

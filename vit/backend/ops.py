@@ -14,6 +14,7 @@ overwritten, not accumulated, unless the docstring says "add".
 """
 
 import math
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -139,6 +140,50 @@ class Ops:
         """
         raise NotImplementedError(f"the {self.name} backend does not draw dropout masks on the device")
 
+    # Convolution of patch tokens (conditional positional encodings, Chu et al. 2021, arXiv 2102.10882)
+
+    def add_branch(self, stream: Array, branch: Array, bias: Array, out: Array) -> None:
+        """Compute out = stream + branch + bias, (R, B, N, D) with `bias` (R, D)."""
+        self.xp.add(stream, branch, out=out)
+        out += bias[:, None, None, :]
+
+    def add_depthwise_conv(self, x: Array, weight: Array, bias: Array, prefix: int, out: Array) -> None:
+        """Compute out = x + conv(x) + bias for the patches of `x` (R, B, N, D); out = x for the first `prefix` tokens.
+
+        `weight` (R, D, 1, 3, 3) is one 3 x 3 kernel per channel; patches outside the grid count as zero. As
+        `torch.nn.Conv2d(D, D, 3, padding=1, groups=D)`, a kernel is not flipped. `bias` is (R, D).
+        """
+        out[...] = x
+        for shifted, kernel, target in self._neighbours(x, weight, out, prefix):
+            target += shifted * kernel
+        out[:, :, prefix:] += bias[:, None, None, :]
+
+    def add_depthwise_conv_backward(
+        self, dy: Array, x: Array, weight: Array, prefix: int, *, out: Array, dweight: Array, dbias: Array
+    ) -> None:
+        """Overwrite `out` with the gradient of `x`, given that of the result, and `dweight` and `dbias`."""
+        out[...] = dy
+        for dtarget, kernel, dshifted in self._neighbours(dy, weight[..., ::-1, ::-1], out, prefix):
+            dshifted += dtarget * kernel
+        taps = [
+            (shifted * dtarget).sum(axis=(1, 2, 3)) for shifted, _, dtarget in self._neighbours(x, weight, dy, prefix)
+        ]
+        dweight.reshape(*dweight.shape[:2], 9)[...] = self.xp.stack(taps, axis=-1)
+        self.xp.sum(dy[:, :, prefix:], axis=(1, 2), out=dbias)
+
+    def _neighbours(self, x: Array, weight: Array, out: Array, prefix: int) -> Iterator[tuple[Array, Array, Array]]:
+        """Yield for each tap of a 3 x 3 kernel: the inputs (R, B, h, w, D), the weights, and the outputs they reach."""
+        grid = math.isqrt(x.shape[2] - prefix)
+        square, target = (a[:, :, prefix:].reshape(*a.shape[:2], grid, grid, -1) for a in (x, out))
+        for i, j in ((i, j) for i in range(3) for j in range(3)):
+            rows, columns = (slice(max(0, t - 1), grid + min(0, t - 1)) for t in (i, j))
+            to_rows, to_columns = (slice(max(0, 1 - t), grid + min(0, 1 - t)) for t in (i, j))
+            yield (
+                square[:, :, rows, columns],
+                weight[:, None, None, None, :, 0, i, j],
+                target[:, :, to_rows, to_columns],
+            )
+
     # Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over a residual stream
 
     def residual_layer_norm(
@@ -260,7 +305,7 @@ class Ops:
     def qkv_bias_rotate(self, qkv: Array, bias: Array, scale: float, cos: Array, sin: Array, prefix: int) -> None:
         """Apply `qkv_bias`, then rotate pairs of channels (2j, 2j+1) of queries and keys, in place.
 
-        `cos`, `sin` (N, K/2) are the cosines and sines of the angles of each patch: (a, b) becomes
+        `cos`, `sin` (R or 1, H or 1, N, K/2) are the cosines and sines of the angles of each patch: (a, b) becomes
         (a cos - b sin, a sin + b cos). The first `prefix` tokens are not rotated.
         """
         self.qkv_bias(qkv, bias, scale)
@@ -273,8 +318,59 @@ class Ops:
         self._rotate(dqkv[:, :, prefix:, :2], cos, -sin)
         self.qkv_bias_backward(dqkv, scale, dbias=dbias)
 
+    def rotation_gradient(self, qkv: Array, bias: Array | None, dqkv: Array, prefix: int, out: Array) -> None:
+        """Compute the gradient of the angles of `qkv_bias_rotate` into `out` (R, H, N, K/2).
+
+        `qkv` and `dqkv` (R, B, N, 3, H, K) are the result of `qkv_bias_rotate` and its gradient. For a pair (a, b) and
+        its gradient (da, db), the gradient of the angle is a db - b da, summed over images, queries and keys. Rotating
+        and scaling both changes nothing, so the input without bias, its `bias` (R, 3 H K) and its gradient may be given
+        instead.
+        """
+        runs, _, _, _, heads, head_width = qkv.shape
+        if bias is not None:
+            qkv = qkv + bias.reshape(runs, 1, 1, 3, heads, head_width)
+        x, dx = qkv[:, :, prefix:, :2], dqkv[:, :, prefix:, :2]
+        product = x[..., 0::2] * dx[..., 1::2] - x[..., 1::2] * dx[..., 0::2]
+        out[...] = product.sum(axis=(1, 3)).swapaxes(1, 2)
+
+    def qkv_bias_turn(self, qkv: Array, bias: Array, scale: float, matrices: Array, prefix: int) -> None:
+        """Apply `qkv_bias`, then multiply groups of channels of queries and keys by a matrix each, in place.
+
+        `matrices` (R, 1 or H, N, G, K/G, K/G) are orthogonal: group g of a patch, a column vector, becomes M x. The
+        first `prefix` tokens are not changed.
+        """
+        self.qkv_bias(qkv, bias, scale)
+        x = qkv[:, :, prefix:, :2]
+        groups = x.reshape(*x.shape[:-1], *matrices.shape[3:5])
+        turned = self.xp.einsum("rhngij,rbnphgj->rbnphgi", self._by_each_head(matrices, x.shape[4]), groups)
+        x[...] = turned.reshape(x.shape)
+
+    def qkv_bias_turn_backward(
+        self, qkv: Array, dqkv: Array, scale: float, matrices: Array, prefix: int, *, dbias: Array, dmatrices: Array
+    ) -> None:
+        """Overwrite `dqkv` with the gradient of the input of `qkv_bias_turn`, and `dbias` with its sum over tokens.
+
+        `qkv` is the result of `qkv_bias_turn`. Overwrites `dmatrices`, of the shape of `matrices`.
+        """
+        x, dx = qkv[:, :, prefix:, :2], dqkv[:, :, prefix:, :2]
+        by_head = self._by_each_head(matrices, x.shape[4])
+        shape = (*x.shape[:-1], *matrices.shape[3:5])
+        before = self.xp.einsum("rhngij,rbnphgi->rbnphgj", by_head, x.reshape(shape))
+        dafter = dx.reshape(shape)
+        gradient = self.xp.einsum("rbnphgi,rbnphgj->rhngij", dafter, before)
+        dmatrices[...] = gradient if matrices.shape[1] > 1 else gradient.sum(axis=1, keepdims=True)
+        dx[...] = self.xp.einsum("rhngij,rbnphgi->rbnphgj", by_head, dafter).reshape(dx.shape)
+        self.qkv_bias_backward(dqkv, scale, dbias=dbias)
+
+    def _by_each_head(self, matrices: Array, heads: int) -> Array:
+        return self.xp.broadcast_to(matrices, (len(matrices), heads, *matrices.shape[2:]))
+
+    def add_to_queries(self, dqkv: Array, dqueries: Array) -> None:
+        """Add `dqueries` (R, B, N, H, K) to the queries of `dqkv` (R, B, N, 3, H, K), in place."""
+        dqkv[:, :, :, 0] += dqueries
+
     def _rotate(self, x: Array, cos: Array, sin: Array) -> None:
-        cos, sin = cos[:, None, None, :], sin[:, None, None, :]
+        cos, sin = (table.swapaxes(1, 2)[:, None, :, None] for table in (cos, sin))  # (R, B, N, 2, H, K/2)
         even, odd = x[..., 0::2], x[..., 1::2]
         rotated = even * cos - odd * sin
         odd[...] = even * sin + odd * cos
@@ -292,18 +388,21 @@ class Ops:
         cos: Array | None,
         sin: Array | None,
         prefix: int,
+        score_bias: Array | None,
         *,
         out: Array,
         logsumexp: Array,
     ) -> None:
-        """Compute out = softmax(q k^T) v for every head, with q, k, v from `qkv_bias_rotate`.
+        """Compute out = softmax(q k^T + score_bias) v for every head, with q, k, v from `qkv_bias_rotate`.
 
-        `qkv` (R, B, N, 3, H, K), the projection without bias, is not changed. There is no rotation if `cos` is None.
-        Overwrites `out` (R, B, N, H K) and `logsumexp` (R, B, H, N), the log-sum-exp of each row of scores (Dao et al.
-        2022, arXiv 2205.14135).
+        `qkv` (R, B, N, 3, H, K), the projection without bias, is not changed. There is no rotation if `cos` is None,
+        and no bias of the scores if `score_bias` (R or 1, H, N, N) is None. Overwrites `out` (R, B, N, H K) and
+        `logsumexp` (R, B, H, N), the log-sum-exp of each row of scores (Dao et al. 2022, arXiv 2205.14135).
         """
         q, k, v = self._by_head(self._biased(qkv, bias, scale, cos, sin, prefix))
         scores = self.matmul(q, k, trans_b=True)
+        if score_bias is not None:
+            self.add_score_bias(scores, score_bias)
         top = scores.max(axis=-1)
         logsumexp[...] = top + self.xp.log(self.xp.exp(scores - top[..., None]).sum(axis=-1))
         mixed = self.matmul(self.xp.exp(scores - logsumexp[..., None]), v)
@@ -318,20 +417,30 @@ class Ops:
         cos: Array | None,
         sin: Array | None,
         prefix: int,
+        score_bias: Array | None,
         out: Array,
         logsumexp: Array,
         *,
         dqkv: Array,
         dbias: Array,
+        dscore_bias: Array | None,
     ) -> None:
-        """Overwrite `dqkv` (R, B, N, 3, H, K), the gradient of the projection `qkv`, and `dbias` (R, 3 H K)."""
+        """Overwrite `dqkv` (R, B, N, 3, H, K), the gradient of the projection `qkv`, and `dbias` (R, 3 H K).
+
+        Overwrites `dscore_bias` (R, H, N, N), too, if it is not None.
+        """
         q, k, v = self._by_head(self._biased(qkv, bias, scale, cos, sin, prefix))
         dq, dk, dv = self._by_head(dqkv)
         heads = (*qkv.shape[:3], *qkv.shape[4:])
         dmixed, mixed = (x.reshape(heads).swapaxes(2, 3) for x in (dout, out))
-        probabilities = self.xp.exp(self.matmul(q, k, trans_b=True) - logsumexp[..., None])
+        scores = self.matmul(q, k, trans_b=True)
+        if score_bias is not None:
+            self.add_score_bias(scores, score_bias)
+        probabilities = self.xp.exp(scores - logsumexp[..., None])
         dscores = self.matmul(dmixed, v, trans_b=True) - (dmixed * mixed).sum(axis=-1, keepdims=True)
         dscores *= probabilities
+        if dscore_bias is not None:
+            self.score_bias_gradient(dscores, out=dscore_bias)
         dq[...] = self.matmul(dscores, k)
         dk[...] = self.matmul(dscores, q, trans_a=True)
         dv[...] = self.matmul(probabilities, dmixed, trans_a=True)
@@ -353,6 +462,40 @@ class Ops:
     def _by_head(self, qkv: Array) -> tuple[Array, ...]:
         """Return queries, keys and values as views (R, B, H, N, K)."""
         return tuple(qkv[:, :, :, i].swapaxes(2, 3) for i in range(3))
+
+    def add_score_bias(self, scores: Array, bias: Array) -> None:
+        """Add `bias` (R or 1, H, N, N) to the scores (R, B, H, N, N) of every image, in place."""
+        scores += bias[:, None]
+
+    def score_bias_gradient(self, dscores: Array, out: Array) -> None:
+        """Sum `dscores` (R, B, H, N, N) over images into `out` (R, H, N, N)."""
+        self.xp.sum(dscores, axis=1, out=out)
+
+    def add_relative_scores(self, scores: Array, products: Array, prefix: int) -> None:
+        """Add products of queries and displacement vectors to the scores (R, B, H, N, N) of patches, in place.
+
+        `products` (R, B, N, H, 2 (2 g - 1)) on a g x g grid holds, for the query at column x and row y, the product for
+        a key at column x' at index x' - x + g - 1, and that for a key at row y' at index (2 g - 1) + y' - y + g - 1.
+        Both are added. Nothing is added for the first `prefix` tokens.
+        """
+        by_query = products[:, :, prefix:].swapaxes(2, 3)
+        for index in self._displacements(scores.shape[-1] - prefix):
+            index = self.xp.broadcast_to(index, (*by_query.shape[:3], *index.shape))
+            scores[..., prefix:, prefix:] += self.xp.take_along_axis(by_query, index, axis=-1)
+
+    def relative_scores_gradient(self, dscores: Array, prefix: int, out: Array) -> None:
+        """Overwrite `out`, the gradient of the `products` of `add_relative_scores`; that of prefix tokens is 0."""
+        out[...] = 0
+        patches, width = dscores.shape[-1] - prefix, out.shape[-1]
+        one_hot = sum(self.xp.eye(width, dtype=self.dtype)[index] for index in self._displacements(patches))
+        product = self.xp.einsum("rbhqk,qkd->rbqhd", dscores[..., prefix:, prefix:], one_hot)
+        out[:, :, prefix:] = product
+
+    def _displacements(self, patches: int) -> tuple[Array, Array]:
+        """Return the indices (N, N) of the column and of the row displacement of each key from each query."""
+        grid = math.isqrt(patches)
+        y, x = self.xp.divmod(self.xp.arange(patches), grid)
+        return x - x[:, None] + grid - 1, y - y[:, None] + 3 * grid - 2
 
     def softmax(self, x: Array) -> Array:
         """Overwrite `x` with its softmax over the last axis."""

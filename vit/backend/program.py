@@ -50,6 +50,7 @@ class Opcode(IntEnum):
     ADD = 20
     SUM_OF_SQUARES = 21
     ADAMW = 22
+    ROTATION_GRADIENT = 23
 
 
 PRODUCTS = (Opcode.MATMUL, Opcode.GEMM)
@@ -303,14 +304,17 @@ def _compiled(digest: str) -> Callable[..., None]:
             elif opcode == Opcode.QKV_BIAS_BACKWARD:
                 kernels.qkv_bias_backward(_matrix(p[0], n, unit), _vector(p[1], n[1], unit), f[0])
             elif opcode in (Opcode.QKV_BIAS_ROTATE, Opcode.QKV_BIAS_ROTATE_BACKWARD):
-                table = (n[1] - n[3], n[4])
+                table = (n[4], n[1] - n[3], n[5])
                 qkv, bias = _cube(p[0], n, unit), _vector(p[1], n[2], unit)
                 cos = numba.carray(pointer(p[2], unit), table)
                 sin = numba.carray(pointer(p[3], unit), table)
                 if opcode == Opcode.QKV_BIAS_ROTATE:
-                    kernels.qkv_bias_rotate(qkv, bias, cos, sin, n[3], n[4], f[0])
+                    kernels.qkv_bias_rotate(qkv, bias, cos, sin, n[3], n[4], n[5], f[0])
                 else:
-                    kernels.qkv_bias_rotate_backward(qkv, bias, cos, sin, n[3], n[4], f[0])
+                    kernels.qkv_bias_rotate_backward(qkv, bias, cos, sin, n[3], n[4], n[5], f[0])
+            elif opcode == Opcode.ROTATION_GRADIENT:
+                out = numba.carray(pointer(p[2], unit), (n[4], n[1] - n[3], n[5]))
+                kernels.rotation_gradient(_cube(p[0], n, unit), _cube(p[1], n, unit), out, n[3], n[4], n[5])
             elif opcode == Opcode.SOFTMAX:
                 kernels.softmax(_matrix(p[0], n, unit))
             elif opcode == Opcode.SOFTMAX_BACKWARD:

@@ -1,15 +1,28 @@
-"""Base class of positional encodings: three hooks with their backward passes, which do nothing by default.
+"""Base classes of positional encodings.
 
-To add an encoding, subclass `Position` in a new module and register it in `vit/positions/__init__.py`.
+An encoding has three parts:
+
+- `Position` describes it: its options, learned parameters, and what it computes from them once per step.
+- `TokenHook` acts on the patch tokens before the first block.
+- `BlockHook`, one per block, acts on the input of the block, on queries and keys, or on attention scores.
+
+Every hook has a backward pass, and does nothing by default.
+
+Shapes: R runs, B images, N patches in row-major order, T = prefix + N tokens, D width, H heads, K head width. Prefix
+tokens (a class token) come first and get no position.
 """
 
-from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from types import ModuleType
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from vit.backend import Array, Ops
-from vit.parameters import Parameter, Views
+from vit.backend import Array
+from vit.dropout import Branch
+from vit.parameters import Parameter
+from vit.workspace import Workspace
 
 
 class Geometry(Protocol):
@@ -22,6 +35,8 @@ class Geometry(Protocol):
     @property
     def head_width(self) -> int: ...
     @property
+    def depth(self) -> int: ...
+    @property
     def grid(self) -> int: ...
     @property
     def patches(self) -> int: ...
@@ -31,94 +46,242 @@ class Geometry(Protocol):
     def tokens(self) -> int: ...
 
 
+@dataclass(frozen=True)
+class Rotation:
+    """Rotation of the pairs of channels (2j, 2j+1) of queries and keys by an angle per patch and pair."""
+
+    cos: Array
+    sin: Array
+    """Of the angles, (R or 1, H or 1, N, K/2)."""
+    dangles: Array | None = None
+    """Receives the gradient of the angles, (R, H, N, K/2). None for fixed angles."""
+
+
+@dataclass(frozen=True)
+class ScoreBias:
+    """Bias added to the scaled scores."""
+
+    bias: Array
+    """(R or 1, H, T, T). Rows are queries, columns keys."""
+    dbias: Array | None = None
+    """Receives the gradient of the bias, (R, H, T, T). None for a fixed bias."""
+
+
+class TokenHook:
+    """What an encoding does to the patch tokens before the first block."""
+
+    def forward(self, tokens: Array) -> None:
+        """Change the patch tokens (R, B, N, D) in place."""
+
+    def backward(self, dtokens: Array) -> None:
+        """Overwrite the gradients of the parameters that `forward` used. `dtokens` must not be changed."""
+
+
+class BlockHook:
+    """What an encoding does in one block."""
+
+    rotation: Rotation | None = None
+    score_bias: ScoreBias | None = None
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        config: Geometry,
+        rotation: Rotation | None = None,
+        score_bias: ScoreBias | None = None,
+    ) -> None:
+        self.workspace, self.ops, self.config = workspace, workspace.ops, config
+        self.rotation, self.score_bias = rotation, score_bias
+
+    @property
+    def fusible(self) -> bool:
+        """Whether attention can be one fused kernel: only `rotation` and `score_bias` change it."""
+        kind = type(self)
+        return kind.queries_keys is BlockHook.queries_keys and kind.scores is BlockHook.scores
+
+    def block_input(self, stream: Array, branch: Branch | None) -> tuple[Array, Branch | None]:
+        """Return the input of the block, stream + branch (R, B, T, D), as another stream and branch.
+
+        `stream` and `branch` must not be changed. `branch` is None in the first block.
+        """
+        return stream, branch
+
+    def block_input_backward(self, dstream: Array, operand: Array) -> Array:
+        """Replace `dstream`, the gradient of the result of `block_input`, by that of its input, in place.
+
+        `operand` is `dstream` in the type of operands. Return the new `dstream` in that type.
+        """
+        return operand
+
+    def queries_keys(self, qkv: Array, bias: Array, scale: float) -> None:
+        """Add the bias, scale the queries, and apply `rotation` to queries and keys, in place.
+
+        `qkv` (R, B, T, 3, H, K) is the projection of queries, keys and values without bias. An override must add `bias`
+        (R, 3 H K) and multiply the queries by `scale`.
+        """
+        if self.rotation is None:
+            self.ops.qkv_bias(qkv, bias, scale)
+        else:
+            self.ops.qkv_bias_rotate(qkv, bias, scale, self.rotation.cos, self.rotation.sin, self.config.prefix)
+
+    def queries_keys_backward(self, qkv: Array, dqkv: Array, scale: float, *, dbias: Array) -> None:
+        """Replace `dqkv` by the gradient of the projection, in place, and overwrite `dbias` (R, 3 H K).
+
+        `qkv` is the result of `queries_keys`.
+        """
+        if self.rotation is None:
+            self.ops.qkv_bias_backward(dqkv, scale, dbias=dbias)
+            return
+        cos, sin, dangles = self.rotation.cos, self.rotation.sin, self.rotation.dangles
+        if dangles is not None:
+            self.ops.rotation_gradient(qkv, None, dqkv, self.config.prefix, out=dangles)
+        self.ops.qkv_bias_rotate_backward(dqkv, scale, cos, sin, self.config.prefix, dbias=dbias)
+
+    def scores(self, scores: Array, qkv: Array) -> None:
+        """Change the scaled scores (R, B, H, T, T) before the softmax, in place. Rows are queries, columns keys.
+
+        `qkv` is the result of `queries_keys`. The default adds `score_bias`.
+        """
+        if self.score_bias is not None:
+            self.ops.add_score_bias(scores, self.score_bias.bias)
+
+    def scores_backward(self, dscores: Array, qkv: Array, dqkv: Array) -> None:
+        """Overwrite the gradients of the parameters that `scores` used, and add to `dqkv` that of `qkv`."""
+        if self.score_bias is not None and self.score_bias.dbias is not None:
+            self.ops.score_bias_gradient(dscores, out=self.score_bias.dbias)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """The hooks of an encoding in one network: one for the tokens and one for each block."""
+
+    tokens: TokenHook
+    blocks: Sequence[BlockHook]
+
+
+def option(default: Any, valid: str, accepts: Any, meaning: str) -> Any:
+    """Return a dataclass field for an option of an encoding.
+
+    `valid` describes the valid values in error messages ("above 0"), `accepts` is a function that tests a value of the
+    type of `default`, and `meaning` is a line for `vitab positions`.
+    """
+    return field(default=default, metadata={"valid": valid, "accepts": accepts, "meaning": meaning})
+
+
+def choice(default: str, choices: Sequence[str], meaning: str) -> Any:
+    """Return a dataclass field for an option with named choices, the default among them."""
+    return option(default, " or ".join(choices), lambda value: value in choices, meaning)
+
+
+def switch(default: bool, meaning: str) -> Any:
+    """Return a dataclass field for an option that is true or false."""
+    return option(default, "true or false", lambda value: True, meaning)
+
+
+@dataclass(frozen=True)
 class Position:
-    """Base class of positional encodings. Without overrides, it encodes nothing. Each network has its own instance.
+    """Base class of positional encodings. Without overrides, it encodes nothing.
 
-    Subclasses must define `description` and may override the hooks below.
-
-    Shapes: R runs, B images, N patches in row-major order, T = prefix + N tokens, D width, H heads, K head width.
-    Prefix tokens (a class token) come first and get no position: they are neither added to nor rotated.
+    Subclasses are frozen dataclasses whose fields are the options (see `option`). They must define `description`.
     """
 
+    name: ClassVar[str] = ""
+    """Name in the registry, or FILE.py:CLASS for an encoding in a file."""
     description: ClassVar[str]
-    traceable: ClassVar[bool] = False
-    """Whether a step can be captured and replayed: the hooks call only methods of `ops` that a captured program
-    supports, on whole arrays. An encoding that computes with array expressions must leave it False."""
+    """A phrase for reports, such as "learned table added to the tokens"."""
+    acts_on: ClassVar[str] = "nothing"
+    """What it changes: tokens, block input, queries and keys, or scores."""
+    other_grids: ClassVar[str] = "unchanged"
+    """How a trained model serves another grid of patches: extend, interpolate, resize, or unchanged."""
+    source: ClassVar[str] = ""
+    """Publication of the formula."""
 
-    fusible: ClassVar[bool] = False
-    """Whether attention may be one fused kernel: the encoding changes queries and keys only by `rotation`, and does not
-    change the scores."""
-    rotation: tuple[Array | None, Array | None] = (None, None)
-    """Cosines and sines (N, K/2) of the angles by which pairs of channels are rotated; None for no rotation."""
-
-    def __init_subclass__(cls) -> None:
-        for flag in ("traceable", "fusible"):
-            setattr(cls, flag, cls.__dict__.get(flag, False))  # not inherited, because the hooks may differ
-        own = {"rotate_queries_keys", "rotate_queries_keys_backward", "add_to_scores", "add_to_scores_backward"}
-        if cls.fusible and (changed := sorted(own & set(cls.__dict__))):
-            raise TypeError(f"{cls.__name__} is fusible, so it must not override {', '.join(changed)}")
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
         if not isinstance(getattr(cls, "description", None), str):
             raise TypeError(f"{cls.__name__}.description must be a string that describes the encoding in reports")
 
-    def __init__(self, config: Geometry, ops: Ops, parameters: Views, gradients: Views) -> None:
-        """`parameters` and `gradients` contain arrays (R, *shape) of the parameters that `declare` returns."""
-        self.config = config
-        self.ops = ops
+    @property
+    def parts(self) -> tuple["Position", ...]:
+        """The encodings of a sum; otherwise the encoding itself."""
+        return (self,)
 
-    @classmethod
-    def check(cls, config: Geometry) -> None:
+    def __str__(self) -> str:
+        """Return the spelling of the encoding: its name, and the options that differ from their defaults."""
+        given = [
+            f"{option.name}={spell(getattr(self, option.name))}"
+            for option in fields(self)
+            if getattr(self, option.name) != option.default
+        ]
+        return f"{self.name}({', '.join(given)})" if given else self.name
+
+    def check(self, config: Geometry) -> None:
         """Raise `ConfigError` if the encoding does not support the model."""
 
-    @classmethod
-    def declare(cls, config: Geometry) -> list[Parameter]:
+    def declare(self, config: Geometry) -> list[Parameter]:
         """Return the learned parameters of the encoding."""
         return []
 
-    @classmethod
-    def fixed_state(cls, config: Geometry) -> dict[str, np.ndarray]:
+    def hooks(self, config: Geometry, workspace: Workspace) -> Hooks:
+        """Return the hooks of a network with the parameters, tables and buffers of `workspace`.
+
+        Parameters and tables change later, so hooks must keep views of them, not values computed from them.
+        """
+        return Hooks(self.token_hook(config, workspace), self.block_hooks(config, workspace))
+
+    def token_hook(self, config: Geometry, workspace: Workspace) -> TokenHook:
+        return TokenHook()
+
+    def block_hooks(self, config: Geometry, workspace: Workspace) -> Sequence[BlockHook]:
+        """Return one hook for each block."""
+        return [BlockHook(workspace, config)] * config.depth
+
+    def tables(self, config: Geometry) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of arrays that `derive` computes, by name. Networks have them in `workspace.tables`."""
+        return {}
+
+    def table_gradients(self, config: Geometry) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of gradients that hooks write and `derive_backward` reads, in `workspace.dtables`."""
+        return {}
+
+    def derive(
+        self,
+        config: Geometry,
+        xp: ModuleType,
+        parameters: Mapping[str, Array],
+        tables: Mapping[str, Array],
+        generators: Sequence[np.random.Generator] | None,
+    ) -> None:
+        """Overwrite the tables (R, *shape), once per step, with functions of the parameters (R, *shape).
+
+        `xp` is the numpy or cupy module. `generators`, one per run, are given in training only, for random changes.
+        """
+
+    def derive_backward(
+        self,
+        config: Geometry,
+        xp: ModuleType,
+        parameters: Mapping[str, Array],
+        tables: Mapping[str, Array],
+        dtables: Mapping[str, Array],
+        gradients: Mapping[str, Array],
+    ) -> None:
+        """Overwrite the gradients of the parameters that `derive` used, given those of the tables."""
+
+    def fixed_state(self, config: Geometry) -> dict[str, np.ndarray]:
         """Return constant arrays that other implementations read from a checkpoint and this one computes."""
         return {}
 
-    @classmethod
-    def adapt_state(cls, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
+    def adapt_state(self, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
         """Return a loaded state adapted to `config`, for instance to another grid of patches."""
         return dict(state)
 
-    def start_backward(self) -> None:
-        """Clear gradients that are summed over the layers. Called before the other hooks of a backward pass."""
 
-    def add_to_tokens(self, tokens: Array) -> None:
-        """Add to the patch tokens (R, B, N, D) in place, before the first block."""
-
-    def add_to_tokens_backward(self, dtokens: Array) -> None:
-        """Overwrite the gradients of the parameters that `add_to_tokens` used. `dtokens` must not be changed."""
-
-    def rotate_queries_keys(self, qkv: Array, bias: Array, scale: float) -> None:
-        """Add the bias, scale the queries, and rotate queries and keys, in place.
-
-        `qkv` (R, B, T, 3, H, K) is the projection of queries, keys and values without bias. An override must add `bias`
-        (R, 3 H K) and multiply the queries by `scale`. The default rotates queries and keys by `rotation`, as fused
-        attention on a GPU does.
-        """
-        cos, sin = self.rotation
-        if cos is None or sin is None:
-            self.ops.qkv_bias(qkv, bias, scale)
-        else:
-            self.ops.qkv_bias_rotate(qkv, bias, scale, cos, sin, self.config.prefix)
-
-    def rotate_queries_keys_backward(self, dqkv: Array, scale: float, *, dbias: Array) -> None:
-        """Replace `dqkv` by the gradient of the projection, in place, and overwrite `dbias` (R, 3 H K)."""
-        cos, sin = self.rotation
-        if cos is None or sin is None:
-            self.ops.qkv_bias_backward(dqkv, scale, dbias=dbias)
-        else:
-            self.ops.qkv_bias_rotate_backward(dqkv, scale, cos, sin, self.config.prefix, dbias=dbias)
-
-    def add_to_scores(self, scores: Array) -> None:
-        """Add to the scaled scores (R, B, H, T, T) in place, before the softmax. Rows are queries, columns keys."""
-
-    def add_to_scores_backward(self, dscores: Array) -> None:
-        """Add to the gradients of the parameters that `add_to_scores` used. Every layer calls it."""
+def spell(value: Any) -> str:
+    """Return the value of an option as text: `100`, `0.5`, `true`, `index`."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def patch_coordinates(grid: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,15 +1,18 @@
 """Fixed 2-D sinusoidal positions, as in "Better plain ViT baselines" (Beyer et al. 2022, arXiv 2205.01580)."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from vit.backend import Array, Ops
 from vit.errors import ConfigError
-from vit.parameters import Views
-from vit.positions.base import Geometry, Position, patch_coordinates
+from vit.positions.base import Geometry, Position, TokenHook, patch_coordinates
+from vit.positions.tables import AddTable
+from vit.workspace import Workspace
 
 
+@dataclass(frozen=True)
 class SinusoidalPosition(Position):
     """Fixed table (N, D) added to the patch tokens.
 
@@ -17,28 +20,24 @@ class SinusoidalPosition(Position):
     y the row of the patch. The width D must be a multiple of 4.
     """
 
-    traceable = fusible = True
-    description = "fixed 2-D sines and cosines, added to the tokens"
+    description: ClassVar[str] = "fixed 2-D sines and cosines, added to the tokens"
+    acts_on: ClassVar[str] = "tokens"
+    other_grids: ClassVar[str] = "extend"
+    source: ClassVar[str] = "Beyer et al. 2022, arXiv 2205.01580"
 
-    def __init__(self, config: Geometry, ops: Ops, parameters: Views, gradients: Views) -> None:
-        super().__init__(config, ops, parameters, gradients)
-        self.table = ops.asarray(sinusoidal_table(config.grid, config.width)[None])
-
-    @classmethod
-    def check(cls, config: Geometry) -> None:
+    def check(self, config: Geometry) -> None:
         if config.width % 4:
             raise ConfigError(f"width must be a multiple of 4 with position 'sinusoidal', got {config.width}")
 
-    @classmethod
-    def fixed_state(cls, config: Geometry) -> dict[str, np.ndarray]:
+    def token_hook(self, config: Geometry, workspace: Workspace) -> TokenHook:
+        ops = workspace.ops
+        return AddTable(ops, ops.asarray(sinusoidal_table(config.grid, config.width)[None]))
+
+    def fixed_state(self, config: Geometry) -> dict[str, np.ndarray]:
         return {"pos_embed": sinusoidal_table(config.grid, config.width)[None].astype(np.float32)}
 
-    @classmethod
-    def adapt_state(cls, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
+    def adapt_state(self, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
         return {name: array for name, array in state.items() if name != "pos_embed"}
-
-    def add_to_tokens(self, tokens: Array) -> None:
-        self.ops.add_table(tokens, self.table)
 
 
 def sinusoidal_table(grid: int, width: int) -> np.ndarray:

@@ -1,0 +1,45 @@
+"""Fixed sinusoidal positions in raster order, as in the first transformer (Vaswani et al. 2017, arXiv 1706.03762)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from vit.errors import ConfigError
+from vit.positions.base import Geometry, Position, TokenHook
+from vit.positions.tables import AddTable
+from vit.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Sinusoidal1dPosition(Position):
+    """Fixed table (N, D) added to the patch tokens, by the number n = y g + x of the patch, from 0.
+
+    Channel 2i is sin(n / 10000^(2i/D)) and channel 2i+1 is cos(n / 10000^(2i/D)). The width D must be even.
+    """
+
+    description: ClassVar[str] = "fixed sines and cosines of the patch number, added to the tokens"
+    acts_on: ClassVar[str] = "tokens"
+    other_grids: ClassVar[str] = "extend"
+    source: ClassVar[str] = "Vaswani et al. 2017, arXiv 1706.03762"
+
+    def check(self, config: Geometry) -> None:
+        if config.width % 2:
+            raise ConfigError(f"width must be even with position 'sinusoidal-1d', got {config.width}")
+
+    def token_hook(self, config: Geometry, workspace: Workspace) -> TokenHook:
+        ops = workspace.ops
+        return AddTable(ops, ops.asarray(raster_table(config.patches, config.width)[None]))
+
+    def fixed_state(self, config: Geometry) -> dict[str, np.ndarray]:
+        return {"pos_embed": raster_table(config.patches, config.width)[None].astype(np.float32)}
+
+    def adapt_state(self, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
+        return {name: array for name, array in state.items() if name != "pos_embed"}
+
+
+def raster_table(patches: int, width: int) -> np.ndarray:
+    """Return the table (patches, width) in float64."""
+    angles = np.outer(np.arange(patches), 10000.0 ** (-np.arange(0, width, 2) / width))
+    return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(patches, width)
