@@ -86,7 +86,7 @@ def _launch_all(kernels: CudaKernels, shape: Shape, position: str, kind: type) -
         normal, stream, stream, vector, statistics, statistics, dweight=vector, dbias=vector, dbranch_bias=vector
     )
     qkv, qkv_bias, scores = active(1, tokens, 3, heads, head_width), wide(3 * width), active(1, heads, tokens, tokens)
-    angles = wide(tokens, head_width // 2)[0]
+    angles = wide(1, tokens, head_width // 2)
     turn: tuple[Any, ...] = (angles, angles, 0) if position == "rope" else (None, None, 0)
     logsumexp = wide(1, heads, tokens)
     kernels.attention(qkv, qkv_bias, 1.0, *turn, out=normal, logsumexp=logsumexp)

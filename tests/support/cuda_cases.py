@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.cuda_shim import MULTIPROCESSORS, Shim, device, kernels_of, scratch
-from tests.support.operations import CASES, Case, Draw, Maker
+from tests.support.operations import CASES, Case, Draw, Maker, angles
 from vit.backend import Ops
 from vit.backend.cuda.kernels import CudaKernels
 
@@ -29,7 +29,7 @@ WIDE |= {"dweight", "dbias", "dbranch_bias"}
 """Arguments that are float32 whatever the type of activations."""
 STREAM = {"x", "stream", "dstream"}
 """Arguments of the layer norms in the type of the residual stream."""
-PARAMETERS = {"bias", "branch_bias", "weight", "table", "dweight", "dbias", "dbranch_bias"}
+PARAMETERS = {"bias", "branch_bias", "weight", "table", "dweight", "dbias", "dbranch_bias", "cos", "sin"}
 
 
 def narrow(x: np.ndarray) -> np.ndarray:
@@ -140,6 +140,13 @@ def fused() -> list[tuple[str, Maker]]:
     return [(method, make) for method, make in CASES if method not in OTHERS]
 
 
+def between(array: np.ndarray) -> np.ndarray:
+    """The array as the second of three layers (R, 3, ...), as a block has its part of the tables of all."""
+    layers = np.full((len(array), 3, *array.shape[1:]), np.nan, array.dtype)
+    layers[:, 1] = array
+    return device(layers)[:, 1]
+
+
 @dataclass
 class Attention:
     """Both passes of attention on (images, tokens, heads, head width); no rotation where `prefix` is None."""
@@ -148,6 +155,8 @@ class Attention:
     size: tuple[int, int, int, int]
     prefix: int | None
     kind: str
+    own: str = ""
+    """The axes that have angles of their own: "run", "head"."""
 
     def __post_init__(self) -> None:
         images, tokens, heads, width = self.size
@@ -158,8 +167,8 @@ class Attention:
         self.dout = widen(in_type(draw(images, tokens, heads * width), self.kind))
         self.angles: dict[str, Any] = {"cos": None, "sin": None}
         if self.prefix is not None:
-            angles = 3 * draw.rng.normal(size=(tokens - self.prefix, width // 2))
-            self.angles = {"cos": np.cos(angles).astype(np.float32), "sin": np.sin(angles).astype(np.float32)}
+            drawn = angles(draw, tokens - self.prefix, heads, width, self.own)
+            self.angles = {name: table.astype(np.float32) for name, table in drawn.items()}
 
     def run(self, kernels: CudaKernels) -> dict[str, np.ndarray]:
         images, tokens, heads, _ = self.size
@@ -167,8 +176,8 @@ class Attention:
         blank = {name: device(in_type(np.full(x.shape, np.nan), self.kind)) for name, x in (("o", dout), ("dqkv", qkv))}
         logsumexp = device(np.full((self.runs, images, heads, tokens), np.nan, dtype=np.float32))
         bias, dbias = device(self.bias.astype(np.float32)), device(np.full(self.bias.shape, np.nan, dtype=np.float32))
-        angles = {name: None if a is None else device(a) for name, a in self.angles.items()}
-        head = (qkv, bias, self.scale, angles["cos"], angles["sin"], self.prefix or 0)
+        turn = [None if table is None else between(table) for table in self.angles.values()]
+        head = (qkv, bias, self.scale, *turn, self.prefix or 0)
         kernels.attention(*head, out=blank["o"], logsumexp=logsumexp)
         kernels.attention_backward(dout, *head, blank["o"], logsumexp, dqkv=blank["dqkv"], dbias=dbias)
         return {"out": blank["o"], "logsumexp": logsumexp, "dqkv": blank["dqkv"], "dbias": dbias}

@@ -183,27 +183,41 @@ def qkv_bias_backward(draw: Draw, images: int, tokens: int, heads: int, width: i
     return Case(arrays, {"dqkv", "dbias"}, {"scale": width**-0.5})
 
 
-def qkv_bias_rotate(draw: Draw, images: int, tokens: int, heads: int, width: int, prefix: int = 0) -> Case:
+def qkv_bias_rotate(
+    draw: Draw, images: int, tokens: int, heads: int, width: int, prefix: int = 0, own: str = ""
+) -> Case:
     case = qkv_bias(draw, images, tokens + prefix, heads, width)
-    return Case(case.arrays | _angles(draw, tokens, width), case.written, case.other | {"prefix": prefix})
+    return Case(case.arrays | angles(draw, tokens, heads, width, own), case.written, case.other | {"prefix": prefix})
 
 
 def qkv_bias_rotate_after_prefix(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
-    return qkv_bias_rotate(draw, images, tokens, heads, width, prefix=2)
+    return qkv_bias_rotate(draw, images, tokens, heads, width, 2, "run")
 
 
-def qkv_bias_rotate_backward(draw: Draw, images: int, tokens: int, heads: int, width: int, prefix: int = 0) -> Case:
+def qkv_bias_rotate_by_head(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    return qkv_bias_rotate(draw, images, tokens, heads, width, 1, "run head")
+
+
+def qkv_bias_rotate_backward(
+    draw: Draw, images: int, tokens: int, heads: int, width: int, prefix: int = 0, own: str = ""
+) -> Case:
     case = qkv_bias_backward(draw, images, tokens + prefix, heads, width)
-    return Case(case.arrays | _angles(draw, tokens, width), case.written, case.other | {"prefix": prefix})
+    return Case(case.arrays | angles(draw, tokens, heads, width, own), case.written, case.other | {"prefix": prefix})
 
 
 def qkv_bias_rotate_backward_after_prefix(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
-    return qkv_bias_rotate_backward(draw, images, tokens, heads, width, prefix=2)
+    return qkv_bias_rotate_backward(draw, images, tokens, heads, width, 2, "run head")
 
 
-def _angles(draw: Draw, tokens: int, width: int) -> dict[str, np.ndarray]:
-    angles = 3 * draw.rng.normal(size=(tokens, width // 2))
-    return {"cos": np.cos(angles), "sin": np.sin(angles)}
+def qkv_bias_rotate_backward_by_head(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    return qkv_bias_rotate_backward(draw, images, tokens, heads, width, 1, "head")
+
+
+def angles(draw: Draw, patches: int, heads: int, width: int, own: str) -> dict[str, np.ndarray]:
+    """Cosines and sines (R or 1, H or 1, N, K/2); `own` names the axes that have tables of their own."""
+    shape = (draw.runs if "run" in own else 1, heads if "head" in own else 1, patches, width // 2)
+    drawn = 3 * draw.rng.normal(size=shape)
+    return {"cos": np.cos(drawn), "sin": np.sin(drawn)}
 
 
 def softmax(draw: Draw, images: int, tokens: int, width: int) -> Case:
@@ -266,8 +280,10 @@ CASES: list[tuple[str, Maker]] = [
     ("qkv_bias_backward", qkv_bias_backward),
     ("qkv_bias_rotate", qkv_bias_rotate),
     ("qkv_bias_rotate", qkv_bias_rotate_after_prefix),
+    ("qkv_bias_rotate", qkv_bias_rotate_by_head),
     ("qkv_bias_rotate_backward", qkv_bias_rotate_backward),
     ("qkv_bias_rotate_backward", qkv_bias_rotate_backward_after_prefix),
+    ("qkv_bias_rotate_backward", qkv_bias_rotate_backward_by_head),
     ("softmax", softmax),
     ("softmax_backward", softmax_backward),
     ("cross_entropy", cross_entropy),

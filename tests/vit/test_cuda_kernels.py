@@ -33,15 +33,16 @@ from vit.backend.cuda.kernels import CudaKernels
 pytestmark = pytest.mark.skipif(compiler() is None, reason="g++ is not installed: CUDA kernels cannot run on the CPU")
 
 ATTENTIONS = [
-    Attention(runs, size, prefix, kind)
+    Attention(runs, size, prefix, kind, own)
     for kind in ("float32", "bf16")
-    for runs, size, prefix in [
-        (1, (2, 17, 3, 16), None),
-        (3, (1, 65, 2, 24), 1),
-        (1, (5, 4, 1, 40), 0),
-        (2, (2, 16, 2, 32), 0),
-        (1, (1, 130, 1, 48), None),
-        (1, (1, 256, 1, 64), 0),
+    for runs, size, prefix, own in [
+        (1, (2, 17, 3, 16), None, ""),
+        (3, (1, 65, 2, 24), 1, "run head"),
+        (1, (5, 4, 1, 40), 0, ""),
+        (2, (2, 16, 2, 32), 0, "head"),
+        (1, (1, 130, 1, 48), None, ""),
+        (1, (1, 256, 1, 64), 0, ""),
+        (2, (1, 18, 2, 16), 2, "run"),
     ]
 ]
 TYPES = {"float32": ("float32", "float32"), "mixed": ("float32", "bf16"), "bf16": ("bf16", "bf16")}
@@ -93,14 +94,16 @@ class TestOps:
 
 
 class TestAttention:
-    @pytest.mark.parametrize("case", ATTENTIONS, ids=lambda a: f"{a.kind}-{a.runs}x{a.size}-{a.prefix}")
+    @pytest.mark.parametrize("case", ATTENTIONS, ids=lambda a: f"{a.kind}-{a.runs}x{a.size}-{a.prefix} {a.own}")
     def test_equals_the_reference(self, devices: Devices, case: Attention) -> None:
         got, reversed_order = (case.run(kernels) for kernels in devices)
         for name, expected in case.expected().items():
             assert np.array_equal(got[name].view(np.uint8), reversed_order[name].view(np.uint8)), f"{name}: a race"
             # bf16 rounds probabilities and gradients of scores (half a unit each) before they are factors, sums of
             # which err by less than the largest of their terms; float32 adds up to 256 products
-            factors = 2 * EPSILON["uint16"] if case.kind == "bf16" and name != "logsumexp" else 2 * SUMS
+            factors = 2 * EPSILON["uint16"] if case.kind == "bf16" else 2 * SUMS
+            if case.kind == "bf16" and name == "logsumexp":  # a few of the operands are rounded the other way
+                factors /= 8
             assert_close(got[name], expected, name, factors, scale=0.0)
             error = widen(got[name]) - expected
             assert np.sqrt((error**2).mean() / (expected**2).mean()) < factors

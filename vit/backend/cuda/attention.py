@@ -22,9 +22,11 @@ from vit.backend.cuda.launch import (
     optional,
     require_contiguous,
     require_contiguous_runs,
+    require_contiguous_tables,
     require_shape,
     require_type,
     run_stride,
+    stride,
     type_name,
     vector,
 )
@@ -64,13 +66,13 @@ class AttentionKernels(Launcher):
         """Compute softmax(scale rot(q) rot(k)^T) v for every head, with q, k, v = qkv + bias.
 
         `qkv` (R, B, T, 3, H, K) and `out` (R, B, T, H K) in the type of activations, `bias` (R, 3 H K) float32,
-        `cos`, `sin` (N, K/2) float32 as in `Ops.qkv_bias_rotate`, or None for no rotation; the first `prefix` tokens
-        are not rotated. Overwrites `out` and `logsumexp` (R, B, H, T) float32. Raises ValueError unless `fits`.
+        `cos`, `sin` (R or 1, H or 1, N, K/2) float32 as in `Ops.qkv_bias_rotate`, with any stride between runs and
+        heads, or None for no rotation; the first `prefix` tokens are not rotated. Overwrites `out` and `logsumexp` (R, B, H, T) float32. Raises ValueError unless `fits`.
         bf16 products use tensor cores, with float32 sums and softmax.
         """
-        arrays = self._check_attention(qkv, bias, cos, sin, prefix, out, logsumexp)
+        turn = self._check_attention(qkv, bias, cos, sin, prefix, out, logsumexp)
         launch = _Shape(qkv, aligned(out))
-        args = (qkv, bias, run_stride(bias), *arrays, i32(prefix), f32(scale), out, logsumexp, *launch.sizes)
+        args = (qkv, bias, run_stride(bias), *turn, f32(scale), out, logsumexp, *launch.sizes)
         self.launch(launch.kernel("attention"), launch.grid, launch.block, launch.shared(backward=False), args)
 
     def attention_backward(
@@ -92,7 +94,7 @@ class AttentionKernels(Launcher):
 
         `dout` is (R, B, T, H K); the other arguments are those of `attention`, with its results.
         """
-        arrays = self._check_attention(qkv, bias, cos, sin, prefix, out, logsumexp)
+        turn = self._check_attention(qkv, bias, cos, sin, prefix, out, logsumexp)
         require_shape(out.shape, dout=dout)
         require_shape(qkv.shape, dqkv=dqkv)
         require_shape(bias.shape, dbias=dbias)
@@ -104,7 +106,7 @@ class AttentionKernels(Launcher):
         runs, columns = bias.shape
         count = qkv.shape[1] * launch.tiles
         sums = self.scratch(runs * count * columns)
-        args = (dout, qkv, bias, run_stride(bias), *arrays, i32(prefix), f32(scale), out, logsumexp, dqkv, sums)
+        args = (dout, qkv, bias, run_stride(bias), *turn, f32(scale), out, logsumexp, dqkv, sums)
         residence = (i32(launch.resident),) if launch.tensor_cores else ()
         kernel, shared = launch.kernel("attention", "_backward"), launch.shared(backward=True)
         self.launch(kernel, launch.grid, launch.block, shared, (*args, *residence, *launch.sizes))
@@ -112,7 +114,7 @@ class AttentionKernels(Launcher):
 
     def _check_attention(
         self, qkv: Array, bias: Array, cos: Array | None, sin: Array | None, prefix: int, out: Array, logsumexp: Array
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Any, ...]:
         runs, batch, tokens, _, heads, head_width = qkv.shape
         if not fits(tokens, head_width):
             raise ValueError(
@@ -120,16 +122,15 @@ class AttentionKernels(Launcher):
                 f"got {tokens} and {head_width}"
             )
         require_shape((runs, 3 * heads * head_width), bias=bias)
-        require_shape((tokens - prefix, head_width // 2), cos=cos, sin=sin)
         require_shape((runs, batch, tokens, heads * head_width), out=out)
         require_shape((runs, batch, heads, tokens), logsumexp=logsumexp)
         require_type(type_name(qkv), out=out)
-        require_type("float", bias=bias, cos=cos, sin=sin, logsumexp=logsumexp)
-        require_contiguous(qkv=qkv, cos=cos, sin=sin, out=out, logsumexp=logsumexp)
+        require_type("float", bias=bias, logsumexp=logsumexp)
+        require_contiguous(qkv=qkv, out=out, logsumexp=logsumexp)
         require_contiguous_runs(bias=bias)
         if not (aligned(qkv) and aligned(bias)):
             raise ValueError("attention: arrays must start at multiples of 16 bytes")
-        return optional(cos), optional(sin)
+        return _turn(qkv, cos, sin, prefix)
 
     def qkv_bias(self, qkv: Array, bias: Array, scale: float) -> None:
         """Add bias (R, 3 H K) float32 to qkv (R, B, T, 3, H, K), then multiply queries by `scale`, in place."""
@@ -140,7 +141,10 @@ class AttentionKernels(Launcher):
         self._bias_rotate_backward(dqkv, scale, None, None, 0, dbias)
 
     def qkv_bias_rotate(self, qkv: Array, bias: Array, scale: float, cos: Array, sin: Array, prefix: int) -> None:
-        """Apply `qkv_bias`, then rotate pairs (2j, 2j+1) of queries and keys by the angles of cos, sin (N, K/2)."""
+        """Apply `qkv_bias`, then rotate pairs (2j, 2j+1) of queries and keys by the angles of `cos` and `sin`.
+
+        `cos`, `sin` are (R or 1, H or 1, N, K/2) float32, with any stride between runs and heads.
+        """
         self._bias_rotate(qkv, bias, scale, cos, sin, prefix)
 
     def _bias_rotate(
@@ -150,8 +154,8 @@ class AttentionKernels(Launcher):
         columns, rows = 3 * heads * head_width, batch * tokens
         require_shape((runs, columns), bias=bias)
         require_contiguous_runs(bias=bias)
-        v = self._pairs(qkv, cos, sin, prefix, bias)
-        args = (qkv, bias, run_stride(bias), f32(scale), optional(cos), optional(sin), i32(prefix))
+        turn, v = _turn(qkv, cos, sin, prefix), self._pairs(qkv, cos, bias)
+        args = (qkv, bias, run_stride(bias), f32(scale), *turn)
         sizes = (i32(rows), i32(tokens), i32(heads * head_width), i32(head_width))
         kernel = expression("qkv_bias", type_name(qkv), v)
         self.over_columns(kernel, v, self.parts(rows, columns, runs), columns, runs, (*args, *sizes))
@@ -169,20 +173,20 @@ class AttentionKernels(Launcher):
         columns, rows = 3 * heads * head_width, batch * tokens
         require_shape((runs, columns), dbias=dbias)
         require_contiguous_runs(dbias=dbias)
-        v, parts = self._pairs(dqkv, cos, sin, prefix, None), self.parts(rows, columns, runs)
+        turn, v = _turn(dqkv, cos, sin, prefix), self._pairs(dqkv, cos, None)
+        parts = self.parts(rows, columns, runs)
         sums = self.scratch(runs * parts * columns)
-        args = (dqkv, f32(scale), optional(cos), optional(sin), i32(prefix), sums)
+        args = (dqkv, f32(scale), *turn, sums)
         sizes = (i32(rows), i32(tokens), i32(heads * head_width), i32(head_width))
         kernel = expression("qkv_bias_backward", type_name(dqkv), v)
         self.over_columns(kernel, v, parts, columns, runs, (*args, *sizes))
         self.sum_parts(sums, parts, columns, dbias)
 
-    def _pairs(self, qkv: Array, cos: Array | None, sin: Array | None, prefix: int, bias: Array | None) -> int:
+    def _pairs(self, qkv: Array, cos: Array | None, bias: Array | None) -> int:
         """Return the elements per vector load, at least 2 with a rotation, which changes pairs."""
-        tokens, _, heads, head_width = qkv.shape[2:]
-        require_shape((tokens - prefix, head_width // 2), cos=cos, sin=sin)
-        require_type("float", cos=cos, sin=sin, bias=bias)
-        require_contiguous(qkv=qkv, cos=cos, sin=sin)
+        heads, head_width = qkv.shape[4:]
+        require_type("float", bias=bias)
+        require_contiguous(qkv=qkv)
         v = vector(3 * heads * head_width, qkv, bias)
         return 2 if v == 1 and cos is not None else v
 
@@ -208,6 +212,20 @@ class AttentionKernels(Launcher):
         grid = (-(-rows // (BLOCK // 32)), 1, 1)
         name = expression(kernel, type_name(arrays[0]), items)
         self.launch(name, grid, (BLOCK, 1, 1), 0, (*arrays, np.int64(rows), i32(width)))
+
+
+def _turn(qkv: Array, cos: Array | None, sin: Array | None, prefix: int) -> tuple[Any, ...]:
+    """Check the tables of a rotation, and return the members of `Rotation` in heads.cuh."""
+    if cos is not None and sin is not None:
+        runs, _, tokens, _, heads, head_width = qkv.shape
+        if len(cos) not in (1, runs) or cos.shape[1] not in (1, heads):
+            raise ValueError(f"cos must be of 1 or {runs} runs and 1 or {heads} heads, got {tuple(cos.shape)}")
+        require_shape((*cos.shape[:2], tokens - prefix, head_width // 2), cos=cos, sin=sin)
+        require_type("float", cos=cos, sin=sin)
+        require_contiguous_tables(cos=cos, sin=sin)
+        if any(stride(cos, axis) != stride(sin, axis) for axis in (0, 1)):
+            raise ValueError(f"cos and sin must have the same strides, got {cos.strides} and {sin.strides}")
+    return optional(cos), optional(sin), stride(cos, 0), stride(cos, 1), i32(prefix)
 
 
 class _Shape:

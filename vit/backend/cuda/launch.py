@@ -102,6 +102,11 @@ def require_contiguous_runs(**arrays: Array | None) -> None:
     _require_contiguous(1, arrays)
 
 
+def require_contiguous_tables(**arrays: Array | None) -> None:
+    """Raise ValueError if an array (R, H, ...) is not C-contiguous within each run and head."""
+    _require_contiguous(2, arrays)
+
+
 def _require_contiguous(first_axis: int, arrays: dict[str, Array | None]) -> None:
     for name, array in arrays.items():
         if array is None:
@@ -130,9 +135,14 @@ def require_type(name: str, **arrays: Array | None) -> None:
 
 def run_stride(array: Array | None) -> np.int64:
     """Return the stride between runs in elements, 0 for an array that all runs share."""
-    if array is None or array.shape[0] == 1:
+    return stride(array, 0)
+
+
+def stride(array: Array | None, axis: int) -> np.int64:
+    """Return the stride of an axis in elements, 0 if the axis has length 1."""
+    if array is None or array.shape[axis] == 1:
         return np.int64(0)
-    return np.int64(array.strides[0] // array.dtype.itemsize)
+    return np.int64(array.strides[axis] // array.dtype.itemsize)
 
 
 def vector(width: int, *arrays: Array | None) -> int:

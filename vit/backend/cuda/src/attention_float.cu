@@ -68,11 +68,12 @@ struct Channels {
 template <int CHUNKS>
 __global__ void __launch_bounds__(BLOCK)
     attention_float(const float* qkv, const float* bias, int64 bias_stride, const float* cos, const float* sin,
-                    int prefix, float scale, float* out, float* logsumexp, int tokens, int heads, int head_width) {
+                    int64 run_stride, int64 head_stride, int prefix, float scale, float* out, float* logsumexp,
+                    int tokens, int heads, int head_width) {
     constexpr int WIDTH = 16 * CHUNKS, STEP = 8;
     extern __shared__ __align__(16) float shared_floats[];
     float *keys = shared_floats, *values = keys + ROWS * WIDTH;
-    const Head<float> head(bias, bias_stride, {cos, sin, prefix}, scale, tokens, heads, head_width);
+    const Head<float> head(bias, bias_stride, {cos, sin, run_stride, head_stride, prefix}, scale, tokens, heads, head_width);
     const int row = threadIdx.x / 4, token = blockIdx.y * ROWS + row;
     Channels<CHUNKS> query, mixed;
     query.read([&](int dim, float (&x)[4]) { head.read(qkv, QUERY, token, dim, x); });
@@ -156,14 +157,14 @@ __device__ __forceinline__ void finish(const Head<float>& head, float* dqkv, Par
 template <int CHUNKS>
 __global__ void __launch_bounds__(BLOCK, 1)
     attention_float_backward(const float* dout, const float* qkv, const float* bias, int64 bias_stride,
-                             const float* cos, const float* sin, int prefix, float scale, const float* out,
-                             const float* logsumexp, float* dqkv, float* parts, int tokens, int heads,
-                             int head_width) {
+                             const float* cos, const float* sin, int64 run_stride, int64 head_stride, int prefix,
+                             float scale, const float* out, const float* logsumexp, float* dqkv, float* parts,
+                             int tokens, int heads, int head_width) {
     constexpr int WIDTH = 16 * CHUNKS;
     extern __shared__ __align__(16) float shared_floats[];
     __shared__ float normaliser[ROWS], delta[ROWS];
     float *left = shared_floats, *right = left + ROWS * WIDTH;
-    const Head<float> head(bias, bias_stride, {cos, sin, prefix}, scale, tokens, heads, head_width);
+    const Head<float> head(bias, bias_stride, {cos, sin, run_stride, head_stride, prefix}, scale, tokens, heads, head_width);
     const int row = threadIdx.x / 4, token = blockIdx.y * ROWS + row;
     const int64 part = head.image * gridDim.y + blockIdx.y;
     float* to = parts + part * 3 * heads * head_width + head.head * head_width;

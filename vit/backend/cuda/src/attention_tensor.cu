@@ -81,9 +81,10 @@ __device__ __forceinline__ void mix(float (&d)[WIDTH / 8][4], const float (&w)[2
 template <int WIDTH>
 __global__ void __launch_bounds__(32 * MOST_WARPS)
     attention_tensor(const bf16* qkv, const float* bias, int64 bias_stride, const float* cos, const float* sin,
-                     int prefix, float scale, bf16* out, float* logsumexp, int tokens, int heads, int head_width) {
+                     int64 run_stride, int64 head_stride, int prefix, float scale, bf16* out, float* logsumexp,
+                     int tokens, int heads, int head_width) {
     extern __shared__ __align__(16) unsigned char shared[];
-    const Head<bf16> head(bias, bias_stride, {cos, sin, prefix}, scale, tokens, heads, head_width);
+    const Head<bf16> head(bias, bias_stride, {cos, sin, run_stride, head_stride, prefix}, scale, tokens, heads, head_width);
     const int rows = padded(tokens), own = blockDim.x / 2, tile = blockIdx.y * own;
     bf16* keys = reinterpret_cast<bf16*>(shared);
     bf16* values = keys + rows * STRIDE<WIDTH>;
@@ -197,12 +198,12 @@ __device__ __forceinline__ void softmax_backward(float& s, float& dp, float norm
 template <int WIDTH>
 __global__ void __launch_bounds__(32 * MOST_WARPS, WIDTH > 32 ? 1 : 2)
     attention_tensor_backward(const bf16* dout, const bf16* qkv, const float* bias, int64 bias_stride,
-                              const float* cos, const float* sin, int prefix, float scale, const bf16* out,
-                              const float* logsumexp, bf16* dqkv, float* parts, int resident, int tokens, int heads,
-                              int head_width) {
+                              const float* cos, const float* sin, int64 run_stride, int64 head_stride, int prefix,
+                              float scale, const bf16* out, const float* logsumexp, bf16* dqkv, float* parts,
+                              int resident, int tokens, int heads, int head_width) {
     extern __shared__ __align__(16) unsigned char shared[];
     __shared__ float sums[MOST_WARPS][3][WIDTH];
-    const Head<bf16> head(bias, bias_stride, {cos, sin, prefix}, scale, tokens, heads, head_width);
+    const Head<bf16> head(bias, bias_stride, {cos, sin, run_stride, head_stride, prefix}, scale, tokens, heads, head_width);
     const int rows = padded(tokens), area = rows * STRIDE<WIDTH>;
     bf16* keys = reinterpret_cast<bf16*>(shared);
     bf16* values = keys + area;

@@ -4,8 +4,16 @@
 enum Part { QUERY, KEY, VALUE };
 
 struct Rotation {
-    const float *cos, *sin;  // (N, K / 2), null if nothing is rotated
+    const float *cos, *sin;  // (R or 1, H or 1, N, K / 2), null if nothing is rotated
+    int64 run_stride;        // elements between the tables of two runs, 0 if they share one
+    int64 head_stride;       // elements between the tables of two heads, 0 if they share one
     int prefix;              // number of tokens before the first rotated one
+
+    // Returns the rotation with the tables (N, K / 2) of one head of one run.
+    __device__ __forceinline__ Rotation of(int run, int head) const {
+        const int64 at = run * run_stride + head * head_stride;
+        return {cos ? cos + at : cos, cos ? sin + at : sin, 0, 0, prefix};
+    }
 
     // Rotates the pairs of channels (2j, 2j+1) of a token: (a, b) becomes (a cos - b sin, a sin + b cos). With BACK,
     // the angle has the opposite sign.
@@ -34,10 +42,11 @@ struct Head {
     int tokens, heads, head_width;
 
     // Selects the image and head of the thread block: blockIdx.x = image H + head, blockIdx.z = run.
-    __device__ __forceinline__ Head(const float* all_bias, int64 bias_stride, Rotation rotation, float scale,
-                                    int tokens, int heads, int head_width)
-        : rotation(rotation), scale(scale), tokens(tokens), heads(heads), head_width(head_width) {
+    __device__ __forceinline__ Head(const float* all_bias, int64 bias_stride, const Rotation& all_rotations,
+                                    float scale, int tokens, int heads, int head_width)
+        : scale(scale), tokens(tokens), heads(heads), head_width(head_width) {
         head = blockIdx.x % heads;
+        rotation = all_rotations.of(blockIdx.z, head);
         image = blockIdx.z * static_cast<int64>(gridDim.x / heads) + blockIdx.x / heads;
         offset = image * tokens * 3 * heads * head_width + head * head_width;
         bias = all_bias + blockIdx.z * bias_stride + head * head_width;
