@@ -163,10 +163,10 @@ class ViT:
 
     def network(self, capacity: int, *, training: bool = True, ops: Ops | None = None) -> Network:
         """Return a network with new buffers for batches of up to `capacity` images, on this model's parameters."""
-        gradients, dtables = self.parameters, self.tables
+        gradients = self.parameters
         if training:
             gradients = Views(self.layout, self.ops.zeros(self.parameters.flat.shape))
-            dtables = self.zero_tables(self.position.table_gradients(self.config))
+        dtables = self.zero_tables(self.position.table_gradients(self.config))
         workspace = Workspace(
             ops or self.ops, self.parameters, self.weights, gradients, capacity, training, self.tables, dtables
         )
@@ -224,10 +224,7 @@ class ViT:
         loss = network.train(1 / images.shape[1]).mean(axis=1)
         views = network.workspace.gradients
         self.derive_backward(network.workspace.dtables, views)
-        self._gradients = [
-            {name: self.ops.to_numpy(views[name][run]) for name in self.layout.parameters}
-            for run in range(len(self.seeds))
-        ]
+        self._gradients = [self._state(views, run) for run in range(len(self.seeds))]
         return loss
 
     def gradients(self, run: int = 0) -> dict[str, np.ndarray]:
@@ -241,7 +238,11 @@ class ViT:
 
     def state_dict(self, run: int = 0) -> dict[str, np.ndarray]:
         """Return a copy of the parameters of one run, with timm's names and shapes."""
-        return {name: self.ops.to_numpy(self.parameters[name][run]) for name in self.layout.parameters}
+        return self._state(self.parameters, run)
+
+    def _state(self, views: Views, run: int) -> dict[str, np.ndarray]:
+        state = {name: self.ops.to_numpy(views[name][run]) for name in self.layout.parameters}
+        return self.position.external_state(state, self.config)
 
     def load_state_dict(self, state: Mapping[str, np.ndarray], run: int = 0) -> None:
         """Overwrite the parameters of one run.

@@ -46,6 +46,7 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
         "vit/engine.py",
         "vit/lane.py",
         "vit/backend/cpu_kernels.py",
+        "vit/backend/position_kernels.py",
         "vit/backend/gemm.py",
         "vit/backend/numpy_ops.py",
         "vit/backend/program.py",

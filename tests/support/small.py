@@ -13,6 +13,33 @@ from vit.positions import Position
 POSITIONS = ("none", "learned", "sinusoidal", "rope")
 POOLS = ("mean", "cls")
 BOTH = list(itertools.product(POSITIONS, POOLS))
+ENCODINGS = (
+    *POSITIONS,
+    "learned-axial",
+    "sinusoidal-1d",
+    "rope(base=10)",
+    "rope(coordinates=centred)",
+    "rope-mixed",
+    "rope-mixed(base=30)",
+    "rope-dinov3",
+    "rope-dinov3(base=30,pairs=half)",
+    "lie-rope",
+    "lie-rope(block=2,layers=shared)",
+    "lie-rope(block=4,heads=shared)",
+    "relative-bias",
+    "relative-bias(shared=true)",
+    "relative-bias-mlp(hidden=5)",
+    "relative-bias-mlp(shared=true,hidden=5,mode=cr)",
+    "relative-keys",
+    "alibi-2d",
+    "alibi-2d(distance=manhattan)",
+    "cpe",
+    "cpe(where=each)",
+    "rope+learned",
+    "rope+sinusoidal",
+    "cpe+relative-keys+relative-bias+rope-mixed+learned-axial",
+)
+"""Every encoding, with every option, and sums."""
 
 
 def config(**changes: Any) -> ViTConfig:

@@ -309,22 +309,6 @@ def qkv_bias_rotate_backward(dqkv, dbias, cos, sin, prefix, tables, half, scale)
 
 
 @_jit
-def rotation_gradient(qkv, dqkv, out, prefix, heads, half):
-    images, tokens, _ = qkv.shape
-    third = heads * 2 * half
-    out[:] = 0
-    for b in range(images):
-        for n in range(prefix, tokens):
-            x = qkv[b, n]
-            dx = dqkv[b, n]
-            for start in range(0, 2 * third, 2 * half):
-                to = out[(start % third) // (2 * half), n - prefix]
-                for j in range(half):
-                    i = start + 2 * j
-                    to[j] += x[i] * dx[i + 1] - x[i + 1] * dx[i]
-
-
-@_jit
 def softmax(x):
     rows, columns = x.shape
     for i in range(rows):

@@ -4,6 +4,7 @@ A kernel processes the arrays of one run, so methods loop over the run axis. Ker
 is set, operations are appended to the program instead of being computed.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
@@ -189,6 +190,53 @@ class NumpyOps(Ops):
         for run, drun, o in zip(qkv, dqkv, out, strict=True):
             flat = [_view(x, *x.shape[:2], x[0, 0].size) for x in (run, drun)]
             self._launch(Opcode.ROTATION_GRADIENT, (*flat, o), (prefix, len(o), o.shape[2]))
+
+    def qkv_bias_turn(self, qkv: Array, bias: Array, scale: float, matrices: Array, prefix: int) -> None:
+        for run, b, m in zip(qkv, bias, matrices, strict=True):
+            arrays = (_view(run, *run.shape[:2], b.size), b, m)
+            self._launch(Opcode.QKV_BIAS_TURN, arrays, (prefix, len(m), m.shape[2], m.shape[3]), (scale,))
+
+    def qkv_bias_turn_backward(
+        self, qkv: Array, dqkv: Array, scale: float, matrices: Array, prefix: int, *, dbias: Array, dmatrices: Array
+    ) -> None:
+        for run, drun, m, db, dm in zip(qkv, dqkv, matrices, dbias, dmatrices, strict=True):
+            flat = [_view(x, *x.shape[:2], db.size) for x in (run, drun)]
+            sizes = (prefix, len(m), m.shape[2], m.shape[3])
+            self._launch(Opcode.QKV_BIAS_TURN_BACKWARD, (*flat, m, db, dm), sizes, (scale,))
+
+    def add_to_queries(self, dqkv: Array, dqueries: Array) -> None:
+        for run, d in zip(dqkv, dqueries, strict=True):
+            width = d[0, 0].size
+            self._launch(Opcode.ADD_TO_QUERIES, (_view(run, -1, 3 * width), _view(d, -1, width)))
+
+    def add_relative_scores(self, scores: Array, products: Array, prefix: int) -> None:
+        self._relative(Opcode.ADD_RELATIVE_SCORES, scores, products, prefix)
+
+    def relative_scores_gradient(self, dscores: Array, prefix: int, out: Array) -> None:
+        self._relative(Opcode.RELATIVE_SCORES_GRADIENT, dscores, out, prefix)
+
+    def _relative(self, opcode: Opcode, scores: Array, products: Array, prefix: int) -> None:
+        images, tokens, heads = products.shape[1:4]
+        for run, p in zip(scores, products, strict=True):
+            arrays = (_view(run, images, heads * tokens, tokens), _view(p, images, tokens, -1))
+            self._launch(opcode, arrays, (prefix, math.isqrt(tokens - prefix), heads))
+
+    def add_branch(self, stream: Array, branch: Array, bias: Array, out: Array) -> None:
+        for s, x, b, o in zip(stream, branch, bias, out, strict=True):
+            self._launch(Opcode.ADD_BRANCH, (*(_view(a, -1, b.size) for a in (s, x)), b, _view(o, -1, b.size)))
+
+    def add_depthwise_conv(self, x: Array, weight: Array, bias: Array, prefix: int, out: Array) -> None:
+        grid = math.isqrt(x.shape[2] - prefix)
+        for run, w, b, o in zip(x, weight, bias, out, strict=True):
+            self._launch(Opcode.ADD_DEPTHWISE_CONV, (run, _view(w, -1, 9), b, o), (prefix, grid))
+
+    def add_depthwise_conv_backward(
+        self, dy: Array, x: Array, weight: Array, prefix: int, *, out: Array, dweight: Array, dbias: Array
+    ) -> None:
+        grid = math.isqrt(x.shape[2] - prefix)
+        for d, run, w, o, dw, db in zip(dy, x, weight, out, dweight, dbias, strict=True):
+            arrays = (d, run, _view(w, -1, 9), o, _view(dw, -1, 9), db)
+            self._launch(Opcode.ADD_DEPTHWISE_CONV_BACKWARD, arrays, (prefix, grid))
 
     def add_score_bias(self, scores: Array, bias: Array) -> None:
         for r, run in enumerate(scores):

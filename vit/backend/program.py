@@ -20,6 +20,7 @@ from numba.extending import get_cython_function_address, intrinsic
 
 from vit.backend import cpu_kernels as kernels
 from vit.backend import gemm as own_product
+from vit.backend import position_kernels
 from vit.backend.gemm import buffer_bytes, gemm, is_faster, pointer
 from vit.backend.numba_cache import CACHED
 
@@ -51,12 +52,20 @@ class Opcode(IntEnum):
     SUM_OF_SQUARES = 21
     ADAMW = 22
     ROTATION_GRADIENT = 23
+    QKV_BIAS_TURN = 24
+    QKV_BIAS_TURN_BACKWARD = 25
+    ADD_TO_QUERIES = 26
+    ADD_RELATIVE_SCORES = 27
+    RELATIVE_SCORES_GRADIENT = 28
+    ADD_BRANCH = 29
+    ADD_DEPTHWISE_CONV = 30
+    ADD_DEPTHWISE_CONV_BACKWARD = 31
 
 
 PRODUCTS = (Opcode.MATMUL, Opcode.GEMM)
 
 KERNELS: dict[Opcode, Callable[..., Any]] = {
-    opcode: getattr(kernels, opcode.name.lower())
+    opcode: getattr(kernels, opcode.name.lower(), None) or getattr(position_kernels, opcode.name.lower())
     for opcode in Opcode
     if opcode not in (Opcode.MATMUL, Opcode.COPY, Opcode.GEMM)
 }
@@ -314,7 +323,43 @@ def _compiled(digest: str) -> Callable[..., None]:
                     kernels.qkv_bias_rotate_backward(qkv, bias, cos, sin, n[3], n[4], n[5], f[0])
             elif opcode == Opcode.ROTATION_GRADIENT:
                 out = numba.carray(pointer(p[2], unit), (n[4], n[1] - n[3], n[5]))
-                kernels.rotation_gradient(_cube(p[0], n, unit), _cube(p[1], n, unit), out, n[3], n[4], n[5])
+                position_kernels.rotation_gradient(_cube(p[0], n, unit), _cube(p[1], n, unit), out, n[3], n[4], n[5])
+            elif opcode == Opcode.QKV_BIAS_TURN:
+                shape = (n[4], n[1] - n[3], n[5], n[6], n[6])
+                matrices = numba.carray(pointer(p[2], unit), shape)
+                qkv, bias = _cube(p[0], n, unit), _vector(p[1], n[2], unit)
+                position_kernels.qkv_bias_turn(qkv, bias, matrices, n[3], n[4], n[5], n[6], f[0])
+            elif opcode == Opcode.QKV_BIAS_TURN_BACKWARD:
+                shape = (n[4], n[1] - n[3], n[5], n[6], n[6])
+                matrices = numba.carray(pointer(p[2], unit), shape)
+                dmatrices = numba.carray(pointer(p[4], unit), shape)
+                qkv, dqkv, dbias = _cube(p[0], n, unit), _cube(p[1], n, unit), _vector(p[3], n[2], unit)
+                position_kernels.qkv_bias_turn_backward(
+                    qkv, dqkv, matrices, dbias, dmatrices, n[3], n[4], n[5], n[6], f[0]
+                )
+            elif opcode == Opcode.ADD_TO_QUERIES:
+                dqkv = numba.carray(pointer(p[0], unit), (n[0], n[1]))
+                position_kernels.add_to_queries(dqkv, numba.carray(pointer(p[1], unit), (n[0], n[1] // 3)))
+            elif opcode == Opcode.ADD_RELATIVE_SCORES:
+                products = numba.carray(pointer(p[1], unit), (n[0], n[2], n[5] * (4 * n[4] - 2)))
+                position_kernels.add_relative_scores(_cube(p[0], n, unit), products, n[3], n[4], n[5])
+            elif opcode == Opcode.RELATIVE_SCORES_GRADIENT:
+                out = numba.carray(pointer(p[1], unit), (n[0], n[2], n[5] * (4 * n[4] - 2)))
+                position_kernels.relative_scores_gradient(_cube(p[0], n, unit), out, n[3], n[4], n[5])
+            elif opcode == Opcode.ADD_BRANCH:
+                position_kernels.add_branch(
+                    _matrix(p[0], n, unit), _matrix(p[1], n, unit), _vector(p[2], n[1], unit), _matrix(p[3], n, unit)
+                )
+            elif opcode == Opcode.ADD_DEPTHWISE_CONV:
+                weight = numba.carray(pointer(p[1], unit), (n[2], 9))
+                x, bias, out = _cube(p[0], n, unit), _vector(p[2], n[2], unit), _cube(p[3], n, unit)
+                position_kernels.add_depthwise_conv(x, weight, bias, out, n[3], n[4])
+            elif opcode == Opcode.ADD_DEPTHWISE_CONV_BACKWARD:
+                dy, x, out = _cube(p[0], n, unit), _cube(p[1], n, unit), _cube(p[3], n, unit)
+                weight = numba.carray(pointer(p[2], unit), (n[2], 9))
+                dweight = numba.carray(pointer(p[4], unit), (n[2], 9))
+                dbias = _vector(p[5], n[2], unit)
+                position_kernels.add_depthwise_conv_backward(dy, x, weight, out, dweight, dbias, n[3], n[4])
             elif opcode == Opcode.SOFTMAX:
                 kernels.softmax(_matrix(p[0], n, unit))
             elif opcode == Opcode.SOFTMAX_BACKWARD:
@@ -333,7 +378,7 @@ def _compiled(digest: str) -> Callable[..., None]:
 
 def _digest() -> str:
     """Return the SHA-256 of the sources that are compiled into the interpreter."""
-    sources = [Path(module.__file__ or "").read_bytes() for module in (kernels, own_product)]
+    sources = [Path(module.__file__ or "").read_bytes() for module in (kernels, position_kernels, own_product)]
     return sha256(b"\0".join(sources)).hexdigest()
 
 

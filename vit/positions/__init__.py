@@ -4,12 +4,20 @@ from functools import cache
 
 from vit.errors import ConfigError
 from vit.positions import own
+from vit.positions.alibi_2d import AlibiPosition
 from vit.positions.base import BlockHook, Hooks, Position, Rotation, ScoreBias, TokenHook
 from vit.positions.combined import QUERIES_AND_KEYS, CombinedPosition
+from vit.positions.cpe import ConvolutionPosition
 from vit.positions.learned import LearnedPosition
 from vit.positions.learned_axial import LearnedAxialPosition
+from vit.positions.lie_rope import LieRotaryPosition
 from vit.positions.none import NoPosition
+from vit.positions.relative_bias import RelativeBiasPosition
+from vit.positions.relative_bias_mlp import RelativeBiasMlpPosition
+from vit.positions.relative_keys import RelativeKeysPosition
 from vit.positions.rope import RotaryPosition
+from vit.positions.rope_dinov3 import Dinov3RotaryPosition
+from vit.positions.rope_mixed import MixedRotaryPosition
 from vit.positions.sinusoidal import SinusoidalPosition
 from vit.positions.sinusoidal_1d import Sinusoidal1dPosition
 from vit.positions.spelling import make, parse_part, split
@@ -34,6 +42,14 @@ POSITIONS: dict[str, type[Position]] = {
     "sinusoidal": SinusoidalPosition,
     "sinusoidal-1d": Sinusoidal1dPosition,
     "rope": RotaryPosition,
+    "rope-mixed": MixedRotaryPosition,
+    "rope-dinov3": Dinov3RotaryPosition,
+    "lie-rope": LieRotaryPosition,
+    "relative-bias": RelativeBiasPosition,
+    "relative-bias-mlp": RelativeBiasMlpPosition,
+    "relative-keys": RelativeKeysPosition,
+    "alibi-2d": AlibiPosition,
+    "cpe": ConvolutionPosition,
 }
 for _name, _kind in POSITIONS.items():
     _kind.name = _name

@@ -213,7 +213,7 @@ class Position:
             for option in fields(self)
             if getattr(self, option.name) != option.default
         ]
-        return f"{self.name}({', '.join(given)})" if given else self.name
+        return f"{self.name}({','.join(given)})" if given else self.name
 
     def check(self, config: Geometry) -> None:
         """Raise `ConfigError` if the encoding does not support the model."""
@@ -274,6 +274,10 @@ class Position:
 
     def adapt_state(self, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
         """Return a loaded state adapted to `config`, for instance to another grid of patches."""
+        return dict(state)
+
+    def external_state(self, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
+        """Return a state, or its gradient, in the layout of other implementations; `adapt_state` undoes it."""
         return dict(state)
 
 

@@ -92,6 +92,11 @@ class CombinedPosition(Position):
             state = kept | part.adapt_state(state, config)
         return dict(state)
 
+    def external_state(self, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
+        for part in self.parts:
+            state = part.external_state(state, config)
+        return dict(state)
+
     def _workspaces(self, workspace: Workspace) -> Iterator[tuple[Position, Workspace]]:
         """Yield each part with a workspace that has the tables of the part only."""
         for i, part in enumerate(self.parts):

@@ -94,7 +94,8 @@ def _from_file(path: Path, name: str) -> object:
     if not path.is_file():
         raise ConfigError(f"cannot read {path}: there is no such file")
     spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # dataclasses look up the module of a class
     try:

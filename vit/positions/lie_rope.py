@@ -1,0 +1,136 @@
+"""Rotations of queries and keys by matrix exponentials: LieRE (Ostmeier et al. 2024, arXiv 2406.10322)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import ClassVar
+
+import numpy as np
+
+from vit.backend import Array
+from vit.errors import ConfigError
+from vit.parameters import Parameter
+from vit.positions.base import BlockHook, Geometry, Position, choice, option, patch_coordinates
+from vit.workspace import Workspace
+
+GENERATORS = "lie_rope.generators"
+
+
+@dataclass(frozen=True)
+class LieRotaryPosition(Position):
+    """Multiplies groups of b channels of queries and keys by exp(x A + y B), with learned skew-symmetric A and B.
+
+    x is the column and y the row of a patch, from 0 to 1 over the image. The parameter (2, L, H', K/b, b, b) holds the
+    upper triangles of A and B, initially uniform in [0, 2 pi); the rest of it is not used. L is the depth or 1, H' the
+    number of heads or 1. The block size b must divide the head width K.
+    """
+
+    block: int = option(8, "an integer of at least 2", lambda value: value >= 2, "channels that rotate together")
+    layers: str = choice("own", ("own", "shared"), "rotations of each block of the model, or the same in all")
+    heads: str = choice("own", ("own", "shared"), "rotations of each head, or the same in all")
+
+    description: ClassVar[str] = "queries and keys are rotated by learned rotations in several dimensions"
+    acts_on: ClassVar[str] = "queries and keys"
+    other_grids: ClassVar[str] = "interpolate"
+    source: ClassVar[str] = "Ostmeier et al. 2024, arXiv 2406.10322"
+
+    def check(self, config: Geometry) -> None:
+        if config.head_width % self.block:
+            raise ConfigError(
+                f"block of position 'lie-rope' must divide the head width {config.head_width} (width / heads), got "
+                f"{self.block}"
+            )
+
+    def _shape(self, config: Geometry) -> tuple[int, int, int]:
+        """Return L, H' and the number of groups of a head."""
+        layers = config.depth if self.layers == "own" else 1
+        return layers, config.heads if self.heads == "own" else 1, config.head_width // self.block
+
+    def declare(self, config: Geometry) -> list[Parameter]:
+        return [Parameter(GENERATORS, (2, *self._shape(config), self.block, self.block), _initial)]
+
+    def tables(self, config: Geometry) -> dict[str, tuple[int, ...]]:
+        layers, heads, groups = self._shape(config)
+        shape = layers, heads, config.patches, groups, self.block, self.block
+        return {"matrices": shape, "vectors real": shape, "vectors imag": shape, "phases": shape[:-1]}
+
+    def table_gradients(self, config: Geometry) -> dict[str, tuple[int, ...]]:
+        return {"matrices": (config.depth, *self.tables(config)["matrices"][1:])}
+
+    def derive(
+        self,
+        config: Geometry,
+        xp: ModuleType,
+        parameters: Mapping[str, Array],
+        tables: Mapping[str, Array],
+        generators: Sequence[np.random.Generator] | None,
+    ) -> None:
+        triangle = xp.triu(parameters[GENERATORS], 1)
+        skew = (triangle - triangle.swapaxes(-1, -2))[:, :, :, :, None]  # (R, 2, L, H', 1, K/b, b, b)
+        x, y = _coordinates(config, xp, skew.dtype)
+        # The exponential of a skew S = i Q is U exp(i phases) U^H, where U diag(phases) U^H is the Hermitian Q.
+        phases, vectors = xp.linalg.eigh(-1j * (x * skew[:, 0] + y * skew[:, 1]))
+        tables["phases"][...], tables["vectors real"][...], tables["vectors imag"][...] = (
+            phases,
+            vectors.real,
+            vectors.imag,
+        )
+        turned = vectors * xp.exp(1j * phases)[..., None, :]
+        tables["matrices"][...] = xp.matmul(turned, vectors.conj().swapaxes(-1, -2)).real
+
+    def derive_backward(
+        self,
+        config: Geometry,
+        xp: ModuleType,
+        parameters: Mapping[str, Array],
+        tables: Mapping[str, Array],
+        dtables: Mapping[str, Array],
+        gradients: Mapping[str, Array],
+    ) -> None:
+        dmatrices = dtables["matrices"]
+        if self.layers == "shared":
+            dmatrices = dmatrices.sum(axis=1, keepdims=True)
+        vectors = tables["vectors real"] + 1j * tables["vectors imag"]
+        adjoint, phases = vectors.conj().swapaxes(-1, -2), tables["phases"]
+        # Derivative of the exponential of a normal matrix (Daleckii and Krein): in the basis of the vectors, an element
+        # is multiplied by the divided difference of exp, exp(i (a + b) / 2) sinc((a - b) / 2), of its two phases.
+        a, b = phases[..., :, None], phases[..., None, :]
+        divided = xp.exp(-0.5j * (a + b)) * xp.sinc((a - b) / (2 * np.pi))
+        inner = xp.matmul(xp.matmul(adjoint, dmatrices), vectors) * divided
+        dskew = xp.matmul(xp.matmul(vectors, inner), adjoint).real
+        for axis, coordinate in enumerate(_coordinates(config, xp, dskew.dtype)):
+            dtriangle = (dskew * coordinate).sum(axis=3)
+            gradients[GENERATORS][:, axis] = xp.triu(dtriangle - dtriangle.swapaxes(-1, -2), 1)
+
+    def block_hooks(self, config: Geometry, workspace: Workspace) -> Sequence[BlockHook]:
+        matrices, dmatrices = workspace.tables["matrices"], workspace.dtables["matrices"]
+        own = self.layers == "own"
+        return [
+            _TurnHook(workspace, config, matrices[:, i if own else 0], dmatrices[:, i]) for i in range(config.depth)
+        ]
+
+
+def _initial(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return np.triu(generator.uniform(0, 2 * np.pi, shape), 1)
+
+
+def _coordinates(config: Geometry, xp: ModuleType, dtype: np.dtype) -> tuple[Array, Array]:
+    """Return the column and the row of each patch, from 0 to 1, (N, 1, 1, 1)."""
+    last = max(config.grid - 1, 1)
+    x, y = (xp.asarray(c[:, None, None, None] / last, dtype=dtype) for c in patch_coordinates(config.grid))
+    return x, y
+
+
+class _TurnHook(BlockHook):
+    """Multiplication of queries and keys by the matrices (R, H', N, K/b, b, b) of one block."""
+
+    def __init__(self, workspace: Workspace, config: Geometry, matrices: Array, dmatrices: Array) -> None:
+        super().__init__(workspace, config)
+        self.matrices, self.dmatrices = matrices, dmatrices
+
+    def queries_keys(self, qkv: Array, bias: Array, scale: float) -> None:
+        self.ops.qkv_bias_turn(qkv, bias, scale, self.matrices, self.config.prefix)
+
+    def queries_keys_backward(self, qkv: Array, dqkv: Array, scale: float, *, dbias: Array) -> None:
+        sums = {"dbias": dbias, "dmatrices": self.dmatrices}
+        self.ops.qkv_bias_turn_backward(qkv, dqkv, scale, self.matrices, self.config.prefix, **sums)
