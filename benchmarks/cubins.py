@@ -89,8 +89,11 @@ def _launch_all(kernels: CudaKernels, shape: Shape, position: str, kind: type) -
     angles = wide(1, tokens, head_width // 2)
     turn: tuple[Any, ...] = (angles, angles, 0) if position == "rope" else (None, None, 0)
     logsumexp = wide(1, heads, tokens)
-    kernels.attention(qkv, qkv_bias, 1.0, *turn, out=normal, logsumexp=logsumexp)
-    kernels.attention_backward(normal, qkv, qkv_bias, 1.0, *turn, normal, logsumexp, dqkv=qkv, dbias=qkv_bias)
+    for score_bias in (None, wide(heads, tokens, tokens)):
+        forward = (qkv, qkv_bias, 1.0, *turn, score_bias)
+        gradients = {"dqkv": qkv, "dbias": qkv_bias, "dscore_bias": score_bias}
+        kernels.attention(*forward, out=normal, logsumexp=logsumexp)
+        kernels.attention_backward(normal, *forward, normal, logsumexp, **gradients)
     kernels.qkv_bias_rotate(qkv, qkv_bias, 1.0, angles, angles, 0)
     kernels.qkv_bias_rotate_backward(qkv, 1.0, angles, angles, 0, dbias=qkv_bias)
     kernels.softmax_backward(kernels.softmax(scores), scores)

@@ -85,7 +85,7 @@ def _operations(ops: CudaOps, runs: int) -> Iterator[Check]:
     for method, make in CASES:
         if method not in OWN_LAUNCH:
             yield Check(make.__name__, max(_errors(ops, method, make, runs)), LIMITS[ops.precision])
-    for position in ("none", "rope"):
+    for position in ("none", "rope", "bias"):
         worst = max(attention_error(ops, position, 2, *size) for size in ATTENTIONS)
         yield Check(f"attention, {position}", worst, 2 * LIMITS[ops.precision])
 
@@ -125,27 +125,39 @@ def from_device(ops: CudaOps, array: Array) -> np.ndarray:
 
 
 def attention_error(ops: CudaOps, position: str, runs: int, batch: int, tokens: int, heads: int, width: int) -> float:
-    """Return the largest error of fused attention and its gradients, with one class token."""
+    """Return the largest error of fused attention and its gradients, with one class token.
+
+    `position` is "none", "rope" (angles of each run and head) or "bias" (a bias of the scores, with its gradient).
+    """
     rng, exactly = np.random.default_rng(11), Ops(np, "float64")
-    angles = rng.normal(size=(tokens - 1, width // 2))
+    angles = rng.normal(size=(runs, heads, tokens - 1, width // 2))
     cos, sin = (np.cos(angles), np.sin(angles)) if position == "rope" else (None, None)
+    score_bias = rng.normal(size=(runs, heads, tokens, tokens)) if position == "bias" else None
     shape = (runs, batch, tokens, 3, heads, width)
     qkv, dout = rng.normal(size=shape), rng.normal(size=(*shape[:3], heads * width))
-    bias = on_device(ops, rng.normal(size=(runs, 3 * heads * width)), narrow=False)
     held, dheld = (on_device(ops, x, ops.rounds_operands) for x in (qkv, dout))
-    tables = [None if t is None else on_device(ops, t, narrow=False) for t in (cos, sin)]
-    out, dqkv = ops.empty_operand(dout.shape), ops.empty_operand(shape)
-    logsumexp, dbias = ops.empty((runs, batch, heads, tokens)), ops.empty(bias.shape)
+    bias = rng.normal(size=(runs, 3 * heads * width))
+    wide = [None if x is None else on_device(ops, x, narrow=False) for x in (bias, cos, sin, score_bias)]
     scale = width**-0.5
-    ops.attention(held, bias, scale, *tables, 1, out=out, logsumexp=logsumexp)
-    ops.attention_backward(dheld, held, bias, scale, *tables, 1, out, logsumexp, dqkv=dqkv, dbias=dbias)
-    exact = [None if x is None else from_device(ops, x) for x in (held, bias, *tables, dheld)]
-    wanted = [np.empty(x.shape) for x in (out, logsumexp, dqkv, dbias)]
-    exactly.attention(exact[0], exact[1], scale, exact[2], exact[3], 1, out=wanted[0], logsumexp=wanted[1])
-    forward = (exact[0], exact[1], scale, exact[2], exact[3], 1, wanted[0], wanted[1])
-    exactly.attention_backward(exact[4], *forward, dqkv=wanted[2], dbias=wanted[3])
-    made = zip((out, logsumexp, dqkv, dbias), wanted, strict=True)
-    return max(distance(from_device(ops, ours), theirs) for ours, theirs in made)
+    made: dict[str, Array] = {"out": ops.empty_operand(dout.shape), "logsumexp": ops.empty((*shape[:2], heads, tokens))}
+    made |= {"dqkv": ops.empty_operand(shape), "dbias": ops.empty(bias.shape)}
+    made["dscore_bias"] = None if score_bias is None else ops.empty(score_bias.shape)
+    _both_passes(ops, held, wide, scale, dheld, made)
+    wanted = {name: None if x is None else np.empty(x.shape) for name, x in made.items()}
+    exact = [None if x is None else from_device(ops, x) for x in (held, *wide, dheld)]
+    _both_passes(exactly, exact[0], exact[1:-1], scale, exact[-1], wanted)
+    return max(distance(from_device(ops, made[name]), x) for name, x in wanted.items() if x is not None)
+
+
+def _both_passes(
+    ops: Ops, qkv: Array, wide: Sequence[Array], scale: float, dout: Array, made: dict[str, Array]
+) -> None:
+    """Compute fused attention and its gradients. `wide` are the bias, cosines, sines and bias of the scores."""
+    bias, cos, sin, score_bias = wide
+    forward, out, logsumexp = (qkv, bias, scale, cos, sin, 1, score_bias), made["out"], made["logsumexp"]
+    ops.attention(*forward, out=out, logsumexp=logsumexp)
+    gradients = {name: made[name] for name in ("dqkv", "dbias", "dscore_bias")}
+    ops.attention_backward(dout, *forward, out, logsumexp, **gradients)
 
 
 def draws(ops: CudaOps) -> Iterator[Check]:

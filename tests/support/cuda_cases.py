@@ -157,6 +157,8 @@ class Attention:
     kind: str
     own: str = ""
     """The axes that have angles of their own: "run", "head"."""
+    biased: str = ""
+    """Whose bias is added to the scores: that of "all" runs, or one of each "run"."""
 
     def __post_init__(self) -> None:
         images, tokens, heads, width = self.size
@@ -165,6 +167,8 @@ class Attention:
         self.qkv = widen(in_type(1.5 * draw(images, tokens, 3, heads, width), self.kind))
         self.bias = draw(3 * heads * width).astype(np.float32).astype(float)
         self.dout = widen(in_type(draw(images, tokens, heads * width), self.kind))
+        biases = 2 * draw(heads, tokens, tokens).astype(np.float32)
+        self.score_bias = {"": None, "run": biases, "all": biases[:1]}[self.biased]
         self.angles: dict[str, Any] = {"cos": None, "sin": None}
         if self.prefix is not None:
             drawn = angles(draw, tokens - self.prefix, heads, width, self.own)
@@ -177,10 +181,14 @@ class Attention:
         logsumexp = device(np.full((self.runs, images, heads, tokens), np.nan, dtype=np.float32))
         bias, dbias = device(self.bias.astype(np.float32)), device(np.full(self.bias.shape, np.nan, dtype=np.float32))
         turn = [None if table is None else between(table) for table in self.angles.values()]
-        head = (qkv, bias, self.scale, *turn, self.prefix or 0)
+        score_bias = None if self.score_bias is None else between(self.score_bias)
+        dscore_bias = None if score_bias is None else between(np.full((self.runs, *score_bias.shape[1:]), np.nan, "f4"))
+        head = (qkv, bias, self.scale, *turn, self.prefix or 0, score_bias)
         kernels.attention(*head, out=blank["o"], logsumexp=logsumexp)
-        kernels.attention_backward(dout, *head, blank["o"], logsumexp, dqkv=blank["dqkv"], dbias=dbias)
-        return {"out": blank["o"], "logsumexp": logsumexp, "dqkv": blank["dqkv"], "dbias": dbias}
+        gradients = {"dqkv": blank["dqkv"], "dbias": dbias, "dscore_bias": dscore_bias}
+        kernels.attention_backward(dout, *head, blank["o"], logsumexp, **gradients)
+        made = {"out": blank["o"], "logsumexp": logsumexp, **gradients}
+        return {name: array for name, array in made.items() if array is not None}
 
     def expected(self) -> dict[str, np.ndarray]:
         """By `Ops`, step by step, queries, keys and values rounded as the kernels round them."""
@@ -194,6 +202,8 @@ class Attention:
         qkv = widen(in_type(qkv, self.kind))
         q, k, v = (qkv[:, :, :, i].swapaxes(2, 3) for i in range(3))
         scores = ops.matmul(q, k, trans_b=True)
+        if self.score_bias is not None:
+            ops.add_score_bias(scores, self.score_bias.astype(float))
         top = scores.max(axis=-1)
         logsumexp = top + np.log(np.exp(scores - top[..., None]).sum(axis=-1))
         probabilities = ops.softmax(scores)
@@ -209,4 +219,5 @@ class Attention:
             ops.qkv_bias_backward(dqkv, self.scale, dbias=dbias)
         else:
             ops.qkv_bias_rotate_backward(dqkv, self.scale, *turn, dbias=dbias)
-        return {"out": out, "logsumexp": logsumexp, "dqkv": dqkv, "dbias": dbias}
+        summed = {} if self.score_bias is None else {"dscore_bias": dscores.sum(axis=1)}
+        return {"out": out, "logsumexp": logsumexp, "dqkv": dqkv, "dbias": dbias} | summed

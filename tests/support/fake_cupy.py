@@ -21,8 +21,15 @@ class CUDARuntimeError(RuntimeError):
 
 UNASKED = 48 << 10
 """Shared memory that a block may have without asking."""
-OWN_SHARED = {f"attention_tensor_backward<{width}>": 96 * width for width in (16, 32, 48, 64)}
-OWN_SHARED |= {f"attention_float_backward<{chunks}>": 512 + 512 * chunks for chunks in (1, 2, 3, 4)}
+OWN_SHARED = {
+    f"attention_{kind}_backward<{width}, {biased}>": shared
+    for biased in ("false", "true")
+    for kind, sizes in (
+        ("tensor", {width: 96 * width for width in (16, 32, 48, 64)}),
+        ("float", {chunks: 512 + 512 * chunks for chunks in (1, 2, 3, 4)}),
+    )
+    for width, shared in sizes.items()
+}
 OWN_SHARED |= {"augment": 5136}
 """Bytes of static shared memory of the kernels that have dynamic shared memory, too; what is not here has none. That
 these are the compiler's numbers is tested where there is a compiler."""

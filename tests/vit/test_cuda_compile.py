@@ -58,8 +58,10 @@ def test_the_kernels_of_float32_compile_for_older_chips(nvrtc: Nvrtc) -> None:
 
 def test_own_shared_memory_is_what_the_rest_believes(nvrtc: Nvrtc) -> None:
     assert OWN_SHARED["augment"] == TABLE_BYTES
-    none = [f"attention_tensor<{width}>" for width in (16, 32, 48, 64)]
-    none += [f"attention_float<{chunks}>" for chunks in (1, 2, 3, 4)]
+    none = [f"attention_tensor<{width}, {biased}>" for width in (16, 32, 48, 64) for biased in ("false", "true")]
+    none += [f"attention_float<{chunks}, {biased}>" for chunks in (1, 2, 3, 4) for biased in ("false", "true")]
+    none += [f"score_bias_gradient_tensor<{width}>" for width in (16, 32, 48, 64)]
+    none += [f"score_bias_gradient_float<{chunks}>" for chunks in (1, 2, 3, 4)]
     wanted = OWN_SHARED | dict.fromkeys(none, 0)
     cubins_made = compile_all(nvrtc, wanted, ["sm_90"])
     assert {kernel.kernel: kernel.shared for cubin in cubins_made for kernel in cubin.kernels} == wanted
@@ -78,8 +80,8 @@ def test_a_table_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert cubins.main(["--architectures", "sm_1"]) == 2
     assert "--architectures must be sm_" in capsys.readouterr().err
     monkeypatch.setattr(cubins, "kernel_names", set)
-    monkeypatch.setattr(cubins, "used", lambda: {"attention_tensor<16>", "fill<bf16, 8>"})
+    monkeypatch.setattr(cubins, "used", lambda: {"attention_tensor<16, false>", "fill<bf16, 8>"})
     assert cubins.main(["--architectures", "sm_90"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"\| attention_tensor.cu \| `attention_tensor<16>` \| \d+ \| 0 \| 0 \|", lines[-2])
+    assert re.fullmatch(r"\| attention_tensor.cu \| `attention_tensor<16, false>` \| \d+ \| 0 \| 0 \|", lines[-2])
     assert lines[-1].startswith("| elementwise.cu | `fill<bf16, 8>` |")

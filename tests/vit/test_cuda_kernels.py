@@ -33,16 +33,21 @@ from vit.backend.cuda.kernels import CudaKernels
 pytestmark = pytest.mark.skipif(compiler() is None, reason="g++ is not installed: CUDA kernels cannot run on the CPU")
 
 ATTENTIONS = [
-    Attention(runs, size, prefix, kind, own)
+    Attention(runs, size, prefix, kind, own, biased)
     for kind in ("float32", "bf16")
-    for runs, size, prefix, own in [
-        (1, (2, 17, 3, 16), None, ""),
-        (3, (1, 65, 2, 24), 1, "run head"),
-        (1, (5, 4, 1, 40), 0, ""),
-        (2, (2, 16, 2, 32), 0, "head"),
-        (1, (1, 130, 1, 48), None, ""),
-        (1, (1, 256, 1, 64), 0, ""),
-        (2, (1, 18, 2, 16), 2, "run"),
+    for runs, size, prefix, own, biased in [
+        (1, (2, 17, 3, 16), None, "", ""),
+        (3, (1, 65, 2, 24), 1, "run head", ""),
+        (1, (5, 4, 1, 40), 0, "", ""),
+        (2, (2, 16, 2, 32), 0, "head", ""),
+        (1, (1, 130, 1, 48), None, "", ""),
+        (1, (1, 256, 1, 64), 0, "", ""),
+        (2, (1, 18, 2, 16), 2, "run", ""),
+        (1, (3, 17, 3, 16), None, "", "run"),
+        (2, (5, 6, 2, 40), 1, "run head", "all"),
+        (3, (4, 34, 1, 24), 0, "", "run"),
+        (2, (2, 65, 2, 32), None, "", "run"),
+        (1, (1, 146, 1, 64), 2, "", "run"),
     ]
 ]
 TYPES = {"float32": ("float32", "float32"), "mixed": ("float32", "bf16"), "bf16": ("bf16", "bf16")}
@@ -94,7 +99,9 @@ class TestOps:
 
 
 class TestAttention:
-    @pytest.mark.parametrize("case", ATTENTIONS, ids=lambda a: f"{a.kind}-{a.runs}x{a.size}-{a.prefix} {a.own}")
+    @pytest.mark.parametrize(
+        "case", ATTENTIONS, ids=lambda a: f"{a.kind}-{a.runs}x{a.size}-{a.prefix} {a.own}-{a.biased}"
+    )
     def test_equals_the_reference(self, devices: Devices, case: Attention) -> None:
         got, reversed_order = (case.run(kernels) for kernels in devices)
         for name, expected in case.expected().items():

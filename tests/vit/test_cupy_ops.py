@@ -86,7 +86,9 @@ class TestSharedMemory:
     )
     def test_attention_is_right_at_every_size(self, cupy: FakeCupy, tokens: int, head_width: int) -> None:
         ops: Any = get_ops("cupy")
-        assert gpu_checks.attention_error(ops, "rope", 1, 1, tokens, 1, head_width) <= 2 * gpu_checks.LIMITS["bf16"]
+        for position in ("rope", "bias"):
+            error = gpu_checks.attention_error(ops, position, 1, 1, tokens, 1, head_width)
+            assert error <= 2 * gpu_checks.LIMITS["bf16"]
 
     @pytest.mark.parametrize("size", [121, 122, 128, 177])
     def test_pictures_are_changed_at_every_size(self, cupy: FakeCupy, size: int) -> None:
@@ -103,7 +105,7 @@ class TestSharedMemory:
 
     @pytest.mark.parametrize("cupy", [{"block_shared": 64 << 10}], indirect=True)
     def test_a_kernel_that_no_block_can_hold_is_told(self, cupy: FakeCupy) -> None:
-        with pytest.raises(RuntimeError, match=r"attention_tensor<64> takes 92160 bytes .* this GPU has 65536"):
+        with pytest.raises(RuntimeError, match=r"attention_tensor<64, false> takes 92160 bytes .* this GPU has 65536"):
             gpu_checks.attention_error(get_ops("cupy"), "none", 1, 1, 256, 1, 64)  # type: ignore[arg-type]
 
 

@@ -1,10 +1,11 @@
 """Attention kernels. H heads, K head width, T tokens (including a class token), N patches; others as in tokens.py.
 
 `attention` and its backward are fused: they read the product of tokens and qkv weights, without bias, and compute
-everything up to the next product (bias, scale, rotation, scores, softmax, weighted values). Scores are not written to
-memory; the backward pass recomputes them with their log-sum-exp. They support positions that are fusible (see
-`Position`). For other positions, the steps are separate kernels: `qkv_bias` (or a hook of the position), a product,
-`add_to_scores` of the position, `softmax`, a product; and similarly backward.
+everything up to the next product (bias, scale, rotation, scores and their bias, softmax, weighted values). Scores are
+not written to memory; the backward pass recomputes them with their log-sum-exp, and once more for the gradient of a
+bias of the scores, which is summed over images. They support encodings that are fusible (see `BlockHook`). For others,
+the steps are separate kernels: `qkv_bias`, a product, kernels that change the scores, `softmax`, a product; and
+similarly backward.
 """
 
 from math import prod
@@ -59,21 +60,23 @@ class AttentionKernels(Launcher):
         cos: Array | None,
         sin: Array | None,
         prefix: int,
+        score_bias: Array | None,
         *,
         out: Array,
         logsumexp: Array,
     ) -> None:
-        """Compute softmax(scale rot(q) rot(k)^T) v for every head, with q, k, v = qkv + bias.
+        """Compute softmax(scale rot(q) rot(k)^T + score_bias) v for every head, with q, k, v = qkv + bias.
 
         `qkv` (R, B, T, 3, H, K) and `out` (R, B, T, H K) in the type of activations, `bias` (R, 3 H K) float32,
         `cos`, `sin` (R or 1, H or 1, N, K/2) float32 as in `Ops.qkv_bias_rotate`, with any stride between runs and
-        heads, or None for no rotation; the first `prefix` tokens are not rotated. Overwrites `out` and `logsumexp` (R, B, H, T) float32. Raises ValueError unless `fits`.
-        bf16 products use tensor cores, with float32 sums and softmax.
+        heads, or None for no rotation; the first `prefix` tokens are not rotated. `score_bias` (R or 1, H, T, T) is
+        float32, with any stride between runs, or None. Overwrites `out` and `logsumexp` (R, B, H, T) float32. Raises
+        ValueError unless `fits`. bf16 products use tensor cores, with float32 sums and softmax.
         """
-        turn = self._check_attention(qkv, bias, cos, sin, prefix, out, logsumexp)
+        inputs = self._check_attention(qkv, bias, scale, cos, sin, prefix, score_bias, out, logsumexp)
         launch = _Shape(qkv, aligned(out))
-        args = (qkv, bias, run_stride(bias), *turn, f32(scale), out, logsumexp, *launch.sizes)
-        self.launch(launch.kernel("attention"), launch.grid, launch.block, launch.shared(backward=False), args)
+        kernel, shared = launch.kernel("attention", biased=score_bias is not None), launch.shared(backward=False)
+        self.launch(kernel, launch.grid, launch.block, shared, (*inputs, out, logsumexp, *launch.sizes))
 
     def attention_backward(
         self,
@@ -84,17 +87,20 @@ class AttentionKernels(Launcher):
         cos: Array | None,
         sin: Array | None,
         prefix: int,
+        score_bias: Array | None,
         out: Array,
         logsumexp: Array,
         *,
         dqkv: Array,
         dbias: Array,
+        dscore_bias: Array | None,
     ) -> None:
-        """Overwrite `dqkv` with the gradient of `qkv`, and `dbias` (R, 3 H K) float32.
+        """Overwrite `dqkv` with the gradient of `qkv`, `dbias` (R, 3 H K) and, if given, `dscore_bias` (R, H, T, T).
 
-        `dout` is (R, B, T, H K); the other arguments are those of `attention`, with its results.
+        `dout` is (R, B, T, H K), `dbias` and `dscore_bias` are float32; the other arguments are those of `attention`,
+        with its results.
         """
-        turn = self._check_attention(qkv, bias, cos, sin, prefix, out, logsumexp)
+        inputs = self._check_attention(qkv, bias, scale, cos, sin, prefix, score_bias, out, logsumexp)
         require_shape(out.shape, dout=dout)
         require_shape(qkv.shape, dqkv=dqkv)
         require_shape(bias.shape, dbias=dbias)
@@ -106,15 +112,46 @@ class AttentionKernels(Launcher):
         runs, columns = bias.shape
         count = qkv.shape[1] * launch.tiles
         sums = self.scratch(runs * count * columns)
-        args = (dout, qkv, bias, run_stride(bias), *turn, f32(scale), out, logsumexp, dqkv, sums)
+        args = (dout, *inputs, out, logsumexp, dqkv, sums)
         residence = (i32(launch.resident),) if launch.tensor_cores else ()
-        kernel, shared = launch.kernel("attention", "_backward"), launch.shared(backward=True)
+        kernel = launch.kernel("attention", "_backward", biased=score_bias is not None)
+        shared = launch.shared(backward=True)
         self.launch(kernel, launch.grid, launch.block, shared, (*args, *residence, *launch.sizes))
         self.sum_parts(sums, count, columns, dbias)
+        if dscore_bias is not None:
+            if score_bias is None:
+                raise ValueError("score_bias must be given with dscore_bias")
+            self._score_bias_gradient(launch, dout, inputs, out, logsumexp, dscore_bias)
+
+    def _score_bias_gradient(
+        self, launch: "_Shape", dout: Array, inputs: tuple[Any, ...], out: Array, logsumexp: Array, dscore_bias: Array
+    ) -> None:
+        """Overwrite `dscore_bias` (R, H, T, T): the blocks add the gradients of the scores of a part of the images."""
+        runs, batch, heads, tokens = logsumexp.shape
+        require_shape((runs, heads, tokens, tokens), dscore_bias=dscore_bias)
+        require_type("float", dscore_bias=dscore_bias)
+        require_contiguous_runs(dscore_bias=dscore_bias)
+        tiles, columns = launch.tiles * -(-tokens // launch.keys), heads * tokens * tokens
+        parts = max(1, min(batch, -(-2 * self.multiprocessors // (heads * tiles * runs))))
+        sums = self.scratch(runs * parts * columns)
+        args = (dout, *inputs, out, logsumexp, sums, i32(batch), *launch.sizes)
+        grid, shared = (parts * heads, tiles, runs), launch.shared_for_score_bias
+        self.launch(launch.kernel("score_bias_gradient"), grid, launch.block, shared, args)
+        self.sum_parts(sums, parts, columns, dscore_bias)
 
     def _check_attention(
-        self, qkv: Array, bias: Array, cos: Array | None, sin: Array | None, prefix: int, out: Array, logsumexp: Array
+        self,
+        qkv: Array,
+        bias: Array,
+        scale: float,
+        cos: Array | None,
+        sin: Array | None,
+        prefix: int,
+        score_bias: Array | None,
+        out: Array,
+        logsumexp: Array,
     ) -> tuple[Any, ...]:
+        """Check the arguments of both passes, and return those that all kernels of attention read."""
         runs, batch, tokens, _, heads, head_width = qkv.shape
         if not fits(tokens, head_width):
             raise ValueError(
@@ -130,7 +167,13 @@ class AttentionKernels(Launcher):
         require_contiguous_runs(bias=bias)
         if not (aligned(qkv) and aligned(bias)):
             raise ValueError("attention: arrays must start at multiples of 16 bytes")
-        return _turn(qkv, cos, sin, prefix)
+        if score_bias is not None:
+            shared_by_runs = len(score_bias) == 1
+            require_shape((1 if shared_by_runs else runs, heads, tokens, tokens), score_bias=score_bias)
+            require_type("float", score_bias=score_bias)
+            require_contiguous_runs(score_bias=score_bias)
+        given = (optional(score_bias), run_stride(score_bias))
+        return qkv, bias, run_stride(bias), *_turn(qkv, cos, sin, prefix), f32(scale), *given
 
     def qkv_bias(self, qkv: Array, bias: Array, scale: float) -> None:
         """Add bias (R, 3 H K) float32 to qkv (R, B, T, 3, H, K), then multiply queries by `scale`, in place."""
@@ -245,10 +288,11 @@ class _Shape:
         self.sizes = (i32(tokens), i32(heads), i32(head_width))
         self.resident = 4 * self.padded * 2 * (self.width + 8) <= RESIDENT_BYTES
 
-    def kernel(self, name: str, suffix: str = "") -> str:
+    def kernel(self, name: str, suffix: str = "", *, biased: bool | None = None) -> str:
+        given = () if biased is None else (biased,)
         if self.tensor_cores:
-            return expression(f"{name}_tensor{suffix}", self.width)
-        return expression(f"{name}_float{suffix}", self.width // 16)
+            return expression(f"{name}_tensor{suffix}", self.width, *given)
+        return expression(f"{name}_float{suffix}", self.width // 16, *given)
 
     def shared(self, *, backward: bool) -> int:
         """Return the bytes of dynamic shared memory."""
@@ -258,3 +302,16 @@ class _Shape:
         if backward:
             return (4 if self.resident else 2) * self.padded * row + 2 * self.padded * 4
         return (2 * self.padded + self.block[0] // 2) * row
+
+    @property
+    def keys(self) -> int:
+        """Keys per block of the gradient of a bias of scores."""
+        return 128 if self.tensor_cores else 32
+
+    @property
+    def shared_for_score_bias(self) -> int:
+        """Bytes of dynamic shared memory of the gradient of a bias of scores."""
+        if not self.tensor_cores:
+            return 2 * self.keys * self.width * 4
+        threads = self.block[0]
+        return (threads + 2 * min(self.keys, self.padded)) * 2 * (self.width + 8) + threads * 4

@@ -295,11 +295,12 @@ class CudaOps(Ops):
         cos: Array | None,
         sin: Array | None,
         prefix: int,
+        score_bias: Array | None,
         *,
         out: Array,
         logsumexp: Array,
     ) -> None:
-        self.kernels.attention(qkv, bias, scale, cos, sin, prefix, out=out, logsumexp=logsumexp)
+        self.kernels.attention(qkv, bias, scale, cos, sin, prefix, score_bias, out=out, logsumexp=logsumexp)
 
     def attention_backward(
         self,
@@ -310,15 +311,16 @@ class CudaOps(Ops):
         cos: Array | None,
         sin: Array | None,
         prefix: int,
+        score_bias: Array | None,
         out: Array,
         logsumexp: Array,
         *,
         dqkv: Array,
         dbias: Array,
+        dscore_bias: Array | None,
     ) -> None:
-        self.kernels.attention_backward(
-            dout, qkv, bias, scale, cos, sin, prefix, out, logsumexp, dqkv=dqkv, dbias=dbias
-        )
+        forward = (qkv, bias, scale, cos, sin, prefix, score_bias, out, logsumexp)
+        self.kernels.attention_backward(dout, *forward, dqkv=dqkv, dbias=dbias, dscore_bias=dscore_bias)
 
     def qkv_bias(self, qkv: Array, bias: Array, scale: float) -> None:
         self.kernels.qkv_bias(qkv, bias, scale)

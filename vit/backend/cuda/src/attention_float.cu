@@ -1,79 +1,23 @@
-// Attention in float32. A thread block processes one head of one image and 64 of its tokens. Four adjacent threads
-// process one token; each of them holds 4 of every 16 channels. The block iterates over all tokens in tiles of 64,
-// which are staged in shared memory.
+// Attention in float32. A thread block processes one head of one image and 64 of its tokens. It iterates over all tokens
+// in tiles of 64, which are staged in shared memory. With BIASED, a bias (R or 1, H, T, T) is added to the scores.
 
 #include "common.cuh"
 #include "heads.cuh"
-
-constexpr int ROWS = BLOCK / 4;
-
-// Channels of a token that this thread holds in registers: CHUNKS groups of 4 adjacent channels. Group c begins at
-// channel (4 c + threadIdx.x % 4) 4. The padded head width is WIDTH = 16 CHUNKS >= head width.
-template <int CHUNKS>
-struct Channels {
-    float x[CHUNKS][4];
-
-    template <typename Read>
-    __device__ __forceinline__ void read(Read read) {
-#pragma unroll
-        for (int c = 0; c < CHUNKS; c++) read((4 * c + threadIdx.x % 4) * 4, x[c]);
-    }
-
-    __device__ __forceinline__ void clear() {
-#pragma unroll
-        for (int c = 0; c < CHUNKS; c++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) x[c][i] = 0.0f;
-    }
-
-    __device__ __forceinline__ void stage(float* row) const {
-#pragma unroll
-        for (int c = 0; c < CHUNKS; c++) store(row + (4 * c + threadIdx.x % 4) * 4, x[c]);
-    }
-
-    // Returns the dot product of the token and a row in shared memory, in all four threads of the token.
-    __device__ __forceinline__ float dot(const float* row) const {
-        float sum = 0.0f;
-#pragma unroll
-        for (int c = 0; c < CHUNKS; c++) {
-            float y[4];
-            load(row + (4 * c + threadIdx.x % 4) * 4, y);
-#pragma unroll
-            for (int i = 0; i < 4; i++) sum = fmaf(x[c][i], y[i], sum);
-        }
-        return sum_lanes<4>(sum);
-    }
-
-    __device__ __forceinline__ void scale(float factor) {
-#pragma unroll
-        for (int c = 0; c < CHUNKS; c++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) x[c][i] *= factor;
-    }
-
-    // x += factor row, with the row in shared memory.
-    __device__ __forceinline__ void add(float factor, const float* row) {
-#pragma unroll
-        for (int c = 0; c < CHUNKS; c++) {
-            float y[4];
-            load(row + (4 * c + threadIdx.x % 4) * 4, y);
-#pragma unroll
-            for (int i = 0; i < 4; i++) x[c][i] = fmaf(factor, y[i], x[c][i]);
-        }
-    }
-};
+#include "channels.cuh"
 
 // Forward pass. Writes the output (R, B, T, H K) and the log-sum-exp of the scores (R, B, H, T).
 // Grid: (B H, tiles of 64 tokens, R). Dynamic shared memory: 2 ROWS 16 CHUNKS floats.
-template <int CHUNKS>
+template <int CHUNKS, bool BIASED>
 __global__ void __launch_bounds__(BLOCK)
     attention_float(const float* qkv, const float* bias, int64 bias_stride, const float* cos, const float* sin,
-                    int64 run_stride, int64 head_stride, int prefix, float scale, float* out, float* logsumexp,
-                    int tokens, int heads, int head_width) {
+                    int64 run_stride, int64 head_stride, int prefix, float scale, const float* score_bias,
+                    int64 score_bias_stride, float* out, float* logsumexp, int tokens, int heads, int head_width) {
     constexpr int WIDTH = 16 * CHUNKS, STEP = 8;
     extern __shared__ __align__(16) float shared_floats[];
     float *keys = shared_floats, *values = keys + ROWS * WIDTH;
-    const Head<float> head(bias, bias_stride, {cos, sin, run_stride, head_stride, prefix}, scale, tokens, heads, head_width);
+    const Head<float> head(bias, bias_stride, {cos, sin, run_stride, head_stride, prefix}, scale, tokens, heads,
+                           head_width);
+    const ScoreBias<BIASED> scores(score_bias, score_bias_stride, head);
     const int row = threadIdx.x / 4, token = blockIdx.y * ROWS + row;
     Channels<CHUNKS> query, mixed;
     query.read([&](int dim, float (&x)[4]) { head.read(qkv, QUERY, token, dim, x); });
@@ -92,6 +36,7 @@ __global__ void __launch_bounds__(BLOCK)
 #pragma unroll
             for (int j = 0; j < STEP; j++) {
                 score[j] = query.dot(keys + (begin + j) * WIDTH);
+                scores.add(score[j], token, first + begin + j);
                 if (begin + j >= count) score[j] = -infinity();
                 top = fmaxf(top, score[j]);
             }
@@ -154,17 +99,20 @@ __device__ __forceinline__ void finish(const Head<float>& head, float* dqkv, Par
 // of the block's tokens in registers and iterates over tiles of queries to compute dk and dv. The second pass holds the
 // queries and iterates over tiles of keys to compute dq. The sums of the gradient over the tokens of each block are
 // written to parts (R, B gridDim.y, 3 H K).
-template <int CHUNKS>
+template <int CHUNKS, bool BIASED>
 __global__ void __launch_bounds__(BLOCK, 1)
     attention_float_backward(const float* dout, const float* qkv, const float* bias, int64 bias_stride,
                              const float* cos, const float* sin, int64 run_stride, int64 head_stride, int prefix,
-                             float scale, const float* out, const float* logsumexp, float* dqkv, float* parts,
-                             int tokens, int heads, int head_width) {
+                             float scale, const float* score_bias, int64 score_bias_stride, const float* out,
+                             const float* logsumexp, float* dqkv, float* parts, int tokens, int heads,
+                             int head_width) {
     constexpr int WIDTH = 16 * CHUNKS;
     extern __shared__ __align__(16) float shared_floats[];
     __shared__ float normaliser[ROWS], delta[ROWS];
     float *left = shared_floats, *right = left + ROWS * WIDTH;
-    const Head<float> head(bias, bias_stride, {cos, sin, run_stride, head_stride, prefix}, scale, tokens, heads, head_width);
+    const Head<float> head(bias, bias_stride, {cos, sin, run_stride, head_stride, prefix}, scale, tokens, heads,
+                           head_width);
+    const ScoreBias<BIASED> scores(score_bias, score_bias_stride, head);
     const int row = threadIdx.x / 4, token = blockIdx.y * ROWS + row;
     const int64 part = head.image * gridDim.y + blockIdx.y;
     float* to = parts + part * 3 * heads * head_width + head.head * head_width;
@@ -195,7 +143,9 @@ __global__ void __launch_bounds__(BLOCK, 1)
             __syncthreads();
             const int count = min(ROWS, tokens - first);
             for (int j = 0; j < count; j++) {
-                const float p = expf(key.dot(left + j * WIDTH) - normaliser[j]);
+                float score = key.dot(left + j * WIDTH);
+                scores.add(score, first + j, token);
+                const float p = expf(score - normaliser[j]);
                 const float dp = value.dot(right + j * WIDTH);
                 dvalue.add(p, right + j * WIDTH);
                 dkey.add(p * (dp - delta[j]), left + j * WIDTH);
@@ -228,7 +178,9 @@ __global__ void __launch_bounds__(BLOCK, 1)
         __syncthreads();
         const int count = min(ROWS, tokens - first);
         for (int j = 0; j < count; j++) {
-            const float p = expf(query.dot(left + j * WIDTH) - own_normaliser);
+            float score = query.dot(left + j * WIDTH);
+            scores.add(score, token, first + j);
+            const float p = expf(score - own_normaliser);
             dquery.add(p * (gradient.dot(right + j * WIDTH) - own_delta), left + j * WIDTH);
         }
         __syncthreads();

@@ -2,89 +2,24 @@
 // of one image and up to 128 of its tokens; a warp processes 16 of them. Shared memory holds the keys and values of all
 // tokens of the image and, in the backward pass, also the queries and output gradients. Scores are kept in registers:
 // the forward pass uses the online softmax of Dao 2023 (arXiv 2307.08691), and the backward pass recomputes the scores.
+// With BIASED, a bias (R or 1, H, T, T) is added to the scores.
 
 #include "common.cuh"
 #include "heads.cuh"
 #include "mma.cuh"
-
-constexpr int TILE = 16;      // tokens per warp
-constexpr int MOST_WARPS = 8;
-constexpr float LOG2_E = 1.44269504f;
-
-// Distance between rows in shared memory, in elements. WIDTH is the head width, padded to a multiple of 16. The padding
-// of 16 bytes per row avoids bank conflicts between 8 consecutive rows.
-template <int WIDTH>
-constexpr int STRIDE = WIDTH + 8;
-
-__device__ __forceinline__ int padded(int tokens) { return (tokens + TILE - 1) / TILE * TILE; }
-
-// Copies `count` tokens of one part of the head, beginning with token `first`, to shared memory. Rows after the last
-// token are filled with zeros. Eight adjacent threads copy one row.
-template <int WIDTH>
-__device__ __forceinline__ void stage(const Head<bf16>& head, const bf16* qkv, Part part, int first, int count,
-                                      bf16* to) {
-    const int dim = threadIdx.x % 8 * 8;
-    if (dim >= WIDTH) return;
-    for (int row = threadIdx.x / 8; row < count; row += blockDim.x / 8) {
-        float x[8];
-        head.read(qkv, part, first + row, dim, x);
-        store(to + row * STRIDE<WIDTH> + dim, x);
-    }
-}
-
-// Loads 16 tokens, beginning with `token`, from shared memory into registers as the left operand of matrix products.
-template <int WIDTH>
-__device__ __forceinline__ void left_factor(uint32 (&a)[WIDTH / 16][4], const bf16* from, int token) {
-    const int lane = threadIdx.x % 32;
-    const bf16* row = from + (token + lane % 16) * STRIDE<WIDTH> + lane / 16 * 8;
-#pragma unroll
-    for (int k = 0; k < WIDTH / 16; k++) load_matrices(a[k], row + k * 16);
-}
-
-// d (16 x 16) = a b^T. The rows of b are the 16 tokens in shared memory that begin with `token`.
-template <int WIDTH>
-__device__ __forceinline__ void scores_of(float (&d)[2][4], const uint32 (&a)[WIDTH / 16][4], const bf16* b, int token) {
-    const int lane = threadIdx.x % 32;
-    const bf16* row = b + (token + lane / 16 * 8 + lane % 8) * STRIDE<WIDTH> + lane / 8 % 2 * 8;
-#pragma unroll
-    for (int n = 0; n < 2; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) d[n][i] = 0.0f;
-#pragma unroll
-    for (int k = 0; k < WIDTH / 16; k++) {
-        uint32 words[4];
-        load_matrices(words, row + k * 16);
-        mma_16x8x16(d[0], a[k], words[0], words[1]);
-        mma_16x8x16(d[1], a[k], words[2], words[3]);
-    }
-}
-
-// d (16 x WIDTH) += w b. w (16 x 16) has the register layout that `scores_of` returns. The rows of b are the 16 tokens
-// in shared memory that begin with `token`.
-template <int WIDTH>
-__device__ __forceinline__ void mix(float (&d)[WIDTH / 8][4], const float (&w)[2][4], const bf16* b, int token) {
-    const uint32 a[4] = {pack_bf16(w[0][0], w[0][1]), pack_bf16(w[0][2], w[0][3]), pack_bf16(w[1][0], w[1][1]),
-                         pack_bf16(w[1][2], w[1][3])};
-    const int lane = threadIdx.x % 32;
-    const bf16* row = b + (token + lane / 8 % 2 * 8 + lane % 8) * STRIDE<WIDTH> + lane / 16 * 8;
-#pragma unroll
-    for (int n = 0; n < WIDTH / 8; n += 2) {
-        uint32 words[4];
-        load_matrices_transposed(words, row + n * 8);
-        mma_16x8x16(d[n], a, words[0], words[1]);
-        mma_16x8x16(d[n + 1], a, words[2], words[3]);
-    }
-}
+#include "tiles.cuh"
 
 // Forward pass. Writes the output (R, B, T, H K) and the log-sum-exp of the scores (R, B, H, T).
 // Grid: (B H, tiles of blockDim.x / 2 tokens, R). Dynamic shared memory: (2 padded(T) + blockDim.x / 2) STRIDE bf16.
-template <int WIDTH>
+template <int WIDTH, bool BIASED>
 __global__ void __launch_bounds__(32 * MOST_WARPS)
     attention_tensor(const bf16* qkv, const float* bias, int64 bias_stride, const float* cos, const float* sin,
-                     int64 run_stride, int64 head_stride, int prefix, float scale, bf16* out, float* logsumexp,
-                     int tokens, int heads, int head_width) {
+                     int64 run_stride, int64 head_stride, int prefix, float scale, const float* score_bias,
+                     int64 score_bias_stride, bf16* out, float* logsumexp, int tokens, int heads, int head_width) {
     extern __shared__ __align__(16) unsigned char shared[];
-    const Head<bf16> head(bias, bias_stride, {cos, sin, run_stride, head_stride, prefix}, scale, tokens, heads, head_width);
+    const Head<bf16> head(bias, bias_stride, {cos, sin, run_stride, head_stride, prefix}, scale, tokens, heads,
+                          head_width);
+    const ScoreBias<BIASED> biases(score_bias, score_bias_stride, head);
     const int rows = padded(tokens), own = blockDim.x / 2, tile = blockIdx.y * own;
     bf16* keys = reinterpret_cast<bf16*>(shared);
     bf16* values = keys + rows * STRIDE<WIDTH>;
@@ -111,7 +46,9 @@ __global__ void __launch_bounds__(32 * MOST_WARPS)
             for (int n = 0; n < 2; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    if (key + n * 8 + 2 * t + i % 2 >= tokens) score[step][n][i] = -infinity();
+                    const int column = key + n * 8 + 2 * t + i % 2;
+                    biases.add(score[step][n][i], first + g + i / 2 * 8, column);
+                    if (column >= tokens) score[step][n][i] = -infinity();
                     top[i / 2] = fmaxf(top[i / 2], score[step][n][i]);
                 }
         }
@@ -181,12 +118,6 @@ __device__ __forceinline__ void finish(const Head<bf16>& head, bf16* dqkv, Part 
     __syncwarp();  // the warp-level instructions that follow require all lanes
 }
 
-// Replaces s by p = exp(s - logsumexp), and dp by ds = p (dp - delta). `normaliser` is logsumexp / ln 2.
-__device__ __forceinline__ void softmax_backward(float& s, float& dp, float normaliser, float delta) {
-    s = power_of_two(fmaf(s, LOG2_E, -normaliser));
-    dp = s * (dp - delta);
-}
-
 // Backward pass. The grid is that of attention_tensor. In the first pass, each warp holds 16 keys and values in
 // registers and iterates over all queries to compute dk and dv. In the second pass, it holds 16 queries and iterates
 // over all keys to compute dq. The sums of the gradient over the tokens of each block are written to
@@ -194,16 +125,18 @@ __device__ __forceinline__ void softmax_backward(float& s, float& dp, float norm
 // Dynamic shared memory: 2 padded(T) floats, and 4 padded(T) STRIDE bf16 if `resident`, otherwise 2 padded(T) STRIDE
 // bf16. If not resident, the queries and output gradients overwrite the keys and values, which are loaded again for the
 // second pass.
-// delta = sum(dout out) over the channels of a head equals sum(dp p) of the softmax (arXiv 2205.14135, appendix B).
-template <int WIDTH>
+template <int WIDTH, bool BIASED>
 __global__ void __launch_bounds__(32 * MOST_WARPS, WIDTH > 32 ? 1 : 2)
     attention_tensor_backward(const bf16* dout, const bf16* qkv, const float* bias, int64 bias_stride,
                               const float* cos, const float* sin, int64 run_stride, int64 head_stride, int prefix,
-                              float scale, const bf16* out, const float* logsumexp, bf16* dqkv, float* parts,
-                              int resident, int tokens, int heads, int head_width) {
+                              float scale, const float* score_bias, int64 score_bias_stride, const bf16* out,
+                              const float* logsumexp, bf16* dqkv, float* parts, int resident, int tokens, int heads,
+                              int head_width) {
     extern __shared__ __align__(16) unsigned char shared[];
     __shared__ float sums[MOST_WARPS][3][WIDTH];
-    const Head<bf16> head(bias, bias_stride, {cos, sin, run_stride, head_stride, prefix}, scale, tokens, heads, head_width);
+    const Head<bf16> head(bias, bias_stride, {cos, sin, run_stride, head_stride, prefix}, scale, tokens, heads,
+                          head_width);
+    const ScoreBias<BIASED> biases(score_bias, score_bias_stride, head);
     const int rows = padded(tokens), area = rows * STRIDE<WIDTH>;
     bf16* keys = reinterpret_cast<bf16*>(shared);
     bf16* values = keys + area;
@@ -225,22 +158,7 @@ __global__ void __launch_bounds__(32 * MOST_WARPS, WIDTH > 32 ? 1 : 2)
         __syncthreads();
     }
     stage<WIDTH>(head, qkv, QUERY, 0, rows, queries);
-    const int dim = threadIdx.x % 8 * 8;
-    for (int begin = 0; begin < rows; begin += blockDim.x / 8) {  // all threads must reach sum_lanes
-        const int token = begin + threadIdx.x / 8;
-        float d[8], y[8], product = 0.0f;
-        head.read_mixed(dout, token, dim, d);
-        head.read_mixed(out, token, dim, y);
-#pragma unroll
-        for (int i = 0; i < 8; i++) product += d[i] * y[i];
-        product = sum_lanes<8>(product);
-        if (token >= rows) continue;
-        if (dim < WIDTH) store(gradients + token * STRIDE<WIDTH> + dim, d);
-        if (dim == 0) {
-            delta[token] = product;
-            normaliser[token] = token < tokens ? logsumexp[head.at_logsumexp(token)] * LOG2_E : infinity();
-        }
-    }
+    stage_gradients<WIDTH>(head, dout, out, logsumexp, 0, rows, gradients, normaliser, delta);
     __syncthreads();
     if (resident) {
         left_factor<WIDTH>(key, keys, inside);
@@ -257,6 +175,7 @@ __global__ void __launch_bounds__(32 * MOST_WARPS, WIDTH > 32 ? 1 : 2)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int at = query + n * 8 + 2 * t + i % 2;
+                    biases.add(p[n][i], at, inside + g + i / 2 * 8);
                     softmax_backward(p[n][i], dp[n][i], normaliser[at], delta[at]);
                 }
             mix<WIDTH>(dvalue, p, gradients, query);
@@ -290,8 +209,10 @@ __global__ void __launch_bounds__(32 * MOST_WARPS, WIDTH > 32 ? 1 : 2)
             for (int n = 0; n < 2; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
+                    const int column = key + n * 8 + 2 * t + i % 2;
+                    biases.add(p[n][i], first + g + i / 2 * 8, column);
                     softmax_backward(p[n][i], dp[n][i], own_normaliser[i / 2], own_delta[i / 2]);
-                    if (key + n * 8 + 2 * t + i % 2 >= tokens) dp[n][i] = 0.0f;
+                    if (column >= tokens) dp[n][i] = 0.0f;
                 }
             mix<WIDTH>(dquery, dp, keys, key);
         }

@@ -47,9 +47,14 @@ struct Head {
         : scale(scale), tokens(tokens), heads(heads), head_width(head_width) {
         head = blockIdx.x % heads;
         rotation = all_rotations.of(blockIdx.z, head);
-        image = blockIdx.z * static_cast<int64>(gridDim.x / heads) + blockIdx.x / heads;
-        offset = image * tokens * 3 * heads * head_width + head * head_width;
+        select(blockIdx.z * static_cast<int64>(gridDim.x / heads) + blockIdx.x / heads);
         bias = all_bias + blockIdx.z * bias_stride + head * head_width;
+    }
+
+    // Selects another image, by its index among the images of all runs.
+    __device__ __forceinline__ void select(int64 index) {
+        image = index;
+        offset = image * tokens * 3 * heads * head_width + head * head_width;
     }
 
     // Returns the offset in qkv of channel `dim` of one part of a token.
@@ -102,5 +107,25 @@ struct Head {
     // Returns the offset of the log-sum-exp of a token in an array (R, B, H, T).
     __device__ __forceinline__ int64 at_logsumexp(int token) const {
         return (image * heads + head) * tokens + token;
+    }
+};
+
+// Bias of the scores (R or 1, H, T, T) of the head of the thread block. If not GIVEN, nothing is read or added.
+template <bool GIVEN>
+struct ScoreBias {
+    const float* bias;  // (T, T) of the head
+    int tokens;
+
+    template <typename T>
+    __device__ __forceinline__ ScoreBias(const float* all, int64 run_stride, const Head<T>& head)
+        : bias(all), tokens(head.tokens) {
+        if constexpr (GIVEN)
+            bias += blockIdx.z * run_stride + static_cast<int64>(head.head) * tokens * tokens;
+    }
+
+    // Adds the bias to a score, unless one of the tokens is out of range.
+    __device__ __forceinline__ void add(float& score, int query, int key) const {
+        if constexpr (GIVEN)
+            if (query < tokens && key < tokens) score += bias[query * tokens + key];
     }
 };
