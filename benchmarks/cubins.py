@@ -96,6 +96,8 @@ def _launch_all(kernels: CudaKernels, shape: Shape, position: str, kind: type) -
         kernels.attention_backward(normal, *forward, normal, logsumexp, **gradients)
     kernels.qkv_bias_rotate(qkv, qkv_bias, 1.0, angles, angles, 0)
     kernels.qkv_bias_rotate_backward(qkv, 1.0, angles, angles, 0, dbias=qkv_bias)
+    kernels.rotation_gradient(qkv, qkv_bias, qkv, 0, wide(heads, tokens, head_width // 2))
+    kernels.score_bias_gradient(scores, wide(heads, tokens, tokens))
     kernels.softmax_backward(kernels.softmax(scores), scores)
     hidden, hidden_bias = active(1, tokens, config.hidden), wide(config.hidden)
     for derivative in (True, False):

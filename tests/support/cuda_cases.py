@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.cuda_shim import MULTIPROCESSORS, Shim, device, kernels_of, scratch
-from tests.support.operations import CASES, Case, Draw, Maker, angles
+from tests.support.operations import BY_HEAD, CASES, Case, Draw, Maker, angles
 from vit.backend import Ops
 from vit.backend.cuda.kernels import CudaKernels
 
@@ -27,6 +27,8 @@ OTHERS = {"matmul", "sum_of_squares", "adamw"}
 WIDE = {"bias", "branch_bias", "weight", "mean", "rstd", "table", "cos", "sin", "targets", "losses"}
 WIDE |= {"dweight", "dbias", "dbranch_bias"}
 """Arguments that are float32 whatever the type of activations."""
+SUMS_OF_IMAGES = {"sum_tokens", "sum_images", "score_bias_gradient", "rotation_gradient"}
+"""Methods whose `out` is float32, with any distance between its runs."""
 STREAM = {"x", "stream", "dstream"}
 """Arguments of the layer norms in the type of the residual stream."""
 PARAMETERS = {"bias", "branch_bias", "weight", "table", "dweight", "dbias", "dbranch_bias", "cos", "sin"}
@@ -101,7 +103,8 @@ class Call:
 
     def _place(self, name: str, array: np.ndarray) -> np.ndarray:
         array = in_type(array, self.kinds[name])
-        if name not in PARAMETERS or not self.apart or len(array) == 1:
+        summed = name == "out" and self.method in SUMS_OF_IMAGES
+        if not (name in PARAMETERS or summed) or not self.apart or len(array) == 1:
             return device(array)
         size = array[0].size
         rows = np.full((len(array), size + self.apart), np.nan, dtype=array.dtype)
@@ -114,7 +117,7 @@ class Call:
 
 
 def kinds_of(method: str, case: Case, stream: str, activation: str) -> dict[str, str]:
-    wide = WIDE | ({"out"} if method in ("sum_tokens", "sum_images") else set())
+    wide = WIDE | ({"out"} if method in SUMS_OF_IMAGES else set())
     kinds = {}
     for name in case.arrays:
         if name in wide:
@@ -128,7 +131,7 @@ def kinds_of(method: str, case: Case, stream: str, activation: str) -> dict[str,
 
 def calls_of(method: str, make: Maker, runs: int, stream: str, activation: str) -> Iterator[Call]:
     """A case in every size; parameters of the runs lie apart by what allows vector loads, and by what does not."""
-    sizes: list[tuple[int, ...]] = [*(HEADS if method.startswith("qkv") else SIZES)]
+    sizes: list[tuple[int, ...]] = [*(HEADS if method.startswith(BY_HEAD) else SIZES)]
     for seed, size in enumerate(sizes):
         case = make(Draw(runs, seed), *size)
         if case.other.get("branch_bias", 0) is None:  # no branch: the stream is x itself

@@ -220,6 +220,36 @@ def angles(draw: Draw, patches: int, heads: int, width: int, own: str) -> dict[s
     return {"cos": np.cos(drawn), "sin": np.sin(drawn)}
 
 
+def rotation_gradient(draw: Draw, images: int, tokens: int, heads: int, width: int, prefix: int = 0) -> Case:
+    """Of the rotated projection, whose bias has been added."""
+    shape = (images, tokens + prefix, 3, heads, width)
+    arrays = {"qkv": draw(*shape), "dqkv": draw(*shape), "out": draw.blank(heads, tokens, width // 2)}
+    return Case(arrays, {"out"}, {"bias": None, "prefix": prefix})
+
+
+def rotation_gradient_after_prefix(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    return rotation_gradient(draw, images, tokens, heads, width, prefix=2)
+
+
+def rotation_gradient_with_bias(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    case = rotation_gradient(draw, images, tokens, heads, width, prefix=1)
+    return Case(case.arrays | {"bias": draw(3 * heads * width)}, {"out"}, {"prefix": 1})
+
+
+def add_score_bias(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    return Case({"scores": draw(images, heads, tokens, tokens), "bias": draw(heads, tokens, tokens)}, {"scores"})
+
+
+def add_score_bias_of_all_runs(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    case = add_score_bias(draw, images, tokens, heads, width)
+    return Case(case.arrays | {"bias": case.arrays["bias"][:1]}, {"scores"})
+
+
+def score_bias_gradient(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    dscores, out = draw(images, heads, tokens, tokens), draw.blank(heads, tokens, tokens)
+    return Case({"dscores": dscores, "out": out}, {"out"})
+
+
 def softmax(draw: Draw, images: int, tokens: int, width: int) -> Case:
     return Case({"x": 3 * draw(images, tokens, width)}, {"x"})
 
@@ -284,6 +314,12 @@ CASES: list[tuple[str, Maker]] = [
     ("qkv_bias_rotate_backward", qkv_bias_rotate_backward),
     ("qkv_bias_rotate_backward", qkv_bias_rotate_backward_after_prefix),
     ("qkv_bias_rotate_backward", qkv_bias_rotate_backward_by_head),
+    ("rotation_gradient", rotation_gradient),
+    ("rotation_gradient", rotation_gradient_after_prefix),
+    ("rotation_gradient", rotation_gradient_with_bias),
+    ("add_score_bias", add_score_bias),
+    ("add_score_bias", add_score_bias_of_all_runs),
+    ("score_bias_gradient", score_bias_gradient),
     ("softmax", softmax),
     ("softmax_backward", softmax_backward),
     ("cross_entropy", cross_entropy),
@@ -295,11 +331,13 @@ CASES: list[tuple[str, Maker]] = [
 """Overridden method, and what makes a case of it from (draw, images, tokens, width) or (..., heads, head width)."""
 
 NAMES = [make.__name__ for _, make in CASES]
+BY_HEAD = ("qkv", "rotation", "score", "add_score")
+"""Beginnings of the names of methods whose cases have heads and a head width."""
 
 
 def cases_of(method: str, make: Maker, runs: int) -> list[Case]:
     """The case in every shape."""
-    if method.startswith("qkv"):
+    if method.startswith(BY_HEAD):
         sizes: list[tuple[int, ...]] = [(2, 5, *heads) for heads in HEADS]
     else:
         sizes = [*SHAPES]

@@ -336,6 +336,15 @@ class CudaOps(Ops):
     ) -> None:
         self.kernels.qkv_bias_rotate_backward(dqkv, scale, cos, sin, prefix, dbias=dbias)
 
+    def rotation_gradient(self, qkv: Array, bias: Array | None, dqkv: Array, prefix: int, out: Array) -> None:
+        self.kernels.rotation_gradient(qkv, bias, dqkv, prefix, out)
+
+    def add_score_bias(self, scores: Array, bias: Array) -> None:
+        self.kernels.add_score_bias(scores, bias)
+
+    def score_bias_gradient(self, dscores: Array, out: Array) -> None:
+        self.kernels.score_bias_gradient(dscores, out)
+
     def softmax(self, x: Array) -> Array:
         return self.kernels.softmax(x)
 
