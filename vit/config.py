@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from vit.errors import ConfigError
-from vit.positions import encoding
+from vit.positions import POSITIONS, encoding
 
 POOLS = ("mean", "cls")
 
@@ -79,6 +79,8 @@ class ViTConfig:
                 raise ConfigError(f"{name} must be at least 0 and below 1, got {value!r}")
         if self.pool not in POOLS:
             raise ConfigError(f"pool must be one of {', '.join(POOLS)}, got {self.pool!r}")
+        if not isinstance(self.position, str):
+            raise ConfigError(f"position must be one of {', '.join(POSITIONS)}, got {self.position!r}")
         encoding(self.position).check(self)
 
     @property

@@ -1,14 +1,19 @@
 """Small models and random inputs, shared by the tests of ``vit``."""
 
 import itertools
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 
 from vit import ViT, ViTConfig, get_ops
-from vit.backend import Array, Ops
-from vit.parameters import Parameter, Views, truncated_normal
-from vit.positions import Position
+from vit.backend import Array
+from vit.parameters import Parameter, truncated_normal
+from vit.positions import BlockHook, Position, ScoreBias
+from vit.positions.base import Geometry
+from vit.workspace import Workspace
 
 POSITIONS = ("none", "learned", "sinusoidal", "rope")
 POOLS = ("mean", "cls")
@@ -81,9 +86,9 @@ def batch(
 
 
 def distance(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Largest difference relative to the largest expected magnitude."""
+    """Largest difference relative to the largest expected magnitude, or itself if all of `expected` is 0."""
     assert actual.shape == expected.shape
-    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+    return float(np.abs(actual - expected).max() / (np.abs(expected).max() or 1.0))
 
 
 def worst(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
@@ -98,28 +103,82 @@ def without_key_bias(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**state, **{name: np.concatenate([query, value]) for name, (query, _, value) in parts.items()}}
 
 
+@dataclass(frozen=True)
 class Slope(Position):
-    """A learned slope of each head times the distance of two patches along the row of patches."""
+    """A learned slope of each head times the distance of two patches along the row of patches, as a bias of the scores.
 
-    description = "an encoding of a test"
+    The slopes are the same in every block; each block has its own gradient of the bias.
+    """
 
-    def __init__(self, config: ViTConfig, ops: Ops, parameters: Views, gradients: Views) -> None:
-        super().__init__(config, ops, parameters, gradients)
-        at = np.arange(config.patches, dtype=np.float64)
-        self.distance = ops.asarray(np.abs(at[:, None] - at))
-        self.slope, self.dslope = parameters["slope"], gradients["slope"]
+    name: ClassVar[str] = "slope"
+    description: ClassVar[str] = "an encoding of a test"
+    acts_on: ClassVar[str] = "scores"
 
-    @classmethod
-    def declare(cls, config: ViTConfig) -> list[Parameter]:
+    def declare(self, config: Geometry) -> list[Parameter]:
         return [Parameter("slope", (config.heads,), truncated_normal(0.1))]
 
-    def start_backward(self) -> None:
-        self.dslope[...] = 0
+    def tables(self, config: Geometry) -> dict[str, tuple[int, ...]]:
+        return {"bias": (config.heads, config.tokens, config.tokens)}
 
-    def add_to_scores(self, scores: Array) -> None:
-        prefix = self.config.prefix
-        scores[..., prefix:, prefix:] -= self.slope[:, None, :, None, None] * self.distance
+    def table_gradients(self, config: Geometry) -> dict[str, tuple[int, ...]]:
+        return {"bias of each block": (config.depth, *self.tables(config)["bias"])}
 
-    def add_to_scores_backward(self, dscores: Array) -> None:
-        prefix = self.config.prefix
-        self.dslope -= (dscores[..., prefix:, prefix:] * self.distance).sum(axis=(1, 3, 4))
+    def derive(
+        self,
+        config: Geometry,
+        xp: ModuleType,
+        parameters: Mapping[str, Array],
+        tables: Mapping[str, Array],
+        generators: Sequence[np.random.Generator] | None,
+    ) -> None:
+        tables["bias"][...] = -parameters["slope"][:, :, None, None] * self._distance(config, xp)
+
+    def derive_backward(
+        self,
+        config: Geometry,
+        xp: ModuleType,
+        parameters: Mapping[str, Array],
+        tables: Mapping[str, Array],
+        dtables: Mapping[str, Array],
+        gradients: Mapping[str, Array],
+    ) -> None:
+        dbias = dtables["bias of each block"].sum(axis=1)
+        gradients["slope"][...] = -(dbias * self._distance(config, xp)).sum(axis=(2, 3))
+
+    def block_hooks(self, config: Geometry, workspace: Workspace) -> list[BlockHook]:
+        dbiases = workspace.dtables.get("bias of each block")
+        biases = [
+            ScoreBias(workspace.tables["bias"], None if dbiases is None else dbiases[:, i]) for i in range(config.depth)
+        ]
+        return [self.block_hook(config, workspace, bias) for bias in biases]
+
+    def block_hook(self, config: Geometry, workspace: Workspace, bias: ScoreBias) -> BlockHook:
+        return BlockHook(workspace, config, score_bias=bias)
+
+    def _distance(self, config: Geometry, xp: ModuleType) -> Array:
+        at, prefix = np.arange(config.patches, dtype=np.float64), config.prefix
+        return xp.asarray(np.pad(np.abs(at[:, None] - at), ((prefix, 0), (prefix, 0))))
+
+
+class ByExpressions(BlockHook):
+    """Adds the bias of the scores with array expressions, which no backend captures."""
+
+    def scores(self, scores: Array, qkv: Array) -> None:
+        assert self.score_bias is not None
+        scores += self.score_bias.bias[:, None]
+
+    def scores_backward(self, dscores: Array, qkv: Array, dqkv: Array) -> None:
+        assert self.score_bias is not None
+        assert self.score_bias.dbias is not None
+        self.score_bias.dbias[...] = dscores.sum(axis=1)
+
+
+@dataclass(frozen=True)
+class SlopeByExpressions(Slope):
+    """`Slope` without kernels."""
+
+    name: ClassVar[str] = "slope-by-expressions"
+    description: ClassVar[str] = "another encoding of a test"
+
+    def block_hook(self, config: Geometry, workspace: Workspace, bias: ScoreBias) -> BlockHook:
+        return ByExpressions(workspace, config, score_bias=bias)

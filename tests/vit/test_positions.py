@@ -2,48 +2,67 @@
 
 import cmath
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.support.small import POOLS, POSITIONS, build, config, distance, scrambled
-from vit import ConfigError, ViTConfig, get_ops
-from vit.parameters import Layout, Views
+from tests.support.small import ENCODINGS, POOLS, POSITIONS, batch, build, config, distance, scrambled
+from vit import ConfigError, ViT, ViTConfig
+from vit.model import attention_is_fusible
 from vit.positions import POSITIONS as REGISTRY
-from vit.positions import Position
+from vit.positions import BlockHook, Hooks, encoding, part_names
+from vit.positions.sinusoidal import sinusoidal_table
+from vit.positions.tables import resize_square
+from vit.workspace import Workspace
 
-OPS = get_ops("numpy", dtype="float64")
 
-
-def position(config: ViTConfig, runs: int = 1) -> tuple[Position, Views, Views]:
-    """An encoding with random parameters, its parameters and its gradients."""
-    kind = REGISTRY[config.position]
-    layout = Layout(kind.declare(config))
-    rng = np.random.default_rng(0)
-    parameters, gradients = (Views(layout, rng.normal(size=(runs, layout.size))) for _ in range(2))
-    return kind(config, OPS, parameters, gradients), parameters, gradients
+def parts(config: ViTConfig, runs: int = 1) -> tuple[Hooks, ViT, Workspace]:
+    """The hooks of an encoding with random parameters, the model, and the workspace with both."""
+    model = scrambled(config, seeds=tuple(range(runs)))
+    model.derive()
+    workspace = model.network(8).workspace
+    return encoding(config.position).hooks(config, workspace), model, workspace
 
 
 def turned(qkv: np.ndarray, config: ViTConfig) -> np.ndarray:
-    """What rotation makes of unbiased projections (R, B, T, 3, H, K), at scale one."""
+    """What the hook of the first block makes of unbiased projections (R, B, T, 3, H, K), at scale one."""
     qkv = qkv.copy()
-    position(config)[0].rotate_queries_keys(qkv, np.zeros((len(qkv), 3 * config.width)), 1.0)
+    hooks, _, _ = parts(config, len(qkv))
+    hooks.blocks[0].queries_keys(qkv, np.zeros((len(qkv), 3 * config.width)), 1.0)
     return qkv
 
 
-def test_the_registry_holds_the_four_with_a_line_each() -> None:
-    assert tuple(REGISTRY) == POSITIONS
-    for kind in REGISTRY.values():
+def added_scores(config: ViTConfig, runs: int = 1) -> np.ndarray:
+    """What the hook of the first block adds to the scores (R, B, H, T, T) of two images, whatever the queries."""
+    scores = np.zeros((runs, 2, config.heads, config.tokens, config.tokens))
+    qkv = np.zeros((runs, 2, config.tokens, 3, config.heads, config.head_width))
+    parts(config, runs)[0].blocks[0].scores(scores, qkv)
+    return scores
+
+
+def test_every_encoding_describes_itself() -> None:
+    assert tuple(REGISTRY)[:1] == ("none",)
+    assert {*POSITIONS} <= {*REGISTRY}
+    assert {name for text in ENCODINGS for name in part_names(text)} == {*REGISTRY}
+    for name, kind in REGISTRY.items():
+        assert kind.name == name
         assert 10 < len(kind.description) < 80
         assert "\n" not in kind.description
+        assert kind.acts_on in ("nothing", "tokens", "block input", "queries and keys", "scores")
+        assert kind.other_grids in ("extend", "interpolate", "resize", "unchanged")
+        assert (kind.source != "") == (name != "none")
+        for option in fields(kind):
+            assert option.metadata["meaning"]
+            assert option.metadata["accepts"](option.default)
 
 
 @pytest.mark.parametrize(("grid", "width"), [(2, 4), (3, 24), (4, 8), (5, 16)])
 def test_sinusoidal_table(grid: int, width: int) -> None:
     tokens = np.zeros((1, 1, grid * grid, width))
-    position(config(image_size=grid, patch_size=1, width=width, position="sinusoidal"))[0].add_to_tokens(tokens)
+    parts(config(image_size=grid, patch_size=1, width=width, position="sinusoidal"))[0].tokens.forward(tokens)
     quarter = width // 4
     for row in range(grid):
         for column in range(grid):
@@ -82,7 +101,7 @@ def test_queries_are_biased_and_scaled_before_they_turn(name: str) -> None:
     rng = np.random.default_rng(0)
     qkv, bias = rng.normal(size=(2, 3, 17, 3, 2, 8)), rng.normal(size=(2, 3, 2, 8))
     result = qkv.copy()
-    position(small, runs=2)[0].rotate_queries_keys(result, bias.reshape(2, -1), 0.25)
+    parts(small, runs=2)[0].blocks[0].queries_keys(result, bias.reshape(2, -1), 0.25)
     expected = qkv + bias[:, None, None]
     expected[:, :, :, 0] *= 0.25
     np.testing.assert_allclose(result, turned(expected, small), rtol=1e-12, atol=1e-13)
@@ -114,30 +133,28 @@ def test_the_others_do_not_turn(name: str) -> None:
 
 @pytest.mark.parametrize("name", POSITIONS)
 def test_no_encoding_of_the_four_touches_scores(name: str) -> None:
-    before = np.random.default_rng(0).normal(size=(2, 3, 2, 17, 17))
-    after = before.copy()
-    position(config(position=name, pool="cls"), runs=2)[0].add_to_scores(after)
-    assert np.array_equal(before, after)
+    assert not added_scores(config(position=name, pool="cls"), runs=2).any()
 
 
 @pytest.mark.parametrize("name", ["none", "rope"])
 def test_none_and_rope_add_nothing_to_tokens(name: str) -> None:
     tokens = np.zeros((1, 2, 16, 16))
-    position(config(position=name))[0].add_to_tokens(tokens)
+    parts(config(position=name))[0].tokens.forward(tokens)
     assert not tokens.any()
 
 
 def test_learned_adds_its_table_and_sums_its_gradient() -> None:
-    learned, parameters, gradients = position(config(position="learned"), runs=2)
+    hooks, _, workspace = parts(config(position="learned"), runs=2)
+    learned, parameters, gradients = hooks.tokens, workspace.parameters, workspace.gradients
     rng = np.random.default_rng(1)
     before, upstream = rng.normal(size=(2, 2, 3, 16, 16))
     after = before.copy()
-    learned.add_to_tokens(after)
+    learned.forward(after)
     for run in range(2):
         for image in range(3):
             np.testing.assert_allclose(after[run, image], before[run, image] + parameters["pos_embed"][run, 0])
     kept = upstream.copy()
-    learned.add_to_tokens_backward(upstream)
+    learned.backward(upstream)
     assert np.array_equal(upstream, kept)
     np.testing.assert_allclose(gradients["pos_embed"][:, 0], kept[:, 0] + kept[:, 1] + kept[:, 2], rtol=1e-13)
 
@@ -189,24 +206,300 @@ class TestResize:
             self.loaded(np.zeros((1, 15, 8)), 4)
 
 
-def test_a_fusible_encoding_rotates_by_its_rotation_alone() -> None:
-    """The fused attention of a GPU reads `rotation`; a hook that it does not call would be lost there."""
-    with pytest.raises(TypeError, match=r"Own is fusible, so it must not override add_to_scores, rotate_queries_keys"):
-        type(
-            "Own",
-            (Position,),
-            {"description": "own", "fusible": True, "rotate_queries_keys": None, "add_to_scores": None},
-        )
+class TestFusedAttention:
+    """A GPU fuses attention where only the rotation and the bias of the scores change it."""
+
+    @pytest.mark.parametrize("name", ENCODINGS)
+    def test_is_found_from_the_hooks(self, name: str) -> None:
+        assert attention_is_fusible(config(position=name)) == (not {"lie-rope", "relative-keys"} & {*part_names(name)})
+
+    def test_an_override_prevents_it(self) -> None:
+        hooks, _, workspace = parts(config(position="rope"))
+        small = config(position="rope")
+        assert hooks.blocks[0].fusible
+        for name in ("queries_keys", "scores"):
+            kind = type("Own", (BlockHook,), {name: lambda *arguments: None})
+            assert not kind(workspace, small).fusible
+
+    def test_two_biases_are_added_one_after_the_other(self) -> None:
+        name = "alibi-2d+relative-bias"
+        small = config(position=name)
+        assert not attention_is_fusible(small)
+        both = added_scores(small)
+        first, second = (added_scores(config(position=part)) for part in ("alibi-2d", "relative-bias"))
+        np.testing.assert_allclose(both, first + second, rtol=1e-12)
 
 
-def test_a_rotation_is_applied_whoever_sets_it() -> None:
-    rope, other = position(config(position="rope"))[0], position(config(position="none"))[0]
-    other.rotation = rope.rotation
-    small = config(position="rope")
-    qkv = np.random.default_rng(0).normal(size=(1, 2, small.tokens, 3, small.heads, small.head_width))
-    bias = np.random.default_rng(1).normal(size=(1, 3 * small.width))
-    first, second = qkv.copy(), qkv.copy()
-    rope.rotate_queries_keys(first, bias, 0.5)
-    other.rotate_queries_keys(second, bias, 0.5)
-    assert np.array_equal(first, second)
-    assert not np.allclose(first[:, :, -1, 0], 0.5 * (qkv + bias.reshape(1, 1, 1, 3, small.heads, -1))[:, :, -1, 0])
+class TestScores:
+    """Encodings of the scores depend on the displacement of two patches, and on nothing else."""
+
+    @pytest.mark.parametrize("pool", POOLS)
+    @pytest.mark.parametrize("distance_name", ["euclidean", "manhattan"])
+    def test_alibi(self, distance_name: str, pool: str) -> None:
+        small = config(image_size=3, patch_size=1, heads=4, pool=pool, position=f"alibi-2d(distance={distance_name})")
+        scores = added_scores(small)
+        for h, q, k in np.ndindex(4, 9, 9):
+            dy, dx = q // 3 - k // 3, q % 3 - k % 3
+            length = math.hypot(dx, dy) if distance_name == "euclidean" else abs(dx) + abs(dy)
+            found = scores[0, 1, h, small.prefix + q, small.prefix + k]
+            assert found == pytest.approx(-(2.0 ** (-2 * (h + 1))) * length, rel=1e-14)
+        if small.prefix:
+            assert not scores[..., 0, :].any()
+            assert not scores[..., :, 0].any()
+
+    @pytest.mark.parametrize("pool", POOLS)
+    def test_relative_bias_is_a_look_up(self, pool: str) -> None:
+        small = config(image_size=3, patch_size=1, pool=pool, position="relative-bias")
+        _, model, _ = parts(small, 2)
+        scores = added_scores(small, 2)
+        for run, h, q, k in np.ndindex(2, 2, 9, 9):
+            table = model.parameters["blocks.0.attn.rel_pos.relative_position_bias_table"][run]
+            entry = (q // 3 - k // 3 + 2) * 5 + q % 3 - k % 3 + 2
+            assert scores[run, 0, h, small.prefix + q, small.prefix + k] == table[entry, h]
+
+    @pytest.mark.parametrize("name", ["relative-bias-mlp(hidden=7)", "relative-bias-mlp(hidden=7,mode=cr)"])
+    def test_relative_bias_mlp_depends_on_displacement(self, name: str) -> None:
+        scores = added_scores(config(image_size=4, patch_size=1, position=name))
+        by_displacement: dict[tuple[int, ...], set[float]] = {}
+        for h, q, k in np.ndindex(2, 16, 16):
+            place = h, q // 4 - k // 4, q % 4 - k % 4
+            by_displacement.setdefault(place, set()).add(scores[0, 0, h, q, k])
+        assert len(by_displacement) == 2 * 49
+        assert all(len(values) == 1 for values in by_displacement.values())
+        assert len({min(values) for values in by_displacement.values()}) > 90
+
+
+class TestRotations:
+    @pytest.mark.parametrize("name", ["rope-mixed", "rope-dinov3", "rope(base=10)"])
+    def test_rotary_scores_depend_on_displacement_only(self, name: str) -> None:
+        table = scores(config(image_size=4, patch_size=1, position=name))
+        by_displacement: dict[tuple[int, int], list[float]] = {}
+        for (query, key), score in np.ndenumerate(table):
+            displacement = key // 4 - query // 4, key % 4 - query % 4
+            by_displacement.setdefault(displacement, []).append(score)
+        assert max(max(values) - min(values) for values in by_displacement.values()) < 1e-12
+        assert np.ptp([values[0] for values in by_displacement.values()]) > 0.1
+
+    def test_lie_rope_keeps_lengths(self) -> None:
+        small = config(position="lie-rope(block=4)")
+        qkv = np.random.default_rng(0).normal(size=(2, 3, small.tokens, 3, small.heads, small.head_width))
+        after = turned(qkv, small)
+        np.testing.assert_allclose(np.linalg.norm(after, axis=-1), np.linalg.norm(qkv, axis=-1), rtol=1e-12)
+        assert np.abs(after - qkv)[:, :, 1:, :2].max() > 0.1
+        assert np.array_equal(after[:, :, 0], qkv[:, :, 0])  # the first patch is at the origin
+
+    def test_initial_frequencies_of_rope_mixed(self) -> None:
+        """Magnitudes of rope-vit, a direction per head, two orthogonal halves."""
+        small = config(width=32, position="rope-mixed", depth=3)
+        x, y = build(small, seeds=(0, 1)).parameters["rope.freqs"].swapaxes(0, 1)  # (R, depth, H, K/2)
+        magnitude = np.hypot(x, y).reshape(2, 3, 2, 2, 4)
+        np.testing.assert_allclose(magnitude, np.broadcast_to(10.0 ** -(np.arange(4) / 4), magnitude.shape), rtol=1e-12)
+        angle = np.arctan2(y, x).reshape(2, 3, 2, 2, 4)
+        assert np.ptp(angle, axis=-1).max() < 1e-12
+        np.testing.assert_allclose(np.cos(angle[..., 1, :] - angle[..., 0, :]), 0, atol=1e-12)
+        assert len(np.unique(angle[..., 0, 0].round(9))) == 12
+
+
+class TestDinov3:
+    POSITION = "rope-dinov3(shift=0.2,jitter=1.5,rescale=2)"
+
+    def angles(self, model: ViT, step: int | None) -> np.ndarray:
+        model.derive(step)
+        return np.arctan2(model.tables["sin"], model.tables["cos"])[:, 0].copy()
+
+    def test_coordinates_change_in_training_only(self) -> None:
+        small = config(position=self.POSITION, width=8, heads=1)
+        model = build(small, seeds=(0, 1))
+        plain = self.angles(model, None)
+        assert np.array_equal(plain[0], plain[1])
+        hooks, _, _ = parts(config(position="rope-dinov3", width=8, heads=1))
+        fixed = hooks.blocks[0].rotation
+        assert fixed is not None
+        np.testing.assert_allclose(model.tables["cos"][0], fixed.cos[0], rtol=1e-12)
+        first, again, second = self.angles(model, 1), self.angles(model, 1), self.angles(model, 2)
+        assert np.array_equal(first, again)
+        assert not np.allclose(first, second)
+        assert not np.allclose(first[0], first[1])
+
+    def test_the_draws_stay_in_their_ranges(self) -> None:
+        """The longest wave is slow enough to be read back: c = angle period / 2 pi."""
+        small = config(position=self.POSITION, width=16, heads=1)
+        model = build(small, seeds=tuple(range(200)))
+        period = 100.0 ** (4 * 3 / 16)
+        edge = self.angles(model, 5)[:, :, 3] * period / (2 * np.pi)  # rows, -0.75 to 0.75 without changes
+        stretch = (edge[:, -1] - edge[:, 0]) / 1.5
+        assert 1 / 3 < stretch.min() < 0.6
+        assert 1.8 < stretch.max() < 3
+        shift = (edge[:, -1] + edge[:, 0]) / 2 / stretch
+        assert -0.2 < shift.min() < -0.15
+        assert 0.15 < shift.max() < 0.2
+
+    def test_a_run_trained_alone_or_in_a_stack_draws_the_same(self) -> None:
+        small = config(position=self.POSITION)
+        together, alone = build(small, seeds=(3, 4)), build(small, seeds=(4,))
+        assert np.array_equal(self.angles(together, 7)[1], self.angles(alone, 7)[0])
+
+    def test_half_split_pairs_are_an_order_of_rows(self) -> None:
+        halves, plain = (build(config(position=f"rope-dinov3{o}"), seeds=(3,)) for o in ("(pairs=half)", ""))
+        images, labels = batch(plain.config, 3)
+        state = halves.state_dict()
+        assert np.array_equal(halves.forward(images), plain.forward(images))
+        weight, other = state["blocks.0.attn.qkv.weight"], plain.state_dict()["blocks.0.attn.qkv.weight"]
+        assert np.array_equal(weight[:8], other[[0, 2, 4, 6, 1, 3, 5, 7]])
+        assert np.array_equal(weight[32:], other[32:])
+        halves.load_state_dict(state)
+        assert np.array_equal(halves.forward(images), plain.forward(images))
+        halves.loss_and_gradients(images, labels)
+        plain.loss_and_gradients(images, labels)
+        gradients = halves.gradients()["blocks.1.attn.qkv.bias"], plain.gradients()["blocks.1.attn.qkv.bias"]
+        assert np.array_equal(gradients[0][:8], gradients[1][[0, 2, 4, 6, 1, 3, 5, 7]])
+
+
+class TestSpelling:
+    @pytest.mark.parametrize(
+        ("given", "standard"),
+        [
+            ("rope(base=100)", "rope"),
+            ("rope( base = 1e1 )", "rope(base=10)"),
+            ("rope(coordinates=centred,base=0.5e2)", "rope(base=50,coordinates=centred)"),
+            (" learned + rope ", "rope+learned"),
+            ("sinusoidal+rope(base=100.0)", "rope+sinusoidal"),
+            ("relative-bias(shared=false)", "relative-bias"),
+            ("rope-dinov3(jitter=1.25)", "rope-dinov3(jitter=1.25)"),
+            ("lie-rope(block=4,layers=own)", "lie-rope(block=4)"),
+            ("learned+cpe+rope", "cpe+rope+learned"),
+        ],
+    )
+    def test_standard_form(self, given: str, standard: str) -> None:
+        assert str(encoding(given)) == standard
+        assert str(encoding(standard)) == standard
+        assert encoding(standard) == encoding(given)
+
+    @pytest.mark.parametrize("name", ENCODINGS)
+    def test_is_its_own_standard_form(self, name: str) -> None:
+        assert str(encoding(str(encoding(name)))) == str(encoding(name))
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ("rop", "position must be one of none, learned, .*, or FILE.py:CLASS, got 'rop'"),
+            ("", "position must be NAME or NAME.OPTION=VALUE, ...., or a sum with ., got ''"),
+            ("rope(", "position must be NAME or NAME.OPTION=VALUE"),
+            ("rope(base)", "options of position rope must be OPTION=VALUE, got 'base'"),
+            ("rope(base=)", "options of position rope must be OPTION=VALUE, got 'base='"),
+            ("rope(base=10,base=20)", "option base of position rope must be given once"),
+            (
+                "rope(bas=10)",
+                "options of position rope must be one of base, coordinates, got 'bas' .did you mean base",
+            ),
+            ("none(x=1)", "options of position none do not exist, got 'x'"),
+            ("rope(base=ten)", "base of position rope must be a number above 1, got 'ten'"),
+            ("rope(base=1)", "base of position rope must be a number above 1, got '1'"),
+            ("rope(base=nan)", "base of position rope must be a number above 1, got 'nan'"),
+            ("rope(base=inf)", "base of position rope must be a number above 1, got 'inf'"),
+            ("rope(coordinates=middle)", "coordinates of position rope must be index or centred, got 'middle'"),
+            ("lie-rope(block=2.5)", "block of position lie-rope must be an integer of at least 2, got '2.5'"),
+            ("relative-bias(shared=yes)", "shared of position relative-bias must be true or false, got 'yes'"),
+            ("none+rope", "position must not add 'none' to another encoding, got 'rope.none'"),
+            ("rope+rope(base=10)", "position must not contain 'rope' twice"),
+            (
+                "rope+rope-mixed",
+                "position must contain at most one encoding of queries and keys, got rope-mixed",
+            ),
+        ],
+    )
+    def test_a_wrong_one_is_one_clear_line(self, given: str, message: str) -> None:
+        with pytest.raises(ConfigError, match=message) as caught:
+            encoding(given)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"position": "lie-rope(block=3)"}, "block of position 'lie-rope' must divide the head width 8"),
+            (
+                {"position": "rope-mixed", "width": 12},
+                "position 'rope-mixed', got 2, a head width of 6",
+            ),
+            ({"position": "rope-dinov3", "width": 12}, "multiples of 4 with position 'rope-dinov3'"),
+            ({"position": "cpe", "depth": 1}, "depth must be at least 2 with position 'cpe', got 1"),
+            (
+                {"position": "sinusoidal-1d", "width": 15, "heads": 1},
+                "width must be even",
+            ),
+            ({"position": "cpe+learned", "depth": 1}, "depth must be at least 2"),
+        ],
+    )
+    def test_a_model_that_it_does_not_support(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            config(**changes)
+
+
+class TestSums:
+    def test_learned_and_sinusoidal_tables(self) -> None:
+        """The checkpoint holds the learned table; the fixed one is computed."""
+        small = config(position="sinusoidal+learned")
+        hooks, model, workspace = parts(small)
+        tokens = np.zeros((1, 2, 16, 16))
+        hooks.tokens.forward(tokens)
+        expected = workspace.parameters["pos_embed"][0, 0] + sinusoidal_table(4, 16)
+        np.testing.assert_allclose(tokens[0, 1], expected, rtol=1e-12)
+        assert encoding("sinusoidal+learned").fixed_state(small) == {}
+        state = model.state_dict()
+        model.load_state_dict(state)
+        assert np.array_equal(model.state_dict()["pos_embed"], state["pos_embed"])
+
+    def test_parts_have_tables_of_their_own(self) -> None:
+        small = config(position="rope-mixed+learned-axial")
+        model = scrambled(small)
+        model.derive()
+        for part in ("rope-mixed", "learned-axial"):
+            alone = scrambled(config(position=part))
+            state = {name: value for name, value in model.state_dict().items() if name in alone.layout.parameters}
+            alone.load_state_dict(state)
+            alone.derive()
+            for name, table in alone.tables.items():
+                (found,) = (value for key, value in model.tables.items() if key.endswith(f" {name}"))
+                assert np.array_equal(found, table)
+
+
+class TestOtherGrids:
+    """A model trained on 4 x 4 patches serves 6 x 6 and 3 x 3."""
+
+    @pytest.mark.parametrize("pool", POOLS)
+    @pytest.mark.parametrize("name", ENCODINGS)
+    @pytest.mark.parametrize("grid", [3, 6])
+    def test_the_state_is_adapted(self, name: str, pool: str, grid: int) -> None:
+        small, other = (config(image_size=2 * g, position=name, pool=pool) for g in (4, grid))
+        model, adapted = scrambled(small), build(other)
+        state = model.state_dict()
+        adapted.load_state_dict(state)
+        images, _ = batch(other, 2)
+        assert np.isfinite(adapted.forward(images)).all()
+        tables = ("pos_embed", "relative_position_bias_table", "attn.rel_pos")
+        for key, value in adapted.state_dict().items():
+            if not any(table in key for table in tables):
+                assert np.array_equal(value, state[key]), key
+
+    def test_relative_keys_are_resized_by_displacement(self) -> None:
+        """Vectors that are linear in the displacement stay so, away from the edges; zero displacement stays zero."""
+        name = "blocks.0.attn.rel_pos"
+        model, adapted = build(config(position="relative-keys")), build(config(image_size=14, position="relative-keys"))
+        ramp = np.broadcast_to(np.arange(-3.0, 4)[None, :, None], (2, 7, 8))
+        adapted.load_state_dict({**model.state_dict(), name: ramp})
+        found = adapted.state_dict()[name]
+        assert np.abs(found[:, 6]).max() < 1e-12
+        np.testing.assert_allclose(np.diff(found[0, 3:10, 0]), 7 / 13, rtol=1e-12)
+
+    def test_a_bias_table_is_resized_as_torch_does(self, golden: dict[str, np.ndarray]) -> None:
+        """The golden table is for 4 x 4 tokens; displacements of a 3 x 3 grid are 5 x 5, resized to 3 x 3."""
+        name = "blocks.0.attn.rel_pos.relative_position_bias_table"
+        small, other = (config(image_size=2 * g, pool="cls", position="relative-bias") for g in (3, 2))
+        model, adapted = scrambled(small), build(other)
+        state = model.state_dict()
+        adapted.load_state_dict(state)
+        found = adapted.state_dict()[name]
+        assert found.shape == (9 + 3, 2)
+        assert np.array_equal(found[9:], state[name][25:])
+        np.testing.assert_allclose(found[:9], resize_square(state[name][:25], 3), rtol=1e-12)
+        assert distance(resize_square(golden["table"][0], 6), golden["to_6"][0]) < 1e-9

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,17 +19,17 @@ import vit
 from tests.support.operations import CASES, NAMES, Case, Maker, cases_of
 from tests.support.small import BOTH, batch, config, distance, scrambled, worst
 from vit import ViT, ViTConfig
-from vit.backend.numpy_ops import NumpyOps
+from vit.backend.numpy_ops import INSTRUCTIONS, NumpyOps
+from vit.backend.ops import Ops
+from vit.backend.probe import GuardedArray, UncapturableError, meta_array, operations
 from vit.backend.program import PRODUCTS, CapturedProgram, Opcode
-from vit.engine import AdamWConfig, Engine
 from vit.lane import Lane
-from vit.model import one_hot
-from vit.parameters import Parameter, Views, truncated_normal
+from vit.model import capture_problem, one_hot
 from vit.positions import POSITIONS as REGISTRY
-from vit.positions import Position
-from vit.positions.learned import TABLE_STD
+from vit.positions import BlockHook, Position, TokenHook, encoding
+from vit.positions.learned import LearnedPosition
 from vit.positions.rope import RotaryPosition
-from vit.workspace import Draws
+from vit.workspace import Draws, Workspace
 
 DRAWS = Draws((0,), 1, 0)
 NOT_ON_A_TAPE = ("add", "sum_of_squares", "adamw")
@@ -36,29 +38,33 @@ NOT_ON_A_TAPE = ("add", "sum_of_squares", "adamw")
 both_types = pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
 
 
-class TableByHand(Position):
-    """A learned table added with array expressions of its own, which no program can see."""
+class TableHookByHand(TokenHook):
+    """Adds a table with array expressions of its own, which no program can contain."""
 
-    description = "a table added by hand"
+    def __init__(self, workspace: Workspace) -> None:
+        self.table, self.dtable = workspace.parameters["pos_embed"][:, 0], workspace.gradients["pos_embed"][:, 0]
 
-    def __init__(self, config: ViTConfig, ops: object, parameters: Views, gradients: Views) -> None:
-        super().__init__(config, ops, parameters, gradients)
-        self.table, self.dtable = parameters["pos_embed"][:, 0], gradients["pos_embed"][:, 0]
-
-    @classmethod
-    def declare(cls, config: ViTConfig) -> list[Parameter]:
-        return [Parameter("pos_embed", (1, config.patches, config.width), truncated_normal(TABLE_STD))]
-
-    def add_to_tokens(self, tokens: np.ndarray) -> None:
+    def forward(self, tokens: np.ndarray) -> None:
         tokens += self.table[:, None]
 
-    def add_to_tokens_backward(self, dtokens: np.ndarray) -> None:
+    def backward(self, dtokens: np.ndarray) -> None:
         self.dtable[...] = dtokens.sum(axis=1)
 
 
+@dataclass(frozen=True)
+class TableByHand(LearnedPosition):
+    """The learned table with a hook of its own."""
+
+    def token_hook(self, config: ViTConfig, workspace: Workspace) -> TokenHook:
+        return TableHookByHand(workspace)
+
+
 @pytest.fixture
-def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def by_hand(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(REGISTRY, "by hand", TableByHand)
+    yield
+    encoding.cache_clear()
+    capture_problem.cache_clear()
 
 
 def gradients_of(lane: Lane, model: ViT, run: int = 0) -> dict[str, np.ndarray]:
@@ -98,8 +104,8 @@ class TestLanes:
 
     @both_types
     @pytest.mark.usefixtures("by_hand")
-    def test_an_encoding_that_is_not_traceable_runs_eagerly(self, dtype: str, tolerance: float) -> None:
-        """And equals the traceable encoding that computes the same."""
+    def test_an_encoding_with_array_expressions_runs_directly(self, dtype: str, tolerance: float) -> None:
+        """And equals the encoding with operations that computes the same."""
         own, learned = config(position="by hand"), config(position="learned")
         model, twin = scrambled(own, dtype=dtype), scrambled(learned, dtype=dtype)
         images, labels = batch(own, 5, dtype=dtype)
@@ -209,7 +215,7 @@ class TestLanes:
             raise ArithmeticError("once")
 
         with monkeypatch.context() as patch:
-            patch.setattr(lane.network.position, "add_to_tokens", fail)
+            patch.setattr(lane.network.patch_embed.hook, "forward", fail)
             with pytest.raises(ArithmeticError, match="once"):
                 lane.logits(images)
         assert lane.ops.program is None
@@ -431,21 +437,117 @@ class TestRefusals:
         assert (x == 1).all()
 
 
-class Shifted(RotaryPosition):
-    """A built-in encoding with a hook of one's own, in plain array expressions."""
+class Scores(BlockHook):
+    """The default hook, and then `change` on the scores."""
 
-    def add_to_scores(self, scores: np.ndarray) -> None:
-        scores -= np.arange(scores.shape[-1])
+    change: ClassVar[Callable[..., None]]
+
+    def scores(self, scores: np.ndarray, qkv: np.ndarray) -> None:
+        super().scores(scores, qkv)
+        type(self).change(self, scores)
 
 
-def test_a_hook_added_to_a_built_in_encoding_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(REGISTRY, "shifted", Shifted)
-    small = config(position="shifted")
-    model = scrambled(small)
-    images, _ = batch(small, 5)
-    assert not Shifted.traceable
-    assert RotaryPosition.traceable
-    assert distance(Engine(model, AdamWConfig(), 5).logits(images), model.forward(images)) < 1e-12
+def position_with(change: Callable[..., None]) -> type[Position]:
+    """Rope that also applies a function to the scores."""
+    hook = type("Hook", (Scores,), {"change": change})
+
+    @dataclass(frozen=True)
+    class Changed(RotaryPosition):
+        def block_hooks(self, config: ViTConfig, workspace: Workspace) -> list[BlockHook]:
+            return [hook(workspace, config, of.rotation) for of in super().block_hooks(config, workspace)]
+
+    return Changed
+
+
+def shift(hook: BlockHook, scores: np.ndarray) -> None:
+    scores -= np.arange(scores.shape[-1])
+
+
+def shift_unseen(hook: BlockHook, scores: np.ndarray) -> None:
+    """The same, hidden from NumPy's overrides."""
+    if scores.size > 1 and scores.strides[-1]:  # an array with values
+        np.asarray(scores).view(np.ndarray)[...] -= np.arange(scores.shape[-1])
+
+
+def reference_operation(hook: BlockHook, scores: np.ndarray) -> None:
+    """An operation that exists only as a formula."""
+    scores_of_now = hook.ops.erf(scores)
+    assert scores_of_now is not None
+
+
+class TestWhatAProgramWouldLose:
+    """A program contains operations with an instruction only; anything else must not vanish."""
+
+    @pytest.fixture(autouse=True)
+    def forget(self) -> Iterator[None]:
+        yield
+        encoding.cache_clear()
+        capture_problem.cache_clear()
+
+    def model(self, monkeypatch: pytest.MonkeyPatch, change: Callable[..., None], **changes: Any) -> ViT:
+        monkeypatch.setitem(REGISTRY, "changed", position_with(change))
+        return scrambled(config(position="changed", **changes))
+
+    @pytest.mark.parametrize("change", [shift, reference_operation])
+    def test_is_found_and_runs_directly(self, monkeypatch: pytest.MonkeyPatch, change: Callable[..., None]) -> None:
+        model = self.model(monkeypatch, change)
+        images, labels = batch(model.config, 5)
+        lane = Lane(model, 5)
+        losses = train(lane, images, labels, model.config.classes)
+        assert distance(losses.mean(axis=1), model.loss_and_gradients(images, labels)) < 1e-12
+        assert worst(gradients_of(lane, model), model.gradients()) < 1e-11
+        assert not lane.tapes
+        problem = capture_problem(model.config, "numpy")
+        assert (
+            problem
+            == {
+                shift: "an array expression (numpy.subtract)",
+                reference_operation: "ops.erf, which has no kernel on the numpy backend",
+            }[change]
+        )
+        assert capture_problem(config(position="rope"), "numpy") is None
+
+    def test_a_replay_that_differs_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = self.model(monkeypatch, shift_unseen)
+        images, labels = batch(model.config, 5)
+        lane = Lane(model, 5)
+        assert lane.captures
+        with pytest.raises(
+            RuntimeError, match="position 'changed' computes something that a captured program does not"
+        ):
+            train(lane, images, labels, model.config.classes)
+        assert not lane.tapes
+
+    @pytest.mark.parametrize("name", ["erf", "patchify", "dropout", "attention", "add", "sum_of_squares", "adamw"])
+    def test_operations_without_an_instruction_raise_while_recording(self, name: str) -> None:
+        with pytest.raises(ValueError, match=f"{name} must not be called while a program is captured"):
+            capture(lambda ops: getattr(ops, name)())
+
+    def test_a_new_operation_does_not_vanish(self) -> None:
+        """Every operation is an instruction, or raises."""
+        assert {"softmax", "matmul", "qkv_bias_rotate"} <= INSTRUCTIONS
+        for name in {*operations()} - INSTRUCTIONS:
+            assert getattr(NumpyOps, name) is not getattr(Ops, name), name
+
+    def test_what_a_guarded_array_allows(self) -> None:
+        """Views are free; reading or changing values is not."""
+        x = meta_array((2, 3, 4), "float32", GuardedArray)
+        assert x[:, 1:].reshape(2, 8).swapaxes(0, 1)[None].shape == (1, 8, 2)
+        changes: list[Callable[[], object]] = [
+            lambda: x + 1,
+            lambda: np.einsum("ijk->k", x),
+            lambda: x.sum(),
+            lambda: x.copy(),
+            lambda: x.astype("float64"),
+            lambda: x.fill(0),
+            lambda: x.__setitem__(0, 1),
+            lambda: np.copyto(x, 1),
+            lambda: x @ x.swapaxes(1, 2),
+            lambda: float(x[0, 0, 0]),
+        ]
+        for change in changes:
+            with pytest.raises(UncapturableError):
+                change()
 
 
 @pytest.mark.slow

@@ -45,6 +45,12 @@ class UncapturableError(RuntimeError):
 class GuardedArray(np.ndarray):
     """Array without values: views are valid, and every computation raises UncapturableError."""
 
+    def __getitem__(self, key: Any) -> Any:
+        part = super().__getitem__(key)
+        if not isinstance(part, np.ndarray):
+            raise UncapturableError("an element of an array")
+        return part
+
     def __setitem__(self, key: Any, value: Any) -> NoReturn:
         raise UncapturableError("an assignment to an array")
 

@@ -61,8 +61,6 @@ def encoding(text: str) -> Position:
 
     `str` of the result is its standard spelling. Raises ConfigError for an unknown name or an invalid option.
     """
-    if not isinstance(text, str):
-        raise ConfigError(f"position must be one of {', '.join(POSITIONS)}, got {text!r}")
     parts = []
     for part in split(text, "+"):
         name, options = parse_part(part)

@@ -14,7 +14,8 @@ from vit.workspace import Workspace
 class AlibiPosition(Position):
     """Subtracts slope_h times the distance of two patches from their score; slope_h = 2^(-8 (h + 1) / H), h < H.
 
-    There is nothing to learn. The class token gets no penalty.
+    There is nothing to learn. The class token gets no penalty. If H is not a power of two, the original takes slopes
+    from the two nearest powers instead.
     """
 
     distance: str = choice("euclidean", ("euclidean", "manhattan"), "distance of two patches")

@@ -22,7 +22,8 @@ class LieRotaryPosition(Position):
 
     x is the column and y the row of a patch, from 0 to 1 over the image. The parameter (2, L, H', K/b, b, b) holds the
     upper triangles of A and B, initially uniform in [0, 2 pi); the rest of it is not used. L is the depth or 1, H' the
-    number of heads or 1. The block size b must divide the head width K.
+    number of heads or 1. The block size b must divide the head width K. In the published code, y comes first, H' and
+    K/b are one axis, and all blocks of a model use the rotations of the first: `layers=shared`.
     """
 
     block: int = option(8, "an integer of at least 2", lambda value: value >= 2, "channels that rotate together")

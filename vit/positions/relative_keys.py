@@ -1,12 +1,15 @@
 """Learned vectors by displacement, added to the keys (Shaw et al. 2018, arXiv 1803.02155), in two dimensions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+import numpy as np
 
 from vit.backend import Array
 from vit.parameters import Parameter, truncated_normal
 from vit.positions.base import BlockHook, Geometry, Position
+from vit.positions.tables import bicubic_weights
 from vit.workspace import Workspace
 
 STD = 0.02
@@ -23,11 +26,22 @@ class RelativeKeysPosition(Position):
 
     description: ClassVar[str] = "products of queries with learned vectors by displacement, added to the scores"
     acts_on: ClassVar[str] = "scores"
+    other_grids: ClassVar[str] = "resize"
     source: ClassVar[str] = "Shaw et al. 2018, arXiv 1803.02155"
 
     def declare(self, config: Geometry) -> list[Parameter]:
         shape = 2, 2 * config.grid - 1, config.head_width
         return [Parameter(_name(i), shape, truncated_normal(STD)) for i in range(config.depth)]
+
+    def adapt_state(self, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
+        span = 2 * config.grid - 1
+        names = [_name(i) for i in range(config.depth)]
+        resized = {
+            name: (bicubic_weights(state[name].shape[1], span) @ state[name]).astype(state[name].dtype)
+            for name in names
+            if name in state and state[name].shape[1] != span
+        }
+        return {**state, **resized}
 
     def block_hooks(self, config: Geometry, workspace: Workspace) -> Sequence[BlockHook]:
         return [_RelativeKeysHook(workspace, config, _name(i)) for i in range(config.depth)]
