@@ -89,6 +89,6 @@ def on_device(function: Callable[..., Any], *, host: bool = False) -> Callable[.
         result = function(*given, **options)
         if isinstance(result, np.generic):  # CuPy reduces to arrays of no axis
             return DeviceArray(np.asarray(result))
-        return wrapped(result)
+        return tuple(map(wrapped, result)) if isinstance(result, tuple) else wrapped(result)
 
     return call

@@ -16,7 +16,7 @@ from ablations.training.trainer import train
 from benchmarks import gpu_checks
 from tests.support.cuda_shim import Shim, compiler
 from tests.support.fake_cupy import FakeCupy, Library, Stream
-from tests.support.small import Slope
+from tests.support.small import Slope, SlopeByExpressions
 from vit import ViT, get_ops
 from vit import backend as backend_module
 from vit.graph_engine import AdamWConfig, DeviceAugmentation, GraphEngine
@@ -159,18 +159,20 @@ def test_a_run_of_the_trainer() -> None:
             {"trivial_augment": True, "erase": 0.3, "mixup": 0.2, "cutmix": 1.0, "crop_padding": 1, "flip": True},
             marks=pytest.mark.slow,
         ),
-        {"position": "slope"},
+        {"position": "slope", "precision": "bf16"},
+        {"position": "slope-by-expressions"},
         pytest.param(  # heads of width 8, for which there is no kernel
             {"heads": 4, "position": "sinusoidal", "precision": "bf16"}, marks=pytest.mark.slow
         ),
     ],
-    ids=["everything in bf16", "augmented", "an own encoding", "attention by products"],
+    ids=["everything in bf16", "augmented", "a bias of scores", "array expressions", "attention by products"],
 )
 def test_nothing_takes_an_array_of_the_device_for_one_of_the_host(
     tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CuPy refuses to mix them. A run that ends early and goes on, through the trainer."""
-    monkeypatch.setitem(POSITIONS, "slope", Slope)
+    for kind in (Slope, SlopeByExpressions):
+        monkeypatch.setitem(POSITIONS, kind.name, kind)
     config = replace(CONFIG, **changes)
     data = load_for(config)
     whole = train(config, data, backend="cupy")
@@ -247,20 +249,12 @@ class TestChoices:
         with pytest.raises(ValueError, match="dtype must be 'float32' with the cupy backend, got 'float64'"):
             get_ops("cupy", "float64")
 
-    def test_an_encoding_of_array_expressions_needs_float32(self) -> None:
-        from vit.positions import POSITIONS, Position
-
-        class Own(Position):
-            """Computes with arrays."""
-
-            description = "an encoding of a test"
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(POSITIONS, "own", Own)
-            config = gpu_checks.small("own")
-            with pytest.raises(
-                ValueError,
-                match="with position 'own', which is computed with array expressions instead of CUDA kernels, got bf16",
-            ):
-                ViT(config, get_ops("cupy"), seeds=[0]).network(1)
-            assert ViT(config, get_ops("cupy", precision="float32"), seeds=[0]).network(1)
+    def test_an_encoding_of_array_expressions_needs_float32(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(POSITIONS, SlopeByExpressions.name, SlopeByExpressions)
+        config = gpu_checks.small(SlopeByExpressions.name)
+        with pytest.raises(
+            ValueError,
+            match=r"with position 'slope-by-expressions', which needs an array expression \(numpy.add\), got bf16",
+        ):
+            ViT(config, get_ops("cupy"), seeds=[0]).network(1)
+        assert ViT(config, get_ops("cupy", precision="float32"), seeds=[0]).network(1)
