@@ -70,7 +70,8 @@ class RunConfig:
             value = getattr(self, name)
             if not check.accepts(value):
                 raise UsageError(f"{name} must be {check.valid}, got {_show(value)}")
-        standard_position(self.position)
+        if (standard := standard_position(self.position)) != self.position:
+            raise UsageError(f"position must be in its standard spelling, {standard!r}, got {self.position!r}")
         if self.data not in DATASETS:
             raise unknown_name("dataset", self.data, DATASETS)
         if self.labels == "coarse" and self.data != "cifar100":

@@ -1,11 +1,12 @@
 import dataclasses
 import json
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablations.config import FIELDS, Grid, RunConfig, coerce, parse, run_key
+from ablations.config import FIELDS, Grid, RunConfig, coerce, parse, parse_axes, run_key
 from ablations.config.run_config import RULES
 from ablations.errors import UsageError
 
@@ -181,3 +182,55 @@ def test_what_a_grid_compares():
     assert (wider.compared, wider.levels, wider.blocks) == ("position", ("none", "rope"), 18)
     single = dataclasses.replace(base, axes={})
     assert (single.compared, single.levels, single.blocks) == ("position", ("rope",), 3)
+
+
+class TestPositions:
+    """Options of an encoding are part of its name; an option at its default is left out, and the key is as before."""
+
+    KEYS: ClassVar = {
+        "none": "5b899856e4a81532bbc5ec0f9e6012040e0b5679312ede8157727b9c9eec21da",
+        "learned": "1804f1a91ae644a9f93be6d94c0bda669175320ccc86b48d11b74ee2b4ae9f4b",
+        "sinusoidal": "6d632d28f8759e5c921ca16a00426a81f3650fe5dedba814a29a0ec28b925305",
+        "rope": "ba5e1af515aca3887b597875926365c1fb08dd2d950cc9f9cefb1b6baac273d9",
+    }
+    """Of runs that were made before encodings had options."""
+
+    @pytest.mark.parametrize("name", KEYS)
+    def test_keys_are_those_of_older_runs(self, name: str) -> None:
+        assert run_key(RunConfig(position=name), "f" * 16) == self.KEYS[name]
+
+    @pytest.mark.parametrize("text", ["rope(base=100)", " rope( coordinates=index, base=1e2 ) "])
+    def test_a_default_is_left_out(self, text: str) -> None:
+        config = RunConfig.from_mapping({"position": text})
+        assert config == RunConfig.from_mapping({"position": "rope"})
+        assert parse("position", text) == "rope"
+
+    def test_an_option_is_another_run(self) -> None:
+        texts = ("rope", "rope(base=10)", "rope(base=1000)", "rope+learned", "rope(base=10)+learned")
+        configs = [RunConfig.from_mapping({"position": text}) for text in texts]
+        assert len({run_key(config, "f" * 16) for config in configs}) == 5
+        assert [RunConfig.from_mapping(config.canonical()) for config in configs] == configs
+        assert [config.position for config in configs] == list(texts)
+
+    def test_commas_in_brackets_do_not_separate(self) -> None:
+        axes = parse_axes({"position": "none,rope(base=10,coordinates=centred), learned+rope(base=10)"})
+        assert axes == {"position": ("none", "rope(base=10,coordinates=centred)", "rope(base=10)+learned")}
+
+    def test_another_spelling_in_python_is_refused(self) -> None:
+        with pytest.raises(UsageError, match="position must be in its standard spelling, 'rope', got 'rope.base=100.'"):
+            RunConfig(position="rope(base=100)").validate()
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("ropee(base=10)", "unknown position 'ropee' .did you mean 'rope'"),
+            ("rope(base=-1)", "base of position rope must be a number above 1, got '-1'"),
+            ("rope(bse=10)", "options of position rope must be one of base, coordinates, got 'bse' .did you mean base"),
+            ("rope+none", "position must not add 'none'"),
+            ("missing.py:Mine", "cannot read missing.py: there is no such file"),
+        ],
+    )
+    def test_a_wrong_one_is_one_line(self, text: str, message: str) -> None:
+        with pytest.raises(UsageError, match=message) as caught:
+            parse("position", text)
+        assert "\n" not in str(caught.value)
