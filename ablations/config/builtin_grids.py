@@ -4,6 +4,24 @@ from ablations.config.grid import Grid
 from ablations.config.run_config import RunConfig
 
 POSITIONS = ("none", "learned", "sinusoidal", "rope")
+ENCODINGS = (
+    "none",
+    "learned",
+    "learned-axial",
+    "sinusoidal",
+    "sinusoidal-1d",
+    "rope",
+    "rope-mixed",
+    "rope-dinov3",
+    "lie-rope",
+    "relative-bias",
+    "relative-bias-mlp",
+    "relative-keys",
+    "alibi-2d",
+    "cpe",
+    "rope+learned",
+)
+"""Every built-in encoding, and a sum of two."""
 
 GRIDS: dict[str, Grid] = {
     grid.name: grid
@@ -15,6 +33,15 @@ GRIDS: dict[str, Grid] = {
             base=RunConfig(),
             axes={"position": POSITIONS, "depth": (2, 4), "patch": (2, 4)},
             seeds=(0, 1, 2),
+        ),
+        Grid(
+            name="encodings",
+            question="Which positional encodings are more accurate than the learned table of the original Vision "
+            "Transformer?",
+            base=RunConfig(epochs=20),
+            axes={"position": ENCODINGS},
+            seeds=tuple(range(10)),  # the fewest with which one of 14 contrasts can be significant
+            baseline="learned",
         ),
         Grid(
             name="depth",

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from ablations.config import RunConfig, check_name, override, parse_axes, parse_settings, shrink
+from ablations.config import RunConfig, check_name, override, parse_axes, parse_settings, shrink, vit_config
 from ablations.config import grid_files as grids
 from ablations.errors import UsageError
+from vit.positions import POSITIONS
 
 MINE = """
 name = "width"
@@ -22,7 +23,7 @@ width = [32, 64]
 """
 
 
-@pytest.mark.parametrize("name", ["rope", "depth", "patch", "smoke"])
+@pytest.mark.parametrize("name", ["rope", "encodings", "depth", "patch", "data-fraction", "smoke"])
 def test_built_in_grids_are_valid_and_ask_a_question(name):
     grid = grids.find_grid(name)
     assert grid.name == name
@@ -37,6 +38,16 @@ def test_the_main_grid_is_large_enough():
     assert len(rope.axes["depth"]) >= 2
     assert len(rope.axes["patch"]) >= 2
     assert len(rope.seeds) >= 3
+
+
+def test_the_grid_of_encodings_has_all_built_in_ones_a_sum_and_enough_seeds():
+    grid = grids.find_grid("encodings")
+    assert set(grid.axes["position"]) == {*POSITIONS, "rope+learned"}
+    assert grid.axes == {"position": tuple(dict.fromkeys(grid.axes["position"]))}
+    contrasts = len(grid.levels) - 1
+    assert contrasts * 2 * 0.5 ** len(grid.seeds) <= 0.05 < contrasts * 2 * 0.5 ** (len(grid.seeds) - 1)
+    for config in grid.expand():
+        vit_config(config, image_size=8, channels=1, classes=10)  # raises for an invalid one
 
 
 def test_a_grid_from_toml(tmp_path):
@@ -129,7 +140,7 @@ def test_a_grid_without_a_question_asks_for_the_effect_of_what_varies(axes, ques
 
 
 def test_an_unknown_grid():
-    with pytest.raises(UsageError, match=r"unknown grid 'rpoe' \(did you mean 'rope'\?\); valid: rope, depth"):
+    with pytest.raises(UsageError, match=r"unknown grid 'rpoe' \(did you mean 'rope'\?\); valid: rope, encodings"):
         grids.find_grid("rpoe")
 
 
