@@ -52,12 +52,15 @@ def parameter_bytes(config: ViTConfig, runs: int = 1, dtype: str = "float32") ->
     return runs * layout(config).size * np.dtype(dtype).itemsize
 
 
-def _tables(config: ViTConfig, runs: int, ops: AllocationCounter) -> tuple[Views, Views]:
-    """Return the tables of the encoding and their gradients."""
-    position = encoding(config.position)
-    layouts = [table_layout(shapes) for shapes in (position.tables(config), position.table_gradients(config))]
-    tables, dtables = (Views(layout, ops.empty((runs, layout.size))) for layout in layouts)
-    return tables, dtables
+def _tables(config: ViTConfig, runs: int, ops: AllocationCounter) -> Views:
+    """Return the tables of the encoding, which all networks of a model share."""
+    of = table_layout(encoding(config.position).tables(config))
+    return Views(of, ops.empty((runs, of.size)))
+
+
+def _table_gradients(config: ViTConfig, runs: int, ops: AllocationCounter) -> Views:
+    of = table_layout(encoding(config.position).table_gradients(config))
+    return Views(of, ops.empty((runs, of.size)))
 
 
 @lru_cache(maxsize=4096)
@@ -79,9 +82,11 @@ def training_bytes(
     parameters = Views(declared, ops.empty((runs, declared.size)))
     AdamW(declared, parameters.flat, AdamWConfig(), ops)
     ops.zeros(parameters.flat.shape)  # the sum of the lanes' gradients
+    _table_gradients(config, runs, ops)
+    tables = _tables(config, runs, ops)
     shared = ops.bytes
     gradients = Views(declared, ops.zeros(parameters.flat.shape))
-    tables, dtables = _tables(config, runs, ops)
+    dtables = _table_gradients(config, runs, ops)
     workspace = Workspace(ops, parameters, parameters, gradients, lane_images, True, tables, dtables)
     network = Network(config, workspace)
     side = config.image_size
@@ -106,9 +111,10 @@ def device_training_bytes(
     shape = (runs, declared.size)
     parameters, gradients, *_ = (Views(declared, ops.empty(shape)) for _ in range(4 + average))
     weights = Views(declared, ops.empty_operand(shape)) if ops.rounds_operands else parameters
-    tables, dtables = _tables(config, runs, ops)
+    tables = _tables(config, runs, ops)
     draws = DeviceDraws(meta_array((runs,), np.dtype("int64")), meta_array((1,), np.dtype("int32")))
     for training in (True, False):
+        dtables = _table_gradients(config, runs, ops)
         workspace = Workspace(ops, parameters, weights, gradients, batch_size, training, tables, dtables)
         network = Network(config, workspace)
         network.inputs(batch_size)

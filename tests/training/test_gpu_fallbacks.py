@@ -6,7 +6,8 @@ import pytest
 
 from ablations.config import RunConfig
 from ablations.training.gpu_fallbacks import gpu_fallbacks
-from vit.positions import POSITIONS, Position
+from tests.support.small import SlopeByExpressions
+from vit.positions import POSITIONS
 
 
 def test_shapes_that_no_kernel_has_are_named() -> None:
@@ -18,12 +19,7 @@ def test_shapes_that_no_kernel_has_are_named() -> None:
 
 
 def test_encodings_that_compute_by_themselves_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Own(Position):
-        """Computes with arrays."""
-
-        description = "an encoding of a test"
-
-    monkeypatch.setitem(POSITIONS, "own", Own)
+    monkeypatch.setitem(POSITIONS, "own", SlopeByExpressions)
     scores, steps = gpu_fallbacks([RunConfig(position="own"), RunConfig(position="rope")], None)
     assert scores.startswith("attention with position own uses matrix products and a softmax")
-    assert steps.startswith("steps with position own are not captured")
+    assert steps.startswith("steps with position own, which needs an array expression (numpy.add), are not captured")

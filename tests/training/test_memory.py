@@ -11,29 +11,43 @@ from vit import ViT
 from vit.engine import AdamWConfig, Engine
 from vit.graph_engine import GraphEngine
 from vit.memory import device_training_bytes, parameter_bytes, training_bytes
-from vit.model import one_hot
-from vit.positions import Position
+from vit.model import Network, one_hot
+from vit.positions import BlockHook, Rotation, ScoreBias, TokenHook
+
+MORE = ("rope-mixed+learned-axial", "relative-bias(shared=true)", "relative-keys", "alibi-2d", "cpe+rope", "lie-rope")
 
 
-def tables_of(position: Position) -> list[np.ndarray]:
-    """The arrays that an encoding holds."""
-    tables = [*position.rotation, getattr(position, "table", None)]
-    return [table for table in tables if table is not None]
+def constants(network: Network) -> list[np.ndarray]:
+    """The arrays that the hooks of an encoding hold, other than views of parameters, tables and their gradients."""
+    workspace = network.workspace
+    views = [getattr(workspace, name).flat for name in ("parameters", "gradients", "tables", "dtables")]
+    found: dict[int, np.ndarray] = {}
+    left: list[Any] = [network.patch_embed.hook, *(block.hook for block in network.blocks)]
+    while left:
+        thing = left.pop()
+        if isinstance(thing, np.ndarray):
+            if not any(np.may_share_memory(thing, view) for view in views):
+                found[id(thing)] = thing
+        elif isinstance(thing, list):
+            left += thing
+        elif isinstance(thing, BlockHook | TokenHook | Rotation | ScoreBias):
+            left += [value for name, value in vars(thing).items() if name not in ("branch", "x")]  # of a past step
+    return [*found.values()]
 
 
 def allocated(engine: Engine) -> int:
     """Bytes of every array that an engine holds."""
-    arrays = [engine.model.parameters.flat, engine.gradient, engine.optimizer.first, engine.optimizer.second]
+    model, optimizer = engine.model, engine.optimizer
+    arrays = [model.parameters.flat, model.tables.flat, engine.gradient, engine._dtables.flat]
+    arrays += [optimizer.first, optimizer.second]
     for lane in engine.lanes:
-        workspace, position = lane.network.workspace, lane.network.position
-        arrays += [workspace.gradients.flat, *workspace._memory.values()]
-        arrays += [
-            table for table in tables_of(position) if not np.may_share_memory(table, engine.model.parameters.flat)
-        ]
+        workspace = lane.network.workspace
+        arrays += [workspace.gradients.flat, workspace.dtables.flat, *workspace._memory.values()]
+        arrays += constants(lane.network)
     return sum(array.nbytes for array in arrays)
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", [*POSITIONS, *MORE])
 @pytest.mark.parametrize(
     "changes",
     [{}, {"pool": "cls", "depth": 3}, {"dropout": 0.1, "drop_path": 0.2}, {"mlp_ratio": 1.5, "patch_size": 4}],
@@ -71,11 +85,10 @@ def test_every_byte_of_a_graph_engine_is_counted(
     engine.step(images, one_hot(np.zeros((runs, batch), dtype=int), 5))
     engine.logits(images)
     optimizer, flat = engine.optimizer, engine.model.parameters.flat
-    arrays = [flat, engine.gradient, optimizer.first, optimizer.second]
+    arrays = [flat, engine.model.tables.flat, engine.gradient, optimizer.first, optimizer.second]
     arrays += [array for array in (optimizer.copy, optimizer.average) if array is not None]
     for network in (engine.network, engine.evaluated):
-        arrays += [table for table in tables_of(network.position) if not np.may_share_memory(table, flat)]
-        arrays += network.workspace._memory.values()
+        arrays += [*constants(network), network.workspace.dtables.flat, *network.workspace._memory.values()]
     scratch = runs * batch * 3 * 32 * 4
     estimate = device_training_bytes(
         small, runs=runs, batch_size=batch, precision=precision, average=optimizer.average is not None

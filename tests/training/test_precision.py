@@ -8,8 +8,9 @@ from ablations.commands.run import rerun_command
 from ablations.config import Grid, RunConfig, run_key
 from ablations.errors import UsageError
 from ablations.training import precision
+from tests.support.small import SlopeByExpressions
 from vit import get_ops
-from vit.positions import POSITIONS, Position
+from vit.positions import POSITIONS
 
 GRID = Grid("g", "which?", RunConfig(), {"position": ("none", "rope")}, (0,))
 
@@ -21,14 +22,8 @@ def chip(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> str:
-    """An encoding as CONTRIBUTING.md shows one."""
-
-    class Own(Position):
-        """Computes with arrays."""
-
-        description = "an encoding of a test"
-
-    monkeypatch.setitem(POSITIONS, "own", Own)
+    """An encoding with array expressions, which no CUDA kernel computes."""
+    monkeypatch.setitem(POSITIONS, "own", SlopeByExpressions)
     return "own"
 
 
@@ -77,8 +72,8 @@ class TestChoice:
 
     def test_bf16_asked_for_with_such_an_encoding_is_one_line(self, own: str) -> None:
         message = (
-            "precision must be tf32, float32 with position own, which is computed with array "
-            "expressions instead of CUDA kernels, got 'bf16'"
+            r"precision must be tf32, float32 with position own, which needs an array expression \(numpy.add\), "
+            "got 'bf16'"
         )
         asked = replace(GRID, axes={"position": ("none", own)})
         compared = replace(asked, axes={**asked.axes, "precision": ("float32", "bf16")})
