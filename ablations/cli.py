@@ -11,6 +11,7 @@ from ablations.commands.completion import add_completion
 from ablations.commands.data import data_app
 from ablations.commands.doctor import doctor
 from ablations.commands.grids import list_grids
+from ablations.commands.positions import positions_app
 from ablations.commands.report import report
 from ablations.commands.reproduce import reproduce
 from ablations.commands.retry import retry
@@ -27,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
+app.add_typer(positions_app, name="positions")
 
 
 @app.callback(invoke_without_command=True)
@@ -52,7 +54,12 @@ app.command("grids")(list_grids)
 app.command()(bench)
 app.command()(doctor)
 
-for registered in (*app.registered_commands, *data_app.registered_commands, data_app.registered_callback):
+for registered in (
+    *app.registered_commands,
+    *data_app.registered_commands,
+    *positions_app.registered_commands,
+    data_app.registered_callback,
+):
     if registered is not None and registered.callback is not None:
         add_completion(registered.callback)
 

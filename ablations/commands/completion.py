@@ -36,9 +36,9 @@ def recipes() -> Iterable[str]:
 
 
 def positions() -> Iterable[str]:
-    from vit.positions import POSITIONS
+    from vit.positions import names
 
-    return POSITIONS
+    return names()
 
 
 def backends() -> Iterable[str]:
@@ -77,6 +77,7 @@ NAMES: dict[str, Callable[..., Iterable[str]]] = {
     "grid": grids,
     "data": datasets,
     "name": datasets,
+    "encoding": positions,
     "labels": labels,
     "recipe": recipes,
     "backend": backends,

@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ablations.config import Grid, count, run_label
+from ablations.config import Grid, count, position_label, run_label
 from ablations.config.safe_text import one_line, visible
 from ablations.errors import UsageError
 from ablations.execution.lease import HEARTBEAT_INTERVAL, LEASE_TIMEOUT, active_lease
@@ -18,7 +18,9 @@ from ablations.storage import Store, StudyPlan, problems, stale_runs, stale_runs
 from ablations.training.memory import MemoryEstimate
 
 if TYPE_CHECKING:
+    from ablations.config.position_facts import PositionFacts
     from ablations.data.catalog import DatasetLocation
+    from vit.position_checks import CheckResult
 
 
 def table(*columns: str, right: Iterable[str] = ()) -> Table:
@@ -83,6 +85,93 @@ def show_grids(console: Console, grids: Mapping[str, Grid]) -> None:
         axes = "; ".join(f"{axis} {', '.join(map(str, levels))}" for axis, levels in grid.axes.items())
         add_row(rows, grid.name, str(len(grid.expand())), grid.question, f"{axes}; {len(grid.seeds)} seeds")
     console.print(rows)
+
+
+def show_positions(console: Console, listed: "Iterable[PositionFacts | str]") -> None:
+    """Print the encodings with their options; a line instead of one that cannot be loaded."""
+    from ablations.config.position_facts import OTHER_GRIDS, STATED
+
+    rows, problems = table("encoding", "what it does"), []
+    for facts in listed:
+        if isinstance(facts, str):
+            problems.append(facts)
+            continue
+        number = "-" if facts.count is None else f"{facts.count:,}"
+        lines = [facts.description, f"acts on {facts.acts_on}; parameters: {number}; other grids: {facts.other_grids}"]
+        lines += [f"{o.name}={o.default} ({o.valid}): {o.meaning}".removesuffix(": ") for o in facts.options]
+        lines += [facts.source] if facts.source else []
+        rows.add_row(Text(one_line(position_label(facts.name)), "bold"), Text("\n".join(map(one_line, lines))))
+        rows.add_row("", "")
+    console.print(rows)
+    say(console, f"Parameters are those of a model of {STATED}.")
+    say(console, "Other grids, what a trained model does there:")
+    meanings = table("", "")
+    meanings.show_header = False
+    for name, meaning in OTHER_GRIDS.items():
+        add_row(meanings, f"  {name}", meaning)
+    console.print(meanings)
+    for line in problems:
+        say(console, line)
+
+
+def show_position(console: Console, facts: "PositionFacts") -> None:
+    """Print all that is known of an encoding."""
+    from ablations.config.position_facts import OTHER_GRIDS, STATED
+
+    say(console, facts.name, style="bold")
+    say(console, facts.description)
+    for paragraph in filter(None, facts.formula.split("\n\n")):
+        console.print()
+        lines = paragraph.splitlines()
+        if any(line.startswith(" ") for line in lines):  # a formula or a list
+            for line in lines:
+                say(console, line)
+        else:
+            console.print(Text(one_line(paragraph)))
+    if facts.options:
+        console.print()
+        options = table("option", "default", "valid", "meaning")
+        for option in facts.options:
+            add_row(options, option.name, option.default, option.valid, option.meaning)
+        console.print(options)
+    console.print()
+    rows = table("", "")
+    rows.show_header = False
+    add_row(rows, "acts on", facts.acts_on)
+    if facts.count is None:
+        add_row(rows, "parameters", f"not for a model of {STATED}")
+    else:
+        add_row(rows, "parameters", f"{facts.count:,} in a model of {STATED}")
+        for name, shape in facts.parameters or ():
+            add_row(rows, "", f"{name} ({', '.join(map(str, shape))})")
+    meaning = OTHER_GRIDS.get(facts.other_grids)
+    add_row(rows, "other grids", f"{facts.other_grids}: {meaning}" if meaning else facts.other_grids)
+    if facts.source:
+        add_row(rows, "source", facts.source)
+    console.print(rows)
+
+
+class CheckTable:
+    """Results of checks of an encoding, printed as they come."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.failed = console, 0
+
+    def add(self, result: "CheckResult") -> None:
+        """Print one result."""
+        self.failed += result.status == "fail"
+        rows = table("", "", "")
+        rows.show_header = False
+        rows.columns[0].width, rows.columns[1].width = 4, 22
+        style = {"fail": "bold red", "pass": "green"}.get(result.status, "")
+        mark = Text("FAIL" if result.status == "fail" else result.status, style)
+        rows.add_row(mark, Text(one_line(result.name)), Text(one_line(result.text)))
+        self.console.print(rows)
+
+    def end(self, encoding: str) -> None:
+        """Print the outcome."""
+        outcome = f"{count(self.failed, 'check')} failed" if self.failed else "all checks passed"
+        say(self.console, f"{encoding}: {outcome}", style="bold")
 
 
 def show_datasets(console: Console, listed: Sequence["DatasetLocation"]) -> None:

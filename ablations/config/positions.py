@@ -12,14 +12,16 @@ def standard_position(text: str) -> str:
     name, an invalid option, or a file that cannot be used.
     """
     from vit import ConfigError
-    from vit.positions import POSITIONS, encoding, own, part_names
+    from vit.positions import POSITIONS, encoding, names, own, part_names
 
     try:
-        names = part_names(text)
-        for name in names:
+        parts = part_names(text)
+        for name in parts:
             if name not in POSITIONS and not own.is_own(name) and not own.digest_of(name):
-                raise unknown_name("position", name, [*POSITIONS, *own.entry_points()])
-        return text if any(map(own.digest_of, names)) else str(encoding(text))
+                if name.endswith(".py"):
+                    raise UsageError(f"position must be FILE.py:CLASS for an encoding in a file, got {name!r}")
+                raise unknown_name("position", name, names())
+        return text if any(map(own.digest_of, parts)) else str(encoding(text))
     except ConfigError as error:
         raise UsageError(str(error)) from error
 

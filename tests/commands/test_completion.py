@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from ablations.cli import app
 from ablations.commands import completion
 from ablations.commands.data import data_app
+from ablations.commands.positions import positions_app
 from ablations.config import GRIDS
 from vit.positions import POSITIONS
 
@@ -47,6 +48,7 @@ def zsh(line: str) -> list[str]:
     return re.findall(r'"([^"]+)"', result.stdout)
 
 
+ROPES = [name for name in POSITIONS if name.startswith("ro")]
 CASES = [
     ("vitab run --grid ", list(GRIDS)),
     ("vitab run --grid da", ["data-fraction"]),
@@ -56,17 +58,21 @@ CASES = [
     ("vitab run --recipe ", ["light", "strong"]),
     ("vitab run --position ", list(POSITIONS)),
     ("vitab run --position rope,", [f"rope,{name}" for name in POSITIONS if name != "rope"]),
-    ("vitab run --position none,rope,s", ["none,rope,sinusoidal"]),
+    ("vitab run --position none,rope,s", ["none,rope,sinusoidal", "none,rope,sinusoidal-1d"]),
     ("vitab run --backend ", ["auto", "numpy", "cupy"]),
     ("vitab run --precision ", ["float32", "tf32", "bf16"]),
     ("vitab run --set wi", ["width="]),
-    ("vitab bench --position ro", ["rope"]),
+    ("vitab bench --position ro", ROPES),
+    ("vitab positions ro", ROPES),
+    ("vitab positions ch", ["check"]),
+    ("vitab positions check ro", ROPES),
+    ("vitab positions show ro", ROPES),
     ("vitab report sm", ["small"]),
     ("vitab report --format ", ["markdown", "html"]),
     ("vitab status w", ["wide"]),
     ("vitab verify --runs elsewhere ", ["other"]),
     ("vitab retry --runs nowhere ", []),
-    ("vitab compare ro", ["rope"]),
+    ("vitab compare ro", ROPES),
     ("vitab compare rope --study w", ["wide"]),
     ("vitab compare rope sm", ["small"]),
     ("vitab reproduce ", ["0123456789abcdef"]),
@@ -91,7 +97,7 @@ def test_commands_and_options_are_completed() -> None:
 
 def test_every_name_in_the_tables_is_a_parameter_and_every_path_is_left_to_the_shell() -> None:
     hints: dict[str, object] = {}
-    for command in (*app.registered_commands, *data_app.registered_commands):
+    for command in (*app.registered_commands, *data_app.registered_commands, *positions_app.registered_commands):
         assert command.callback is not None
         hints |= get_type_hints(command.callback)
     tables = {*completion.NAMES, *completion.LISTS, *completion.FROM_RUNS, *completion.FILES}

@@ -32,6 +32,7 @@ __all__ = [
     "TokenHook",
     "encoding",
     "kind_of",
+    "names",
     "part_names",
 ]
 
@@ -55,12 +56,17 @@ for _name, _kind in POSITIONS.items():
     _kind.name = _name
 
 
-@cache
 def encoding(text: str) -> Position:
     """Return the encoding that a text describes, such as `rope`, `rope(base=10)` or `rope+learned`.
 
     `str` of the result is its standard spelling. Raises ConfigError for an unknown name or an invalid option.
     """
+    complete = all(name in POSITIONS or own.digest_of(name) for name in part_names(text))
+    return _encoding(text) if complete else _encoding.__wrapped__(text)  # a file may change
+
+
+@cache
+def _encoding(text: str) -> Position:
     parts = []
     for part in split(text, "+"):
         name, options = parse_part(part)
@@ -79,8 +85,13 @@ def kind_of(name: str) -> type[Position]:
         return POSITIONS[name]
     if own.is_own(name):
         return own.load(name)
-    known = ", ".join([*POSITIONS, *own.entry_points()])
+    known = ", ".join(names())
     raise ConfigError(f"position must be one of {known}, or FILE.py:CLASS, got {name!r}")
+
+
+def names() -> list[str]:
+    """Return the names of the built-in encodings and of those of installed packages."""
+    return [*POSITIONS, *(name for name in own.entry_points() if name not in POSITIONS)]
 
 
 def _combined(parts: list[Position]) -> Position:

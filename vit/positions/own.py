@@ -1,17 +1,22 @@
 """Encodings that are not in this package: a class in a Python file, or an entry point of an installed package.
 
 Their name includes the start of the SHA-256 of their source, `mine.py:Mine@0123456789ab`, so that runs with different
-sources are different runs.
+sources are different runs. The source of a file is read once; other processes can be given it (`remember`).
 """
 
 import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
+import linecache
 import re
 import sys
+import traceback
+from collections.abc import Iterable
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from vit.errors import ConfigError
 from vit.positions.base import Position
@@ -23,6 +28,8 @@ DIGITS = 12
 
 _NAME = re.compile(rf"(?P<place>.+?)(?:@(?P<digest>[0-9a-f]{{{DIGITS}}}))?")
 _FILE = re.compile(r"(?P<path>.+\.py):(?P<name>\w+)")
+_sources: dict[str, str] = {}
+"""Sources of files by digest."""
 
 
 def is_own(name: str) -> bool:
@@ -43,6 +50,11 @@ def short_name(name: str) -> str:
     return file["name"] if file else place
 
 
+def without_digest(name: str) -> str:
+    """Return the name as it is given: `lab/mine.py:Mine` for `lab/mine.py:Mine@0123456789ab`."""
+    return _parse(name)[0]
+
+
 def without_folder(name: str) -> str:
     """Return the name without the folder of the file: `mine.py:Mine@0123456789ab`."""
     return Path(name).name if _FILE.fullmatch(_parse(name)[0]) else name
@@ -54,7 +66,6 @@ def entry_points() -> dict[str, importlib.metadata.EntryPoint]:
     return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
 
 
-@cache
 def load(name: str) -> type[Position]:
     """Return the class that a name refers to. Its `name` includes the digest of its source.
 
@@ -62,53 +73,130 @@ def load(name: str) -> type[Position]:
     from the digest in the name.
     """
     place, digest = _parse(name)
-    file = _FILE.fullmatch(place)
-    kind = _from_file(Path(file["path"]), file["name"]) if file else _from_package(place)
-    if not (inspect.isclass(kind) and issubclass(kind, Position)):
-        raise ConfigError(f"{place} must be a subclass of vit.positions.Position, got {kind!r}")
-    if "__dataclass_params__" not in vars(kind):
-        raise ConfigError(f"{place} must be decorated with @dataclass(frozen=True), as its fields are its options")
-    source = Path(inspect.getfile(kind)).read_bytes().replace(b"\r\n", b"\n")
-    found = hashlib.sha256(source).hexdigest()[:DIGITS]
+    if file := _FILE.fullmatch(place):
+        source = _sources.get(digest or "") or _read(Path(file["path"]))
+        found = digest_of_source(source)
+    else:
+        found = digest_of_source(_read(Path(inspect.getfile(_from_package(place)))))
     if digest not in (None, found):
         raise ConfigError(f"{place} has changed: its SHA-256 must start with {digest}, got {found}")
-    kind.name = f"{place}@{found}"
-    return kind
+    if file:
+        _sources[found] = source
+        return _class_in_file(place, Path(file["path"]), file["name"], source)
+    return _named(_from_package(place), place, found)
+
+
+def source_of(name: str) -> str:
+    """Return the source of an encoding, by a name with its digest. Raises ConfigError as `load` does."""
+    kind, digest = load(name), digest_of(name)
+    return _sources[digest] if digest in _sources else _read(Path(inspect.getfile(kind)))
+
+
+def remember(source: str) -> None:
+    """Use this source for names with its digest, instead of reading the file."""
+    _sources[digest_of_source(source)] = source
+
+
+def in_file(name: str) -> bool:
+    """Return whether a name refers to a class in a file."""
+    return bool(_FILE.fullmatch(_parse(name)[0]))
+
+
+def digest_of_source(source: str) -> str:
+    """Return the start of the SHA-256 of a source."""
+    return hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:DIGITS]
+
+
+def describe_error(error: BaseException, kinds: Iterable[type[Position]]) -> str:
+    """Return an exception as one line, with the last line of code that is in the modules of these encodings."""
+    place = place_of(error, kinds)
+    return f"{_line(error)} ({place})" if place else _line(error)
+
+
+def place_of(error: BaseException, kinds: Iterable[type[Position]]) -> str | None:
+    """Return the last line of an exception's traceback in the modules of these encodings: `mine.py, line 7`."""
+    files = {vars(sys.modules[kind.__module__]).get("__file__") for kind in kinds}
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else None
 
 
 def _parse(name: str) -> tuple[str, str | None]:
     match = _NAME.fullmatch(name)
-    assert match is not None
+    if match is None:
+        raise ConfigError(f"position must be a name, got {name!r}")
     return match["place"], match["digest"]
 
 
-def _from_package(name: str) -> object:
+def _read(path: Path) -> str:
     try:
-        return entry_points()[name].load()
-    except Exception as error:
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except FileNotFoundError:
+        raise ConfigError(f"cannot read {path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _from_package(name: str) -> type[Position]:
+    try:
+        kind = entry_points()[name].load()
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"cannot load the entry point {name}: {_line(error)}") from error
+    return _checked(kind, name)
 
 
-def _from_file(path: Path, name: str) -> object:
-    module_name = f"vitab_own_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:DIGITS]}"
-    if not path.is_file():
-        raise ConfigError(f"cannot read {path}: there is no such file")
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses look up the module of a class
+@cache
+def _class_in_file(place: str, path: Path, name: str, source: str) -> type[Position]:
+    module = _module(path, source)
+    own = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__
+    }
+    if name not in own:
+        found = [key for key, value in own.items() if issubclass(value, Position)]
+        raise ConfigError(f"{path} defines no class {name!r}; its encodings are {', '.join(found) or 'none'}")
+    return _named(_checked(own[name], place), place, digest_of_source(source))
+
+
+def _module(path: Path, source: str) -> ModuleType:
+    """Return the module of a source, which was or would be read from `path`."""
+    file = str(path)
+    digest = hashlib.sha256(f"{path.absolute()}\0{source}".encode("utf-8", "surrogateescape")).hexdigest()
+    module = ModuleType(f"vitab_own_{digest[:DIGITS]}")
+    module.__file__ = file
+    sys.modules[module.__name__] = module  # dataclasses look up the module of a class
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # for tracebacks
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[module_name]
-        raise ConfigError(f"cannot import {path}: {_line(error)}") from error
-    if not hasattr(module, name):
-        kinds = [key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, Position)]
-        found = [key for key in kinds if vars(module)[key].__module__ == module_name]
-        raise ConfigError(f"{path} has no class {name!r}; its encodings are {', '.join(found) or 'none'}")
-    return getattr(module, name)
+        exec(compile(source, file, "exec"), vars(module))
+    except (Exception, SystemExit) as error:
+        del sys.modules[module.__name__]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        place = f" (line {frames[-1].lineno})" if frames else ""
+        raise ConfigError(f"cannot import {path}: {_line(error)}{place}") from error
+    return module
 
 
-def _line(error: Exception) -> str:
+def _checked(kind: object, place: str) -> type[Position]:
+    """Return the class if it is an encoding whose options can be spelled; raise ConfigError otherwise."""
+    if not (inspect.isclass(kind) and issubclass(kind, Position)):
+        raise ConfigError(f"{place} must be a subclass of vit.positions.Position, got {kind!r}")
+    if kind.__module__.partition(".")[0] == "vit":
+        raise ConfigError(f"{place} must be an encoding of its own, got {kind.__name__} of vit")
+    if "__dataclass_params__" not in vars(kind):
+        raise ConfigError(f"{place} must be decorated with @dataclass(frozen=True), as its fields are its options")
+    for option in fields(kind):
+        if not isinstance(option.default, bool | int | float | str):
+            raise ConfigError(
+                f"option {option.name} of {place} must have a default, such as `option(1.0, ...)`: a number, a "
+                "string, True or False"
+            )
+    return kind
+
+
+def _named(kind: type[Position], place: str, digest: str) -> type[Position]:
+    kind.name = f"{place}@{digest}"
+    return kind
+
+
+def _line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -51,7 +51,12 @@ def make(kind: type[Position], name: str, given: Mapping[str, str]) -> Position:
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ConfigError(f"options of position {name} {valid}, got {option!r}{hint}")
         values[option] = _value(known[option], name, text)
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ConfigError:
+        raise
+    except Exception as error:  # of an encoding in a file
+        raise ConfigError(f"cannot make position {name}: {type(error).__name__}: {error}") from error
 
 
 def _value(field: Field[Any], name: str, text: str) -> Any:
@@ -69,6 +74,10 @@ def _value(field: Field[Any], name: str, text: str) -> Any:
             raise error from None
         if value != value or value in (float("inf"), float("-inf")):
             raise error
-    if not field.metadata.get("accepts", lambda value: True)(value):
+    try:
+        accepted = field.metadata.get("accepts", lambda value: True)(value)
+    except Exception:  # of an encoding in a file
+        accepted = False
+    if not accepted:
         raise error
     return value
