@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.nvrtc import Nvrtc, compile_all
 from benchmarks.shapes import POSITIONS, SHAPES, Shape
+from vit import ViTConfig
 from vit.backend.cuda.kernels import CudaKernels
 from vit.backend.cuda.sources import file_of, kernel_names
 
@@ -96,8 +97,7 @@ def _launch_all(kernels: CudaKernels, shape: Shape, position: str, kind: type) -
         kernels.attention_backward(normal, *forward, normal, logsumexp, **gradients)
     kernels.qkv_bias_rotate(qkv, qkv_bias, 1.0, angles, angles, 0)
     kernels.qkv_bias_rotate_backward(qkv, 1.0, angles, angles, 0, dbias=qkv_bias)
-    kernels.rotation_gradient(qkv, qkv_bias, qkv, 0, wide(heads, tokens, head_width // 2))
-    kernels.score_bias_gradient(scores, wide(heads, tokens, tokens))
+    _launch_encodings(kernels, config, stream, normal, qkv, qkv_bias, scores)
     kernels.softmax_backward(kernels.softmax(scores), scores)
     hidden, hidden_bias = active(1, tokens, config.hidden), wide(config.hidden)
     for derivative in (True, False):
@@ -125,6 +125,37 @@ def _launch_all(kernels: CudaKernels, shape: Shape, position: str, kind: type) -
         epsilon=1e-8,
         copy=np.empty((1, 64), np.uint16),
     )
+
+
+def _launch_encodings(
+    kernels: CudaKernels,
+    config: ViTConfig,
+    stream: np.ndarray,
+    branch: np.ndarray,
+    qkv: np.ndarray,
+    qkv_bias: np.ndarray,
+    scores: np.ndarray,
+) -> None:
+    """Call the kernels of encodings that attention has no part in."""
+    tokens, heads, head_width = config.tokens, config.heads, config.head_width
+
+    def wide(*dimensions: int) -> np.ndarray:
+        return np.empty((1, *dimensions), dtype=np.float32)
+
+    kernels.rotation_gradient(qkv, qkv_bias, qkv, 0, wide(heads, tokens, head_width // 2))
+    kernels.score_bias_gradient(scores, wide(heads, tokens, tokens))
+    products = np.empty((1, 1, tokens, heads, 2 * (2 * config.grid - 1)), qkv.dtype)
+    kernels.add_relative_scores(scores, products, 0)
+    kernels.relative_scores_gradient(scores, 0, products)
+    kernels.add_to_queries(qkv, qkv[:, :, :, 0].copy())
+    for size in (8, head_width):
+        matrices = wide(heads, tokens, head_width // size, size, size)
+        kernels.qkv_bias_turn(qkv, qkv_bias, 1.0, matrices, 0)
+        kernels.qkv_bias_turn_backward(qkv, qkv, 1.0, matrices, 0, dbias=qkv_bias, dmatrices=matrices)
+    weight, bias = wide(config.width, 1, 3, 3), wide(config.width)
+    kernels.add_branch(stream, branch, bias, stream)
+    kernels.add_depthwise_conv(stream, weight, bias, 0, stream)
+    kernels.add_depthwise_conv_backward(stream, stream, weight, 0, out=stream, dweight=weight, dbias=bias)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.cuda_shim import MULTIPROCESSORS, Shim, device, kernels_of, scratch
-from tests.support.operations import BY_HEAD, CASES, Case, Draw, Maker, angles
+from tests.support.operations import BY_HEAD, CUDA_CASES, Case, Draw, Maker, angles
 from vit.backend import Ops
 from vit.backend.cuda.kernels import CudaKernels
 
@@ -25,13 +25,17 @@ HEADS = [(5, 17, 3, 16), (2, 10, 3, 20), (2, 6, 1, 6)]
 OTHERS = {"matmul", "sum_of_squares", "adamw"}
 """Methods of `Ops` that are no kernel here, or one with other arguments."""
 WIDE = {"bias", "branch_bias", "weight", "mean", "rstd", "table", "cos", "sin", "targets", "losses"}
-WIDE |= {"dweight", "dbias", "dbranch_bias"}
+WIDE |= {"dweight", "dbias", "dbranch_bias", "matrices", "dmatrices"}
 """Arguments that are float32 whatever the type of activations."""
+WIDE_TOKENS = {"add_branch": {"stream", "out"}, "add_depthwise_conv": {"x", "out"}}
+WIDE_TOKENS["add_depthwise_conv_backward"] = {"x", "dy", "out"}
+"""Arguments in the type of the residual stream, which is float32, by method."""
 SUMS_OF_IMAGES = {"sum_tokens", "sum_images", "score_bias_gradient", "rotation_gradient"}
 """Methods whose `out` is float32, with any distance between its runs."""
 STREAM = {"x", "stream", "dstream"}
 """Arguments of the layer norms in the type of the residual stream."""
 PARAMETERS = {"bias", "branch_bias", "weight", "table", "dweight", "dbias", "dbranch_bias", "cos", "sin"}
+PARAMETERS |= {"matrices", "dmatrices"}
 
 
 def narrow(x: np.ndarray) -> np.ndarray:
@@ -117,7 +121,7 @@ class Call:
 
 
 def kinds_of(method: str, case: Case, stream: str, activation: str) -> dict[str, str]:
-    wide = WIDE | ({"out"} if method in SUMS_OF_IMAGES else set())
+    wide = WIDE | ({"out"} if method in SUMS_OF_IMAGES else set()) | WIDE_TOKENS.get(method, set())
     kinds = {}
     for name in case.arrays:
         if name in wide:
@@ -140,7 +144,7 @@ def calls_of(method: str, make: Maker, runs: int, stream: str, activation: str) 
 
 
 def fused() -> list[tuple[str, Maker]]:
-    return [(method, make) for method, make in CASES if method not in OTHERS]
+    return [(method, make) for method, make in CUDA_CASES if method not in OTHERS]
 
 
 def between(array: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A case for every operation that the CPU backend overrides: its arguments, and which of them it may write."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -250,6 +251,103 @@ def score_bias_gradient(draw: Draw, images: int, tokens: int, heads: int, width:
     return Case({"dscores": dscores, "out": out}, {"out"})
 
 
+def qkv_bias_turn(
+    draw: Draw, images: int, tokens: int, heads: int, width: int, prefix: int = 0, groups: int = 1, own: bool = True
+) -> Case:
+    case = qkv_bias(draw, images, tokens + prefix, heads, width)
+    matrices = _rotations(draw, tokens, heads if own else 1, width, groups)
+    return Case(case.arrays | {"matrices": matrices}, case.written, case.other | {"prefix": prefix})
+
+
+def qkv_bias_turn_of_all_heads(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    return qkv_bias_turn(draw, images, tokens, heads, width, 2, width // 2, own=False)
+
+
+def qkv_bias_turn_by_eight(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    return qkv_bias_turn(draw, images, tokens, heads, width, 1, max(1, width // 8))
+
+
+def qkv_bias_turn_backward(
+    draw: Draw, images: int, tokens: int, heads: int, width: int, prefix: int = 0, groups: int = 1, own: bool = True
+) -> Case:
+    shape = (images, tokens + prefix, 3, heads, width)
+    arrays = {"qkv": draw(*shape), "dqkv": draw(*shape), "dbias": draw.blank(3 * heads * width)}
+    arrays["matrices"] = _rotations(draw, tokens, heads if own else 1, width, groups)
+    arrays["dmatrices"] = np.full_like(arrays["matrices"], np.nan)
+    return Case(arrays, {"dqkv", "dbias", "dmatrices"}, {"scale": width**-0.5, "prefix": prefix})
+
+
+def qkv_bias_turn_backward_of_all_heads(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    return qkv_bias_turn_backward(draw, images, tokens, heads, width, 2, width // 2, own=False)
+
+
+def qkv_bias_turn_backward_by_eight(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    return qkv_bias_turn_backward(draw, images, tokens, heads, width, 1, max(1, width // 8))
+
+
+def _rotations(draw: Draw, tokens: int, heads: int, width: int, groups: int) -> np.ndarray:
+    """Orthogonal matrices (R, H, N, G, K/G, K/G)."""
+    size = width // groups
+    return np.linalg.qr(draw(heads, tokens, groups, size, size))[0]
+
+
+def add_to_queries(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    arrays = {"dqkv": draw(images, tokens, 3, heads, width), "dqueries": draw(images, tokens, heads, width)}
+    return Case(arrays, {"dqkv"})
+
+
+def add_relative_scores(draw: Draw, images: int, tokens: int, heads: int, width: int, prefix: int = 0) -> Case:
+    """On the largest square grid of up to `tokens` patches."""
+    grid = math.isqrt(tokens)
+    tokens = grid * grid + prefix
+    arrays = {"scores": draw(images, heads, tokens, tokens)}
+    arrays["products"] = draw(images, tokens, heads, 2 * (2 * grid - 1))
+    return Case(arrays, {"scores"}, {"prefix": prefix})
+
+
+def add_relative_scores_after_prefix(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    return add_relative_scores(draw, images, tokens, heads, width, prefix=2)
+
+
+def relative_scores_gradient(draw: Draw, images: int, tokens: int, heads: int, width: int, prefix: int = 0) -> Case:
+    case = add_relative_scores(draw, images, tokens, heads, width, prefix)
+    scores, products = case.arrays.values()
+    return Case({"dscores": scores, "out": np.full_like(products, np.nan)}, {"out"}, {"prefix": prefix})
+
+
+def relative_scores_gradient_after_prefix(draw: Draw, images: int, tokens: int, heads: int, width: int) -> Case:
+    return relative_scores_gradient(draw, images, tokens, heads, width, prefix=2)
+
+
+def add_branch(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    shape = (images, tokens, width)
+    arrays = {"stream": draw(*shape), "branch": draw(*shape), "bias": draw(width), "out": draw.blank(*shape)}
+    return Case(arrays, {"out"})
+
+
+def add_depthwise_conv(draw: Draw, images: int, tokens: int, width: int, prefix: int = 0) -> Case:
+    """On the largest square grid of up to `tokens` patches."""
+    tokens = math.isqrt(tokens) ** 2 + prefix
+    arrays = {"x": draw(images, tokens, width), "weight": draw(width, 1, 3, 3), "bias": draw(width)}
+    return Case(arrays | {"out": draw.blank(images, tokens, width)}, {"out"}, {"prefix": prefix})
+
+
+def add_depthwise_conv_after_prefix(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return add_depthwise_conv(draw, images, tokens, width, prefix=2)
+
+
+def add_depthwise_conv_backward(draw: Draw, images: int, tokens: int, width: int, prefix: int = 0) -> Case:
+    case = add_depthwise_conv(draw, images, tokens, width, prefix)
+    x, weight, bias, out = case.arrays.values()
+    arrays = {"dy": draw(*x.shape[1:]), "x": x, "weight": weight, "out": out}
+    arrays |= {"dweight": np.full_like(weight, np.nan), "dbias": np.full_like(bias, np.nan)}
+    return Case(arrays, {"out", "dweight", "dbias"}, {"prefix": prefix})
+
+
+def add_depthwise_conv_backward_after_prefix(draw: Draw, images: int, tokens: int, width: int) -> Case:
+    return add_depthwise_conv_backward(draw, images, tokens, width, prefix=2)
+
+
 def softmax(draw: Draw, images: int, tokens: int, width: int) -> Case:
     return Case({"x": 3 * draw(images, tokens, width)}, {"x"})
 
@@ -316,10 +414,25 @@ CASES: list[tuple[str, Maker]] = [
     ("qkv_bias_rotate_backward", qkv_bias_rotate_backward_by_head),
     ("rotation_gradient", rotation_gradient),
     ("rotation_gradient", rotation_gradient_after_prefix),
-    ("rotation_gradient", rotation_gradient_with_bias),
     ("add_score_bias", add_score_bias),
     ("add_score_bias", add_score_bias_of_all_runs),
     ("score_bias_gradient", score_bias_gradient),
+    ("qkv_bias_turn", qkv_bias_turn),
+    ("qkv_bias_turn", qkv_bias_turn_of_all_heads),
+    ("qkv_bias_turn", qkv_bias_turn_by_eight),
+    ("qkv_bias_turn_backward", qkv_bias_turn_backward),
+    ("qkv_bias_turn_backward", qkv_bias_turn_backward_of_all_heads),
+    ("qkv_bias_turn_backward", qkv_bias_turn_backward_by_eight),
+    ("add_to_queries", add_to_queries),
+    ("add_relative_scores", add_relative_scores),
+    ("add_relative_scores", add_relative_scores_after_prefix),
+    ("relative_scores_gradient", relative_scores_gradient),
+    ("relative_scores_gradient", relative_scores_gradient_after_prefix),
+    ("add_branch", add_branch),
+    ("add_depthwise_conv", add_depthwise_conv),
+    ("add_depthwise_conv", add_depthwise_conv_after_prefix),
+    ("add_depthwise_conv_backward", add_depthwise_conv_backward),
+    ("add_depthwise_conv_backward", add_depthwise_conv_backward_after_prefix),
     ("softmax", softmax),
     ("softmax_backward", softmax_backward),
     ("cross_entropy", cross_entropy),
@@ -330,8 +443,11 @@ CASES: list[tuple[str, Maker]] = [
 ]
 """Overridden method, and what makes a case of it from (draw, images, tokens, width) or (..., heads, head width)."""
 
+CUDA_CASES = [*CASES, ("rotation_gradient", rotation_gradient_with_bias)]
+"""With what only fused attention calls, which the CPU backend does not have."""
+
 NAMES = [make.__name__ for _, make in CASES]
-BY_HEAD = ("qkv", "rotation", "score", "add_score")
+BY_HEAD = ("qkv", "rotation", "score", "relative", "add_score", "add_relative", "add_to_queries")
 """Beginnings of the names of methods whose cases have heads and a head width."""
 
 

@@ -295,7 +295,11 @@ class TestNotANumber:
             broken.arrays[name].flat[-1] = np.nan
             actual, expected = (broken.run(ops, method).written(case) for ops in (FAST[dtype], REFERENCE))
             for key, value in expected.items():
-                assert np.array_equal(np.isnan(actual[key]), np.isnan(value)), (name, key)
+                own, all_of_them = np.isnan(actual[key]), np.isnan(value)
+                if method == "relative_scores_gradient":  # the reference adds a NaN times 0 to the other sums
+                    assert own.any(), (name, key)
+                    all_of_them = own & all_of_them
+                assert np.array_equal(own, all_of_them), (name, key)
 
     @both_types
     @pytest.mark.parametrize(("position", "pool"), BOTH)

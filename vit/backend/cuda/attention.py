@@ -191,14 +191,23 @@ class AttentionKernels(Launcher):
         self._bias_rotate(qkv, bias, scale, cos, sin, prefix)
 
     def _bias_rotate(
-        self, qkv: Array, bias: Array, scale: float, cos: Array | None, sin: Array | None, prefix: int
+        self,
+        qkv: Array,
+        bias: Array,
+        scale: float,
+        cos: Array | None,
+        sin: Array | None,
+        prefix: int,
+        turned: int | None = None,
     ) -> None:
+        """Add the bias, scale and rotate, except queries and keys of tokens from `turned` on."""
         runs, batch, tokens, _, heads, head_width = qkv.shape
         columns, rows = 3 * heads * head_width, batch * tokens
         require_shape((runs, columns), bias=bias)
         require_contiguous_runs(bias=bias)
         turn, v = _turn(qkv, cos, sin, prefix), self._pairs(qkv, cos, bias)
-        args = (qkv, bias, run_stride(bias), f32(scale), *turn)
+        first_turned = i32(tokens if turned is None else turned)
+        args = (qkv, bias, run_stride(bias), f32(scale), *turn, first_turned)
         sizes = (i32(rows), i32(tokens), i32(heads * head_width), i32(head_width))
         kernel = expression("qkv_bias", type_name(qkv), v)
         self.over_columns(kernel, v, self.parts(rows, columns, runs), columns, runs, (*args, *sizes))
@@ -210,8 +219,16 @@ class AttentionKernels(Launcher):
         self._bias_rotate_backward(dqkv, scale, cos, sin, prefix, dbias)
 
     def _bias_rotate_backward(
-        self, dqkv: Array, scale: float, cos: Array | None, sin: Array | None, prefix: int, dbias: Array
+        self,
+        dqkv: Array,
+        scale: float,
+        cos: Array | None,
+        sin: Array | None,
+        prefix: int,
+        dbias: Array,
+        turned: int | None = None,
     ) -> None:
+        """Rotate back, scale the queries of tokens before `turned`, and sum over tokens into `dbias`."""
         runs, batch, tokens, _, heads, head_width = dqkv.shape
         columns, rows = 3 * heads * head_width, batch * tokens
         require_shape((runs, columns), dbias=dbias)
@@ -219,7 +236,7 @@ class AttentionKernels(Launcher):
         turn, v = _turn(dqkv, cos, sin, prefix), self._pairs(dqkv, cos, None)
         parts = self.parts(rows, columns, runs)
         sums = self.scratch(runs * parts * columns)
-        args = (dqkv, f32(scale), *turn, sums)
+        args = (dqkv, f32(scale), *turn, i32(tokens if turned is None else turned), sums)
         sizes = (i32(rows), i32(tokens), i32(heads * head_width), i32(head_width))
         kernel = expression("qkv_bias_backward", type_name(dqkv), v)
         self.over_columns(kernel, v, parts, columns, runs, (*args, *sizes))

@@ -222,6 +222,19 @@ class CudaOps(Ops):
         rates = {"rate": rate, "path_rate": path_rate}
         self.kernels.dropout(x, bias, **rates, seeds=seeds, step=step, site=site, out=out)
 
+    # Convolution of patch tokens
+
+    def add_branch(self, stream: Array, branch: Array, bias: Array, out: Array) -> None:
+        self.kernels.add_branch(stream, branch, bias, out)
+
+    def add_depthwise_conv(self, x: Array, weight: Array, bias: Array, prefix: int, out: Array) -> None:
+        self.kernels.add_depthwise_conv(x, weight, bias, prefix, out)
+
+    def add_depthwise_conv_backward(
+        self, dy: Array, x: Array, weight: Array, prefix: int, *, out: Array, dweight: Array, dbias: Array
+    ) -> None:
+        self.kernels.add_depthwise_conv_backward(dy, x, weight, prefix, out=out, dweight=dweight, dbias=dbias)
+
     # Layer normalisation
 
     def residual_layer_norm(
@@ -344,6 +357,24 @@ class CudaOps(Ops):
 
     def score_bias_gradient(self, dscores: Array, out: Array) -> None:
         self.kernels.score_bias_gradient(dscores, out)
+
+    def add_relative_scores(self, scores: Array, products: Array, prefix: int) -> None:
+        self.kernels.add_relative_scores(scores, products, prefix)
+
+    def relative_scores_gradient(self, dscores: Array, prefix: int, out: Array) -> None:
+        self.kernels.relative_scores_gradient(dscores, prefix, out)
+
+    def qkv_bias_turn(self, qkv: Array, bias: Array, scale: float, matrices: Array, prefix: int) -> None:
+        self.kernels.qkv_bias_turn(qkv, bias, scale, matrices, prefix)
+
+    def qkv_bias_turn_backward(
+        self, qkv: Array, dqkv: Array, scale: float, matrices: Array, prefix: int, *, dbias: Array, dmatrices: Array
+    ) -> None:
+        sums = {"dbias": dbias, "dmatrices": dmatrices}
+        self.kernels.qkv_bias_turn_backward(qkv, dqkv, scale, matrices, prefix, **sums)
+
+    def add_to_queries(self, dqkv: Array, dqueries: Array) -> None:
+        self.kernels.add_to_queries(dqkv, dqueries)
 
     def softmax(self, x: Array) -> Array:
         return self.kernels.softmax(x)

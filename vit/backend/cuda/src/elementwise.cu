@@ -19,6 +19,40 @@ __global__ void __launch_bounds__(BLOCK)
     store(at, value);
 }
 
+// out = stream + branch + bias: stream and out (R, rows, columns) float32, branch (R, rows, columns), bias (R, columns).
+// Grid: (packs of a run, R).
+template <typename T, int V>
+__global__ void __launch_bounds__(BLOCK)
+    add_branch(const float* stream, const T* branch, const float* bias, int64 bias_stride, float* out, uint32 rows,
+               int columns) {
+    const uint32 packs = columns / V, pack = blockIdx.x * BLOCK + threadIdx.x, row = pack / packs;
+    if (row >= rows) return;
+    const int column = (pack - row * packs) * V;
+    const int64 at = (blockIdx.y * static_cast<int64>(rows) + row) * columns + column;
+    float value[V], added[V], constant[V];
+    load(stream + at, value);
+    load(branch + at, added);
+    load(bias + blockIdx.y * bias_stride + column, constant);
+#pragma unroll
+    for (int i = 0; i < V; i++) value[i] += added[i] + constant[i];
+    store(out + at, value);
+}
+
+// Adds dqueries (R, rows, width) to the queries of dqkv (R, rows, 3 width). Grid: (packs of a run, R).
+template <typename T, int V>
+__global__ void __launch_bounds__(BLOCK) add_to_queries(T* dqkv, const T* dqueries, uint32 rows, int width) {
+    const uint32 packs = width / V, pack = blockIdx.x * BLOCK + threadIdx.x, row = pack / packs;
+    if (row >= rows) return;
+    const int column = (pack - row * packs) * V;
+    const int64 at = blockIdx.y * static_cast<int64>(rows) + row;
+    float value[V], added[V];
+    load(dqkv + at * 3 * width + column, value);
+    load(dqueries + at * width + column, added);
+#pragma unroll
+    for (int i = 0; i < V; i++) value[i] += added[i];
+    store(dqkv + at * 3 * width + column, value);
+}
+
 // x (n,) += y (n,). Grid: packs.
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK) add(T* x, const T* y, int64 count) {

@@ -36,17 +36,19 @@ struct Place {
 };
 
 // Adds the bias to qkv (R, rows, 3 width), scales the queries, and rotates the queries and keys. The token of a row is
-// row mod tokens. Grid: (parts of the rows, tiles of columns, R).
+// row mod tokens. The queries and keys of tokens from `turned` on are left to turn.cu. Grid: (parts of the rows, tiles of columns, R).
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK)
     qkv_bias(T* qkv, const float* bias, int64 bias_stride, float scale, const float* cos, const float* sin,
-             int64 run_stride, int64 head_stride, int prefix, int rows, int tokens, int width, int head_width) {
+             int64 run_stride, int64 head_stride, int prefix, int turned, int rows, int tokens, int width,
+             int head_width) {
     const Tile<V> tile(blockIdx.y, blockIdx.x, gridDim.x, rows);
     if (tile.column >= 3 * width) return;
     const Place<V> place({cos, sin, run_stride, head_stride, prefix}, tile.column, width, head_width);
     float added[V];
     load(bias + blockIdx.z * bias_stride + tile.column, added);
     for (int row = tile.first; row < tile.last; row += tile.groups) {
+        if (row % tokens >= turned && tile.column < 2 * width) continue;
         T* at = qkv + (blockIdx.z * static_cast<int64>(rows) + row) * 3 * width + tile.column;
         float x[V];
         load(at, x);
@@ -58,11 +60,11 @@ __global__ void __launch_bounds__(BLOCK)
 }
 
 // Applies the inverse rotation and the scale to dqkv (R, rows, 3 width), and writes the sums of the result over the
-// rows of each part to `parts`. The grid is that of qkv_bias.
+// rows of each part to `parts`. The queries of tokens from `turned` on are scaled already. The grid is that of qkv_bias.
 template <typename T, int V>
 __global__ void __launch_bounds__(BLOCK, 2)
     qkv_bias_backward(T* dqkv, float scale, const float* cos, const float* sin, int64 run_stride, int64 head_stride,
-                      int prefix, float* parts, int rows, int tokens, int width, int head_width) {
+                      int prefix, int turned, float* parts, int rows, int tokens, int width, int head_width) {
     const Tile<V> tile(blockIdx.y, blockIdx.x, gridDim.x, rows);
     const Place<V> place({cos, sin, run_stride, head_stride, prefix}, tile.column, width, head_width);
     float sum[V] = {};
@@ -74,7 +76,7 @@ __global__ void __launch_bounds__(BLOCK, 2)
             place.template turn<true>(row % tokens, head_width, x);
 #pragma unroll
             for (int i = 0; i < V; i++) {
-                x[i] *= place.query[i] ? scale : 1.0f;
+                x[i] *= place.query[i] && row % tokens < turned ? scale : 1.0f;
                 sum[i] += x[i];
             }
             store(at, x);
