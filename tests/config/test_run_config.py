@@ -217,7 +217,7 @@ class TestPositions:
         assert axes == {"position": ("none", "rope(base=10,coordinates=centred)", "rope(base=10)+learned")}
 
     def test_another_spelling_in_python_is_refused(self) -> None:
-        with pytest.raises(UsageError, match=r"position must be in its standard spelling, 'rope', got 'rope.base=100.'"):
+        with pytest.raises(UsageError, match=r"in its standard spelling, .rope., got .rope.base=100.."):
             RunConfig(position="rope(base=100)").validate()
 
     @pytest.mark.parametrize(

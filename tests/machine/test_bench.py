@@ -93,6 +93,9 @@ def test_the_table_of_the_command(capsys: pytest.CaptureFixture[str], tmp_path, 
         "ratio",
         "ratio_low",
         "ratio_high",
+        "none_ratio",
+        "none_low",
+        "none_high",
         "products_share",
         "images_per_s",
         "peak_mb",
@@ -100,6 +103,7 @@ def test_the_table_of_the_command(capsys: pytest.CaptureFixture[str], tmp_path, 
     ]
     assert (record["shape"], record["position"], record["torch_compile_ms"]) == ("digits", "rope", None)
     assert 0 < record["ratio_low"] <= record["ratio"] <= record["ratio_high"]
+    assert 0 < record["none_low"] <= record["none_ratio"] <= record["none_high"]
     assert record["images_per_s"] == pytest.approx(SHAPES["digits"].batch / record["vitab_ms"] * 1e3)
     assert json.loads((tmp_path / "cpu.machine.json").read_text())["numpy"] == np.__version__
     assert "digits" in capsys.readouterr().out

@@ -213,11 +213,15 @@ NEUTRAL = {
     "ablations.training.checkpoint": "a run that resumes has the same bits (tests)",
     "vit": "exports",
     "vit.backend": "exports",
+    "vit.backend.probe": "finds out whether a pass can be captured, which changes no result (tests)",
     "vit.backend.numba_cache": "where compiled kernels are cached",
     "vit.caches": "where compiled kernels are cached",
     "vit.cost": "reported beside a result",
     "vit.errors": "messages",
     "vit.positions": "the registry: each encoding is a component of its own",
+    "vit.positions.combined": "a component of runs with a sum of encodings",
+    "vit.positions.own": "where an encoding in a file is found; its name includes the digest of the file",
+    "vit.positions.spelling": "names and options of encodings, which are part of a run's key",
 }
 """Modules that training imports and that cannot change a result, with the reason."""
 READERS = ("ablations.data", "ablations.machine", "ablations.storage")
@@ -254,7 +258,8 @@ def test_the_components_cover_what_training_imports():
             seen.add(name)
             left += imports(name) if name in covered or not name.startswith(READERS) else ()
     positions = {name for name in seen if name.startswith("vit.positions.")} - covered
-    assert {name.rpartition(".")[2] for name in positions} == {"none", "learned", "sinusoidal", "rope"}
+    sources = {path for name in POSITIONS for path in code_version.position_sources(name)}
+    assert {str(module_path(name)) for name in positions - set(NEUTRAL)} == sources
     assert seen - covered - positions - set(NEUTRAL) == set(), "add to COMPONENTS, or to NEUTRAL with a reason"
     assert set(NEUTRAL) <= seen, "a reason for a module that is not imported"
 
