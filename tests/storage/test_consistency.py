@@ -202,6 +202,7 @@ NEUTRAL = {
     "ablations.config.grid_overrides": "grids are expanded to runs",
     "ablations.config.labels": "text",
     "ablations.config.recipes": "fields of a run, which are its key",
+    "ablations.config.positions": "spelling of encodings, which is part of a run's key",
     "ablations.config.run_config": "fields of a run, which are its key",
     "ablations.config.sequential_design": "which runs there are",
     "ablations.data": "exports",
