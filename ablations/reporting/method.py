@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ablations.storage import Results
 
 VARIES = "(varies)"
+MOST_DESCRIBED = 5
+"""Most positions that are described in one sentence; the report lists the descriptions of more."""
 
 
 def method(results: Results) -> list[str]:
@@ -62,16 +64,26 @@ def _varied(results: Results) -> str:
     return f"**What varies.** {text[:1].upper()}{text[1:]}. Everything else is the same in all runs."
 
 
+def described_positions(results: Results) -> list[tuple[str, str]]:
+    """Return the names and descriptions of positions that are too many to be described by `method`."""
+    positions = varying_axes(results).get("position", ())
+    if len(positions) <= MOST_DESCRIBED:
+        return []
+    described = [(level_text(position), position_description(str(position))) for position in positions]
+    return [(name, text) for name, text in described if text]
+
+
 def _levels(axis: str, levels: tuple[object, ...]) -> str:
-    """Return an axis with its levels; positions with a description."""
-    names = [markdown(level_text(level)) for level in levels]
-    if axis != "position":
-        return f"{axis} ({', '.join(names)})"
-    described = [
-        f"{name} ({markdown(text)})" if (text := position_description(str(level))) else name
-        for name, level in zip(names, levels, strict=True)
-    ]
-    return f"position: {', '.join(described)}"
+    """Return an axis with its levels; a few positions with a description."""
+    if axis == "position" and len(levels) <= MOST_DESCRIBED:
+        described = [
+            f"{markdown(level_text(level))} ({markdown(text)})"
+            if (text := position_description(str(level)))
+            else markdown(level_text(level))
+            for level in levels
+        ]
+        return f"position: {', '.join(described)}"
+    return f"{axis} ({', '.join(markdown(level_text(level)) for level in levels)})"
 
 
 def _model(runs: pd.DataFrame, varying: set[str]) -> str:

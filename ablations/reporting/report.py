@@ -24,7 +24,7 @@ from ablations.reporting.findings import claims
 from ablations.reporting.first_screen import verdict_legend, verdict_table
 from ablations.reporting.formatting import listed, p_phrase
 from ablations.reporting.html import page
-from ablations.reporting.method import method
+from ablations.reporting.method import described_positions, method
 from ablations.reporting.paper import FILES as PAPER
 from ablations.reporting.paper import paper
 from ablations.reporting.publish import published
@@ -229,6 +229,7 @@ def render(
         incomplete=list(map(markdown, _incomplete(results, outcomes))),
         images=images(results),
         method=method(results),
+        positions=described_positions(results),
         cost=tabulated["cost"][""],
         totals=_totals(study),
         failed=markdown(_counted(failed(results, outcomes.axis), len(results.plan.keys), "failed")),

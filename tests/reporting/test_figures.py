@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ablations.reporting.figures import encodings as encoding_figure
+from ablations.config import GRIDS
 from ablations.reporting.figures import panels as figures
 from ablations.reporting.figures.cost import _places, cost
 from ablations.reporting.figures.gallery import report_figures
@@ -17,7 +17,7 @@ from ablations.reporting.figures.palette import OTHER_MARKS, POSITION_MARKS, arm
 from ablations.reporting.formatting import interval_text, points_text
 from ablations.statistics import Analysis, arrange
 from tests.support import synthetic_results
-from vit.positions.rope import rotary_angles
+from vit.positions import POSITIONS
 
 COLOUR_VISION = {  # Machado et al. 2009, full severity, linear RGB
     "normal": np.eye(3),
@@ -40,22 +40,36 @@ def test_colours_of_positions_stay_apart_for_every_eye(vision):
         c = np.array(to_rgb(colour))
         return _lab(np.array(COLOUR_VISION[vision]) @ np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4))
 
-    built_in = {mark.colour for mark in POSITION_MARKS.values()}
-    for a, b in itertools.combinations([*built_in, *(mark.colour for mark in OTHER_MARKS)], 2):
-        assert np.linalg.norm(seen(a) - seen(b)) > (30 if {a, b} <= built_in else 24), (a, b)
+    first = {POSITION_MARKS[name].colour for name in ("none", "learned", "sinusoidal", "rope")}
+    colours = {mark.colour for mark in [*POSITION_MARKS.values(), *OTHER_MARKS]}
+    assert len(colours) == 15
+    for a, b in itertools.combinations(colours, 2):
+        assert np.linalg.norm(seen(a) - seen(b)) > (30 if {a, b} <= first else 19), (a, b)
 
 
 def test_no_two_arms_share_a_marker():
-    marks = [*POSITION_MARKS.values(), *OTHER_MARKS]
-    assert len({mark.marker for mark in marks}) == len({mark.colour for mark in marks}) == len(marks) == 10
-    assert len({mark.marker for mark in arm_marks("depth", [f"depth {n}" for n in range(10)]).values()}) == 10
+    marks = {*POSITION_MARKS.values(), *OTHER_MARKS}
+    assert len({mark.marker for mark in marks}) == len({mark.colour for mark in marks}) == len(marks) == 15
+    assert len({mark.marker for mark in arm_marks("depth", [f"depth {n}" for n in range(15)]).values()}) == 15
 
 
 def test_marks_are_fixed_for_built_in_positions_and_stable_for_others():
+    assert set(POSITION_MARKS) == set(POSITIONS)
     assert position_marks(["rope", "mine"])["rope"] == POSITION_MARKS["rope"]
     assert position_marks(["mine"])["mine"] == position_marks(["none", "rope", "mine"])["mine"]
-    many = position_marks(["none", "a", "b", "c", "d", "e", "f"])
-    assert len(set(many.values())) == 7
+    built_in = position_marks([*POSITIONS, "rope+learned"])
+    assert {name: built_in[name] for name in POSITIONS} == POSITION_MARKS
+    assert len({mark.colour for mark in built_in.values()}) == 15
+
+
+@pytest.mark.parametrize("built_in", [[], list(POSITIONS)[:3], list(POSITIONS)])
+@pytest.mark.parametrize("count", [7, 11, 12, 40])
+def test_many_arms_have_different_colours_or_markers(built_in, count):
+    marks = list(position_marks([*built_in, *(f"mine-{n}" for n in range(count))]).values())
+    assert len({(mark.colour, mark.marker) for mark in marks}) == len(marks)
+    colours = {mark.colour for mark in marks}
+    possible = {mark.colour for mark in OTHER_MARKS} | {POSITION_MARKS[name].colour for name in built_in}
+    assert len(colours) == min(len(marks), len(possible))
 
 
 def test_points_text():
@@ -79,6 +93,20 @@ def test_every_run_is_a_dot():
     assert [text.get_text() for text in ax.texts] == ["70.5", "64.0", "no run"]
 
 
+def test_learning_curves_of_many_arms_have_no_bands():
+    arms = ("none", "rope", "learned", "sinusoidal", "cpe", "lie-rope", "alibi-2d")
+    for count, bands in ((figures.MOST_BANDS, figures.MOST_BANDS), (7, 0)):
+        results = synthetic_results.make({"position": arms[:count]})
+        epochs = results.epochs.merge(results.runs[["key", "diverged"]], on="key")
+        ax = Figure().subplots()
+        names = {arm: arm for arm in arms[:count]}
+        figures.learning_curves(ax, epochs, "position", names, position_marks(list(names)))
+        assert sum(isinstance(each, mpl.collections.PolyCollection) for each in ax.collections) == bands
+        drawn = {drawing.name: drawing for drawing in report_figures(results, Analysis(arrange(results)))}
+        caption = drawn["learning_curves"].caption
+        assert ("band" in caption) == bool(bands)
+
+
 def test_learning_curves_show_mean_and_range():
     results = synthetic_results.make(
         {"position": ("none", "rope")}, survives=lambda c: (c.position, c.seed) != ("none", 1)
@@ -96,22 +124,6 @@ def test_learning_curves_show_mean_and_range():
     band = ax.collections[2].get_paths()[0].vertices
     at_end = band[band[:, 0] == 30, 1]
     assert (at_end.min(), at_end.max()) == pytest.approx((100 * last.min(), 100 * last.max()))
-
-
-def test_rope_scores_equal_rotating_ones():
-    reach, width = 3, 8
-    scores = encoding_figure.rope_scores(reach, width)
-    turned = (1 + 1j) * np.exp(1j * rotary_angles(4, width))  # of the model: (16 patches, K/2 pairs)
-    for query, key in itertools.product(range(16), repeat=2):
-        (y, x), (b, a) = divmod(query, 4), divmod(key, 4)
-        dx, dy = a - x, b - y
-        score = np.real(turned[query] * np.conj(turned[key])).sum() / width
-        assert scores[dy + reach, dx + reach] == pytest.approx(score)
-
-
-def test_cosine_similarity_of_zero_rows_is_zero():
-    similarity = encoding_figure.cosine_similarity(np.array([[3.0, 4.0], [0.0, 0.0], [4.0, -3.0]]))
-    assert similarity == pytest.approx(np.diag([1.0, 0.0, 1.0]))
 
 
 def test_a_study_has_all_its_figures_and_drawing_changes_no_global_state(tmp_path):
@@ -173,8 +185,9 @@ def test_costs_stand_to_scale_where_that_leaves_room():
     assert _places(np.array([5.0, 5.0]))[1] is False
 
 
-def test_no_text_overlaps_or_leaves_its_figure():
-    results = synthetic_results.make()
+@pytest.mark.parametrize("axes", [None, {"position": GRIDS["encodings"].levels}], ids=["four", "all"])
+def test_no_text_overlaps_or_leaves_its_figure(axes):
+    results = synthetic_results.untrained(synthetic_results.make(axes))
     for drawing in report_figures(results, Analysis(arrange(results))):
         figure = drawing.figure
         figure.canvas.draw()

@@ -3,7 +3,8 @@
 import pytest
 
 from ablations.config import GRIDS
-from ablations.reporting.method import method
+from ablations.reporting.method import described_positions, method
+from ablations.reporting.report import compose
 from tests.support import synthetic_results
 
 RunConfig = synthetic_results.RunConfig
@@ -43,6 +44,23 @@ def test_choices_that_vary_are_not_described_by_the_first_run(field, levels, wor
         == f"**Data.** The dataset is digits (1,400 training and 397 test scans of handwritten digits); {words}."
     )
     assert f"{field.replace('_', ' ')} (" in said["What varies"]
+
+
+def test_many_positions_are_described_in_a_list(tmp_path):
+    arms = GRIDS["encodings"].levels
+    results = synthetic_results.make({"position": arms, "depth": (2, 4)}, (0, 1))
+    said = method(results)[0]
+    assert said == (
+        f"**What varies.** Position ({', '.join(arms)}); depth (2, 4). Everything else is the same in all runs."
+    )
+    text = compose(results).text
+    lines = text[text.index(said) :].splitlines()
+    assert lines[1] == "  - none: no positional encoding: the model ignores the order of the patches"
+    assert [line.split(": ")[0] for line in lines[1:16]] == [f"  - {arm}" for arm in arms]
+    assert lines[16].startswith("- **Data.**")
+    few = synthetic_results.make({"position": arms[:5]}, (0, 1))
+    assert described_positions(few) == []
+    assert "learned-axial (learned tables for rows" in method(few)[0]
 
 
 def test_the_grid_on_less_data_does_not_say_that_all_runs_have_a_tenth():

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ablations.config import GRIDS
 from ablations.errors import UsageError
 from ablations.reporting import run_tables
 from ablations.reporting.findings import (
@@ -342,7 +343,7 @@ def test_a_diverged_run_is_not_drawn_as_a_learned_table_nor_counted_in_the_cost(
         range(4),
         survives=lambda config: (config.position, config.seed) != ("learned", 2),
     )
-    assert "Learned: trained tables of 3 runs, averaged" in compose(results).text
+    assert "From 3 trained models, averaged: learned." in compose(results).text
     results.runs.loc[results.runs["diverged"] > 0, "flops"] = 1
     cost = run_tables.cost_frame(results, arrange(results)).set_index("position")
     assert cost.loc["learned", "flops"] == cost.loc["none", "flops"]
@@ -597,3 +598,12 @@ def test_p_text():
 
 def test_table_cells_cannot_break_a_table():
     assert str(Table(["a"], [["x|y\n<b>z"]])).splitlines()[-1] == "| x\\|y \\<b>z |"
+
+
+@pytest.mark.parametrize(("arms", "folded"), [(6, False), (7, True)])
+def test_a_long_table_of_pairs_is_folded(arms, folded):
+    results = synthetic_results.make({"position": GRIDS["encodings"].levels[:arms]}, (0, 1))
+    section = compose(results).text.split("## Paired contrasts")[1].split("\n## ")[0]
+    assert ("<details>" in section) == folded
+    table = section.split("All pairs of arms, as a separate Holm family")[1]
+    assert len(re.findall(r"^\| [^:]", table, re.M)) == 1 + arms * (arms - 1) // 2

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablations.config import GRIDS, Grid, RunConfig, SequentialDesign
+from ablations.config import GRIDS, Grid, RunConfig, SequentialDesign, vit_config
+from vit import ViT, get_ops
 
 GAIN = {"none": 0.0, "learned": 21.5, "sinusoidal": 21.3, "rope": 22.6}
 
@@ -68,6 +69,19 @@ class FakeResults:
         predicted = labels.copy()
         predicted[wrong] = (labels[wrong] + 1) % 10
         return {"labels": labels, "predicted": predicted, "probabilities": np.full((self.images, 10), 0.1, np.float32)}
+
+
+class Untrained(FakeResults):
+    """Results whose checkpoints are models before training."""
+
+    def checkpoint(self, key: str) -> dict[str, np.ndarray]:
+        config = self.plan.runs[key]
+        model = vit_config(config, image_size=8, channels=1, classes=10)
+        return ViT(model, get_ops("numpy"), [config.seed]).state_dict()
+
+
+def untrained(results: FakeResults) -> Untrained:
+    return Untrained(**vars(results))
 
 
 def accuracy(config: RunConfig, noise: float = 0.5) -> float:

@@ -37,7 +37,7 @@ def report_figures(results: Results, analysis: Analysis) -> list[ReportFigure]:
             _heatmaps(outcomes),
             _learning(results, outcomes),
             cost(results, outcomes),
-            encodings(results),
+            *encodings(results),
         ]
     return [figure for figure in drawn if figure]
 
@@ -111,7 +111,7 @@ def _contrasts(analysis: Analysis) -> ReportFigure | None:
     ]
     if not pairs:
         return None
-    figure, axes = canvas(0.85 + 0.55 * len(pairs))
+    figure, axes = canvas(0.85 + (0.55 if len(pairs) <= 6 else 0.42) * len(pairs))
     ax = axes[0, 0]
     contrasts, differences, diverged = (list(each) for each in zip(*pairs, strict=True))
     figures.contrast_forest(ax, contrasts, differences, diverged, _marks(outcomes))
@@ -211,8 +211,9 @@ def _learning(results: Results, outcomes: Outcomes) -> ReportFigure | None:
         return None
     names, marks = _names(outcomes), _marks(outcomes)
     rows, columns = _panels(outcomes)
+    banded = len(names) <= figures.MOST_BANDS
     figure, axes = canvas(
-        0.75 + rows * (1.75 if len(outcomes.cells) > 1 else 2.8),
+        0.75 + rows * (1.75 if len(outcomes.cells) > 1 else 2.8 if banded else 4.2),
         rows,
         columns,
         sharex=True,
@@ -239,8 +240,8 @@ def _learning(results: Results, outcomes: Outcomes) -> ReportFigure | None:
         "learning_curves",
         "Learning curves",
         f"Validation accuracy after every epoch for {listed(names)}, one panel per setting.",
-        "Line: mean over seeds; band: lowest to highest seed. The validation images are held out from the training "
-        "set; the test set contains none of them."
+        f"Line: mean over seeds{'; band: lowest to highest seed' * banded}. "
+        "The validation images are held out from the training set; the test set contains none of them."
         + (
             " Cross: last epoch of a run that diverged; the lines show the runs that are still training."
             if (epochs["diverged"] > 0).any()

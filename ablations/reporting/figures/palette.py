@@ -26,9 +26,14 @@ class Mark:
     colour: str
     marker: str
 
+    @property
+    def scale(self) -> float:
+        """Return the factor that makes the marker look as large as others of its size."""
+        return 1.4 if self.marker == "*" else 1.0
+
     def key(self, line: float = 0) -> Line2D:
         """Return an entry of a legend, with a line of this width through the marker."""
-        return Line2D([], [], color=self.colour, marker=self.marker, ms=7, lw=line)
+        return Line2D([], [], color=self.colour, marker=self.marker, ms=7 * self.scale, lw=line)
 
 
 POSITION_MARKS = {
@@ -36,19 +41,24 @@ POSITION_MARKS = {
     "learned": Mark("#F0A500", "s"),
     "sinusoidal": Mark("#2A6FB5", "^"),
     "rope": Mark("#C8412B", "D"),
+    "learned-axial": Mark("#DDCC77", "h"),
+    "sinusoidal-1d": Mark("#56B4E9", "v"),
+    "rope-mixed": Mark("#780000", "d"),
+    "rope-dinov3": Mark("#882255", "X"),
+    "lie-rope": Mark("#D24BFF", "P"),
+    "relative-bias": Mark("#332288", "<"),
+    "relative-bias-mlp": Mark("#960FF0", ">"),
+    "relative-keys": Mark("#000000", "p"),
+    "alibi-2d": Mark("#A5D2A5", "H"),
+    "cpe": Mark("#4B0F5A", "*"),
 }
-OTHER_MARKS = (
-    Mark("#000000", "v"),
-    Mark("#56B4E9", "P"),
-    Mark("#332288", "X"),
-    Mark("#DDCC77", "<"),
-    Mark("#882255", ">"),
-    Mark("#960FF0", "p"),
-)
-"""Colours of Okabe & Ito and of Tol. With those above all are at least 24 apart in CIELAB for normal vision and without
-one of the three kinds of cones, the built-in ones at least 30."""
+OTHER_MARKS = (*list(POSITION_MARKS.values())[4:], Mark("#B48769", "8"))
+"""Marks of encodings that are not built in: those that no built-in arm of the study has.
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
+Colours of Okabe & Ito and of Tol, and others, chosen by a search. All are at least 19 apart in CIELAB for normal vision
+and without one of the three kinds of cones; those of none, learned, sinusoidal and rope at least 30."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "d", "h", "8", "H")
 
 INK = "#222222"
 FAINT = "#D9D9D9"
@@ -94,25 +104,41 @@ def style() -> Iterator[None]:
 
 
 def position_marks(names: Sequence[str]) -> dict[str, Mark]:
-    """Return a mark for each position: fixed for the built-in ones, else chosen by a hash of the name."""
+    """Return a mark for each position: fixed for the built-in ones, else chosen by a hash of the name.
+
+    Arms have different colours; where there are more arms than colours, those of one colour have different markers.
+    """
     marks = {name: POSITION_MARKS[name] for name in names if name in POSITION_MARKS}
     for name in sorted(set(names) - set(marks)):
         start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
         order = [OTHER_MARKS[(start + i) % len(OTHER_MARKS)] for i in range(len(OTHER_MARKS))]
-        free = [mark for mark in order if mark not in marks.values()]
+        used = {mark.colour for mark in marks.values()}
+        free = [mark for mark in order if mark.colour not in used]
+        free = free or [mark for mark in _with_other_markers(order) if mark not in marks.values()]
         marks[name] = (free or order)[0]
     return {name: marks[name] for name in names}
+
+
+def _with_other_markers(marks: Sequence[Mark]) -> Iterator[Mark]:
+    """Yield combinations of the colours of marks with other markers."""
+    for shift in range(1, len(MARKERS)):
+        for mark in marks:
+            yield Mark(mark.colour, MARKERS[(MARKERS.index(mark.marker) + shift) % len(MARKERS)])
+
+
+def shades(count: int) -> list[str]:
+    """Return colours from dark to light, for levels that have an order."""
+    colour_map = sns.color_palette("viridis", as_cmap=True)
+    return [to_hex(colour_map(x)) for x in np.linspace(0.05, 0.8, count)]
 
 
 def arm_marks(axis: str, names: Sequence[str]) -> dict[str, Mark]:
     """Return the marks of the arms: by name for positions, else dark to light in the order of the levels."""
     if axis == "position":
         return position_marks(names)
-    colour_map = sns.color_palette("viridis", as_cmap=True)
-    shades = np.linspace(0.05, 0.8, len(names))
     return {
-        name: Mark(to_hex(colour_map(x)), MARKERS[i % len(MARKERS)])
-        for i, (name, x) in enumerate(zip(names, shades, strict=True))
+        name: Mark(colour, MARKERS[i % len(MARKERS)])
+        for i, (name, colour) in enumerate(zip(names, shades(len(names)), strict=True))
     }
 
 

@@ -16,6 +16,9 @@ from ablations.reporting.figures.palette import FAINT, INK, Mark, percent_ticks
 from ablations.reporting.formatting import points_text
 from ablations.statistics import Contrast, FloatArray, Ranks
 
+MOST_BANDS = 6
+"""Most arms whose learning curves have bands."""
+
 
 def mark_diverged(ax: Axes, x: ArrayLike, y: ArrayLike, colour: str, alpha: float = 1.0) -> None:
     """Draw runs that diverged as crosses in the colour of their arm."""
@@ -38,10 +41,10 @@ def accuracy_by_arm(
     seeds = accuracy.shape[1]
     offsets = np.linspace(-0.2, 0.2, seeds) if seeds > 1 else np.zeros(1)
     for row, (name, values) in enumerate(zip(names, accuracy, strict=True)):
-        colour, marker = marks[name].colour, marks[name].marker
+        colour, marker, size = marks[name].colour, marks[name].marker, 26 * marks[name].scale ** 2
         ax.axhline(row, color="#EEEEEE", lw=0.8, zorder=0)
         whole = np.where(diverged[row], np.nan, values)
-        ax.scatter(whole, row + offsets, s=26, marker=marker, color=colour, edgecolor="white", lw=0.6, zorder=3)
+        ax.scatter(whole, row + offsets, s=size, marker=marker, color=colour, edgecolor="white", lw=0.6, zorder=3)
         mark_diverged(ax, np.where(diverged[row], values, np.nan), row + offsets, colour)
         known = values[np.isfinite(values)]
         if known.size:
@@ -74,7 +77,8 @@ def contrast_forest(
     """
     ax.axvline(0, color=INK, lw=1, zorder=1)
     for row, (contrast, blocks, crossed) in enumerate(zip(contrasts, differences, diverged, strict=True)):
-        colour, marker = marks[contrast.subject].colour, marks[contrast.subject].marker
+        mark = marks[contrast.subject]
+        colour, size = mark.colour, 8 * mark.scale
         known = np.flatnonzero(np.isfinite(blocks))
         known = known[np.argsort(blocks.ravel()[known])]
         values, crosses = blocks.ravel()[known], crossed.ravel()[known]
@@ -87,7 +91,7 @@ def contrast_forest(
             ax.plot(
                 [contrast.low, contrast.high], [row - 0.12] * 2, color=colour, lw=3, solid_capstyle="round", zorder=3
             )
-        ax.plot(contrast.mean, row - 0.12, marker, ms=8, color=colour, mec="white", mew=1, zorder=4)
+        ax.plot(contrast.mean, row - 0.12, mark.marker, ms=size, color=colour, mec="white", mew=1, zorder=4)
         ax.text(
             1.02, row - 0.02, points_text(contrast.mean), transform=ax.get_yaxis_transform(), va="center", ha="left"
         )
@@ -106,8 +110,9 @@ def critical_difference(ax: Axes, ranks: Ranks, marks: Mapping[str, Mark]) -> Ax
     order = sorted(range(len(ranks.arms)), key=lambda i: ranks.mean_ranks[i])
     for row, arm in enumerate(order):
         name, rank = ranks.arms[arm], ranks.mean_ranks[arm]
+        mark = marks[name]
         ax.plot([1, rank], [row, row], color=FAINT, lw=1, zorder=1)
-        ax.plot(rank, row, marks[name].marker, ms=9, color=marks[name].colour, mec="white", mew=1, zorder=3)
+        ax.plot(rank, row, mark.marker, ms=9 * mark.scale, color=mark.colour, mec="white", mew=1, zorder=3)
         ax.text(1.02, row, f"{rank:.2f}", transform=ax.get_yaxis_transform(), va="center", ha="left", fontsize=10)
     names = [ranks.arms[arm] for arm in order]
     for place, group in enumerate(ranks.groups):
@@ -154,6 +159,8 @@ def learning_curves(
 ) -> Axes:
     """Draw validation accuracy after each epoch: mean over the runs of an arm, band from the lowest to the highest.
 
+    More arms than `MOST_BANDS` have no bands, which would hide each other.
+
     `epochs` has the columns `axis`, key, epoch, validation_accuracy (0..1) and diverged (0 if the run did not); `names`
     turns levels into arm names. A cross marks the last epoch of a run that diverged.
     """
@@ -169,13 +176,13 @@ def learning_curves(
             curve, mark = curves.xs(level), marks[name]
             every = max(1, len(curve) // 6)
             some = slice(i * every // len(names), None, every)  # at different epochs for each arm
-            ax.fill_between(curve.index, curve["min"], curve["max"], color=mark.colour, alpha=0.22, lw=0)
+            if len(names) <= MOST_BANDS:
+                ax.fill_between(curve.index, curve["min"], curve["max"], color=mark.colour, alpha=0.22, lw=0)
             ax.plot(curve.index, curve["mean"], color=mark.colour, lw=1.8, label=name)
             ended = last[last[axis] == level]
             mark_diverged(ax, ended["epoch"], 100 * ended["validation_accuracy"], mark.colour)
-            ax.plot(
-                curve.index[some], curve["mean"].iloc[some], mark.marker, color=mark.colour, ms=5, mec="white", mew=0.6
-            )
+            epoch, mean = curve.index[some], curve["mean"].iloc[some]
+            ax.plot(epoch, mean, mark.marker, color=mark.colour, ms=5 * mark.scale, mec="white", mew=0.6)
     percent_ticks(ax.yaxis)
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     ax.margins(x=0.02)
@@ -191,7 +198,9 @@ def accuracy_against_cost(ax: Axes, points: pd.DataFrame, marks: Mapping[str, Ma
     for point in points.to_dict("records"):
         mark = marks[point["arm"]]
         ax.plot([point["x"]] * 2, [point["low"], point["high"]], color=mark.colour, lw=1.4, alpha=0.7, zorder=2)
-        ax.plot(point["x"], point["mean"], mark.marker, ms=7, color=mark.colour, mec="white", mew=0.8, zorder=3)
+        ax.plot(
+            point["x"], point["mean"], mark.marker, ms=7 * mark.scale, color=mark.colour, mec="white", mew=0.8, zorder=3
+        )
     percent_ticks(ax.yaxis)
     ax.grid(axis="y")
     return ax
