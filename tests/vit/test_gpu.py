@@ -15,6 +15,7 @@ from benchmarks.gpu_checks import Check
 from vit import ViT, get_ops
 from vit.backend import cupy_precisions, cupy_problem
 from vit.graph_engine import AdamWConfig, DeviceAugmentation, GraphEngine
+from vit.positions import POSITIONS
 
 PROBLEM = cupy_problem()
 pytestmark = [
@@ -31,7 +32,7 @@ def ops(request: pytest.FixtureRequest) -> Any:
     return get_ops("cupy", precision=request.param)
 
 
-ALL = ("none", "learned", "sinusoidal", "rope")
+ALL = (*POSITIONS, "rope(base=10)", "cpe(where=each)", "lie-rope(block=16, heads=shared)", "rope+learned")
 PARTS: dict[str, Callable[[Any], Iterator[Check]]] = {
     "operations": gpu_checks.operations,
     "draws": gpu_checks.draws,
