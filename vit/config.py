@@ -35,6 +35,10 @@ class ViTConfig:
         linearly from 0 in the first block.
     init_std : float
         Standard deviation of the truncated normal distribution of the initial weights; initial biases are zero.
+    trained_grid : int, optional
+        Patches along one side of the images that the weights were trained on, if they serve images of another size.
+    other_grid : str, optional
+        How the encoding serves the other grid: one of its `other_grids`, by default the first.
 
     Raises
     ------
@@ -55,6 +59,8 @@ class ViTConfig:
     dropout: float = 0.0
     drop_path: float = 0.0
     init_std: float = 0.02
+    trained_grid: int | None = None
+    other_grid: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("image_size", "patch_size", "channels", "classes", "width", "depth", "heads"):
@@ -81,7 +87,15 @@ class ViTConfig:
             raise ConfigError(f"pool must be one of {', '.join(POOLS)}, got {self.pool!r}")
         if not isinstance(self.position, str):
             raise ConfigError(f"position must be one of {', '.join(POSITIONS)}, got {self.position!r}")
-        encoding(self.position).check(self)
+        if self.trained_grid is not None and (not isinstance(self.trained_grid, int) or self.trained_grid < 1):
+            raise ConfigError(f"trained_grid must be an integer of at least 1, got {self.trained_grid!r}")
+        position = encoding(self.position)
+        ways = dict.fromkeys(way for part in position.parts for way in part.other_grids)
+        if self.other_grid is not None and self.other_grid not in ways:
+            raise ConfigError(
+                f"other_grid must be {' or '.join(ways)} with position {self.position!r}, got {self.other_grid!r}"
+            )
+        position.check(self)
 
     @property
     def grid(self) -> int:

@@ -25,7 +25,7 @@ Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
 Status = Literal["pass", "fail", "note"]
 
-SHAPE = {"patch_size": 2, "channels": 2, "classes": 5, "depth": 2, "heads": 2}
+SHAPE: dict[str, Any] = {"patch_size": 2, "channels": 2, "classes": 5, "depth": 2, "heads": 2}
 GRIDS, WIDTHS = (3, 4), (16, 32, 64)
 """Patches along a side and widths, of which the first that the encoding supports are used."""
 OTHER_GRID = (4, 6)
@@ -464,7 +464,7 @@ def _other_grid(configs: Mapping[str, ViTConfig]) -> str:
         return f"{name} are refused by a model of {large} x {large}: {error}"
     if not np.isfinite(model.forward(_images_of(target, 1))).all():
         raise Failure(f"with {name}, the logits of a model of {large} x {large} are not finite")
-    return f"{name} work in a model of {large} x {large} (other_grids: {encoding(config.position).other_grids})"
+    return f"{name} work in a model of {large} x {large} ({encoding(config.position).other_grids[0]})"
 
 
 def _captured(configs: Mapping[str, ViTConfig], kinds: Sequence[Any]) -> CheckResult:

@@ -16,9 +16,9 @@ STATED = "width 64, 2 heads, depth 2 and 4 x 4 patches"
 """The model whose parameters are counted."""
 
 OTHER_GRIDS = {
-    "extend": "the same formula on any grid",
-    "interpolate": "coordinates are scaled to the grid of the training",
-    "resize": "learned tables are resized",
+    "extend": "coordinates go on beyond the grid of the training",
+    "interpolate": "coordinates are squeezed into the range of the training",
+    "resize": "tables are resized by bicubic interpolation",
     "unchanged": "nothing depends on the grid",
 }
 
@@ -94,7 +94,7 @@ def position_facts(text: str) -> PositionFacts:
         description=position.description,
         formula=inspect.cleandoc(_docstring(type(position))),
         acts_on=position.acts_on,
-        other_grids=position.other_grids,
+        other_grids=", ".join(position.other_grids),
         source=position.source,
         options=tuple(
             OptionFacts(

@@ -14,6 +14,7 @@ from vit import ConfigError, ViT, ViTConfig
 from vit.model import attention_is_fusible
 from vit.positions import POSITIONS as REGISTRY
 from vit.positions import BlockHook, Hooks, encoding, part_names
+from vit.positions.base import patch_coordinates
 from vit.positions.sinusoidal import sinusoidal_table
 from vit.positions.tables import resize_square
 from vit.workspace import Workspace
@@ -52,7 +53,7 @@ def test_every_encoding_describes_itself() -> None:
         assert 10 < len(kind.description) < 80
         assert "\n" not in kind.description
         assert kind.acts_on in ("nothing", "tokens", "block input", "queries and keys", "scores")
-        assert kind.other_grids in ("extend", "interpolate", "resize", "unchanged")
+        assert {*kind.other_grids} <= {"extend", "interpolate", "resize", "unchanged"}
         assert (kind.source != "") == (name != "none")
         for option in fields(kind):
             assert option.metadata["meaning"]
@@ -442,7 +443,7 @@ class TestSums:
         hooks, model, workspace = parts(small)
         tokens = np.zeros((1, 2, 16, 16))
         hooks.tokens.forward(tokens)
-        expected = workspace.parameters["pos_embed"][0, 0] + sinusoidal_table(4, 16)
+        expected = workspace.parameters["pos_embed"][0, 0] + sinusoidal_table(*patch_coordinates(4), 16)
         np.testing.assert_allclose(tokens[0, 1], expected, rtol=1e-12)
         assert encoding("sinusoidal+learned").fixed_state(small) == {}
         state = model.state_dict()
@@ -503,3 +504,93 @@ class TestOtherGrids:
         assert np.array_equal(found[9:], state[name][25:])
         np.testing.assert_allclose(found[:9], resize_square(state[name][:25], 3), rtol=1e-12)
         assert distance(resize_square(golden["table"][0], 6), golden["to_6"][0]) < 1e-9
+
+    def served(self, name: str, way: str | None, grid: int = 6) -> ViT:
+        """A model of a 4 x 4 grid that serves another grid."""
+        small = config(position=name, width=32, heads=2)
+        other = config(image_size=2 * grid, position=name, width=32, heads=2, trained_grid=4, other_grid=way)
+        model = build(other)
+        model.load_state_dict(scrambled(small).state_dict())
+        model.derive()
+        return model
+
+    def rotation(self, model: ViT) -> np.ndarray:
+        hooks = encoding(model.config.position).hooks(model.config, model.network(1).workspace)
+        rotation = hooks.blocks[0].rotation
+        assert rotation is not None
+        return np.arctan2(rotation.sin, rotation.cos)[0]
+
+    @pytest.mark.parametrize("name", ["rope(base=10000)", "rope-mixed(base=10000)"])
+    def test_rope_extends_or_interpolates(self, name: str) -> None:
+        """Slow pairs, whose angles are below pi: coordinates 0 to 5, or the centres of 6 patches among those of 4."""
+        extended, squeezed = (self.rotation(self.served(name, way))[..., -1] for way in ("extend", "interpolate"))
+        if name.startswith("rope("):
+            frequency = 10000.0 ** (-3 / 4)
+            rows = np.repeat(np.arange(6), 6)
+            np.testing.assert_allclose(extended[0], rows * frequency, rtol=1e-12)
+            np.testing.assert_allclose(squeezed[0], ((rows + 0.5) * 4 / 6 - 0.5) * frequency, rtol=1e-12)
+        slope = np.linalg.lstsq(np.c_[np.ones(36), np.arange(36) % 6, np.arange(36) // 6], extended.T, rcond=None)[0]
+        other = np.linalg.lstsq(np.c_[np.ones(36), np.arange(36) % 6, np.arange(36) // 6], squeezed.T, rcond=None)[0]
+        np.testing.assert_allclose(other[1:], slope[1:] * 4 / 6, rtol=1e-9, atol=1e-15)
+
+    @pytest.mark.parametrize("name", ["rope", "rope-mixed", "sinusoidal", "alibi-2d"])
+    def test_extended_equals_a_model_of_that_grid(self, name: str) -> None:
+        """With the same weights, to the last bit."""
+        extended = self.served(name, "extend", 8)
+        plain = build(config(image_size=16, position=name, width=32, heads=2))
+        plain.load_state_dict(extended.state_dict())
+        images, _ = batch(plain.config, 2)
+        assert np.array_equal(extended.forward(images), plain.forward(images))
+
+    @pytest.mark.parametrize("name", ["sinusoidal", "sinusoidal-1d"])
+    def test_fixed_tables(self, name: str) -> None:
+        """Resized as a learned table is; or the formula at the places of the patches in the trained grid."""
+
+        def table(model: ViT) -> np.ndarray:
+            tokens = np.zeros((1, 1, model.config.patches, 32))
+            encoding(name).hooks(model.config, model.network(1).workspace).tokens.forward(tokens)
+            return tokens[0, 0]
+
+        trained = table(build(config(position=name, width=32, heads=2)))
+        np.testing.assert_allclose(table(self.served(name, "resize")), resize_square(trained, 6), rtol=1e-12)
+        squeezed = table(self.served(name, "interpolate", 12))  # whose patch 3 i + 1 is at the centre of patch i
+        at = (3 * np.arange(4) + 1)[:, None] * 12 + 3 * np.arange(4) + 1
+        np.testing.assert_allclose(squeezed[at.ravel()], trained, rtol=1e-9, atol=1e-12)
+
+    def test_dinov3_and_lie_rope_normalise_or_extend(self) -> None:
+        small = config(position="rope-dinov3", width=32, heads=2)
+        trained = self.rotation(build(small))
+        same = self.rotation(self.served("rope-dinov3", "interpolate", 12))
+        at = ((3 * np.arange(4) + 1)[:, None] * 12 + 3 * np.arange(4) + 1).ravel()
+        np.testing.assert_allclose(same[:, at], trained, rtol=1e-9, atol=1e-12)
+        extended = self.rotation(self.served("rope-dinov3", "extend", 6))
+        inner = (np.arange(1, 5)[:, None] * 6 + np.arange(1, 5)).ravel()  # the middle of the larger image
+        np.testing.assert_allclose(extended[:, inner], trained, rtol=1e-9, atol=1e-12)
+        lie = self.served("lie-rope", "extend", 6).tables["matrices"][0]
+        first = scrambled(config(position="lie-rope", width=32, heads=2))
+        first.derive()
+        at = (np.arange(4)[:, None] * 6 + np.arange(4)).ravel()
+        np.testing.assert_allclose(lie[:, :, at], first.tables["matrices"][0], atol=1e-10)
+
+    def test_relative_bias_mlp(self) -> None:
+        """Interpolating, the largest displacement stays the largest; extending, a displacement keeps its bias."""
+        name = "relative-bias-mlp(hidden=5)"
+        first = scrambled(config(position=name, width=32, heads=2))
+        first.derive()
+        bias = first.tables["bias"][0, 0]
+        extended, squeezed = (self.served(name, way, 7).tables["bias"][0, 0] for way in ("extend", "interpolate"))
+        assert extended[0, 0, 2 * 7 + 3] == pytest.approx(bias[0, 0, 2 * 4 + 3], rel=1e-12)
+        assert squeezed[0, 0, 48] == pytest.approx(bias[0, 0, 15], rel=1e-12)
+        assert squeezed[0, 0, 2 * 7 + 2] == pytest.approx(bias[0, 0, 1 * 4 + 1], rel=1e-12)  # 2 of 6 is 1 of 3
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"trained_grid": 0}, "trained_grid must be an integer of at least 1, got 0"),
+            ({"other_grid": "resize"}, "other_grid must be extend or interpolate with position 'rope', got 'resize'"),
+            ({"position": "rope+learned", "other_grid": "stretch"}, "must be extend or interpolate or resize with"),
+        ],
+    )
+    def test_bad_fields(self, fields: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            config(**{"position": "rope", **fields})

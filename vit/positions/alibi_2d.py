@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from vit.positions.base import BlockHook, Geometry, Position, ScoreBias, choice, patch_coordinates
+from vit.positions.base import BlockHook, Geometry, Position, ScoreBias, choice, coordinates
 from vit.workspace import Workspace
 
 
@@ -22,7 +22,7 @@ class AlibiPosition(Position):
 
     description: ClassVar[str] = "penalty on the scores of distant patches, with a fixed slope for each head"
     acts_on: ClassVar[str] = "scores"
-    other_grids: ClassVar[str] = "extend"
+    other_grids: ClassVar[tuple[str, ...]] = ("extend", "interpolate")
     source: ClassVar[str] = "Press et al. 2021, arXiv 2108.12409"
 
     def block_hooks(self, config: Geometry, workspace: Workspace) -> Sequence[BlockHook]:
@@ -31,7 +31,7 @@ class AlibiPosition(Position):
 
     def _bias(self, config: Geometry) -> np.ndarray:
         """Return the bias of the scores, (H, T, T)."""
-        dx, dy = (np.abs(c[:, None] - c) for c in patch_coordinates(config.grid))
+        dx, dy = (np.abs(c[:, None] - c) for c in coordinates(self, config))
         slopes = 2.0 ** (-8 * np.arange(1, config.heads + 1) / config.heads)
         distance = np.hypot(dx, dy) if self.distance == "euclidean" else dx + dy
         bias = np.zeros((config.heads, config.tokens, config.tokens))

@@ -44,6 +44,10 @@ class Geometry(Protocol):
     def prefix(self) -> int: ...
     @property
     def tokens(self) -> int: ...
+    @property
+    def trained_grid(self) -> int | None: ...
+    @property
+    def other_grid(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -191,13 +195,19 @@ class Position:
     """A phrase for reports, such as "learned table added to the tokens"."""
     acts_on: ClassVar[str] = "nothing"
     """What it changes: tokens, block input, queries and keys, or scores."""
-    other_grids: ClassVar[str] = "unchanged"
-    """How a trained model serves another grid of patches: extend, interpolate, resize, or unchanged."""
+    other_grids: ClassVar[tuple[str, ...]] = ("unchanged",)
+    """How a trained model can serve another grid of patches, the default first.
+
+    extend: coordinates go on beyond the trained grid. interpolate: they are squeezed into its range. resize: tables are
+    resized by bicubic interpolation. unchanged: nothing depends on the grid.
+    """
     source: ClassVar[str] = ""
     """Publication of the formula."""
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
+        if isinstance(cls.other_grids, str):
+            cls.other_grids = (cls.other_grids,)
         if not isinstance(getattr(cls, "description", None), str):
             raise TypeError(f"{cls.__name__}.description must be a string that describes the encoding in reports")
 
@@ -286,6 +296,31 @@ def spell(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def served(position: Position, config: Geometry) -> str | None:
+    """Return how an encoding serves a grid that it was not trained on; None for the grid that it was trained on."""
+    if config.trained_grid in (None, config.grid):
+        return None
+    return config.other_grid if config.other_grid in position.other_grids else position.other_grids[0]
+
+
+def coordinates(position: Position, config: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Return the column x and the row y of each patch, (N,), in units of patches of the trained grid.
+
+    Indices from 0; or, if the encoding interpolates, the places of the patches in an image with the trained grid.
+    """
+    x, y = patch_coordinates(config.grid)
+    if served(position, config) != "interpolate":
+        return x, y
+    assert config.trained_grid is not None
+    scale = config.trained_grid / config.grid
+    return (x + 0.5) * scale - 0.5, (y + 0.5) * scale - 0.5
+
+
+def normalising_grid(position: Position, config: Geometry) -> int:
+    """Return the grid of which normalised coordinates are a fraction: the trained one if the encoding extends."""
+    return config.trained_grid or config.grid if served(position, config) == "extend" else config.grid
 
 
 def patch_coordinates(grid: int) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ class LearnedPosition(Position):
 
     description: ClassVar[str] = "learned table of shape (patches, width), added to the tokens"
     acts_on: ClassVar[str] = "tokens"
-    other_grids: ClassVar[str] = "resize"
+    other_grids: ClassVar[tuple[str, ...]] = ("resize",)
     source: ClassVar[str] = "Dosovitskiy et al. 2020, arXiv 2010.11929"
 
     def declare(self, config: Geometry) -> list[Parameter]:

@@ -26,7 +26,7 @@ class LearnedAxialPosition(Position):
 
     description: ClassVar[str] = "learned tables for rows and for columns, added to the tokens"
     acts_on: ClassVar[str] = "tokens"
-    other_grids: ClassVar[str] = "resize"
+    other_grids: ClassVar[tuple[str, ...]] = ("resize",)
     source: ClassVar[str] = "Ho et al. 2019, arXiv 1912.12180"
 
     def declare(self, config: Geometry) -> list[Parameter]:

@@ -10,7 +10,7 @@ import numpy as np
 from vit.backend import Array
 from vit.errors import ConfigError
 from vit.parameters import Parameter
-from vit.positions.base import BlockHook, Geometry, Position, choice, option, patch_coordinates
+from vit.positions.base import BlockHook, Geometry, Position, choice, normalising_grid, option, patch_coordinates
 from vit.workspace import Workspace
 
 GENERATORS = "lie_rope.generators"
@@ -32,7 +32,7 @@ class LieRotaryPosition(Position):
 
     description: ClassVar[str] = "queries and keys are rotated by learned rotations in several dimensions"
     acts_on: ClassVar[str] = "queries and keys"
-    other_grids: ClassVar[str] = "interpolate"
+    other_grids: ClassVar[tuple[str, ...]] = ("interpolate", "extend")
     source: ClassVar[str] = "Ostmeier et al. 2024, arXiv 2406.10322"
 
     def check(self, config: Geometry) -> None:
@@ -68,7 +68,7 @@ class LieRotaryPosition(Position):
     ) -> None:
         triangle = xp.triu(parameters[GENERATORS], 1)
         skew = (triangle - triangle.swapaxes(-1, -2))[:, :, :, :, None]  # (R, 2, L, H', 1, K/b, b, b)
-        x, y = _coordinates(config, xp, skew.dtype)
+        x, y = self._coordinates(config, xp, skew.dtype)
         # The exponential of a skew S = i Q is U exp(i phases) U^H, where U diag(phases) U^H is the Hermitian Q.
         phases, vectors = xp.linalg.eigh(-1j * (x * skew[:, 0] + y * skew[:, 1]))
         tables["phases"][...], tables["vectors real"][...], tables["vectors imag"][...] = (
@@ -99,9 +99,15 @@ class LieRotaryPosition(Position):
         divided = xp.exp(-0.5j * (a + b)) * xp.sinc((a - b) / (2 * np.pi))
         inner = xp.matmul(xp.matmul(adjoint, dmatrices), vectors) * divided
         dskew = xp.matmul(xp.matmul(vectors, inner), adjoint).real
-        for axis, coordinate in enumerate(_coordinates(config, xp, dskew.dtype)):
+        for axis, coordinate in enumerate(self._coordinates(config, xp, dskew.dtype)):
             dtriangle = (dskew * coordinate).sum(axis=3)
             gradients[GENERATORS][:, axis] = xp.triu(dtriangle - dtriangle.swapaxes(-1, -2), 1)
+
+    def _coordinates(self, config: Geometry, xp: ModuleType, dtype: np.dtype) -> tuple[Array, Array]:
+        """Return the column and the row of each patch, from 0 to 1, (N, 1, 1, 1)."""
+        last = max(normalising_grid(self, config) - 1, 1)
+        x, y = (xp.asarray(c[:, None, None, None] / last, dtype=dtype) for c in patch_coordinates(config.grid))
+        return x, y
 
     def block_hooks(self, config: Geometry, workspace: Workspace) -> Sequence[BlockHook]:
         matrices, dmatrices = workspace.tables["matrices"], workspace.dtables["matrices"]
@@ -113,13 +119,6 @@ class LieRotaryPosition(Position):
 
 def _initial(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return np.triu(generator.uniform(0, 2 * np.pi, shape), 1)
-
-
-def _coordinates(config: Geometry, xp: ModuleType, dtype: np.dtype) -> tuple[Array, Array]:
-    """Return the column and the row of each patch, from 0 to 1, (N, 1, 1, 1)."""
-    last = max(config.grid - 1, 1)
-    x, y = (xp.asarray(c[:, None, None, None] / last, dtype=dtype) for c in patch_coordinates(config.grid))
-    return x, y
 
 
 class _TurnHook(BlockHook):

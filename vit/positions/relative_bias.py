@@ -62,7 +62,7 @@ class RelativeBiasPosition(SharedBias):
     """
 
     description: ClassVar[str] = "learned bias of the scores by displacement, for each head"
-    other_grids: ClassVar[str] = "resize"
+    other_grids: ClassVar[tuple[str, ...]] = ("resize",)
     source: ClassVar[str] = "Liu et al. 2021, arXiv 2103.14030"
 
     def declare(self, config: Geometry) -> list[Parameter]:

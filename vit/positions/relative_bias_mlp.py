@@ -9,7 +9,7 @@ import numpy as np
 
 from vit.backend import Array
 from vit.parameters import Parameter, truncated_normal, zeros
-from vit.positions.base import Geometry, choice, option
+from vit.positions.base import Geometry, choice, normalising_grid, option, served
 from vit.positions.displacement import spread, sum_back
 from vit.positions.relative_bias import SharedBias
 
@@ -32,7 +32,7 @@ class RelativeBiasMlpPosition(SharedBias):
     mode: str = choice("swin", ("swin", "cr"), "as in Swin v2, or timm's variant")
 
     description: ClassVar[str] = "bias of the scores by a small network of the displacement"
-    other_grids: ClassVar[str] = "interpolate"
+    other_grids: ClassVar[tuple[str, ...]] = ("interpolate", "extend")
     source: ClassVar[str] = "Liu et al. 2021, arXiv 2111.09883"
 
     def declare(self, config: Geometry) -> list[Parameter]:
@@ -99,9 +99,11 @@ class RelativeBiasMlpPosition(SharedBias):
         """Return the displacements (rows, columns) on a log scale, ((2 g - 1)^2, 2)."""
         steps = np.arange(1.0 - config.grid, config.grid)
         if self.mode == "swin":
-            steps *= REACH / max(config.grid - 1, 1)
+            steps *= REACH / max(normalising_grid(self, config) - 1, 1)
             steps = np.sign(steps) * np.log2(1 + np.abs(steps)) / np.log2(8)
         else:
+            if served(self, config) == "interpolate":
+                steps *= (config.trained_grid or config.grid) / config.grid
             steps = np.sign(steps) * np.log(1 + np.abs(steps))
         rows, columns = np.meshgrid(steps, steps, indexing="ij")
         return xp.asarray(np.stack([rows.ravel(), columns.ravel()], axis=1), dtype=dtype)

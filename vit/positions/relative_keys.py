@@ -26,7 +26,7 @@ class RelativeKeysPosition(Position):
 
     description: ClassVar[str] = "products of queries with learned vectors by displacement, added to the scores"
     acts_on: ClassVar[str] = "scores"
-    other_grids: ClassVar[str] = "resize"
+    other_grids: ClassVar[tuple[str, ...]] = ("resize",)
     source: ClassVar[str] = "Shaw et al. 2018, arXiv 1803.02155"
 
     def declare(self, config: Geometry) -> list[Parameter]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from vit.errors import ConfigError
-from vit.positions.base import BlockHook, Geometry, Position, Rotation, choice, option, patch_coordinates
+from vit.positions.base import BlockHook, Geometry, Position, Rotation, choice, coordinates, option
 from vit.workspace import Workspace
 
 BASE = 100.0
@@ -31,14 +31,14 @@ class RotaryPosition(Position):
 
     description: ClassVar[str] = "2-D rotary: queries and keys are rotated by their column and row"
     acts_on: ClassVar[str] = "queries and keys"
-    other_grids: ClassVar[str] = "extend"
+    other_grids: ClassVar[tuple[str, ...]] = ("extend", "interpolate")
     source: ClassVar[str] = "Heo et al. 2024, arXiv 2403.13298"
 
     def check(self, config: Geometry) -> None:
         check_head_width(self, config, 4)
 
     def block_hooks(self, config: Geometry, workspace: Workspace) -> Sequence[BlockHook]:
-        angles = rotary_angles(config.grid, config.head_width, self.base, centred=self.coordinates == "centred")
+        angles = rotary_angles(*coordinates(self, config), config.head_width, self.base, self.coordinates == "centred")
         cos, sin = (workspace.ops.asarray(f(angles)[None, None]) for f in (np.cos, np.sin))
         return [BlockHook(workspace, config, Rotation(cos, sin))] * config.depth
 
@@ -52,8 +52,9 @@ def check_head_width(position: Position, config: Geometry, factor: int) -> None:
         )
 
 
-def rotary_angles(grid: int, head_width: int, base: float = BASE, *, centred: bool = False) -> np.ndarray:
-    """Return the angles (grid grid, K/2) in radians: x base^(-4i/K), then y base^(-4i/K), i < K/4."""
+def rotary_angles(
+    x: np.ndarray, y: np.ndarray, head_width: int, base: float = BASE, centred: bool = False
+) -> np.ndarray:
+    """Return the angles (N, K/2) in radians of patches at x, y (N,): x base^(-4i/K), then y base^(-4i/K), i < K/4."""
     frequencies = base ** (-4 * np.arange(head_width // 4) / head_width)
-    shift = (grid - 1) / 2 if centred else 0
-    return np.concatenate([np.outer(c - shift, frequencies) for c in patch_coordinates(grid)], axis=1)
+    return np.concatenate([np.outer(c - c.mean() if centred else c, frequencies) for c in (x, y)], axis=1)

@@ -8,7 +8,16 @@ from typing import ClassVar
 import numpy as np
 
 from vit.backend import Array
-from vit.positions.base import BlockHook, Geometry, Position, Rotation, choice, option, patch_coordinates
+from vit.positions.base import (
+    BlockHook,
+    Geometry,
+    Position,
+    Rotation,
+    choice,
+    normalising_grid,
+    option,
+    patch_coordinates,
+)
 from vit.positions.pairs import from_halves, to_halves
 from vit.positions.rope import check_head_width
 from vit.workspace import Workspace
@@ -37,7 +46,7 @@ class Dinov3RotaryPosition(Position):
 
     description: ClassVar[str] = "2-D rotary by normalised row and column"
     acts_on: ClassVar[str] = "queries and keys"
-    other_grids: ClassVar[str] = "interpolate"
+    other_grids: ClassVar[tuple[str, ...]] = ("interpolate", "extend")
     source: ClassVar[str] = "Simeoni et al. 2025, arXiv 2508.10104"
 
     def check(self, config: Geometry) -> None:
@@ -83,7 +92,8 @@ class Dinov3RotaryPosition(Position):
     def _angles(self, config: Geometry, generator: np.random.Generator | None = None) -> np.ndarray:
         """Return the angles (N, K/2) in radians, at random coordinates if a generator is given."""
         x, y = patch_coordinates(config.grid)
-        coordinates = 2 * (np.stack([y, x], axis=1) + 0.5) / config.grid - 1  # (N, 2)
+        size = normalising_grid(self, config)
+        coordinates = 2 * (np.stack([y, x], axis=1) + 0.5 - (config.grid - size) / 2) / size - 1  # (N, 2)
         if generator is not None:
             coordinates = coordinates + generator.uniform(-self.shift, self.shift, 2)
             coordinates *= np.exp(generator.uniform(-1, 1, 2) * np.log(self.jitter))

@@ -9,7 +9,7 @@ import numpy as np
 
 from vit.backend import Array
 from vit.parameters import Parameter
-from vit.positions.base import BlockHook, Geometry, Position, Rotation, option, patch_coordinates
+from vit.positions.base import BlockHook, Geometry, Position, Rotation, coordinates, option
 from vit.positions.rope import check_head_width
 from vit.workspace import Workspace
 
@@ -29,7 +29,7 @@ class MixedRotaryPosition(Position):
 
     description: ClassVar[str] = "2-D rotary with learned frequencies for each block and head"
     acts_on: ClassVar[str] = "queries and keys"
-    other_grids: ClassVar[str] = "extend"
+    other_grids: ClassVar[tuple[str, ...]] = ("extend", "interpolate")
     source: ClassVar[str] = "Heo et al. 2024, arXiv 2403.13298"
 
     def check(self, config: Geometry) -> None:
@@ -60,7 +60,7 @@ class MixedRotaryPosition(Position):
         generators: Sequence[np.random.Generator] | None,
     ) -> None:
         frequencies = parameters[FREQUENCIES]  # (R, 2, depth, H, K/2)
-        x, y = _columns(config, xp, frequencies.dtype)
+        x, y = self._columns(config, xp, frequencies.dtype)
         angles = x * frequencies[:, 0, ..., None, :] + y * frequencies[:, 1, ..., None, :]
         xp.cos(angles, out=tables["cos"])
         xp.sin(angles, out=tables["sin"])
@@ -74,8 +74,13 @@ class MixedRotaryPosition(Position):
         dtables: Mapping[str, Array],
         gradients: Mapping[str, Array],
     ) -> None:
-        for axis, coordinate in enumerate(_columns(config, xp, dtables["angles"].dtype)):
+        for axis, coordinate in enumerate(self._columns(config, xp, dtables["angles"].dtype)):
             xp.sum(dtables["angles"] * coordinate, axis=-2, out=gradients[FREQUENCIES][:, axis])
+
+    def _columns(self, config: Geometry, xp: ModuleType, dtype: np.dtype) -> tuple[Array, Array]:
+        """Return the column and the row of each patch, (N, 1)."""
+        x, y = (xp.asarray(c[:, None], dtype=dtype) for c in coordinates(self, config))
+        return x, y
 
     def block_hooks(self, config: Geometry, workspace: Workspace) -> Sequence[BlockHook]:
         cos, sin, dangles = workspace.tables["cos"], workspace.tables["sin"], workspace.dtables["angles"]
@@ -86,9 +91,3 @@ class MixedRotaryPosition(Position):
 
 def _shape(config: Geometry) -> tuple[int, ...]:
     return config.depth, config.heads, config.patches, config.head_width // 2
-
-
-def _columns(config: Geometry, xp: ModuleType, dtype: np.dtype) -> tuple[Array, Array]:
-    """Return the column and the row of each patch, (N, 1)."""
-    x, y = (xp.asarray(c[:, None], dtype=dtype) for c in patch_coordinates(config.grid))
-    return x, y
