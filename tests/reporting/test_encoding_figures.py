@@ -21,7 +21,6 @@ from vit.positions.learned_axial import COLUMNS as AXIAL_COLUMNS
 from vit.positions.learned_axial import ROWS
 from vit.positions.lie_rope import GENERATORS
 from vit.positions.rope_mixed import FREQUENCIES
-from vit.positions.sinusoidal import sinusoidal_table
 
 GRID, REACH, WIDTH, HEADS = 4, 3, 32, 2
 HEAD_WIDTH = WIDTH // HEADS
@@ -120,7 +119,9 @@ def test_tables_are_those_that_are_added_to_tokens():
         np.testing.assert_allclose(found["table"][patch], rows[0, y] + columns[0, x])
     learned = random_state(model("learned"))["pos_embed"]
     np.testing.assert_allclose(effects_of("learned", {"pos_embed": learned})["table"], learned[0])
-    np.testing.assert_allclose(effects_of("sinusoidal")["table"], sinusoidal_table(GRID, WIDTH))
+    wave = 10000 ** -(3 / (WIDTH / 4 - 1))
+    two = effects_of("sinusoidal")["table"][2 * GRID + 1, 3 :: WIDTH // 4]
+    assert two == pytest.approx([np.sin(wave), np.cos(wave), np.sin(2 * wave), np.cos(2 * wave)])
     one = effects_of("sinusoidal-1d")["table"]
     assert one[5, 2:4] == pytest.approx([np.sin(5 / 10000 ** (2 / WIDTH)), np.cos(5 / 10000 ** (2 / WIDTH))])
 
@@ -287,6 +288,11 @@ def test_only_trained_models_of_one_setting_that_did_not_diverge_are_averaged():
     assert (drawing.facts["encodings_models_learned"], drawing.facts["encodings_seed_learned"]) == (3, 1)
 
 
+def test_a_formula_needs_no_run():
+    (drawing,) = encodings(study("none", "learned", "rope", missing=lambda config: config.position == "rope"))
+    assert titles(drawing.figure) == ["learned", "rope"]
+
+
 def test_what_cannot_be_drawn_is_named():
     (drawing,) = encodings(study("none", "rope", "relative-bias", "cpe", trained=False))
     assert titles(drawing.figure) == ["rope"]
@@ -314,17 +320,26 @@ class Broken(Position):
     description = "broken"
     def token_hook(self, config, workspace):
         raise RuntimeError("on purpose")
+
+@dataclass(frozen=True)
+class Undeclared(Position):
+    description = "undeclared"
+    def declare(self, config):
+        raise RuntimeError("on purpose")
 """
 
 
 def test_an_encoding_in_a_file_is_measured_like_any_other_or_named(tmp_path):
     file = tmp_path / "own.py"
     file.write_text(OWN)
-    mine, broken = (standard_position(f"{file}:{name}") for name in ("Mine", "Broken"))
+    own = (standard_position(f"{file}:{name}") for name in ("Mine", "Broken", "Undeclared"))
     gone = f"{tmp_path}/gone.py:Gone@0123456789ab"
-    (drawing,) = encodings(study("none", mine, broken, gone))
+    (drawing,) = encodings(study("none", *own, standard_position(f"learned+{file}:Undeclared"), gone, trained=False))
     assert titles(drawing.figure) == ["Mine"]
-    assert drawing.caption.endswith("From formulas: Mine. Not drawn: Broken, Gone.")
+    assert drawing.caption.endswith(
+        "From formulas: Mine. Not drawn: "
+        "Broken, Undeclared, Undeclared in Undeclared+learned, learned in Undeclared+learned, Gone."
+    )
 
 
 def test_the_first_heads_are_drawn_and_every_number_is_in_a_table(tmp_path):

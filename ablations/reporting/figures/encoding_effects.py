@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -30,18 +31,29 @@ def effects(part: Position, config: ViTConfig, state: Mapping[str, FloatArray], 
     Of learned 2-D frequencies also their values (2, blocks, heads, pairs) before and after training, as "start" and
     "frequencies".
     """
-    try:
+    with _own_errors(part):
         measured = Effects(part, config, state, seed)
         found = {kind: getattr(measured, kind)() for kind in KINDS}
-    except UndrawableError:
-        raise
-    except Exception as error:
-        if not own.is_own(part.name):
-            raise
-        raise UndrawableError(f"{part} raises {type(error).__name__}") from error
     if isinstance(part, MixedRotaryPosition):
         found |= {"start": measured.start(FREQUENCIES), "frequencies": measured.trained(FREQUENCIES)}
     return {kind: values for kind, values in found.items() if values is not None}
+
+
+def learns(part: Position, config: ViTConfig) -> bool:
+    """Return whether an encoding has parameters."""
+    with _own_errors(part):
+        return bool(part.declare(config))
+
+
+@contextmanager
+def _own_errors(part: Position) -> Iterator[None]:
+    """Raise UndrawableError instead of any error of an encoding that is not built in."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UndrawableError) or not own.is_own(part.name):
+            raise
+        raise UndrawableError(f"{part} raises {type(error).__name__}") from error
 
 
 class Effects:

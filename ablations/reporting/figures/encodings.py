@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 
 from ablations.config import count, level_text, position_label, vit_config
 from ablations.config.safe_text import shortened
-from ablations.reporting.figures.encoding_effects import UndrawableError, effects
+from ablations.reporting.figures.encoding_effects import UndrawableError, effects, learns
 from ablations.reporting.figures.encoding_panels import (
     colour_bar,
     cosine_similarity,
@@ -188,29 +188,32 @@ def _parts(name: str, names: Sequence[str], config: ViTConfig) -> Iterator[tuple
         return
     for part in parts:
         own = position_label(str(part))
-        fixed_arm = str(part) in names and not part.declare(config)
+        fixed_arm = str(part) in names and len(parts) > 1 and not learns(part, config)
         if str(part) != "none":
             yield own if len(parts) == 1 or fixed_arm else f"{own} in {position_label(name)}", part
 
 
 def _measured(part: Position, config: ViTConfig, results: Results, runs: pd.DataFrame) -> Measured | None:
     """Return the effects in the trained models that can be read, None if there are none."""
-    found = Measured(bool(part.declare(config)), [], [])
+    try:
+        found = Measured(learns(part, config), [], [])
+        if not found.learned:
+            found.models.append(effects(part, config, {}))
+            return found
+    except UndrawableError:
+        return None
     for key, seed in zip(runs["key"], runs["seed"], strict=True):
         try:
-            state = results.checkpoint(key) if found.learned else {}
-            found.models.append(effects(part, config, state, int(seed)))
+            found.models.append(effects(part, config, results.checkpoint(key), int(seed)))
         except (OSError, KeyError, UndrawableError):
             continue
         found.seeds.append(int(seed))
-        if not found.learned:
-            break
     return found if found.models else None
 
 
 def _drawings(name: str, found: Measured) -> list[Drawing]:
     """Return the panels of every effect of an encoding."""
-    kinds = [kind for kind in CAPTIONS if kind in found.models[0]]
+    kinds = [kind for kind in CAPTIONS if all(kind in model for model in found.models)]
     first = found.models[0]
     drawings = []
     for kind in kinds:
