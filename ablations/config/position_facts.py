@@ -77,7 +77,7 @@ def position_facts(text: str) -> PositionFacts:
     """Return the facts of an encoding, which may be in a file. Raises UsageError if there is none or it is a sum."""
     from vit import ConfigError, ViTConfig
     from vit.positions import encoding, own
-    from vit.positions.base import spell
+    from vit.options import spell
 
     position = encoding(standard_position(text))
     if len(position.parts) > 1:

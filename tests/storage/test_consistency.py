@@ -219,6 +219,7 @@ NEUTRAL = {
     "vit.caches": "where compiled kernels are cached",
     "vit.cost": "reported beside a result",
     "vit.errors": "messages",
+    "vit.options": "names and options of encodings, which are part of a run's key",
     "vit.positions": "the registry: each encoding is a component of its own",
     "vit.positions.combined": "a component of runs with a sum of encodings",
     "vit.positions.own": "where an encoding in a file is found; its name includes the digest of the file",

@@ -384,7 +384,7 @@ class TestSpelling:
         ("given", "message"),
         [
             ("rop", "position must be one of none, learned, .*, or FILE.py:CLASS, got 'rop'"),
-            ("", "position must be NAME or NAME.OPTION=VALUE, ...., or a sum with ., got ''"),
+            ("", "position must be NAME or NAME.OPTION=VALUE, ...., got ''"),
             ("rope(", "position must be NAME or NAME.OPTION=VALUE"),
             ("rope(base)", "options of position rope must be OPTION=VALUE, got 'base'"),
             ("rope(base=)", "options of position rope must be OPTION=VALUE, got 'base='"),

@@ -13,7 +13,7 @@ tokens (a class token) come first and get no position.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
@@ -21,8 +21,26 @@ import numpy as np
 
 from vit.backend import Array
 from vit.dropout import Branch
+from vit.options import Options, choice, option, switch
 from vit.parameters import Parameter
 from vit.workspace import Workspace
+
+__all__ = [
+    "BlockHook",
+    "Geometry",
+    "Hooks",
+    "Position",
+    "Rotation",
+    "ScoreBias",
+    "TokenHook",
+    "choice",
+    "coordinates",
+    "normalising_grid",
+    "option",
+    "patch_coordinates",
+    "served",
+    "switch",
+]
 
 
 class Geometry(Protocol):
@@ -163,34 +181,13 @@ class Hooks:
     blocks: Sequence[BlockHook]
 
 
-def option(default: Any, valid: str, accepts: Any, meaning: str) -> Any:
-    """Return a dataclass field for an option of an encoding.
-
-    `valid` describes the valid values in error messages ("above 0"), `accepts` is a function that tests a value of the
-    type of `default`, and `meaning` is a line for `vitab positions`.
-    """
-    return field(default=default, metadata={"valid": valid, "accepts": accepts, "meaning": meaning})
-
-
-def choice(default: str, choices: Sequence[str], meaning: str) -> Any:
-    """Return a dataclass field for an option with named choices, the default among them."""
-    return option(default, " or ".join(choices), lambda value: value in choices, meaning)
-
-
-def switch(default: bool, meaning: str) -> Any:
-    """Return a dataclass field for an option that is true or false."""
-    return option(default, "true or false", lambda value: True, meaning)
-
-
 @dataclass(frozen=True)
-class Position:
+class Position(Options):
     """Base class of positional encodings. Without overrides, it encodes nothing.
 
     Subclasses are frozen dataclasses whose fields are the options (see `option`). They must define `description`.
     """
 
-    name: ClassVar[str] = ""
-    """Name in the registry, or FILE.py:CLASS for an encoding in a file."""
     description: ClassVar[str]
     """A phrase for reports, such as "learned table added to the tokens"."""
     acts_on: ClassVar[str] = "nothing"
@@ -215,15 +212,6 @@ class Position:
     def parts(self) -> tuple["Position", ...]:
         """The encodings of a sum; otherwise the encoding itself."""
         return (self,)
-
-    def __str__(self) -> str:
-        """Return the spelling of the encoding: its name, and the options that differ from their defaults."""
-        given = [
-            f"{option.name}={spell(getattr(self, option.name))}"
-            for option in fields(self)
-            if getattr(self, option.name) != option.default
-        ]
-        return f"{self.name}({','.join(given)})" if given else self.name
 
     def check(self, config: Geometry) -> None:
         """Raise `ConfigError` if the encoding does not support the model."""
@@ -289,13 +277,6 @@ class Position:
     def external_state(self, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
         """Return a state, or its gradient, in the layout of other implementations; `adapt_state` undoes it."""
         return dict(state)
-
-
-def spell(value: Any) -> str:
-    """Return the value of an option as text: `100`, `0.5`, `true`, `index`."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def served(position: Position, config: Geometry) -> str | None:
