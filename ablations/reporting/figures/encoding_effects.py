@@ -40,9 +40,12 @@ def effects(part: Position, config: ViTConfig, state: Mapping[str, FloatArray], 
 
 
 def learns(part: Position, config: ViTConfig) -> bool:
-    """Return whether an encoding has parameters."""
-    with _own_errors(part):
-        return bool(part.declare(config))
+    """Return whether an encoding has parameters, true if that cannot be found out."""
+    try:
+        with _own_errors(part):
+            return bool(part.declare(config))
+    except UndrawableError:
+        return True
 
 
 @contextmanager
