@@ -11,7 +11,8 @@ import numpy as np
 
 from benchmarks.shapes import POSITIONS
 from tests.support import draws as reference
-from tests.support.operations import CUDA_CASES, KEPT, Case, Maker, cases_of
+from tests.support.cases import KEPT, Case
+from tests.support.operations import CUDA_CASES, Maker, cases_of
 from vit import ViT, ViTConfig, get_ops, one_hot
 from vit.backend import Array, Ops
 from vit.backend.cuda.ops import CudaOps

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.support.cuda_shim import MULTIPROCESSORS, Shim, device, kernels_of, scratch
-from tests.support.operations import BY_HEAD, CUDA_CASES, Case, Draw, Maker, angles
+from tests.support.encoding_operations import angles
+from tests.support.operations import BY_HEAD, CUDA_CASES, Case, Draw, Maker
 from vit.backend import Ops
 from vit.backend.cuda.kernels import CudaKernels
 

@@ -215,6 +215,46 @@ class TestViews:
             with pytest.raises(error, match=message):
                 call()
 
+    def test_encodings_that_do_not_fit_are_refused_before_a_launch(self, devices: Devices) -> None:
+        kernels = devices.forwards
+        qkv, bias = np.zeros((2, 3, 5, 3, 2, 16), np.float32), np.zeros((2, 96), np.float32)
+        cos, matrices = np.ones((2, 2, 4, 8), np.float32), np.zeros((2, 2, 4, 4, 4, 4), np.float32)
+        scores, stream = np.zeros((2, 3, 2, 5, 5), np.float32), np.zeros((2, 3, 6, 8), np.float32)
+        weight, out, lse = np.zeros((2, 8, 1, 3, 3), "f4"), np.zeros((2, 3, 5, 32), "f4"), np.zeros((2, 3, 2, 5), "f4")
+        strided = np.ones((2, 3, 2, 4, 8), np.float32)[:, 1]
+        wide = np.zeros((2, 3, 5, 3, 1, 256), np.float32)
+        sums = {"dqkv": qkv, "dbias": bias, "dscore_bias": scores[:, 0]}
+        large = np.zeros((2, 1, 5, 1, 256, 256), np.float32)
+        attention = (qkv, bias, 1.0, None, None, 1)
+
+        def rotate(cos: np.ndarray, sin: np.ndarray) -> None:
+            kernels.qkv_bias_rotate(qkv, bias, 1.0, cos, sin, 1)
+
+        refused: list[tuple[str, Callable[[], object]]] = [
+            ("cos must be of 1 or 2 runs", lambda: rotate(cos[:, :0], cos)),
+            ("cos and sin must have the same strides", lambda: rotate(cos, strided)),
+            ("cos must be contiguous", lambda: rotate(cos[..., ::-1], cos[..., ::-1])),
+            ("sin must have the shape", lambda: rotate(cos, cos[:1])),
+            (
+                r"score_bias must have the shape \(2, 2, 5, 5\)",
+                lambda: kernels.attention(*attention, scores[:, 0, :, :4], out=out, logsumexp=lse),
+            ),
+            (
+                "score_bias must be given with dscore_bias",
+                lambda: kernels.attention_backward(out, *attention, None, out, lse, **sums),
+            ),
+            ("patches must form a square, got 5", lambda: kernels.add_relative_scores(scores, scores, 0)),
+            (
+                "patches must form a square, got 6",
+                lambda: kernels.add_depthwise_conv(stream, weight, weight[..., 0, 0, 0], 0, stream.copy()),
+            ),
+            ("must be of 1 or 2 heads", lambda: kernels.qkv_bias_turn(qkv, bias, 1.0, matrices[:, :, :, :3], 1)),
+            ("in groups of up to 128", lambda: kernels.qkv_bias_turn(wide, wide[:, 0, 0], 1.0, large, 0)),
+        ]
+        for message, call in refused:
+            with pytest.raises(ValueError, match=message):
+                call()
+
     def test_gaps_between_runs_are_refused_where_a_kernel_would_not_skip_them(self, devices: Devices) -> None:
         """Every array but parameters and their gradients: a part of a larger one begins right and goes on wrong."""
         refused = 0

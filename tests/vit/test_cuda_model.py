@@ -94,10 +94,9 @@ def test_attention_by_products_is_the_fused_one(ops: CudaOps, monkeypatch: pytes
 
 
 ENCODINGS = {"slope": 2, "slope-by-expressions": 0}
-ENCODINGS |= dict.fromkeys(("rope(base=10)", "alibi-2d", "cpe", "cpe(where=each)", "relative-keys"), 1)
-ENCODINGS |= dict.fromkeys(
-    ("rope-mixed", "lie-rope", "lie-rope(block=16, heads=shared)", "relative-bias", "relative-bias-mlp"), 2
-)
+ONE = ("rope(base=10)", "rope+learned", "alibi-2d", "cpe", "cpe(where=each)", "relative-keys")
+TWO = ("rope-mixed", "lie-rope", "lie-rope(block=16, heads=shared)", "relative-bias", "relative-bias-mlp")
+ENCODINGS |= dict.fromkeys(ONE, 1) | dict.fromkeys(TWO, 2)
 """Encodings, and how many graphs a step is. Derived tables are computed between two; expressions are not captured."""
 
 
