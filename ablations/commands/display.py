@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ablations.config import Grid, count, position_label, run_label
+from ablations.config import Grid, count, level_text, position_label, run_label
 from ablations.config.safe_text import one_line, visible
 from ablations.errors import UsageError
 from ablations.execution.lease import HEARTBEAT_INTERVAL, LEASE_TIMEOUT, active_lease
@@ -46,7 +46,7 @@ def show_plan(
     for arm, need in zip(arms, needs, strict=True):
         add_row(
             rows,
-            *(str(getattr(arm.config, axis)) for axis in axes),
+            *(level_text(getattr(arm.config, axis)) for axis in axes),
             str(len(arm.keys)),
             str(arm.done),
             f"{arm.parameters:,}",
@@ -144,8 +144,8 @@ def show_position(console: Console, facts: "PositionFacts") -> None:
         add_row(rows, "parameters", f"{facts.count:,} in a model of {STATED}")
         for name, shape in facts.parameters or ():
             add_row(rows, "", f"{name} ({', '.join(map(str, shape))})")
-    meaning = OTHER_GRIDS.get(facts.other_grids)
-    add_row(rows, "other grids", f"{facts.other_grids}: {meaning}" if meaning else facts.other_grids)
+    for i, way in enumerate(facts.other_grids.split(", ")):
+        add_row(rows, "" if i else "other grids", f"{way}: {OTHER_GRIDS[way]}" if way in OTHER_GRIDS else way)
     if facts.source:
         add_row(rows, "source", facts.source)
     console.print(rows)

@@ -1,5 +1,6 @@
 """`vitab retry`: retrain failed or stale runs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -43,11 +44,12 @@ def retry(
         raise UsageError(store.describe_studies())
     plan = store.read_study(name)
     again = set(stale_runs(store, plan)) if stale else {key for key in plan.keys if store.failure(key) is not None}
-    arms = survey(plan, store, data_dir=data_dir)
-    tasks = [task for task in tasks_of(plan, arms, store, again) if task.key in again]
-    if not tasks:
+    if not again:
         echo(f"study {name} has no {'stale' if stale else 'failed'} run")
         return
+    to_train = {key: config for key, config in plan.runs.items() if key in again}
+    part = replace(plan, keys=tuple(to_train), configs=tuple(to_train.values()))
+    tasks = tasks_of(part, survey(part, store, data_dir=data_dir), store, again)
     chosen = resolve_backend(backend)
     check_runs((task.config for task in tasks), chosen)
     resources = plan_resources(tasks, workers=workers, stack=stack, backend=chosen, data_dir=data_dir)

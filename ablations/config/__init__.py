@@ -6,7 +6,15 @@ from ablations.config.grid_files import find_grid
 from ablations.config.grid_overrides import override, parse_axes, parse_settings, shrink
 from ablations.config.labels import Level, count, level_text, name_level, run_label
 from ablations.config.model import vit_config
-from ablations.config.positions import position_description, position_label, standard_position
+from ablations.config.positions import (
+    position_as_given,
+    position_description,
+    position_label,
+    position_sources,
+    remember_descriptions,
+    remember_sources,
+    standard_position,
+)
 from ablations.config.recipes import RECIPES, Recipe, find_recipe
 from ablations.config.run_config import DATASETS, FIELDS, LABELS, POOLS, PRECISIONS, RunConfig, coerce, parse, run_key
 from ablations.config.sequential_design import SequentialDesign
@@ -35,8 +43,12 @@ __all__ = [
     "parse",
     "parse_axes",
     "parse_settings",
+    "position_as_given",
     "position_description",
     "position_label",
+    "position_sources",
+    "remember_descriptions",
+    "remember_sources",
     "run_key",
     "run_label",
     "shrink",

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ablations.config.labels import level_text
+from ablations.config.positions import position_as_given
 from ablations.config.run_config import RunConfig
 from ablations.errors import UsageError, unknown_name
 
@@ -15,7 +17,7 @@ from ablations.errors import UsageError, unknown_name
 class Grid:
     """Runs that answer one question: every combination of `axes` around `base`, for every seed.
 
-    `baseline` is the level of the compared axis that the others are measured against.
+    `baseline` is the label of the level of the compared axis that the others are measured against.
     """
 
     name: str
@@ -44,8 +46,11 @@ class Grid:
     def expand(self) -> list[RunConfig]:
         """Return every run once, validated. All arms of the first seed come first, and positions vary fastest.
 
-        So paired comparisons are possible as early in a study as they can be.
+        So paired comparisons are possible as early in a study as they can be. Raises UsageError for an invalid run, or
+        two levels of an axis with one label.
         """
+        for name, levels in self.axes.items():
+            _require_labels(name, levels)
         names = [name for name in self.axes if name not in _FASTEST] + [n for n in _FASTEST if n in self.axes]
         configs: dict[RunConfig, None] = {}
         for seed, *values in itertools.product(self.seeds, *(self.axes[name] for name in names)):
@@ -66,11 +71,24 @@ def fit_warmup(settings: dict[str, Any], axes: Mapping[str, Any], warmup: float)
 
 def with_baseline(grid: Grid, baseline: object = None) -> Grid:
     """Return the grid with this baseline; by default "none" if it is an arm, else the first arm."""
-    levels = [str(level) for level in grid.levels]
-    if baseline is not None and str(baseline) not in levels:
-        raise unknown_name(f"baseline of {grid.compared}", str(baseline), levels)
-    default = "none" if "none" in levels else levels[0]
-    return replace(grid, baseline=default if baseline is None else str(baseline))
+    labels = [level_text(level) for level in grid.levels]
+    if baseline is None:
+        return replace(grid, baseline="none" if "none" in labels else labels[0])
+    for level, label in zip(grid.levels, labels, strict=True):
+        if str(baseline) in (label, str(level), position_as_given(str(level))):
+            return replace(grid, baseline=label)
+    raise unknown_name(f"baseline of {grid.compared}", str(baseline), labels)
+
+
+def _require_labels(axis: str, levels: tuple[Any, ...]) -> None:
+    """Raise UsageError if two levels have one label, by which reports tell them apart."""
+    known: dict[str, Any] = {}
+    for level in levels:
+        if (other := known.setdefault(level_text(level), level)) != level:
+            first, second = (position_as_given(str(each)) for each in (other, level))
+            raise UsageError(
+                f"{axis} must have levels with different labels, got {first} and {second}, both {level_text(level)!r}"
+            )
 
 
 def check_name(field: str, name: Any) -> str:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ablations.config.grid import Grid, fit_warmup, with_baseline
+from ablations.config.labels import level_text
 from ablations.config.positions import split_positions
 from ablations.config.run_config import parse
 from ablations.errors import UsageError
@@ -32,7 +33,7 @@ def override(
     merged = {field: values for field, values in merged.items() if field not in settings}
     base = replace(grid.base, **settings)
     changed = replace(grid, base=base, axes=merged, seeds=grid.seeds if seeds is None else tuple(range(seeds)))
-    return changed if grid.baseline in map(str, changed.levels) else with_baseline(changed)
+    return changed if grid.baseline in map(level_text, changed.levels) else with_baseline(changed)
 
 
 def parse_axes(texts: Mapping[str, str | None]) -> dict[str, tuple[Any, ...]]:

@@ -1,11 +1,12 @@
 """Plan of a study: its runs, the cost of each arm, and the unfinished runs."""
 
+import shlex
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablations.config import Grid, RunConfig, run_key, run_label, vit_config
+from ablations.config import Grid, RunConfig, position_as_given, position_sources, run_key, run_label, vit_config
 from ablations.data.loading import dataset_for
 from ablations.errors import UsageError
 from ablations.execution.tasks import Task
@@ -13,6 +14,7 @@ from ablations.storage import Store, StudyPlan
 
 if TYPE_CHECKING:
     from ablations.data import Dataset
+    from vit import ViTConfig
 
 BLOCK_OVERHEAD = 1e8
 """Fixed overhead of one block per step, in FLOPs. Used only to estimate the remaining time."""
@@ -67,15 +69,35 @@ def make_plan(grid: Grid, *, study: str, data_dir: Path | None = None, command: 
 
 def check_model(config: RunConfig, dataset: "Dataset") -> None:
     """Raise UsageError if the model of this run cannot be built for these images, or its crop does not fit them."""
-    from vit import ConfigError
-
     images = f"{dataset.image_size}x{dataset.image_size} images of {config.data}"
     if config.crop_padding > dataset.image_size:
         raise UsageError(f"crop_padding must be 0 to {dataset.image_size} for {images}, got {config.crop_padding}")
+    _model(config, dataset, f" ({images})")
+
+
+def _model(config: RunConfig, dataset: "Dataset", place: str = "") -> "ViTConfig":
+    """Return the model of a run. Raises UsageError, also for an exception of an encoding in a file or a package."""
+    from vit import ConfigError
+    from vit.model import capture_problem
+    from vit.positions import encoding, own
+
+    kinds = []
     try:
-        vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
+        kinds = [type(part) for part in encoding(config.position).parts if own.is_own(part.name)]
+        model = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
+        if kinds:
+            capture_problem(model, "numpy")  # a pass without values
     except ConfigError as error:
-        raise UsageError(f"{str(error).replace('patch_size', 'patch')} ({images})") from error
+        raise UsageError(f"{str(error).replace('patch_size', 'patch')}{place}") from error
+    except Exception as error:
+        if not kinds:
+            raise
+        given = position_as_given(config.position)
+        raise UsageError(
+            f"position {given} raises {own.describe_error(error, kinds)}; to check it: vitab positions check "
+            f"{shlex.quote(given)}"
+        ) from error
+    return model
 
 
 def survey(
@@ -103,7 +125,7 @@ def _arm(
     from vit import cost
 
     dataset = dataset_for(config, data_dir)
-    model = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
+    model = _model(config, dataset)
     steps, batch = steps_of(config, len(dataset.train_labels))
     done = sum(store.done(key) for key in keys)
     seconds = measure(config, dataset) * config.epochs if measure and done < len(keys) else None
@@ -135,6 +157,7 @@ def tasks_of(plan: StudyPlan, arms: Sequence[Arm], store: Store, again: Containe
             run_label(config, axes),
             weights[key],
             store.failed_attempt(key),
+            sources=position_sources(config.position),
             replaces=result,
         )
         for key, config in plan.runs.items()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ablations.config import run_key
+from ablations.config import position_sources, run_key
 from ablations.data.loading import dataset_for
 from ablations.errors import UsageError, VitabError
 from ablations.storage import Store, config_of, problems
@@ -44,6 +44,12 @@ def reproduce(store: Store, key: str, *, data_dir: Path | None, backend: str, th
     if found := problems(store, key):
         raise VitabError(f"run {key[:16]} is damaged: {'; '.join(found)}")
     config = config_of(store, key)
+    try:
+        position_sources(config.position)
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; the source of the encoding is in {store.folder(key) / 'environment.json'} (encodings)"
+        ) from error
     check_runs([config], backend)
     dataset = dataset_for(config, data_dir)
     if run_key(config, dataset.fingerprint) != key:

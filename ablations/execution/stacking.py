@@ -6,7 +6,7 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from ablations.config import FIELDS, RunConfig
+from ablations.config import FIELDS, RunConfig, remember_sources
 from ablations.data.loading import dataset_for
 from ablations.errors import StorageError, UnfitError
 from ablations.execution.lease import Lease
@@ -46,6 +46,8 @@ def execute_stack(
     `on_end` is called with the outcome of each run that ended. Raises as `execute_run` does; runs without a call of
     `on_end` are then unfinished.
     """
+    for task, _ in runs:
+        remember_sources(task.sources)
     if len(runs) == 1:
         ((task, lease),) = runs
         outcome = execute_run(task, lease, settings, job, epoch=partial(epoch, task), stop=stop, log=partial(log, task))

@@ -27,6 +27,8 @@ class Task:
     """Number of the last failed attempt when the study was started. A run that fails after it is not repeated."""
     stack: int = 1
     """Maximum number of runs of this shape, itself included, that may be trained as one model."""
+    sources: tuple[str, ...] = ()
+    """Sources of its encodings in files, which the process that trains it uses instead of the files."""
     replaces: str | None = None
     """Digest of the stale result that this run replaces, by `Store.result_digest`; None if it is not finished."""
 

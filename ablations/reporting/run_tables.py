@@ -22,7 +22,8 @@ def runs_frame(results: Results) -> pd.DataFrame:
     columns = list(dict.fromkeys(["key", "position", *varying_axes(results), "seed", *RESULT]))
     if (results.runs["diverged"] > 0).any():
         columns.append("diverged")
-    return results.runs[[column for column in columns if column in results.runs]].reset_index(drop=True)
+    frame = results.runs[[column for column in columns if column in results.runs]].reset_index(drop=True)
+    return frame.assign(position=frame["position"].map(level_text))
 
 
 def cost_frame(results: Results, outcomes: Outcomes) -> pd.DataFrame:
@@ -84,7 +85,7 @@ def environments_frame(results: Results) -> pd.DataFrame:
     """Return the environments of the runs: a row for each fact and value, with the number of runs that have it."""
     facts: dict[tuple[str, str], int] = {}
     for environment in results.environments.values():
-        for name, value in _flat(environment):
+        for name, value in _flat({name: value for name, value in environment.items() if name != "encodings"}):
             facts[name, value] = facts.get((name, value), 0) + 1
     order = list(dict.fromkeys(name for name, _ in facts))
     rows = sorted(((name, value, n) for (name, value), n in facts.items()), key=lambda r: (order.index(r[0]), r[1]))

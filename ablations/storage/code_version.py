@@ -13,6 +13,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -70,14 +71,25 @@ def code_version(position: str, backend: str) -> dict[str, str]:
 
 
 def _position_versions(position: str) -> dict[str, str]:
-    """Return the digest of each encoding of a sum, without its options; that of one in a file is part of its name."""
+    """Return the digest of each encoding of a sum, without its options.
+
+    That of one in a file or a package is part of its name; there is another of the modules that it imports from vit or
+    its own package, if its source can be read here.
+    """
+    from vit import ConfigError
     from vit.positions import own, part_names
 
     names = part_names(position)
-    digests = {
-        f"position {own.short_name(name)}": own.digest_of(name) or component_digest(position_sources(name))
-        for name in names
-    }
+    digests = {}
+    for name in names:
+        label = f"position {own.short_name(name)}"
+        if (digest := own.digest_of(name)) is None:
+            digests[label] = component_digest(position_sources(name))
+            continue
+        digests[label] = digest
+        with suppress(ConfigError):
+            if imported := position_sources(name):
+                digests[f"{label} (imports)"] = component_digest(imported)
     return digests | ({"position sum": component_digest(("vit/positions/combined.py",))} if len(names) > 1 else {})
 
 
@@ -106,13 +118,15 @@ def package_digest() -> str:
 def position_sources(position: str) -> tuple[str, ...]:
     """Return the source of a positional encoding and of the modules that it imports from its package or folder.
 
-    The rest of vit does not count: it belongs to the components, or cannot change a result. Nor does the registry,
-    which may get new encodings.
+    Without its own source if a digest of it is in the name. The rest of vit does not count: it belongs to the
+    components, or cannot change a result. Nor does the registry, which may get new encodings.
     """
-    from vit.positions import kind_of
+    from vit.positions import kind_of, own
 
     kind = kind_of(position)
     source = Path(inspect.getfile(kind)).resolve()
+    outside = own.digest_of(position) is not None
+    text = own.source_of(position) if outside else None
     depth = kind.__module__.count(".") + (source.name == "__init__.py")
     folder = source.parents[max(0, depth - 1)]
     shared = ("base", "__init__", "combined", "spelling", "own")
@@ -121,23 +135,29 @@ def position_sources(position: str) -> tuple[str, ...]:
     }
     elsewhere = {*_matching("vit/**/*.py")} - encodings
     found: dict[Path, None] = {}
-    left = [(kind.__module__, source)]
+    left: list[tuple[str, Path, str | None]] = [(kind.__module__, source, text)]
     while left:
-        module, path = left.pop()
+        module, path, text = left.pop()
         found[path] = None
         left += [
-            (name, imported)
-            for name in _imported_names(path, module)
+            (name, imported, None)
+            for name in _imported_names(path, module, text)
             if (imported := _source_of(name)) and imported not in found and imported not in elsewhere
-            if folder in imported.parents and "site-packages" not in imported.relative_to(folder).parts
+            if (folder in imported.parents and "site-packages" not in imported.relative_to(folder).parts)
+            or (outside and imported in encodings)
         ]
+    if outside:
+        del found[source]
     return tuple(sorted(map(str, found)))
 
 
-def _imported_names(path: Path, module: str) -> Iterator[str]:
-    """Yield the names of modules that a source imports, and those that it may import (`from PACKAGE import NAME`)."""
+def _imported_names(path: Path, module: str, text: str | None) -> Iterator[str]:
+    """Yield the names of modules that a source imports, and those that it may import (`from PACKAGE import NAME`).
+
+    `text` is the source if it is not read from `path`.
+    """
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(ast.parse(path.read_bytes() if text is None else text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

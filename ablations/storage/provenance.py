@@ -13,9 +13,11 @@ BITS = ("python", "packages", "platform", "cpu", "backend", "gpus")
 
 def describe(*, position: str, backend: str, threads: int) -> dict[str, Any]:
     """Return the contents of a run's environment.json."""
+    encodings = described_encodings(position)
     return {
         "git": git_state(),
         "code": code_version(position, backend),
+        **({"encodings": encodings} if encodings else {}),
         "python": platform.python_version(),
         "packages": versions((*PACKAGES, *CUDA_PACKAGES)),
         "platform": platform.platform(),
@@ -24,6 +26,23 @@ def describe(*, position: str, backend: str, threads: int) -> dict[str, Any]:
         "backend": backend,
         "gpus": describe_gpus() if backend == "cupy" else [],
         "threads": threads,
+    }
+
+
+def described_encodings(position: str) -> dict[str, dict[str, str]]:
+    """Return name, description and source of the parts of an encoding that are not in this package, by label."""
+    if "@" not in position:
+        return {}
+    from vit.positions import encoding, own
+
+    return {
+        own.short_name(part.name): {
+            "name": part.name,
+            "description": part.description,
+            "source": own.source_of(part.name),
+        }
+        for part in encoding(position).parts
+        if own.digest_of(part.name)
     }
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ablations.config import FIELDS, RunConfig
+from ablations.config import FIELDS, RunConfig, remember_descriptions
 from ablations.errors import UsageError
 from ablations.storage.store import METRICS, RESULT, Store
 from ablations.storage.study_plan import StudyPlan
@@ -48,6 +48,10 @@ def load_results(store: Store, study: str) -> Results:
         runs.append({"key": key} | described | numbers)
         arm = {"key": key} | {name: described[name] for name in EPOCH_KEYS}
         epochs.extend(arm | epoch for epoch in store.metrics(key))
+    environments = {key: store.environment(key) for key in finished}
+    for environment in environments.values():
+        if encodings := environment.get("encodings"):
+            remember_descriptions(encodings)
     failed = {key: reason for key in plan.keys if (reason := store.failure(key)) is not None}
     return Results(
         plan=plan,
@@ -55,7 +59,7 @@ def load_results(store: Store, study: str) -> Results:
         epochs=pd.DataFrame(epochs, columns=["key", *EPOCH_KEYS, *METRICS]).astype({"epoch": int}),
         missing=[config for key, config in plan.runs.items() if key not in finished],
         failed=failed,
-        environments={key: store.environment(key) for key in finished},
+        environments=environments,
         checkpoint=store.checkpoint,
         predictions=store.predictions,
     )

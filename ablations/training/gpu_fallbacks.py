@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from ablations.config import RunConfig, vit_config
+from ablations.config import RunConfig, position_label, vit_config
 from ablations.data.loading import dataset_for
 
 
@@ -18,9 +18,9 @@ def gpu_fallbacks(configs: Iterable[RunConfig], data_dir: Path | None) -> list[s
         dataset = dataset_for(config, data_dir)
         model = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
         if problem := capture_problem(model, "cupy"):
-            uncaptured[f"position {config.position}, which needs {problem},"] = None
+            uncaptured[f"position {position_label(config.position)}, which needs {problem},"] = None
         if not attention_is_fusible(model):
-            unfused[f"position {config.position}"] = None
+            unfused[f"position {position_label(config.position)}"] = None
         elif not fits(model.tokens, model.head_width):
             unfused[f"{model.tokens} tokens and head width {model.head_width}"] = None
     lines = []

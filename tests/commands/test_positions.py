@@ -55,7 +55,8 @@ def test_one_encoding_in_full() -> None:
     assert "base 10 a number above 1 pair i starts at base^(-4i/K) per patch" in text
     assert "128 in a model of width 64" in text
     assert "rope.freqs (2, 2, 2, 16)" in text
-    assert "extend: the same formula on any grid" in text
+    assert "other grids extend: " in text
+    assert "interpolate: " in text
     assert "Heo et al. 2024, arXiv 2403.13298" in text
     assert vitab("positions", "show", "rope-mixed").stdout == result.stdout
 

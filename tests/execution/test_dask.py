@@ -26,6 +26,7 @@ from ablations.execution.tasks import ExecutionSettings
 from ablations.storage import FILES, Store
 from tests.execution.test_plan import Log
 from tests.support import fake_trainer
+from tests.support.own_encoding import write
 
 distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
 
@@ -234,6 +235,20 @@ def test_a_failed_run_is_reported_as_with_local_workers(local, place):
     assert "Traceback" in (store.folder(key) / "failure.json").read_text()
     assert vitab(*bad, "--dask", local.scheduler_address).exit_code == 1
     assert last_attempt(store.folder(key)) == 2
+
+
+def test_workers_are_given_the_source_of_an_encoding_in_a_file(local, place, monkeypatch):
+    path = write(Path("mine.py"))
+    describe = Cluster.describe
+
+    def describe_without_file(self):
+        path.unlink()
+        return describe(self)
+
+    monkeypatch.setattr(Cluster, "describe", describe_without_file)
+    result = vitab(*SMOKE, "--dask", local.scheduler_address, "--position", "mine.py:Mine", "--seeds", "1")
+    assert result.exit_code == 0, result.output
+    assert "] Mine, seed 0: test " in result.stdout
 
 
 def test_a_diverged_run_is_reported_as_with_local_workers(local, place):

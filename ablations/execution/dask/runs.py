@@ -139,6 +139,7 @@ class ClusterRuns:
         request = {
             "key": task.key,
             "config": task.config.canonical(),
+            "sources": task.sources,
             "code": self.cluster.code,
             "folder": self.cluster.folder,
             "runs": str(self.cluster.runs),

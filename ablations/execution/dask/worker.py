@@ -145,7 +145,8 @@ def execute_run(request: dict[str, Any], job: Job | None = None) -> dict[str, An
     data_dir = None if request["data_dir"] is None else Path(request["data_dir"])
     settings = ExecutionSettings(runs, data_dir, request["backend"], threads, request["checkpoint_every"])
     config, key, store = RunConfig.from_mapping(request["config"]), request["key"], Store(runs)
-    task = Task(key, config, key[:16], failed_before=store.failed_attempt(key))
+    sources = tuple(request["sources"])
+    task = Task(key, config, key[:16], failed_before=store.failed_attempt(key), sources=sources)
     notifier = ClientNotifier(worker, request["task"], shared)
     if (free := _insufficient_memory(request["memory"])) is not None:
         notifier.send("low_memory", memory=request["memory"], available=free)
@@ -201,7 +202,18 @@ def _insufficient_memory(needed: int) -> int | None:
 
 
 def check_data_and_train(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
-    """Train one run. Raises UnfitError if the dataset on this machine is missing or differs from the client's."""
+    """Train one run.
+
+    Raises UnfitError if the dataset on this machine, or the package of an encoding, is missing or differs from that of
+    the client.
+    """
+    from vit import ConfigError
+    from vit.positions import encoding
+
+    try:
+        encoding(task.config.position)
+    except ConfigError as error:
+        raise UnfitError(str(error)) from error
     try:
         fingerprint = dataset_for(task.config, settings.data_dir, hooks.heartbeat).fingerprint
     except VitabError as error:
