@@ -1,7 +1,4 @@
-"""Checks of a positional encoding, as the built-in ones are tested: `vitab positions check`.
-
-Each check compares results of small models, in float64 unless it says otherwise, and describes a difference in words.
-"""
+"""The checks, and their results in words."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,25 +15,29 @@ from vit.errors import ConfigError
 from vit.lane import Lane
 from vit.model import Network, ViT, attention_is_fusible, capture_problem, layout, one_hot, table_layout
 from vit.parameters import Views
+from vit.position_checks.gradients import check_gradients
+from vit.position_checks.models import (
+    IMAGES,
+    POOLS,
+    Array,
+    Failure,
+    Pass,
+    by_percent,
+    declared_names,
+    difference,
+    images_of,
+    small_configs,
+    trial_model,
+    upstream_of,
+)
 from vit.positions import encoding, own
 from vit.workspace import Workspace
 
-Array = np.ndarray[Any, Any]
-Arrays = Mapping[str, Array]
 Status = Literal["pass", "fail", "note"]
 
-SHAPE: dict[str, Any] = {"patch_size": 2, "channels": 2, "classes": 5, "depth": 2, "heads": 2}
-GRIDS, WIDTHS = (3, 4), (16, 32, 64)
-"""Patches along a side and widths, of which the first that the encoding supports are used."""
 OTHER_GRID = (4, 6)
-IMAGES = 3
 SHOWN = 4
 """Parameters that are named."""
-POOLS = {"mean": "without a class token", "cls": "with a class token"}
-STEPS = {1e-4: 1e-6, 1e-6: 1e-5}
-"""Tolerances of gradients by the step of the differences. Small steps are for functions with kinks, such as ReLU."""
-OFFSETS, STENCIL = np.array([-2.0, -1.0, 1.0, 2.0]), np.array([1.0, -8.0, 8.0, -1.0]) / 12
-"""Of the central difference of fourth order."""
 SAME, SAME_GRADIENT = 1e-9, 1e-7
 """Tolerances of values and gradients that are computed in two ways, relative to the largest value of an array."""
 NEGLIGIBLE = 1e-7
@@ -50,10 +51,6 @@ class CheckResult:
     name: str
     status: Status
     text: str
-
-
-class Failure(Exception):
-    """A check that fails; the message says what is wrong."""
 
 
 def check_position(text: str) -> Iterator[CheckResult]:
@@ -74,7 +71,7 @@ def check_position(text: str) -> Iterator[CheckResult]:
     yield from (CheckResult("model", "note", remark) for remark in remarks)
     checks: list[tuple[str, Callable[[Mapping[str, ViTConfig]], str]]] = [
         ("parameters", _parameters),
-        ("gradients", _each(_gradients, "equal central differences")),
+        ("gradients", _each(check_gradients, "equal central differences")),
         ("images apart", _each(_images, "an image has the same result in a batch and alone, the first time and later")),
         ("parameters are read", _each(_reads, "hooks follow parameters that change after they are made")),
         ("runs apart", _each(_runs, "three runs trained together equal the same three alone")),
@@ -90,34 +87,6 @@ def check_position(text: str) -> Iterator[CheckResult]:
             return
     yield _captured(configs, kinds)
     yield _on_gpu(shown, kinds)
-
-
-def small_configs(text: str) -> tuple[dict[str, ViTConfig], list[str]]:
-    """Return a small model for each pooling that the encoding supports, and remarks on what it does not support."""
-    refusals: dict[str, ConfigError] = {}
-
-    def make(grid: int, width: int, pool: str) -> ViTConfig | None:
-        try:
-            return ViTConfig(**SHAPE, image_size=2 * grid, width=width, pool=pool, position=text)
-        except ConfigError as error:
-            refusals.setdefault(f"{grid} {width} {pool}", error)
-            return None
-
-    for width in WIDTHS:
-        for grid in GRIDS:
-            found = {pool: config for pool in POOLS if (config := make(grid, width, pool))}
-            if found:
-                remarks = [
-                    f"a model {POOLS[pool]} is refused: {refusals[f'{grid} {width} {pool}']}"
-                    for pool in POOLS
-                    if pool not in found
-                ]
-                if grid != GRIDS[0]:
-                    pool = next(iter(found))
-                    refusal = refusals[f"{GRIDS[0]} {width} {pool}"]
-                    remarks.append(f"an odd grid is refused: {refusal}; the checks use an even one")
-                return found, remarks
-    raise next(iter(refusals.values()))
 
 
 def _result(name: str, kinds: Sequence[Any], check: Callable[[], str]) -> CheckResult:
@@ -144,77 +113,6 @@ def _each(check: Callable[[ViTConfig], None], passed: str) -> Callable[[Mapping[
     return all_pools
 
 
-# Models and passes
-
-
-def _model(config: ViTConfig, seeds: Sequence[int] = (1, 2), dtype: str = "float64") -> ViT:
-    """Return a model far from its initial symmetries: no zero bias, no unit norm, scores that matter."""
-    model = ViT(config, NumpyOps(dtype), list(seeds))
-    learned = _declared(config)
-    for run, seed in enumerate(seeds):
-        for i, name in enumerate(sorted(model.parameters)):
-            values = model.parameters[name][run]
-            largest = float(np.abs(values).max(initial=0.0))
-            scale = 0.1 * largest if name in learned and largest else 0.25
-            values += scale * np.random.default_rng((seed, i)).normal(size=values.shape)
-    return model
-
-
-def _declared(config: ViTConfig) -> set[str]:
-    return {parameter.name for parameter in encoding(config.position).declare(config)}
-
-
-def _images_of(config: ViTConfig, runs: int, images: int = IMAGES, seed: int = 0) -> Array:
-    side = config.image_size
-    return np.random.default_rng((3, seed)).normal(size=(runs, images, side, side, config.channels))
-
-
-@dataclass
-class Pass:
-    """Passes of one network, with the gradients of the logits times fixed random numbers."""
-
-    model: ViT
-    network: Network
-
-    @classmethod
-    def of(cls, model: ViT, images: int = IMAGES, ops: Ops | None = None) -> "Pass":
-        network = model.network(images, ops=ops)
-        for views in (network.workspace.gradients, network.workspace.dtables):
-            views.flat[...] = np.nan  # so that what no backward pass writes is found
-        return cls(model, network)
-
-    def logits(self, images: Array) -> Array:
-        self.model.derive()
-        self.network.load(images)
-        return np.array(self.network.logits())
-
-    def gradients(self, upstream: Array) -> dict[str, Array]:
-        """Return the gradients of the sum of the last logits times `upstream`, of every parameter."""
-        workspace = self.network.workspace
-        self.network.backward(upstream.copy())
-        self.model.derive_backward(workspace.dtables, workspace.gradients)
-        return {name: np.array(array) for name, array in workspace.gradients.items()}
-
-
-def _upstream(shape: tuple[int, ...]) -> Array:
-    return np.random.default_rng(4).normal(size=shape)
-
-
-def _differ(actual: Array, expected: Array) -> float:
-    """Return the largest difference relative to the largest expected value."""
-    if not np.isfinite(actual).all():
-        return np.inf
-    largest = np.abs(expected).max(initial=0.0)
-    return float(np.abs(actual - expected).max(initial=0.0) / max(largest, 1e-9))
-
-
-def _percent(value: float) -> str:
-    return "by values that are not finite" if not np.isfinite(value) else f"by {100 * value:.2g} %"
-
-
-# Checks
-
-
 def _parameters(configs: Mapping[str, ViTConfig]) -> str:
     config = next(iter(configs.values()))
     declared = encoding(config.position).declare(config)
@@ -234,176 +132,87 @@ def _parameters(configs: Mapping[str, ViTConfig]) -> str:
     return ", ".join(shown) + (f" and {len(declared) - SHOWN} more" if len(declared) > SHOWN else "")
 
 
-def _gradients(config: ViTConfig) -> None:
-    model = _model(config)
-    one = Pass.of(model)
-    images = _images_of(config, 2)
-    logits = one.logits(images)
-    if not np.isfinite(logits).all():
-        raise Failure("the logits are not finite")
-    upstream = _upstream(logits.shape)
-    gradients = one.gradients(upstream)
-    own_parameters = _declared(config)
-    rng = np.random.default_rng(5)
-    wrong: dict[str, str] = {}
-
-    def slope(place: Array, direction: Array, step: float) -> float:
-        start, values = place.copy(), []
-        for offset in OFFSETS:
-            place[...] = start + step * offset * direction
-            values.append(float(np.sum(one.logits(images) * upstream)))
-        place[...] = start
-        return float(STENCIL @ np.array(values)) / step
-
-    for name, place in model.parameters.items():
-        along = _directions(place.shape, rng)
-        for step, tolerance in STEPS.items():
-            slopes = np.array([slope(place, direction, step) for direction in along])
-            problem = _compare_gradient(gradients[name], along, slopes, tolerance)
-            if problem is None:
-                wrong.pop(name, None)
-                break
-            wrong[name] = problem
-    model.derive()
-    if not wrong:
-        return
-    if found := [name for name in wrong if name in own_parameters]:
-        text = "; ".join(f"the gradient of {name} {wrong[name]}" for name in found)
-        others = len(wrong) - len(found)
-        more = f", and those of {others} other parameters of the model" if others else ""
-        raise Failure(text + more + _shared_gradient(one))
-    name = _last_in_backward(list(wrong))
-    raise Failure(
-        f"the gradients of {len(wrong)} parameters of the model are wrong, that of {name} {wrong[name]}: a backward "
-        "hook does not pass on the right gradient"
-    )
-
-
-def _shared_gradient(one: Pass) -> str:
-    """Return a hint if several blocks overwrite one gradient; otherwise an empty string."""
-    hooks = encoding(one.model.config.position).hooks(one.model.config, one.network.workspace).blocks
-    for name in ("rotation.dangles", "score_bias.dbias"):
-        holder, gradient = name.split(".")
-        arrays = [getattr(getattr(hook, holder), gradient, None) for hook in hooks]
-        given = [array for array in arrays if array is not None]
-        if any(np.shares_memory(a, b) for i, a in enumerate(given) for b in given[:i]):
-            return f"; the blocks share one {gradient}, which each of them overwrites: give each block its own"
-    return ""
-
-
-def _directions(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Return two random directions and two coordinates."""
-    size = int(np.prod(shape))
-    coordinates = np.zeros((2, size))
-    coordinates[[0, 1], rng.choice(size, size=2, replace=size < 2)] = 1.0
-    return np.concatenate([rng.normal(size=(2, *shape)), coordinates.reshape(2, *shape)])
-
-
-def _compare_gradient(gradient: Array, along: Array, expected: Array, tolerance: float) -> str | None:
-    """Return what is wrong with a gradient, given the slopes along some directions; None if nothing is."""
-    if np.isnan(gradient).all():
-        return "is not written by any backward pass"
-    if not np.isfinite(gradient).all():
-        return "is written in part only, or is not finite"
-    found = np.array([np.sum(gradient * direction) for direction in along])
-    scale = max(float(np.linalg.norm(gradient)), float(np.abs(expected).max()), 1e-4)
-    if np.abs(found - expected).max() <= tolerance * scale:
-        return None
-    if not gradient.any():
-        return "is zero, but the result depends on it"
-    if np.abs(expected).max() <= tolerance * scale:
-        return "is not zero, but the result of a pass does not depend on it"
-    ratio = float(found @ expected / (expected @ expected))
-    if np.abs(found - ratio * expected).max() <= 1e-3 * abs(ratio) * np.abs(expected).max():
-        return "has the wrong sign" if abs(ratio + 1) < 1e-3 else f"is {ratio:.4g} times the right one"
-    return f"is wrong {_percent(float(np.abs(found - expected).max() / np.abs(expected).max()))}"
-
-
-def _last_in_backward(names: Sequence[str]) -> str:
-    """Return the parameter whose gradient is computed first among these: what acts after it is right."""
-    blocks = [name for name in names if name.startswith("blocks.")]
-    return max(blocks, key=lambda name: int(name.split(".")[1])) if blocks else names[0]
-
-
 def _images(config: ViTConfig) -> None:
-    model = _model(config)
+    model = trial_model(config)
     one = Pass.of(model)
-    images, others = _images_of(config, 2), _images_of(config, 2, seed=1)
+    images, others = images_of(config, 2), images_of(config, 2, seed=1)
     first = one.logits(images)
-    upstream = _upstream(first.shape)
+    upstream = upstream_of(first.shape)
     gradients = one.gradients(upstream)
     one.logits(others)
     one.gradients(upstream)
     again = one.logits(images)
-    if (found := _differ(again, first)) > SAME:
-        raise Failure(f"a pass on the same images differs {_percent(found)} after a pass on others: a hook keeps state")
+    if (found := difference(again, first)) > SAME:
+        raise Failure(
+            f"a pass on the same images differs {by_percent(found)} after a pass on others: a hook keeps state"
+        )
     for name, gradient in one.gradients(upstream).items():
-        if np.abs(gradients[name]).max() > NEGLIGIBLE and _differ(gradient, gradients[name]) > SAME_GRADIENT:
+        if np.abs(gradients[name]).max() > NEGLIGIBLE and difference(gradient, gradients[name]) > SAME_GRADIENT:
             raise Failure(f"the gradient of {name} differs in a second pass: a hook keeps state or adds to it")
     sums: dict[str, Array] = {}
     for i in range(IMAGES):
         alone = one.logits(images[:, i : i + 1])
-        if (found := _differ(alone, first[:, i : i + 1])) > SAME:
-            raise Failure(f"an image alone has other logits than in a batch, {_percent(found)}: images are mixed")
+        if (found := difference(alone, first[:, i : i + 1])) > SAME:
+            raise Failure(f"an image alone has other logits than in a batch, {by_percent(found)}: images are mixed")
         for name, gradient in one.gradients(upstream[:, i : i + 1]).items():
             sums[name] = sums.get(name, 0) + gradient
     for name, gradient in gradients.items():
         if not np.isfinite(gradient).all():
             continue  # reported by the check of gradients
-        if np.abs(gradient).max() > NEGLIGIBLE and (found := _differ(sums[name], gradient)) > SAME_GRADIENT:
-            raise Failure(f"the gradient of {name} over a batch is not the sum over its images, {_percent(found)}")
+        if np.abs(gradient).max() > NEGLIGIBLE and (found := difference(sums[name], gradient)) > SAME_GRADIENT:
+            raise Failure(f"the gradient of {name} over a batch is not the sum over its images, {by_percent(found)}")
 
 
 def _reads(config: ViTConfig) -> None:
-    model, images = _model(config), _images_of(config, 2)
+    model, images = trial_model(config), images_of(config, 2)
     before = Pass.of(model)
     before.logits(images)
-    for i, name in enumerate(sorted(_declared(config))):
+    for i, name in enumerate(sorted(declared_names(config))):
         place = model.parameters[name]
         largest = float(np.abs(place).max(initial=0.0)) or 1.0
         place += 0.2 * largest * np.random.default_rng((6, i)).normal(size=place.shape)
     actual, expected = before.logits(images), Pass.of(model).logits(images)
-    if (found := _differ(actual, expected)) > SAME:
+    if (found := difference(actual, expected)) > SAME:
         raise Failure(
-            f"after the parameters change, hooks made before differ {_percent(found)} from new ones: they keep values "
-            "that were computed from parameters when they were made; keep views, or use `derive`"
+            f"after the parameters change, hooks made before differ {by_percent(found)} from new ones: they keep "
+            "values that were computed from parameters when they were made; keep views, or use `derive`"
         )
 
 
 def _runs(config: ViTConfig) -> None:
     seeds = (1, 2, 3)
-    images = _images_of(config, len(seeds))
-    together = Pass.of(_model(config, seeds))
+    images = images_of(config, len(seeds))
+    together = Pass.of(trial_model(config, seeds))
     logits = together.logits(images)
-    upstream = _upstream(logits.shape)
+    upstream = upstream_of(logits.shape)
     gradients = together.gradients(upstream)
     for run, seed in enumerate(seeds):
-        alone = Pass.of(_model(config, (seed,)))
-        if (found := _differ(logits[run : run + 1], alone.logits(images[run : run + 1]))) > SAME:
+        alone = Pass.of(trial_model(config, (seed,)))
+        if (found := difference(logits[run : run + 1], alone.logits(images[run : run + 1]))) > SAME:
             raise Failure(
-                f"run {run + 1} of three trained together has other logits than alone, {_percent(found)}: arrays of "
+                f"run {run + 1} of three trained together has other logits than alone, {by_percent(found)}: arrays of "
                 "parameters begin with the axis of runs, (R, ...)"
             )
         for name, expected in alone.gradients(upstream[run : run + 1]).items():
             if not np.isfinite(expected).all():
                 continue
-            found = _differ(gradients[name][run : run + 1], expected)
+            found = difference(gradients[name][run : run + 1], expected)
             if np.abs(expected).max() > NEGLIGIBLE and found > SAME_GRADIENT:
                 raise Failure(
                     f"the gradient of {name} in run {run + 1} of three trained together differs from that of the run "
-                    f"alone, {_percent(found)}"
+                    f"alone, {by_percent(found)}"
                 )
 
 
 def _threads(configs: Mapping[str, ViTConfig]) -> str:
     config = list(configs.values())[-1]
     size, seeds = 24, (1, 2)
-    images = _images_of(config, len(seeds), size).astype("float32")
+    images = images_of(config, len(seeds), size).astype("float32")
     labels = np.random.default_rng(7).integers(config.classes, size=(len(seeds), size))
     targets = one_hot(labels, config.classes).astype("float32")
     results = []
     for threads in (1, 2, 3):
-        model = _model(config, seeds, "float32")
+        model = trial_model(config, seeds, "float32")
         engine = Engine(model, AdamWConfig(), batch_size=size, threads=threads)
         try:
             losses = [engine.step(images, targets, 1e-3) for _ in range(2)]
@@ -420,27 +229,27 @@ def _threads(configs: Mapping[str, ViTConfig]) -> str:
 
 
 def _reference(config: ViTConfig) -> None:
-    model, images = _model(config), _images_of(config, 2)
+    model, images = trial_model(config), images_of(config, 2)
     actual, expected = Pass.of(model), Pass.of(model, ops=Ops(np, "float64"))
     logits = expected.logits(images)
-    if (found := _differ(actual.logits(images), logits)) > SAME:
-        raise Failure(f"logits differ from those of the reference operations {_percent(found)}")
-    upstream = _upstream(logits.shape)
+    if (found := difference(actual.logits(images), logits)) > SAME:
+        raise Failure(f"logits differ from those of the reference operations {by_percent(found)}")
+    upstream = upstream_of(logits.shape)
     gradients = actual.gradients(upstream)
     for name, reference in expected.gradients(upstream).items():
         if not np.isfinite(reference).all() or np.abs(reference).max() < NEGLIGIBLE:
             continue
-        if (found := _differ(gradients[name], reference)) > SAME_GRADIENT:
-            raise Failure(f"the gradient of {name} differs from that of the reference operations {_percent(found)}")
+        if (found := difference(gradients[name], reference)) > SAME_GRADIENT:
+            raise Failure(f"the gradient of {name} differs from that of the reference operations {by_percent(found)}")
 
 
 def _state(config: ViTConfig) -> None:
-    model, images = _model(config, (1,)), _images_of(config, 1)
+    model, images = trial_model(config, (1,)), images_of(config, 1)
     state = model.state_dict()
     other = ViT(config, NumpyOps("float64"), [9])
     other.load_state_dict(state)
-    if (found := _differ(other.forward(images), model.forward(images))) > SAME:
-        raise Failure(f"a model with the weights of another differs from it {_percent(found)}")
+    if (found := difference(other.forward(images), model.forward(images))) > SAME:
+        raise Failure(f"a model with the weights of another differs from it {by_percent(found)}")
     model.loss_and_gradients(images, np.zeros((1, IMAGES), dtype=int))
     if model.gradients().keys() != state.keys():
         raise Failure("external_state must return the same names for weights and for gradients")
@@ -454,7 +263,7 @@ def _other_grid(configs: Mapping[str, ViTConfig]) -> str:
         trained, target = (replace(config, image_size=2 * grid) for grid in OTHER_GRID)
     except ConfigError as error:
         return f"not supported: {error}"
-    state = _model(trained, (1,)).state_dict()
+    state = trial_model(trained, (1,)).state_dict()
     model = ViT(target, NumpyOps("float64"), [1])
     try:
         model.load_state_dict(state)
@@ -462,7 +271,7 @@ def _other_grid(configs: Mapping[str, ViTConfig]) -> str:
         if "\n" in str(error):
             raise Failure(f"the refusal of {name} must be one line, got {str(error)!r}") from error
         return f"{name} are refused by a model of {large} x {large}: {error}"
-    if not np.isfinite(model.forward(_images_of(target, 1))).all():
+    if not np.isfinite(model.forward(images_of(target, 1))).all():
         raise Failure(f"with {name}, the logits of a model of {large} x {large} are not finite")
     return f"{name} work in a model of {large} x {large} ({encoding(config.position).other_grids[0]})"
 
@@ -483,12 +292,12 @@ def _captured(configs: Mapping[str, ViTConfig], kinds: Sequence[Any]) -> CheckRe
         return CheckResult(name, "fail", f"raises {own.describe_error(error, kinds)}")
 
     def replays() -> str:
-        model = _model(config)
+        model = trial_model(config)
         lane, direct = Lane(model, IMAGES), Pass.of(model)
         labels = np.random.default_rng(8).integers(config.classes, size=(2, IMAGES))
         targets = one_hot(labels, config.classes)
         for attempt in range(3):
-            images = _images_of(config, 2, seed=attempt)
+            images = images_of(config, 2, seed=attempt)
             expected = direct.logits(images)
             direct.network.load(images, targets)
             losses = np.array(direct.network.train(0.5))
@@ -499,8 +308,10 @@ def _captured(configs: Mapping[str, ViTConfig], kinds: Sequence[Any]) -> CheckRe
                 ("gradients", lane.gradient, gradients),
             ]
             for what, actual, value in pairs:
-                if np.isfinite(value).all() and (found := _differ(actual, value)) > SAME:
-                    raise Failure(f"{what} of a captured program differ from those of a direct pass {_percent(found)}")
+                if np.isfinite(value).all() and (found := difference(actual, value)) > SAME:
+                    raise Failure(
+                        f"{what} of a captured program differ from those of a direct pass {by_percent(found)}"
+                    )
             for parameter in model.parameters.values():
                 parameter *= 1.05
         return "a replay equals a direct pass, also after images and parameters change"
