@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -103,6 +105,23 @@ def test_from_run_to_report_and_compare() -> None:
         }
     }
     assert environment["code"]["position Mine"] == own.digest_of_source(source)
+
+
+def test_the_encoding_in_the_documentation_passes_its_check_and_trains() -> None:
+    document = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- mine\.py -->\n```python\n(.*?)```\n\n```bash\n(.*?)```", document, re.DOTALL)
+    assert found is not None
+    source, commands = found[1], found[2].splitlines()
+    assert len(source.splitlines()) < 40
+    Path("mine.py").write_text(source)
+    check, run, _, compare = [shlex.split(line, comments=True)[1:] for line in commands]
+    checked = succeeds(*check)
+    assert "all checks passed" in checked
+    assert "a replay equals a direct pass" in checked
+    assert "all in kernels" in checked
+    run[run.index("rope")] = "smoke"
+    assert "all 8 runs are finished" in succeeds(*run, *TINY, "--workers", "1")
+    assert "| Mine | rope |" in succeeds(*compare)
 
 
 @pytest.mark.slow
