@@ -74,7 +74,7 @@ def load(name: str) -> type[Position]:
     """
     place, digest = _parse(name)
     if file := _FILE.fullmatch(place):
-        source = _sources.get(digest or "") or _read(Path(file["path"]))
+        source = _sources.get(digest or "") or _read(_path(file))
         found = digest_of_source(source)
     else:
         found = digest_of_source(_read(Path(inspect.getfile(_from_package(place)))))
@@ -82,7 +82,7 @@ def load(name: str) -> type[Position]:
         raise ConfigError(f"{place} has changed: its SHA-256 must start with {digest}, got {found}")
     if file:
         _sources[found] = source
-        return _class_in_file(place, Path(file["path"]), file["name"], source)
+        return _class_in_file(place, _path(file), file["name"], source)
     return _named(_from_package(place), place, found)
 
 
@@ -118,6 +118,10 @@ def place_of(error: BaseException, kinds: Iterable[type[Position]]) -> str | Non
     files = {vars(sys.modules[kind.__module__]).get("__file__") for kind in kinds}
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else None
+
+
+def _path(file: re.Match[str]) -> Path:
+    return Path(file["path"]).expanduser()
 
 
 def _parse(name: str) -> tuple[str, str | None]:
