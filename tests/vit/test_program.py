@@ -26,7 +26,7 @@ from vit.backend.program import PRODUCTS, CapturedProgram, Opcode
 from vit.lane import Lane
 from vit.model import capture_problem, one_hot
 from vit.positions import POSITIONS as REGISTRY
-from vit.positions import BlockHook, Position, TokenHook, encoding
+from vit.positions import BlockHook, Position, TokenHook, _encoding
 from vit.positions.learned import LearnedPosition
 from vit.positions.rope import RotaryPosition
 from vit.workspace import Draws, Workspace
@@ -63,7 +63,7 @@ class TableByHand(LearnedPosition):
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(REGISTRY, "by hand", TableByHand)
     yield
-    encoding.cache_clear()
+    _encoding.cache_clear()
     capture_problem.cache_clear()
 
 
@@ -481,7 +481,7 @@ class TestWhatAProgramWouldLose:
     @pytest.fixture(autouse=True)
     def forget(self) -> Iterator[None]:
         yield
-        encoding.cache_clear()
+        _encoding.cache_clear()
         capture_problem.cache_clear()
 
     def model(self, monkeypatch: pytest.MonkeyPatch, change: Callable[..., None], **changes: Any) -> ViT:
