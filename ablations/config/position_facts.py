@@ -76,8 +76,8 @@ def all_facts() -> Iterator[PositionFacts | str]:
 def position_facts(text: str) -> PositionFacts:
     """Return the facts of an encoding, which may be in a file. Raises UsageError if there is none or it is a sum."""
     from vit import ConfigError, ViTConfig
-    from vit.positions import encoding, own
     from vit.options import spell
+    from vit.positions import encoding, own
 
     position = encoding(standard_position(text))
     if len(position.parts) > 1:

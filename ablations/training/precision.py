@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ablations.config import PRECISIONS, Grid, RunConfig, vit_config
+from ablations.config import PRECISIONS, Grid, RunConfig, position_as_given, position_label, vit_config
 from ablations.errors import UsageError
 
 
@@ -27,6 +27,10 @@ def obstacle(config: RunConfig, precision: str) -> str | None:
         return capture_problem(vit_config(config, image_size=4 * config.patch, channels=1, classes=2), "cupy")
     except ConfigError:  # reported with the real size of the images
         return None
+    except Exception:
+        if position_as_given(config.position) == config.position:
+            raise
+        return None  # of an encoding in a file or a package: reported by the plan
 
 
 def fastest(backend: str, configs: Iterable[RunConfig]) -> str:
@@ -65,7 +69,7 @@ def check(precision: str, backend: str, configs: Iterable[RunConfig]) -> None:
         if problem := obstacle(config, precision):
             own = [name for name in valid if not obstacle(config, name)]
             raise UsageError(
-                f"precision must be {', '.join(own)} with position {config.position}, which needs {problem}, "
+                f"precision must be {', '.join(own)} with position {position_label(config.position)}, which needs {problem}, "
                 f"got {precision!r}"
             )
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from ablations.commands.run import rerun_command
-from ablations.config import Grid, RunConfig, run_key
+from ablations.config import Grid, RunConfig, run_key, standard_position
 from ablations.errors import UsageError
 from ablations.training import precision
+from tests.support.own_encoding import write
 from tests.support.small import SlopeByExpressions
 from vit import get_ops
 from vit.positions import POSITIONS
@@ -106,3 +107,8 @@ def test_numpy_has_float32_alone() -> None:
     assert get_ops("numpy", precision="float32").dtype == "float32"
     with pytest.raises(ValueError, match="precision must be 'float32' with the numpy backend, got 'bf16'"):
         get_ops("numpy", precision="bf16")
+
+
+def test_an_exception_of_an_encoding_in_a_file_is_left_to_the_plan(tmp_path):
+    path = write(tmp_path / "mine.py", ("        bias, dbias =", "        1 / 0\n        bias, dbias ="))
+    assert precision.obstacle(RunConfig(position=standard_position(f"{path}:Mine")), "bf16") is None
