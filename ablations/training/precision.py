@@ -69,8 +69,8 @@ def check(precision: str, backend: str, configs: Iterable[RunConfig]) -> None:
         if problem := obstacle(config, precision):
             own = [name for name in valid if not obstacle(config, name)]
             raise UsageError(
-                f"precision must be {', '.join(own)} with position {position_label(config.position)}, which needs {problem}, "
-                f"got {precision!r}"
+                f"precision must be {', '.join(own)} with position {position_label(config.position)}, which needs "
+                f"{problem}, got {precision!r}"
             )
 
 
