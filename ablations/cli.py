@@ -10,8 +10,10 @@ from ablations.commands.compare import compare
 from ablations.commands.completion import add_completion
 from ablations.commands.data import data_app
 from ablations.commands.doctor import doctor
+from ablations.commands.evaluate import evaluate
 from ablations.commands.grids import list_grids
 from ablations.commands.positions import positions_app
+from ablations.commands.protocols import list_protocols
 from ablations.commands.report import report
 from ablations.commands.reproduce import reproduce
 from ablations.commands.retry import retry
@@ -45,12 +47,13 @@ def main(
 
 
 app.command(epilog="\b\nExample:\n  vitab run --grid rope --position none,rope --depth 2 --seeds 5 --set width=96")(run)
-for command in (report, status, retry, verify, reproduce):
+for command in (evaluate, report, status, retry, verify, reproduce):
     app.command()(command)
 app.command(
     epilog="\b\nExamples:\n  vitab compare rope learned\n  vitab compare depth=4 depth=2\n  vitab compare short long"
 )(compare)
 app.command("grids")(list_grids)
+app.command("protocols")(list_protocols)
 app.command()(bench)
 app.command()(doctor)
 

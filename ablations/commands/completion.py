@@ -41,6 +41,12 @@ def positions() -> Iterable[str]:
     return names()
 
 
+def protocols() -> Iterable[str]:
+    from ablations.evaluation import PROTOCOLS
+
+    return PROTOCOLS
+
+
 def backends() -> Iterable[str]:
     from vit.backend import BACKENDS
 
@@ -85,7 +91,7 @@ NAMES: dict[str, Callable[..., Iterable[str]]] = {
     "settings": assignments,
     "format": lambda: ("markdown", "html"),
 }
-LISTS = {"position": positions}
+LISTS = {"position": positions, "protocol": protocols}
 """Names separated by commas."""
 FROM_RUNS = {"study": studies, "first": arms_and_studies, "second": arms_and_studies, "key": keys}
 """Names that depend on the folder given as --runs."""

@@ -37,6 +37,20 @@ Stack = Annotated[
         "fit on a GPU.",
     ),
 ]
+Dask = Annotated[
+    str | None, typer.Option("--dask", metavar="ADDRESS", help="Work on the Dask cluster with this scheduler.")
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="With --dask: allow unencrypted connections to other machines.")
+]
+ProtocolList = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol",
+        metavar="a,b",
+        help="Comma-separated protocols (see `vitab protocols`), such as resolution,shift(fill=zero).",
+    ),
+]
 Mixed = Annotated[
     bool,
     typer.Option("--mixed", help="Include runs that were trained with different code or data; the output states this."),

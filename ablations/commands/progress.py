@@ -53,9 +53,8 @@ class Progress:
     def finished(self, task: Task, result: Finished) -> None:
         """Report a finished run."""
         self._end_run(task)
-        accuracy = f"test {result.test_accuracy:.1%}, validation {result.validation_accuracy:.1%}"
         self.line(
-            f"{self.counter()} {task.label}: {_diverged(result) or accuracy}, {duration(result.seconds)}; "
+            f"{self.counter()} {task.label}: {_diverged(result) or result.summary}, {duration(result.seconds)}; "
             f"{_left(self.study_left())}"
         )
 
@@ -72,8 +71,7 @@ class Progress:
     def finished_elsewhere(self, task: Task, result: Finished) -> None:
         """Report a run that another process has finished."""
         self._end_run(task)
-        accuracy = f"test {result.test_accuracy:.1%}"
-        self.line(f"{self.counter()} {task.label}: {_diverged(result) or accuracy}, finished by another process")
+        self.line(f"{self.counter()} {task.label}: {_diverged(result) or result.summary}, finished by another process")
 
     def waiting(self, runs: int) -> None:
         """Report that all remaining runs are being trained by other processes."""
@@ -144,7 +142,7 @@ class LiveProgress(Progress):
             table.add_column(name, justify="right", no_wrap=True)
         for task, (begun, metrics) in list(self.running.items()):
             if metrics is None:
-                add_row(table, task.label, f"0/{task.config.epochs}", "", "", "", "")
+                add_row(table, task.label, "" if task.evaluation else f"0/{task.config.epochs}", "", "", "", "")
                 continue
             add_row(
                 table,

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,19 @@ import typer
 
 from ablations.commands.base import console as make_console
 from ablations.commands.base import echo
-from ablations.commands.options import Backend, DataDir, Precision, Quiet, Runs, Stack, Workers
+from ablations.commands.evaluate import evaluate, standard_protocols
+from ablations.commands.options import (
+    Backend,
+    Dask,
+    DataDir,
+    Insecure,
+    Precision,
+    ProtocolList,
+    Quiet,
+    Runs,
+    Stack,
+    Workers,
+)
 from ablations.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,12 +78,8 @@ def run(
     precision: Precision = None,
     workers: Workers = "auto",
     stack: Stack = "auto",
-    dask: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Train on the Dask cluster with this scheduler.")
-    ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="With --dask: allow unencrypted connections to other machines.")
-    ] = False,
+    dask: Dask = None,
+    insecure: Insecure = False,
     checkpoint: Annotated[
         float,
         typer.Option(
@@ -103,6 +112,7 @@ def run(
         int | None,
         typer.Option(metavar="N", help="With --until-decided: maximum number of seeds. Default: four times --seeds."),
     ] = None,
+    protocol: ProtocolList = None,
     quiet: Quiet = False,
 ) -> None:
     """Train the runs of a grid that are not finished yet.
@@ -121,6 +131,7 @@ def run(
     from ablations.statistics.sequential.rounds import first_or_stored_plan, require_fixed, with_seeds
     from ablations.storage import Store
     from ablations.training.precision import choose
+    from vit.options import split
 
     fields = {"data": data, "labels": labels, "classes": classes, "per_class": per_class, "epochs": epochs}
     axes = {"position": position, "depth": depth, "patch": patch}
@@ -142,6 +153,8 @@ def run(
     chosen = choose(chosen, precision, used if here else None)
     command = rerun_command(context.obj, chosen.base.precision)
     console, store = make_console(), Store(runs)
+    asked = list(chosen.protocols) if protocol is None else split(protocol, ",")
+    chosen = replace(chosen, protocols=tuple(standard_protocols(asked)))
 
     def plan_of(grid: "Grid") -> "StudyPlan":
         return make_plan(grid, study=name, data_dir=data_dir, command=command)
@@ -186,6 +199,8 @@ def run(
         train_in_rounds(console, store, plan, chosen, plan_of=plan_of, train=execute)
     else:
         execute(plan)
+    if chosen.protocols and not dry_run:
+        evaluate(name, None, data_dir, backend, workers, dask, insecure, runs, False, quiet)
 
 
 LOCAL = ("--runs", "--data-dir", "--workers", "--stack", "--backend", "--dask", "--checkpoint")

@@ -26,6 +26,8 @@ class Grid:
     axes: dict[str, tuple[Any, ...]]
     seeds: tuple[int, ...]
     baseline: str = "none"
+    protocols: tuple[str, ...] = ()
+    """Evaluation protocols chosen before the training."""
 
     @property
     def compared(self) -> str:

@@ -11,7 +11,7 @@ from ablations.config.grid import Grid, check_name, fit_warmup, with_baseline
 from ablations.config.run_config import RunConfig, coerce
 from ablations.errors import UsageError, unknown_name
 
-TOML_FIELDS = ("name", "question", "baseline", "seeds", "base", "axes")
+TOML_FIELDS = ("name", "question", "baseline", "seeds", "protocols", "base", "axes")
 
 
 def find_grid(name: str) -> Grid:
@@ -33,6 +33,7 @@ def load_grid(path: Path) -> Grid:
         question = "Do wider models need positions?"
         baseline = "none"                               # the level of position (or the first axis) to compare with
         seeds = 3                                       # or [0, 1, 2]
+        protocols = ["resolution", "shift"]             # measured after the training; default: none
 
         [base]                                          # any field of RunConfig
         epochs = 20
@@ -82,6 +83,7 @@ def grid_from_mapping(table: Mapping[str, Any], *, default_name: str) -> Grid:
         base=config,
         axes=values,
         seeds=_seeds(table.get("seeds", 3)),
+        protocols=_protocols(table.get("protocols", [])),
     )
     grid = with_baseline(grid, table.get("baseline"))
     grid.expand()
@@ -123,6 +125,12 @@ def _seeds(given: Any) -> tuple[int, ...]:
     if isinstance(given, list) and given:
         return tuple(dict.fromkeys(coerce("seed", value) for value in given))
     raise UsageError(f"seeds must be an integer of at least 1, or a list of seeds, got {given!r}")
+
+
+def _protocols(given: Any) -> tuple[str, ...]:
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise UsageError(f'protocols must be a list of names, such as ["resolution"], got {given!r}')
+    return tuple(dict.fromkeys(given))
 
 
 def _text(field: str, given: Any) -> str:

@@ -2,5 +2,6 @@
 
 from ablations.evaluation.protocol import Measurement, Metric, Protocol
 from ablations.evaluation.registry import PROTOCOLS, protocol
+from ablations.evaluation.results import Evaluations, load_evaluations
 
-__all__ = ["PROTOCOLS", "Measurement", "Metric", "Protocol", "protocol"]
+__all__ = ["PROTOCOLS", "Evaluations", "Measurement", "Metric", "Protocol", "load_evaluations", "protocol"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ablations.execution.inline import run_inline
 from ablations.execution.pool import run_in_pool
@@ -44,7 +44,24 @@ def execute_plan(
     """
     store.write_study(plan)
     to_do = {task.key for task in tasks}
-    recorder = OutcomeRecorder(listener, StudyOutcome(skipped=[key for key in plan.keys if key not in to_do]))
+    outcome = StudyOutcome(skipped=[key for key in plan.keys if key not in to_do])
+    how: dict[str, Any] = {"settings": settings, "workers": workers, "listener": listener, "job": job, "stop": stop}
+    return execute_tasks(tasks, **how, cluster=cluster, outcome=outcome)
+
+
+def execute_tasks(
+    tasks: Sequence[Task],
+    *,
+    settings: ExecutionSettings,
+    workers: int,
+    listener: Listener,
+    job: Job,
+    stop: Callable[[], bool] = lambda: False,
+    cluster: "Cluster | None" = None,
+    outcome: StudyOutcome | None = None,
+) -> StudyOutcome:
+    """Execute tasks, here by `job` or on a cluster, and return how they ended, added to `outcome`."""
+    recorder = OutcomeRecorder(listener, outcome or StudyOutcome())
     if cluster is not None:
         from ablations.execution.dask.runs import run_on_cluster
 

@@ -64,6 +64,7 @@ def make_plan(grid: Grid, *, study: str, data_dir: Path | None = None, command: 
         keys=tuple(keys),
         configs=tuple(configs),
         command=command,
+        protocols=grid.protocols,
     )
 
 

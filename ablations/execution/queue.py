@@ -8,7 +8,7 @@ from ablations.config import count
 from ablations.errors import VitabError
 from ablations.execution.lease import Lease, LeaseManager
 from ablations.execution.stacking import shape, without_seed
-from ablations.execution.tasks import ExecutionSettings, Finished, Listener, RunOutcome, Task, TransientFailure
+from ablations.execution.tasks import ExecutionSettings, Listener, RunOutcome, Task, TransientFailure, finished_from
 from ablations.storage import Store
 
 POLL_INTERVAL = 0.25
@@ -136,10 +136,7 @@ class RunQueue:
             except VitabError as error:
                 self._listener.failed(task, str(error))
             else:
-                accuracy, validation, seconds = (
-                    float(result[name]) for name in ("test_accuracy", "validation_accuracy", "seconds")
-                )
-                self._listener.finished_elsewhere(task, Finished(accuracy, validation, seconds, result.get("diverged")))
+                self._listener.finished_elsewhere(task, finished_from(result))
             return True
         if self._store.failed_attempt(task.key) > task.failed_before:
             reason = self._store.failure(task.key) or "no reason recorded"

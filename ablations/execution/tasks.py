@@ -1,9 +1,9 @@
 """Types shared by the modules of this room: tasks, settings, outcomes, listeners."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ablations.config import RunConfig
 from ablations.execution.lease import HANG_TIMEOUT, HEARTBEAT_INTERVAL, LEASE_TIMEOUT
@@ -14,8 +14,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """A protocol to apply to a finished run."""
+
+    run: str
+    """Key of the run."""
+    protocol: str
+    """In its standard spelling."""
+
+
+@dataclass(frozen=True)
 class Task:
-    """A run to execute."""
+    """A run to train, or to evaluate."""
 
     key: str
     config: RunConfig
@@ -29,6 +39,8 @@ class Task:
     """Maximum number of runs of this shape, itself included, that may be trained as one model."""
     sources: tuple[str, ...] = ()
     """Sources of its encodings in files, which the process that trains it uses instead of the files."""
+    evaluation: "Evaluation | None" = None
+    """What to measure of a finished run; None to train it."""
     replaces: str | None = None
     """Digest of the stale result that this run replaces, by `Store.result_digest`; None if it is not finished."""
 
@@ -51,10 +63,10 @@ class ExecutionSettings:
 
 @dataclass(frozen=True)
 class Finished:
-    """Summary of a finished run. The store has the rest."""
+    """Summary of a finished task. The store has the rest."""
 
-    test_accuracy: float
-    validation_accuracy: float
+    summary: str
+    """Result in a phrase, such as "test 93.1%, validation 92.0%"."""
     seconds: float
     diverged: int | None = None
     """Epoch, counted from 1, in which the loss was not finite; None for a run that was trained to the end."""
@@ -66,6 +78,19 @@ class TransientFailure:
 
     reason: str
     details: str
+
+
+def finished_from(result: Mapping[str, Any]) -> Finished:
+    """Return the summary of a result.json: of a run, or of an evaluation, which has it."""
+    if "summary" in result:
+        return Finished(str(result["summary"]), float(result["seconds"]))
+    summary = training_summary(float(result["test_accuracy"]), float(result["validation_accuracy"]))
+    return Finished(summary, float(result["seconds"]), result.get("diverged"))
+
+
+def training_summary(test_accuracy: float, validation_accuracy: float) -> str:
+    """Return the result of a training in a phrase."""
+    return f"test {test_accuracy:.1%}, validation {validation_accuracy:.1%}"
 
 
 RunOutcome = Finished | TransientFailure | str | None

@@ -10,7 +10,16 @@ from ablations.config import vit_config
 from ablations.data.loading import dataset_for
 from ablations.errors import StorageError, TakenOverError, UnfitError, VitabError
 from ablations.execution.lease import Lease
-from ablations.execution.tasks import ExecutionSettings, Finished, Job, RunHooks, RunOutcome, Task, TransientFailure
+from ablations.execution.tasks import (
+    ExecutionSettings,
+    Finished,
+    Job,
+    RunHooks,
+    RunOutcome,
+    Task,
+    TransientFailure,
+    training_summary,
+)
 from ablations.storage import Store, storage_errors
 from ablations.training.checkpoint import Checkpointer
 
@@ -69,9 +78,8 @@ def write_run(
         environment["places"] = list(record.places)
     model = vit_config(task.config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
     store.write(task.key, record, environment, model, hooks.holds_lease, task.replaces)
-    return Finished(
-        float(record.test_accuracy), float(record.validation_accuracy), float(record.seconds), record.diverged
-    )
+    summary = training_summary(float(record.test_accuracy), float(record.validation_accuracy))
+    return Finished(summary, float(record.seconds), record.diverged)
 
 
 def describe_dataset(dataset: "Dataset", data_dir: Path | None) -> dict[str, str | int]:

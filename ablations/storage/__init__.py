@@ -1,6 +1,7 @@
 """Runs and studies on disk: written atomically, verified by checksum, with the environment they were made in."""
 
 from ablations.storage.consistency import require_one_version, stale_runs, stale_runs_warning, version_conflicts
+from ablations.storage.evaluations import EvaluationStore
 from ablations.storage.files import (
     file_sha256,
     read_json,
@@ -21,6 +22,7 @@ __all__ = [
     "METRICS",
     "RESULT",
     "EpochMetrics",
+    "EvaluationStore",
     "Results",
     "RunRecord",
     "Store",

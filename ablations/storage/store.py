@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -72,6 +72,9 @@ Held = Callable[[], bool]
 
 class Store:
     """The runs and studies under one folder."""
+
+    files: ClassVar[tuple[str, ...]] = FILES
+    """Names of the files of a run, besides DONE.json."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -140,7 +143,7 @@ class Store:
             "config.json": to_json(config),
             "environment.json": to_json(environment),
             "metrics.csv": _metrics_csv(record),
-            "predictions.npz": _npz(record.predictions),
+            "predictions.npz": npz_bytes(record.predictions),
             "checkpoint.safetensors": checkpoint.to_bytes(record.state, model, metadata),
             "result.json": to_json(result),
         }
@@ -163,10 +166,10 @@ class Store:
 
         Raises VitabError, and writes nothing, if it is damaged.
         """
-        for name in FILES:
+        for name in self.files:
             if hashlib.sha256(contents.get(name, b"")).hexdigest() != sums.get(name):
                 raise VitabError(f"{name} of run {key[:16]} does not match its checksum")
-        self._put(key, {name: contents[name] for name in FILES}, held, replaces)
+        self._put(key, {name: contents[name] for name in self.files}, held, replaces)
 
     def fail(self, key: str, config: RunConfig, error: str, details: str = "", attempt: int = 0) -> None:
         """Record why a run failed: one line, and the traceback if there is one. A finished run keeps its result."""
@@ -344,7 +347,8 @@ def _metrics_csv(record: "RunRecord") -> bytes:
     return text.getvalue().encode()
 
 
-def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
+    """Return the content of a compressed .npz file."""
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)
     return content.getvalue()

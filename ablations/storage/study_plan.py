@@ -21,6 +21,8 @@ class StudyPlan:
     command: str
     design: SequentialDesign | None = None
     """Of a study that grows in rounds: the runs are those asked for so far."""
+    protocols: tuple[str, ...] = ()
+    """Evaluation protocols chosen before the training, in their standard spelling."""
 
     @property
     def runs(self) -> dict[str, RunConfig]:
@@ -31,6 +33,8 @@ class StudyPlan:
         """Plain values for JSON."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
         design = {} if self.design is None else asdict(self.design)
+        if not self.protocols:  # as in plans that are older than the field
+            del plain["protocols"]
         return plain | {"configs": [config.canonical() for config in self.configs], "design": design}
 
     @classmethod
@@ -47,6 +51,7 @@ class StudyPlan:
             configs=tuple(RunConfig.from_mapping(config) for config in plain["configs"]),
             command=plain["command"],
             design=SequentialDesign(**plain["design"]) if plain.get("design") else None,
+            protocols=tuple(plain.get("protocols", ())),
         )
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from ablations.config import RunConfig
 from ablations.errors import UsageError
+from ablations.storage.evaluations import EvaluationStore
 from ablations.storage.files import read_json
-from ablations.storage.store import FILES, Store
+from ablations.storage.store import Store
 
 
 def finished_keys(store: Store) -> tuple[list[str], list[Path]]:
@@ -26,7 +27,7 @@ def problems(store: Store, key: str) -> list[str]:
     """Return a clause for each file of a finished run that is missing, damaged or unreadable."""
     manifest = read_json(store.folder(key) / "DONE.json")
     listed = manifest.get("sha256", {}) if isinstance(manifest, dict) else {}
-    found = {name: f"{name} is missing from DONE.json" for name in FILES if name not in listed}
+    found = {name: f"{name} is missing from DONE.json" for name in store.files if name not in listed}
     found |= {name: f"{name} does not match its checksum" for name in store.verify(key)}
     readers: dict[str, Callable[[str], object]] = {
         "environment.json": store.environment,
@@ -36,6 +37,13 @@ def problems(store: Store, key: str) -> list[str]:
         "result.json": store.result,
         "config.json": lambda key: config_of(store, key),
     }
+    if isinstance(store, EvaluationStore):
+        readers = {
+            "environment.json": store.environment,
+            "arrays.npz": store.arrays,
+            "result.json": store.result,
+            "config.json": lambda key: config_of(store, key),
+        }
     for name, read in readers.items():
         if name not in found:
             try:

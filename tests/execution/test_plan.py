@@ -294,7 +294,7 @@ def test_time_left_and_plain_lines(monkeypatch):
     plain.epoch(tasks[0], metrics_of(tasks[0], 5))
     assert plain.study_left() == pytest.approx(20 * (4 / 0.5 - 1))
     now[0] = 40.0
-    plain.finished(tasks[0], Finished(0.9, 0.8, 40.0))
+    plain.finished(tasks[0], Finished("test 90.0%, validation 80.0%", 40.0))
     assert plain.study_left() == pytest.approx(120)
     plain.started(tasks[1])
     plain.failed(tasks[1], "no luck")

@@ -13,7 +13,7 @@ import queue
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ablations.data.loading import dataset_for
@@ -142,7 +142,8 @@ class ClusterRuns:
             "sources": task.sources,
             "code": self.cluster.code,
             "folder": self.cluster.folder,
-            "runs": str(self.cluster.runs),
+            "runs": str(self.settings.runs.absolute()),
+            "evaluation": None if task.evaluation is None else asdict(task.evaluation),
             "data_dir": None if data_dir is None else str(data_dir.absolute()),
             "backend": self.settings.backend,
             "checkpoint_every": self.settings.checkpoint_every,

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from ablations.config import RunConfig, run_key
 from ablations.data.loading import dataset_for
 from ablations.errors import StorageError, UnfitError, VitabError
+from ablations.execution.evaluation import evaluate_and_store
 from ablations.execution.pool import WorkerProcess, run_in_pool
-from ablations.execution.tasks import ExecutionSettings, Finished, Job, RunHooks, Task
+from ablations.execution.tasks import Evaluation, ExecutionSettings, Finished, Job, RunHooks, Task
 from ablations.execution.worker import train_and_store
 from ablations.machine import (
     CUDA_PACKAGES,
@@ -146,7 +147,9 @@ def execute_run(request: dict[str, Any], job: Job | None = None) -> dict[str, An
     settings = ExecutionSettings(runs, data_dir, request["backend"], threads, request["checkpoint_every"])
     config, key, store = RunConfig.from_mapping(request["config"]), request["key"], Store(runs)
     sources = tuple(request["sources"])
-    task = Task(key, config, key[:16], failed_before=store.failed_attempt(key), sources=sources)
+    evaluation = None if request["evaluation"] is None else Evaluation(**request["evaluation"])
+    before = store.failed_attempt(key)
+    task = Task(key, config, key[:16], failed_before=before, sources=sources, evaluation=evaluation)
     notifier = ClientNotifier(worker, request["task"], shared)
     if (free := _insufficient_memory(request["memory"])) is not None:
         notifier.send("low_memory", memory=request["memory"], available=free)
@@ -165,7 +168,9 @@ def execute_run(request: dict[str, Any], job: Job | None = None) -> dict[str, An
             raise KeyboardInterrupt
         return stop_request.stop or worker.status.name not in ("running", "paused")
 
-    job = job or check_data_and_train
+    if evaluation is not None and not shared:
+        return unfit(UnfitError(f"evaluations need the folder of runs {request['runs']}, which is not shared"))
+    job = job or (check_data_and_train if evaluation is None else evaluate_and_store)
     multiprocessing.current_process().daemon = False  # set by the nanny; a daemon process may not have children
     idle = _state.idle.setdefault((settings, job), [])
     shut_down_idle(keep=(settings, job))

@@ -1,0 +1,174 @@
+"""`vitab evaluate`: measure finished runs by protocols."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ablations.commands import display
+from ablations.commands.base import FAILED, INTERRUPTED, echo, stop
+from ablations.commands.base import console as make_console
+from ablations.commands.options import Backend, Dask, DataDir, Insecure, ProtocolList, Quiet, Runs, Workers
+from ablations.config import count
+from ablations.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ablations.execution.tasks import ExecutionSettings, Task
+    from ablations.storage import Store, StudyPlan
+
+
+def evaluate(
+    study: Annotated[str | None, typer.Argument(help="Name of the study. Default: the last one planned.")] = None,
+    protocol: ProtocolList = None,
+    data_dir: DataDir = None,
+    backend: Backend = "auto",
+    workers: Workers = "auto",
+    dask: Dask = None,
+    insecure: Insecure = False,
+    runs: Runs = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be measured and the expected time; write nothing.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the finished runs of a study by protocols.
+
+    What is measured is kept beside the runs, which are not changed, and shown by `vitab report`. Finished measurements
+    are not repeated; after an interruption or a failure, the same command resumes.
+    """
+    from ablations.commands.report import last_study
+    from ablations.execution.evaluation import evaluation_tasks
+    from ablations.execution.resources import resolve_backend, resolve_workers
+    from ablations.execution.tasks import ExecutionSettings
+    from ablations.storage import EvaluationStore, Store
+    from vit.options import split
+
+    asked = standard_protocols([] if protocol is None else split(protocol, ","))
+    store = Store(runs)
+    plan = store.read_study(last_study(store) if study is None else study)
+    asked = asked or list(plan.protocols)
+    if not asked:
+        raise UsageError("--protocol must name a protocol, such as resolution; to list them: vitab protocols")
+    if dask is not None and workers != "auto":
+        raise UsageError("--workers is for this machine and cannot be combined with --dask")
+    used = resolve_backend(backend, here=dask is None)
+    tasks, done = evaluation_tasks(plan, store, asked)
+    console = make_console()
+    if dry_run:
+        print_forecast(console, store, plan, asked, tasks)
+        return
+    if not any(map(store.done, plan.keys)):
+        raise UsageError(f"study {plan.study} has no finished run to evaluate; run it first")
+    evaluations = EvaluationStore.beside(store)
+    settings = ExecutionSettings(evaluations.root, data_dir, used)
+    number = resolve_workers(workers, runs=len(tasks), backend=used) if dask is None else 1
+    execute_evaluations(
+        console, store, plan, tasks, settings, done=done, workers=number, quiet=quiet, dask=dask, insecure=insecure
+    )
+
+
+def standard_protocols(texts: "Iterable[str]") -> list[str]:
+    """Return the standard spellings of protocols, each once. Raises UsageError for one that does not exist."""
+    from ablations.evaluation import protocol
+
+    return list(dict.fromkeys(str(protocol(text)) for text in texts))
+
+
+def print_forecast(
+    console: "Console", store: "Store", plan: "StudyPlan", protocols: "Sequence[str]", tasks: "Sequence[Task]"
+) -> None:
+    """Print the evaluations of a plan and their expected time, from the time that the training took."""
+    from ablations.evaluation import protocol
+
+    rows = display.table("protocol", "what is measured", "to do", "about", right=("to do", "about"))
+    for text in protocols:
+        own = [task for task in tasks if task.evaluation and task.evaluation.protocol == text]
+        seconds = sum(_seconds(store, task) for task in own)
+        display.add_row(rows, text, protocol(text).description, str(len(own)), display.duration(seconds))
+    console.print(rows)
+
+
+def _seconds(store: "Store", task: "Task") -> float:
+    """Return the expected time of an evaluation; a pass takes a third of the time of a training step."""
+    from ablations.evaluation import protocol
+
+    assert task.evaluation is not None
+    result = store.result(task.evaluation.run)
+    tested = len(store.predictions(task.evaluation.run)["labels"])
+    speed = [epoch["images_per_s"] for epoch in store.metrics(task.evaluation.run)]
+    if not speed or not result["train_seconds"]:
+        return 0.0
+    return protocol(task.evaluation.protocol).passes(task.config) * tested / (3 * max(speed))
+
+
+def execute_evaluations(
+    console: "Console",
+    store: "Store",
+    plan: "StudyPlan",
+    tasks: "Sequence[Task]",
+    settings: "ExecutionSettings",
+    *,
+    done: int,
+    workers: int,
+    quiet: bool,
+    dask: str | None = None,
+    insecure: bool = False,
+) -> None:
+    """Execute evaluations with progress on the terminal.
+
+    Ends the program with exit code 1 if one failed, or 130 if interrupted.
+    """
+    from ablations.commands.progress import LiveProgress, Progress
+    from ablations.execution.evaluation import evaluate_and_store
+    from ablations.execution.execute import execute_tasks
+    from ablations.execution.interrupt import Interrupt
+    from ablations.machine import available_cores
+    from ablations.storage import EvaluationStore
+
+    EvaluationStore.beside(store).check_writable()
+    total = len(tasks) + done
+    kept = f", {done} already finished" if done else ""
+    display.say(console, f"study {plan.study}: {count(total, 'evaluation')}, {len(tasks)} to do{kept}")
+    settings = replace(settings, threads=max(1, available_cores() // max(workers, 1)))
+    live = console.is_terminal and not quiet
+    listener = (LiveProgress if live else Progress)(console, tasks, skipped=done)
+    try:
+        with Interrupt() as stop_asked, listener:
+            if dask is not None:
+                from ablations.execution.dask.client import Cluster, connect
+
+                with connect(dask, insecure=insecure) as client:
+                    cluster = Cluster(client, store.root, log=listener.line, insecure=insecure)
+                    with cluster.folder_probe():
+                        settings = replace(settings, backend=cluster.choose_backend(settings.backend))
+                        outcome = execute_tasks(
+                            tasks,
+                            settings=settings,
+                            workers=1,
+                            listener=listener,
+                            job=evaluate_and_store,
+                            stop=stop_asked,
+                            cluster=cluster,
+                        )
+            else:
+                outcome = execute_tasks(
+                    tasks,
+                    settings=settings,
+                    workers=workers,
+                    listener=listener,
+                    job=evaluate_and_store,
+                    stop=stop_asked,
+                )
+    except KeyboardInterrupt:
+        done = listener.count
+        stop(f"interrupted after {done} of {total} evaluations; run the same command again to resume", INTERRUPTED)
+    if outcome.failed:
+        for label, reason in outcome.failed.items():
+            echo(f"failed: {label}: {reason}", err=True)
+        echo(f"{len(outcome.failed)} of {total} evaluations failed; run the same command again to retry them", err=True)
+        raise typer.Exit(FAILED)
+    display.say(console, f"all {total} evaluations are finished; next: vitab report {plan.study}")

@@ -1,0 +1,69 @@
+"""What the protocols have measured on the runs of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ablations.evaluation.keys import evaluation_key
+from ablations.evaluation.protocol import Metric
+from ablations.evaluation.registry import protocol
+from ablations.storage import EvaluationStore, Store, StudyPlan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Measurements of the runs of a study, with the code as it is now."""
+
+    values: pd.DataFrame
+    """One row for each run, protocol and metric: key (of the run), protocol, metric, value."""
+    protocols: tuple[str, ...] = ()
+    """Protocols that have measured a run, in their standard spelling: those chosen beforehand first."""
+    beforehand: frozenset[str] = frozenset()
+    """Those of them that the grid chose before the training."""
+    reasons: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    """Why metrics are missing, by run and protocol."""
+    outdated: int = 0
+    """Number of measurements that other code has made, which are left out."""
+    arrays: Callable[[str, str], dict[str, np.ndarray]] = lambda run, text: {}
+    """Arrays that a protocol has measured on a run, by the key of the run and the protocol."""
+
+    def metrics(self, text: str) -> list[Metric]:
+        """Return the metrics of a protocol that at least one run has, in the order of the protocol."""
+        found = set(self.values["metric"][self.values["protocol"] == text])
+        return [metric for metric in protocol(text).metrics() if metric.name in found]
+
+
+def load_evaluations(store: Store, plan: StudyPlan) -> Evaluations:
+    """Return what the protocols have measured on the finished runs of a study, checksums verified."""
+    import pandas as pd
+
+    evaluations = EvaluationStore.beside(store)
+    finished = {key: config for key, config in plan.runs.items() if store.done(key)}
+    current: dict[tuple[str, str], str] = {}
+    rows, reasons, outdated = [], {}, 0
+    for key, result in evaluations.finished(finished).items():
+        run, text = str(result["run"]), str(result["protocol"])
+        if evaluation_key(run, text, finished[run].position) != key:
+            outdated += 1
+            continue
+        current[run, text] = key
+        rows += [{"key": run, "protocol": text, "metric": name, "value": v} for name, v in result["metrics"].items()]
+        if result["reasons"]:
+            reasons[run, text] = tuple(result["reasons"])
+    measured = {text for _, text in current}
+    chosen = [text for text in plan.protocols if text in measured]
+    return Evaluations(
+        pd.DataFrame(rows, columns=["key", "protocol", "metric", "value"]),
+        (*chosen, *sorted(measured - {*chosen})),
+        frozenset(chosen),
+        reasons,
+        outdated,
+        lambda run, text: evaluations.arrays(current[run, text]) if (run, text) in current else {},
+    )
