@@ -22,9 +22,7 @@ class RotaryPosition(Position):
     patches. The head width K must be a multiple of 4.
     """
 
-    base: float = option(
-        BASE, "a number above 1", lambda value: value > 1, "ratio of the highest to the lowest frequency"
-    )
+    base: float = option(BASE, "a number above 1", lambda value: value > 1, "pair i rotates by base^(-4i/K) per patch")
     coordinates: str = choice(
         "index", ("index", "centred"), "0 to g - 1, or shifted so that the centre of the image is 0"
     )

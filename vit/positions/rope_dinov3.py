@@ -33,7 +33,7 @@ class Dinov3RotaryPosition(Position):
     """
 
     base: float = option(
-        100.0, "a number above 1", lambda value: value > 1, "the longest period is about this, in half images"
+        100.0, "a number above 1", lambda value: value > 1, "pair i has the period base^(4i/K), in half image sides"
     )
     shift: float = option(0.0, "at least 0", lambda value: value >= 0, "largest shift in training; 0 for none")
     jitter: float = option(
