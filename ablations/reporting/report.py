@@ -31,7 +31,7 @@ from ablations.reporting.publish import published
 from ablations.reporting.sequential_text import decision_state, procedure, runs_saved
 from ablations.reporting.tables import Table
 from ablations.reporting.wording import axes_text, sentence
-from ablations.statistics import Analysis, Contrast, Outcomes, analyse, arm_means, varying_axes
+from ablations.statistics import ALPHA, Analysis, Contrast, Outcomes, analyse, arm_means, varying_axes
 from ablations.storage import version_conflicts
 
 if TYPE_CHECKING:
@@ -212,6 +212,7 @@ def render(
         arms=tabulated["arms"].get("", ""),
         contrasts=tabulated["contrasts"].get("", ""),
         pairs=tabulated["pairs"].get("", ""),
+        pairs_undecidable=not analysis.growth and _undecidable(analysis.pairs),
         interactions=[(tables.word(axis), table) for axis, table in tabulated["interactions"].items()],
         main_effects=list(tabulated["main_effects"].values()),
         ranks=analysis.ranks,
@@ -260,6 +261,11 @@ def _smallest(contrasts: Sequence[Contrast]) -> str:
     least = sorted({(c.n, c.p_smallest) for c in contrasts if c.n})
     parts = [f"{p:.2g} with {count(n, 'pair')}" for n, p in least]
     return f" The smallest possible p is {listed(parts)}." if parts else ""
+
+
+def _undecidable(family: Sequence[Contrast]) -> bool:
+    """Return whether no difference of a family can be significant after Holm's correction."""
+    return all(contrast.p_smallest * len(family) > ALPHA for contrast in family if contrast.n)
 
 
 def _without_diverged(analysis: Analysis) -> dict[str, Table]:

@@ -601,9 +601,17 @@ def test_table_cells_cannot_break_a_table():
 
 
 @pytest.mark.parametrize(("arms", "folded"), [(6, False), (7, True)])
-def test_a_long_table_of_pairs_is_folded(arms, folded):
+def test_a_long_table_of_pairs_is_folded_and_says_what_it_cannot_show(arms, folded):
     results = synthetic_results.make({"position": GRIDS["encodings"].levels[:arms]}, (0, 1))
     section = compose(results).text.split("## Paired contrasts")[1].split("\n## ")[0]
     assert ("<details>" in section) == folded
+    assert ("There are too few seeds for a significant difference in a family of so many" in section) == folded
     table = section.split("All pairs of arms, as a separate Holm family")[1]
     assert len(re.findall(r"^\| [^:]", table, re.M)) == 1 + arms * (arms - 1) // 2
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(9, True), (10, False)])
+def test_pairs_can_be_significant_with_enough_seeds(seeds, said):
+    results = synthetic_results.make({"position": GRIDS["encodings"].levels[:7]}, range(seeds))
+    assert (2 * 0.5**seeds * 21 > 0.05) == said
+    assert ("too few seeds for a significant difference" in compose(results).text) == said

@@ -265,7 +265,7 @@ def _figure(kind: str, group: Sequence[Drawing], caption: str, facts: Mapping[st
     rows = _rows(group)
     columns = max(map(len, rows))
     width = max(5.4, 0.6 + 1.95 * columns)
-    side = min(2.1, width / columns - 0.62)
+    side = min(2.1, (width - 0.45) / columns - 0.2)
     lines = [max(_heading(panel.title).count("\n") + 1 for panel in row) for row in rows]
     height = 0.1 + sum(side + 1.3 + 0.19 * line for line in lines)
     figure, axes = canvas(height, len(rows), columns, width=width)
@@ -275,7 +275,7 @@ def _figure(kind: str, group: Sequence[Drawing], caption: str, facts: Mapping[st
         above = ""
         for ax, panel in zip(line, row, strict=False):
             ax.set_visible(True)
-            colour_bar(figure, ax, panel.draw(ax), panel.label, shrink=0.85 * side / (width / columns - 0.55))
+            colour_bar(figure, ax, panel.draw(ax), panel.label, shrink=min(0.8, 0.85 * side / (width / columns - 0.4)))
             ax.set_title(_heading(panel.title))
             if ax.get_ylabel() == above:
                 ax.set_ylabel("")
