@@ -25,7 +25,10 @@ class Metric:
     """What it is in a sentence, such as "accuracy on images of twice the size"."""
     unit: str = "%"
     """"%" for a share from 0 to 1, which is shown in percent; otherwise the unit, or "" for a pure number."""
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
+    """None for a description, of which neither direction is better."""
+    signed: bool = False
+    """Whether it can be negative."""
 
 
 @dataclass(frozen=True)

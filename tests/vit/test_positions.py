@@ -4,10 +4,12 @@ import cmath
 import math
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.linalg import expm, expm_frechet
 
 from tests.support.small import ENCODINGS, POOLS, POSITIONS, batch, build, config, distance, scrambled
 from vit import ConfigError, ViT, ViTConfig
@@ -15,6 +17,7 @@ from vit.model import attention_is_fusible
 from vit.positions import POSITIONS as REGISTRY
 from vit.positions import BlockHook, Hooks, encoding, part_names
 from vit.positions.base import patch_coordinates
+from vit.positions.exponential import exponential, exponential_gradient
 from vit.positions.sinusoidal import sinusoidal_table
 from vit.positions.tables import resize_square
 from vit.workspace import Workspace
@@ -594,3 +597,23 @@ class TestOtherGrids:
     def test_bad_fields(self, fields: dict[str, Any], message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             config(**{"position": "rope", **fields})
+
+
+@pytest.mark.parametrize("size", [2, 3, 8, 17])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_exponentials_of_skew_matrices(size: int, dtype: str) -> None:
+    """The kernel, and the eigenvectors that other array modules use, against SciPy; large, zero and tiny matrices."""
+    rng = np.random.default_rng(size)
+    triangle = np.triu(rng.uniform(0, 2 * np.pi, (2, 4, size, size)), 1) * [[[[1.0]], [[0.0]], [[1e-6]], [[30.0]]]]
+    skew, upstream = (triangle - triangle.swapaxes(-1, -2)).astype(dtype), rng.normal(size=triangle.shape).astype(dtype)
+    other = SimpleNamespace(linalg=np.linalg, exp=np.exp, matmul=np.matmul, sinc=np.sinc)
+    expected = np.array([[expm(matrix.astype(float)) for matrix in row] for row in skew])
+    pairs = zip(skew.reshape(-1, size, size), upstream.reshape(-1, size, size), strict=True)
+    gradient = np.array([expm_frechet(s.T.astype(float), g.astype(float), compute_expm=False) for s, g in pairs])
+    for xp in (np, other):
+        out = np.empty_like(skew)
+        exponential(xp, skew, out)
+        found = exponential_gradient(xp, skew, upstream)
+        tolerance = 1e-10 if dtype == "float64" else 1e-4
+        assert np.abs(out - expected).max() < tolerance
+        assert np.abs(found.reshape(gradient.shape) - gradient).max() < 10 * tolerance

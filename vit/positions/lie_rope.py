@@ -11,6 +11,7 @@ from vit.backend import Array
 from vit.errors import ConfigError
 from vit.parameters import Parameter
 from vit.positions.base import BlockHook, Geometry, Position, choice, normalising_grid, option, patch_coordinates
+from vit.positions.exponential import exponential, exponential_gradient
 from vit.workspace import Workspace
 
 GENERATORS = "lie_rope.generators"
@@ -52,8 +53,7 @@ class LieRotaryPosition(Position):
 
     def tables(self, config: Geometry) -> dict[str, tuple[int, ...]]:
         layers, heads, groups = self._shape(config)
-        shape = layers, heads, config.patches, groups, self.block, self.block
-        return {"matrices": shape, "vectors real": shape, "vectors imag": shape, "phases": shape[:-1]}
+        return {"matrices": (layers, heads, config.patches, groups, self.block, self.block)}
 
     def table_gradients(self, config: Geometry) -> dict[str, tuple[int, ...]]:
         return {"matrices": (config.depth, *self.tables(config)["matrices"][1:])}
@@ -66,18 +66,7 @@ class LieRotaryPosition(Position):
         tables: Mapping[str, Array],
         generators: Sequence[np.random.Generator] | None,
     ) -> None:
-        triangle = xp.triu(parameters[GENERATORS], 1)
-        skew = (triangle - triangle.swapaxes(-1, -2))[:, :, :, :, None]  # (R, 2, L, H', 1, K/b, b, b)
-        x, y = self._coordinates(config, xp, skew.dtype)
-        # The exponential of a skew S = i Q is U exp(i phases) U^H, where U diag(phases) U^H is the Hermitian Q.
-        phases, vectors = xp.linalg.eigh(-1j * (x * skew[:, 0] + y * skew[:, 1]))
-        tables["phases"][...], tables["vectors real"][...], tables["vectors imag"][...] = (
-            phases,
-            vectors.real,
-            vectors.imag,
-        )
-        turned = vectors * xp.exp(1j * phases)[..., None, :]
-        tables["matrices"][...] = xp.matmul(turned, vectors.conj().swapaxes(-1, -2)).real
+        exponential(xp, self._skew(config, xp, parameters), tables["matrices"])
 
     def derive_backward(
         self,
@@ -91,17 +80,17 @@ class LieRotaryPosition(Position):
         dmatrices = dtables["matrices"]
         if self.layers == "shared":
             dmatrices = dmatrices.sum(axis=1, keepdims=True)
-        vectors = tables["vectors real"] + 1j * tables["vectors imag"]
-        adjoint, phases = vectors.conj().swapaxes(-1, -2), tables["phases"]
-        # Derivative of the exponential of a normal matrix (Daleckii and Krein): in the basis of the vectors, an element
-        # is multiplied by the divided difference of exp, exp(i (a + b) / 2) sinc((a - b) / 2), of its two phases.
-        a, b = phases[..., :, None], phases[..., None, :]
-        divided = xp.exp(-0.5j * (a + b)) * xp.sinc((a - b) / (2 * np.pi))
-        inner = xp.matmul(xp.matmul(adjoint, dmatrices), vectors) * divided
-        dskew = xp.matmul(xp.matmul(vectors, inner), adjoint).real
+        dskew = exponential_gradient(xp, self._skew(config, xp, parameters), dmatrices)
         for axis, coordinate in enumerate(self._coordinates(config, xp, dskew.dtype)):
             dtriangle = (dskew * coordinate).sum(axis=3)
             gradients[GENERATORS][:, axis] = xp.triu(dtriangle - dtriangle.swapaxes(-1, -2), 1)
+
+    def _skew(self, config: Geometry, xp: ModuleType, parameters: Mapping[str, Array]) -> Array:
+        """Return x A + y B, (R, L, H', N, K/b, b, b)."""
+        triangle = xp.triu(parameters[GENERATORS], 1)
+        skew = (triangle - triangle.swapaxes(-1, -2))[:, :, :, :, None]  # (R, 2, L, H', 1, K/b, b, b)
+        x, y = self._coordinates(config, xp, skew.dtype)
+        return x * skew[:, 0] + y * skew[:, 1]
 
     def _coordinates(self, config: Geometry, xp: ModuleType, dtype: np.dtype) -> tuple[Array, Array]:
         """Return the column and the row of each patch, from 0 to 1, (N, 1, 1, 1)."""

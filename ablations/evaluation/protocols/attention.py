@@ -30,9 +30,9 @@ class Attention(Protocol):
 
     def metrics(self) -> list[Metric]:
         return [
-            Metric("distance", "mean attention distance", "pixels"),
-            Metric("entropy", "mean entropy of the attention", "nats"),
-            Metric("to-class-token", "attention of patches to the class token"),
+            Metric("distance", "mean attention distance", "pixels", higher_is_better=None),
+            Metric("entropy", "mean entropy of the attention", "nats", higher_is_better=None),
+            Metric("to-class-token", "attention of patches to the class token", higher_is_better=None),
         ]
 
     def measure(self, run: "FinishedRun") -> Measurement:

@@ -31,11 +31,12 @@ class PositionProbe(Protocol):
     source: ClassVar[str] = "Islam et al. 2020, arXiv 2001.08248"
 
     def metrics(self) -> list[Metric]:
-        return [
-            Metric("r2", "R2 of the patch position after the last block", ""),
-            Metric("r2-first", "R2 of the patch position before the first block", ""),
-            Metric("r2-best", "highest R2 of the patch position after any block", ""),
-        ]
+        nouns = {
+            "r2": "R2 of the patch position after the last block",
+            "r2-first": "R2 of the patch position before the first block",
+            "r2-best": "highest R2 of the patch position after any block",
+        }
+        return [Metric(name, noun, "", higher_is_better=None, signed=True) for name, noun in nouns.items()]
 
     def measure(self, run: "FinishedRun") -> Measurement:
         images = run.images[: self.images]

@@ -33,7 +33,7 @@ class Shuffle(Protocol):
             "each": "accuracy lost by a permutation of the patches for each image",
             "window": f"accuracy lost by permutations within windows of {self.window} x {self.window} patches",
         }
-        return [Metric(f"lost-{name}", noun, higher_is_better=False) for name, noun in nouns.items()]
+        return [Metric(f"lost-{name}", noun, higher_is_better=False, signed=True) for name, noun in nouns.items()]
 
     def measure(self, run: "FinishedRun") -> Measurement:
         patches = to_patches(run.images, run.config.patch)
