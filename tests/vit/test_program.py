@@ -20,8 +20,8 @@ from tests.support.operations import CASES, NAMES, Case, Maker, cases_of
 from tests.support.small import BOTH, batch, config, distance, scrambled, worst
 from vit import ViT, ViTConfig
 from vit.backend.numpy_ops import INSTRUCTIONS, NumpyOps
-from vit.backend.ops import Ops
-from vit.backend.probe import GuardedArray, UncapturableError, meta_array, operations
+from vit.backend.ops import Ops, operations
+from vit.backend.probe import GuardedArray, UncapturableError, meta_array
 from vit.backend.program import PRODUCTS, CapturedProgram, Opcode
 from vit.lane import Lane
 from vit.model import capture_problem, one_hot

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vit.backend.ops import LAYER_NORM_EPSILON, Ops
-from vit.backend.probe import operations
+from vit.backend.ops import LAYER_NORM_EPSILON, Ops, operations
 from vit.backend.program import KERNELS, CapturedProgram, Opcode
 
 Array = np.ndarray[Any, Any]

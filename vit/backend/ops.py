@@ -13,6 +13,7 @@ Conventions: a method writes only to `out` and to the arguments that its docstri
 overwritten, not accumulated, unless the docstring says "add".
 """
 
+import inspect
 import math
 from collections.abc import Iterator
 from types import ModuleType
@@ -566,3 +567,16 @@ class Ops:
         denominator = self.xp.sqrt(second) * (1 / math.sqrt(1 - beta2**step)) + epsilon
         parameters *= (1 - rate * decay)[:, None].astype(self.dtype)
         parameters -= (rate / (1 - beta1**step))[:, None].astype(self.dtype) * first / denominator
+
+
+ARRAYS = frozenset({"asarray", "to_numpy", "empty", "zeros", "empty_operand", "fuses_attention"})
+"""Methods of `Ops` that compute nothing."""
+
+
+def operations() -> list[str]:
+    """Return the names of the methods of `Ops` that compute."""
+    return [
+        name
+        for name, method in vars(Ops).items()
+        if inspect.isfunction(method) and not name.startswith("_") and name not in ARRAYS
+    ]

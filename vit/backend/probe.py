@@ -4,25 +4,12 @@
 would lose a computation: at every array expression, and at every operation for which a backend has no kernel.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
 
-from vit.backend.ops import Array, Ops
-
-ARRAYS = frozenset({"asarray", "to_numpy", "empty", "zeros", "empty_operand", "fuses_attention"})
-"""Methods of `Ops` that compute nothing."""
-
-
-def operations() -> list[str]:
-    """Return the names of the methods of `Ops` that compute."""
-    return [
-        name
-        for name, method in vars(Ops).items()
-        if inspect.isfunction(method) and not name.startswith("_") and name not in ARRAYS
-    ]
+from vit.backend.ops import Array, Ops, operations
 
 
 class MetaArray(np.ndarray):
