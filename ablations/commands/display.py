@@ -120,14 +120,7 @@ def show_position(console: Console, facts: "PositionFacts") -> None:
 
     say(console, facts.name, style="bold")
     say(console, facts.description)
-    for paragraph in filter(None, facts.formula.split("\n\n")):
-        console.print()
-        lines = paragraph.splitlines()
-        if any(line.startswith(" ") for line in lines):  # a formula or a list
-            for line in lines:
-                say(console, line)
-        else:
-            console.print(Text(one_line(paragraph)))
+    show_paragraphs(console, facts.formula)
     if facts.options:
         console.print()
         options = table("option", "default", "valid", "meaning")
@@ -149,6 +142,18 @@ def show_position(console: Console, facts: "PositionFacts") -> None:
     if facts.source:
         add_row(rows, "source", facts.source)
     console.print(rows)
+
+
+def show_paragraphs(console: Console, text: str) -> None:
+    """Print the paragraphs of a docstring: formulas and lists as they are, others wrapped."""
+    for paragraph in filter(None, text.split("\n\n")):
+        console.print()
+        lines = paragraph.splitlines()
+        if any(line.startswith(" ") for line in lines):
+            for line in lines:
+                say(console, line)
+        else:
+            console.print(Text(one_line(paragraph)))
 
 
 class CheckTable:

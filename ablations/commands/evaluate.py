@@ -1,5 +1,6 @@
 """`vitab evaluate`: measure finished runs by protocols."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ablations.commands import display
 from ablations.commands.base import FAILED, INTERRUPTED, echo, stop
 from ablations.commands.base import console as make_console
 from ablations.commands.options import Backend, Dask, DataDir, Insecure, ProtocolList, Quiet, Runs, Workers
@@ -17,6 +17,7 @@ from ablations.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ablations.execution.evaluation import EvaluationWork
     from ablations.execution.tasks import ExecutionSettings, Task
     from ablations.storage import Store, StudyPlan
 
@@ -37,11 +38,12 @@ def evaluate(
 ) -> None:
     """Measure the finished runs of a study by protocols.
 
-    What is measured is kept beside the runs, which are not changed, and shown by `vitab report`. Finished measurements
-    are not repeated; after an interruption or a failure, the same command resumes.
+    What is measured is kept in runs/evaluations; the runs are not changed. Finished evaluations are not repeated. After
+    an interruption the same command resumes, and failed evaluations are tried again. An evaluation is repeated if the
+    code of its protocol has changed. Exit codes: 0 success, 1 some evaluations failed, 2 bad input, 130 interrupted.
     """
     from ablations.commands.report import last_study
-    from ablations.execution.evaluation import evaluation_tasks
+    from ablations.execution.evaluation import check_datasets, evaluation_work
     from ablations.execution.resources import resolve_backend, resolve_workers
     from ablations.execution.tasks import ExecutionSettings
     from ablations.storage import EvaluationStore, Store
@@ -56,19 +58,21 @@ def evaluate(
     if dask is not None and workers != "auto":
         raise UsageError("--workers is for this machine and cannot be combined with --dask")
     used = resolve_backend(backend, here=dask is None)
-    tasks, done = evaluation_tasks(plan, store, asked)
-    console = make_console()
-    if dry_run:
-        print_forecast(console, store, plan, asked, tasks)
-        return
     if not any(map(store.done, plan.keys)):
         raise UsageError(f"study {plan.study} has no finished run to evaluate; run it first")
-    evaluations = EvaluationStore.beside(store)
-    settings = ExecutionSettings(evaluations.root, data_dir, used)
-    number = resolve_workers(workers, runs=len(tasks), backend=used) if dask is None else 1
-    execute_evaluations(
-        console, store, plan, tasks, settings, done=done, workers=number, quiet=quiet, dask=dask, insecure=insecure
-    )
+    work = evaluation_work(plan, store, asked)
+    number = resolve_workers(workers, runs=len(work.tasks), backend=used) if dask is None else 1
+    console = make_console()
+    if dry_run:
+        print_forecast(console, store, asked, work.tasks)
+    else:
+        check_datasets(work.tasks, data_dir)
+    print_left_out(store, plan, work)
+    if not dry_run:
+        settings = ExecutionSettings(EvaluationStore.beside(store).root, data_dir, used, devices=gpus(used))
+        execute_evaluations(
+            console, store, plan, work, settings, workers=number, quiet=quiet, dask=dask, insecure=insecure
+        )
 
 
 def standard_protocols(texts: "Iterable[str]") -> list[str]:
@@ -78,10 +82,25 @@ def standard_protocols(texts: "Iterable[str]") -> list[str]:
     return list(dict.fromkeys(str(protocol(text)) for text in texts))
 
 
-def print_forecast(
-    console: "Console", store: "Store", plan: "StudyPlan", protocols: "Sequence[str]", tasks: "Sequence[Task]"
-) -> None:
-    """Print the evaluations of a plan and their expected time, from the time that the training took."""
+def gpus(backend: str) -> tuple[str, ...]:
+    """Return the GPUs that worker processes share, as values of CUDA_VISIBLE_DEVICES."""
+    from ablations.machine import devices
+
+    return tuple(device.chosen for device in devices()) if backend == "cupy" else ()
+
+
+def print_left_out(store: "Store", plan: "StudyPlan", work: "EvaluationWork") -> None:
+    """Print how many runs of a plan are not evaluated, and why."""
+    planned = count(len(plan.keys), "run")
+    if unfinished := sum(not store.done(key) for key in plan.keys):
+        echo(f"note: not evaluated: {unfinished} of {planned}, not finished", err=True)
+    if work.diverged:
+        echo(f"note: not evaluated: {len(work.diverged)} of {planned}, diverged: {'; '.join(work.diverged)}", err=True)
+
+
+def print_forecast(console: "Console", store: "Store", protocols: "Sequence[str]", tasks: "Sequence[Task]") -> None:
+    """Print evaluations and their expected time, from the time that the training took."""
+    from ablations.commands import display
     from ablations.evaluation import protocol
 
     rows = display.table("protocol", "what is measured", "to do", "about", right=("to do", "about"))
@@ -109,10 +128,9 @@ def execute_evaluations(
     console: "Console",
     store: "Store",
     plan: "StudyPlan",
-    tasks: "Sequence[Task]",
+    work: "EvaluationWork",
     settings: "ExecutionSettings",
     *,
-    done: int,
     workers: int,
     quiet: bool,
     dask: str | None = None,
@@ -122,6 +140,7 @@ def execute_evaluations(
 
     Ends the program with exit code 1 if one failed, or 130 if interrupted.
     """
+    from ablations.commands import display
     from ablations.commands.progress import LiveProgress, Progress
     from ablations.execution.evaluation import evaluate_and_store
     from ablations.execution.execute import execute_tasks
@@ -130,20 +149,21 @@ def execute_evaluations(
     from ablations.storage import EvaluationStore
 
     EvaluationStore.beside(store).check_writable()
-    total = len(tasks) + done
+    tasks, done, total = work.tasks, work.done, len(work.tasks) + work.done
     kept = f", {done} already finished" if done else ""
     display.say(console, f"study {plan.study}: {count(total, 'evaluation')}, {len(tasks)} to do{kept}")
     settings = replace(settings, threads=max(1, available_cores() // max(workers, 1)))
     live = console.is_terminal and not quiet
     listener = (LiveProgress if live else Progress)(console, tasks, skipped=done)
     try:
-        with Interrupt() as stop_asked, listener:
+        with Interrupt("ending the evaluations in progress") as stop_asked, listener:
             if dask is not None:
                 from ablations.execution.dask.client import Cluster, connect
 
                 with connect(dask, insecure=insecure) as client:
                     cluster = Cluster(client, store.root, log=listener.line, insecure=insecure)
                     with cluster.folder_probe():
+                        listener.line(cluster.describe())
                         settings = replace(settings, backend=cluster.choose_backend(settings.backend))
                         outcome = execute_tasks(
                             tasks,
@@ -164,11 +184,15 @@ def execute_evaluations(
                     stop=stop_asked,
                 )
     except KeyboardInterrupt:
-        done = listener.count
-        stop(f"interrupted after {done} of {total} evaluations; run the same command again to resume", INTERRUPTED)
+        stop(
+            f"interrupted after {listener.count} of {total} evaluations; run the same command again to resume",
+            INTERRUPTED,
+        )
     if outcome.failed:
         for label, reason in outcome.failed.items():
             echo(f"failed: {label}: {reason}", err=True)
         echo(f"{len(outcome.failed)} of {total} evaluations failed; run the same command again to retry them", err=True)
         raise typer.Exit(FAILED)
-    display.say(console, f"all {total} evaluations are finished; next: vitab report {plan.study}")
+    elsewhere = "" if store.root == Path("runs") else f" --runs {shlex.quote(str(store.root))}"
+    if total:
+        display.say(console, f"all {total} evaluations are finished; next: vitab report {plan.study}{elsewhere}")

@@ -24,6 +24,7 @@ class Progress:
         self.console = console
         self.total = len(tasks) + skipped
         self.count = skipped
+        self.evaluating = any(task.evaluation for task in tasks)
         self.begun = time.monotonic()
         self.running: dict[Task, tuple[float, EpochMetrics | None]] = {}
         self._work = sum(task.weight for task in tasks)
@@ -74,8 +75,9 @@ class Progress:
         self.line(f"{self.counter()} {task.label}: {_diverged(result) or result.summary}, finished by another process")
 
     def waiting(self, runs: int) -> None:
-        """Report that all remaining runs are being trained by other processes."""
-        self.line(f"waiting for {count(runs, 'run')} being trained by other processes; Ctrl-C stops waiting")
+        """Report that all remaining runs are being trained or evaluated by other processes."""
+        what = f"{count(runs, 'evaluation')} of" if self.evaluating else f"{count(runs, 'run')} being trained by"
+        self.line(f"waiting for {what} other processes; Ctrl-C stops waiting")
 
     def note(self, task: Task, line: str) -> None:
         """Report a message about a running run."""

@@ -1,23 +1,88 @@
-"""`vitab protocols`: list the evaluation protocols."""
+"""`vitab protocols`: list the evaluation protocols, or show one in full."""
 
+import inspect
 from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated
 
-from ablations.commands import display
+import typer
+from rich.text import Text
+
 from ablations.commands.base import console as make_console
+from ablations.config.safe_text import one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ablations.evaluation import Metric, Protocol
 
 
-def list_protocols() -> None:
-    """List the evaluation protocols with their metrics and options."""
+def list_protocols(
+    protocol: Annotated[
+        str | None,
+        typer.Argument(metavar="[PROTOCOL]", help="Name of a protocol to show in full, such as `resolution`."),
+    ] = None,
+) -> None:
+    """List the evaluation protocols with their metrics and options, or show one in full."""
+    from ablations.commands import display
     from ablations.evaluation import PROTOCOLS
-    from vit.options import spell
+    from ablations.evaluation import protocol as made_protocol
 
-    console, rows = make_console(), display.table("protocol", "what is measured")
+    console = make_console()
+    if protocol is not None:
+        show_protocol(console, made_protocol(protocol))
+        return
+    rows = display.table("protocol", "what is measured")
     for name, kind in PROTOCOLS.items():
         made = kind()
         lines = [made.description, "metrics: " + ", ".join(metric.name for metric in made.metrics())]
-        lines += [f"{o.name}={spell(o.default)} ({o.metadata['valid']}): {o.metadata['meaning']}" for o in fields(kind)]
+        lines += [f"{name}={default} ({valid}): {meaning}" for name, default, valid, meaning in _options(made)]
         lines += [made.source] if made.source else []
         for i, line in enumerate(lines):
             display.add_row(rows, "" if i else name, line)
         display.add_row(rows, "", "")
     console.print(rows)
+
+
+def show_protocol(console: "Console", protocol: "Protocol") -> None:
+    """Print all that is known of a protocol."""
+    from ablations.commands import display
+
+    display.say(console, str(protocol), style="bold")
+    console.print(Text(one_line(protocol.description)))
+    text = inspect.cleandoc(type(protocol).__doc__ or "")
+    if not text.startswith(f"{type(protocol).__name__}("):  # a docstring that a dataclass makes from its fields
+        display.show_paragraphs(console, text)
+    console.print()
+    rows = display.table("metric", "what it is", "unit", "better")
+    for metric in protocol.metrics():
+        display.add_row(rows, metric.name, metric.noun, metric.unit, _better(metric))
+    console.print(rows)
+    if options := _options(protocol):
+        console.print()
+        rows = display.table("option", "default", "valid", "meaning")
+        for option in options:
+            display.add_row(rows, *option)
+        console.print(rows)
+    if protocol.source:
+        console.print()
+        display.say(console, f"source: {protocol.source}")
+
+
+def _options(protocol: "Protocol") -> list[tuple[str, str, str, str]]:
+    """Return name, default, valid values and meaning of each option."""
+    from vit.options import spell
+
+    return [
+        (
+            option.name,
+            spell(option.default),
+            option.metadata.get("valid", "any value"),
+            option.metadata.get("meaning", ""),
+        )
+        for option in fields(protocol)
+    ]
+
+
+def _better(metric: "Metric") -> str:
+    names: dict[bool | None, str] = {True: "higher", False: "lower"}
+    return names.get(metric.higher_is_better, "")

@@ -174,7 +174,7 @@ def run(
         arms = survey(plan, store, data_dir=data_dir)
         tasks = [task for task in tasks_of(plan, arms, store) if task.key not in tried]
         execution = ExecutionSettings(runs, data_dir, used, checkpoint_every=checkpoint)
-        last = plan.design is None
+        last = plan.design is None and not chosen.protocols
         if tasks and dask is not None:
             train_on_cluster(
                 console, store, plan, tasks, execution, address=dask, insecure=insecure, quiet=quiet, last=last

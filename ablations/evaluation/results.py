@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ablations.errors import UsageError
 from ablations.evaluation.keys import evaluation_key
 from ablations.evaluation.protocol import Metric
 from ablations.evaluation.registry import protocol
@@ -30,7 +31,7 @@ class Evaluations:
     reasons: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     """Why metrics are missing, by run and protocol."""
     outdated: int = 0
-    """Number of measurements that other code has made, which are left out."""
+    """Number of measurements that are left out: of other code, or of a protocol that no longer exists."""
     arrays: Callable[[str, str], dict[str, np.ndarray]] = lambda run, text: {}
     """Arrays that a protocol has measured on a run, by the key of the run and the protocol."""
 
@@ -50,7 +51,7 @@ def load_evaluations(store: Store, plan: StudyPlan) -> Evaluations:
     rows, reasons, outdated = [], {}, 0
     for key, result in evaluations.finished(finished).items():
         run, text = str(result["run"]), str(result["protocol"])
-        if evaluation_key(run, text, finished[run].position) != key:
+        if not _is_current(key, run, text, finished[run].position):
             outdated += 1
             continue
         current[run, text] = key
@@ -67,3 +68,11 @@ def load_evaluations(store: Store, plan: StudyPlan) -> Evaluations:
         outdated,
         lambda run, text: evaluations.arrays(current[run, text]) if (run, text) in current else {},
     )
+
+
+def _is_current(key: str, run: str, text: str, position: str) -> bool:
+    """Return whether an evaluation was made by the protocol as it is now."""
+    try:
+        return evaluation_key(run, text, position) == key
+    except UsageError:
+        return False

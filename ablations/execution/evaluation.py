@@ -2,8 +2,12 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from ablations.config import RunConfig, position_sources, run_label
+from ablations.config import RunConfig, position_sources, run_key, run_label
+from ablations.data.loading import dataset_for
+from ablations.errors import UsageError
 from ablations.evaluation import protocol
 from ablations.evaluation.finished_run import FinishedRun
 from ablations.evaluation.keys import evaluation_code, evaluation_key
@@ -12,13 +16,20 @@ from ablations.execution.tasks import Evaluation, ExecutionSettings, Finished, R
 from ablations.storage import EvaluationStore, Store, StudyPlan
 
 
-def evaluation_tasks(
-    plan: StudyPlan, store: Store, protocols: Sequence[str], *, again: bool = False
-) -> tuple[list[Task], int]:
-    """Return the unfinished evaluations of the finished runs of a plan, and the number of finished ones.
+@dataclass(frozen=True)
+class EvaluationWork:
+    """The evaluations of a plan by protocols."""
 
-    `protocols` are in their standard spelling. Runs that diverged are not evaluated. With `again`, failed ones only.
-    """
+    tasks: list[Task]
+    """Those that are not finished."""
+    done: int
+    """Number of finished ones."""
+    diverged: tuple[str, ...]
+    """Labels of the runs that diverged, which are not evaluated."""
+
+
+def evaluation_work(plan: StudyPlan, store: Store, protocols: Sequence[str]) -> EvaluationWork:
+    """Return the evaluations of the finished runs of a plan by protocols in their standard spelling."""
     evaluations = EvaluationStore.beside(store)
     axes, tasks, done = shown_axes(plan), [], 0
     finished = [key for key in plan.keys if store.done(key)]
@@ -32,19 +43,34 @@ def evaluation_tasks(
             key = evaluation_key(run, text, config.position)
             if evaluations.done(key):
                 done += 1
-            elif not again or evaluations.failure(key) is not None:
-                tasks.append(
-                    Task(
-                        key,
-                        config,
-                        f"{text}: {run_label(config, axes)}",
-                        weight=_weight(asked.passes(config), config),
-                        failed_before=evaluations.failed_attempt(key),
-                        sources=position_sources(config.position),
-                        evaluation=Evaluation(run, text),
-                    )
+                continue
+            tasks.append(
+                Task(
+                    key,
+                    config,
+                    f"{text}: {run_label(config, axes)}",
+                    weight=_weight(asked.passes(config), config),
+                    failed_before=evaluations.failed_attempt(key),
+                    sources=position_sources(config.position),
+                    evaluation=Evaluation(run, text),
                 )
-    return tasks, done
+            )
+    return EvaluationWork(tasks, done, tuple(run_label(plan.runs[key], axes) for key in plan.keys if key in diverged))
+
+
+def check_datasets(tasks: Sequence[Task], data_dir: Path | None) -> None:
+    """Raise VitabError if a dataset is missing here, or is not the one that the runs were trained on."""
+    fingerprints: dict[tuple[object, ...], str] = {}
+    for task in tasks:
+        assert task.evaluation is not None
+        config = task.config
+        parts = config.data, config.labels, config.classes, config.per_class
+        if parts not in fingerprints:
+            fingerprints[parts] = dataset_for(config, data_dir).fingerprint
+        if run_key(config, fingerprints[parts]) != (run := task.evaluation.run):
+            raise UsageError(
+                f"the dataset must be the one that run {run[:16]} was trained on, got a different {config.data}"
+            )
 
 
 def _weight(passes: float, config: RunConfig) -> float:

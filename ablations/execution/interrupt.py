@@ -9,10 +9,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """Context in which the first signal makes the object return True and a second one raises KeyboardInterrupt."""
+    """Context in which the first signal makes the object return True and a second one raises KeyboardInterrupt.
 
-    def __init__(self) -> None:
+    The first prints what is done before the end.
+    """
+
+    def __init__(self, last_work: str = "saving checkpoints") -> None:
         self.requested = False
+        self.last_work = last_work
         self._previous: list[Any] = []
 
     def __call__(self) -> bool:
@@ -31,4 +35,4 @@ class Interrupt:
             raise KeyboardInterrupt
         self.requested = True
         # os.write, because the signal may interrupt a print
-        os.write(2, b"interrupted: saving checkpoints; press Ctrl-C again to quit now\n")
+        os.write(2, f"interrupted: {self.last_work}; press Ctrl-C again to quit now\n".encode())

@@ -27,6 +27,8 @@ class EvaluationStore(Store):
     """The evaluations of the runs in a folder."""
 
     files: ClassVar[tuple[str, ...]] = FILES
+    repeat: ClassVar[str] = "evaluate the study again"
+    has_studies: ClassVar[bool] = False
 
     @classmethod
     def beside(cls, runs: Store) -> "EvaluationStore":

@@ -75,6 +75,10 @@ class Store:
 
     files: ClassVar[tuple[str, ...]] = FILES
     """Names of the files of a run, besides DONE.json."""
+    repeat: ClassVar[str] = "run the study again"
+    """How a damaged run is repaired, after its folder was deleted."""
+    has_studies: ClassVar[bool] = True
+    """Whether the folder has plans of studies."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -90,7 +94,7 @@ class Store:
     def check_writable(self) -> None:
         """Create the folder. Raises UsageError if it is not writable."""
         try:
-            (self.root / "studies").mkdir(parents=True, exist_ok=True)
+            (self.root / "studies" if self.has_studies else self.root).mkdir(parents=True, exist_ok=True)
             probe = self.root / f".probe.{secrets.token_hex(8)}"
             probe.touch()
             now = probe.stat().st_mtime
@@ -319,7 +323,7 @@ class Store:
         except OSError as error:
             raise VitabError(f"cannot read {path}: {error.strerror or error}") from error
         if hashlib.sha256(content).hexdigest() != (self._manifest(key) or {}).get(name):
-            raise VitabError(f"{path} is damaged: delete {path.parent} and run the study again")
+            raise VitabError(f"{path} is damaged: delete {path.parent} and {self.repeat}")
         return content
 
     def _fresh(self, key: str) -> Path:
