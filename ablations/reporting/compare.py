@@ -86,7 +86,7 @@ def two_arms(results: Results, first: str, second: str) -> tuple[Outcomes, Proce
     outcomes, tests = outcomes_at_last_look(results, chosen[0][0])
     at = [outcomes.arms.index(level) for _, level in chosen]
     arms = tuple(level for _, level in chosen)
-    return replace(outcomes, arms=arms, baseline=1, accuracy=outcomes.accuracy[at], keys=outcomes.keys[at]), tests
+    return replace(outcomes, arms=arms, baseline=1, values=outcomes.values[at], keys=outcomes.keys[at]), tests
 
 
 def _find_arm(text: str, axes: dict[str, tuple[Any, ...]]) -> tuple[str, Any]:
@@ -117,21 +117,21 @@ def two_studies(first: Results, second: Results) -> tuple[Outcomes, dict[str, tu
     cells = tuple(product(*common))
     names = (first.plan.study, second.plan.study)
     places = {tuple(map(level_text, cell)): i for i, cell in enumerate(cells)}
-    accuracy = np.full((2, len(cells), len(seeds)), np.nan)
-    keys = np.full(accuracy.shape, "", dtype="<U64")
+    values = np.full((2, len(cells), len(seeds)), np.nan)
+    keys = np.full(values.shape, "", dtype="<U64")
     for arm, results in enumerate((first, second)):
         columns = results.runs[["key", "test_accuracy", "seed", *axes]]
         for key, correct, seed, *cell in columns.itertuples(index=False, name=None):
             place = places.get(tuple(map(level_text, cell)))
             if place is not None and seed in seeds:
-                accuracy[arm, place, seeds.index(seed)] = 100 * correct
+                values[arm, place, seeds.index(seed)] = 100 * correct
                 keys[arm, place, seeds.index(seed)] = key
-    if not np.isfinite(accuracy).all(axis=0).any():
+    if not np.isfinite(values).all(axis=0).any():
         raise UsageError(
             f"studies {names[0]} and {names[1]} have no pair of finished runs with the same setting and seed"
         )
     outcomes = Outcomes(
-        "study", names, axes, cells, seeds, 1, accuracy, keys, diverged_keys(first) | diverged_keys(second)
+        "study", names, axes, cells, seeds, 1, values, keys, diverged_keys(first) | diverged_keys(second)
     )
     return outcomes, _fields_that_differ(first, second, set(axes))
 
@@ -154,7 +154,7 @@ def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results], tests:
     header = [*map(tables.word, outcomes.cell_axes), *names, "difference", "pairs"]
     rows = []
     for cell, levels in enumerate(outcomes.cells):
-        pairs = outcomes.accuracy[:, cell][:, np.isfinite(outcomes.accuracy[:, cell]).all(axis=0)]
+        pairs = outcomes.values[:, cell][:, np.isfinite(outcomes.values[:, cell]).all(axis=0)]
         if pairs.shape[1]:
             first, second = pairs.mean(axis=1)
             texts = f"{first:.1f}", f"{second:.1f}", points_text(first - second), pairs.shape[1]
@@ -181,7 +181,7 @@ def trained_models(outcomes: Outcomes, sources: tuple[Results, Results]) -> dict
     Diverged models are left out: they classify nothing.
     """
     found = {}
-    for cell, seed in np.argwhere(np.isfinite(outcomes.without_diverged().accuracy).all(axis=0)):
+    for cell, seed in np.argwhere(np.isfinite(outcomes.without_diverged().values).all(axis=0)):
         a, b = (sources[arm].predictions(str(outcomes.keys[arm, cell, seed])) for arm in (0, 1))
         if a and b and np.array_equal(a["labels"], b["labels"]):
             found[int(cell), int(seed)] = compare_models(a["labels"], a["predicted"], b["predicted"])

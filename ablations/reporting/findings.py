@@ -8,10 +8,12 @@ import numpy as np
 
 from ablations.statistics import (
     ALPHA,
+    DIFFERENT,
     Analysis,
     Contrast,
     Divergence,
     Interaction,
+    Measure,
     Outcomes,
     Verdict,
     estimate,
@@ -21,9 +23,9 @@ from ablations.statistics import (
 
 @dataclass(frozen=True)
 class SummaryFinding:
-    """The answer to the question of the study: the arm with the highest mean, and how it compares with the others.
+    """The answer to the question of the study: the arm with the best mean, and how it compares with the others.
 
-    `contrast` compares the `leader` with the baseline or, if the baseline leads, the arm with the highest difference.
+    `contrast` compares the `leader` with the baseline or, if the baseline leads, the arm that comes closest to it.
     `averaged_over` are the axes of the settings. `others` compares the leader with every further arm (empty if the
     baseline leads). `changes` are the changes of `contrast` that were found, the clearest first.
     """
@@ -110,7 +112,7 @@ class DivergenceFinding:
 
 @dataclass(frozen=True)
 class BestCellFinding:
-    """The arm and setting with the highest mean accuracy, the highest of `means`: a description, not a test."""
+    """The arm and setting with the best mean, the best of `means`: a description, not a test."""
 
     name: str
     mean: float
@@ -119,6 +121,7 @@ class BestCellFinding:
     n: int
     means: int
     runs: tuple[str, ...]
+    measure: Measure
 
     verdict = "description"
 
@@ -132,7 +135,7 @@ def claims(analysis: Analysis) -> list[Finding]:
     """Return the findings of a study, the most important first.
 
     The answer; each arm against the baseline; arms that diverged; the changes along other axes; the arm with the
-    highest mean against the others; axes without a change; the best setting. A study of one arm has the best setting
+    best mean against the others; axes without a change; the best setting. A study of one arm has the best setting
     only.
     """
     outcomes = analysis.outcomes
@@ -163,9 +166,9 @@ def more_seeds(contrast: Contrast) -> int | None:
 
 def _summary(analysis: Analysis, others: list[Contrast], changes: list[Interaction]) -> SummaryFinding:
     outcomes, contrasts = analysis.outcomes, analysis.contrasts
-    leader = _highest_arm(outcomes)
+    leader, sign = best_arm(outcomes), outcomes.measure.sign
     compared = [c for c in contrasts if c.n] or contrasts
-    contrast = next((c for c in contrasts if c.subject == leader), max(compared, key=lambda c: c.mean))
+    contrast = next((c for c in contrasts if c.subject == leader), max(compared, key=lambda c: sign * c.mean))
     own = sorted(
         (i for i in changes if i.change.subject == contrast.subject),
         key=lambda i: (i.change.p_adjusted, -abs(i.change.mean)),
@@ -187,29 +190,30 @@ def _divergences(analysis: Analysis) -> list[DivergenceFinding]:
 
 
 def _leader_contrasts(analysis: Analysis) -> list[Contrast]:
-    """Return the contrasts of the arm with the highest mean with every arm but the baseline."""
+    """Return the contrasts of the arm with the best mean with every arm but the baseline."""
     outcomes = analysis.outcomes
-    base, leader = outcomes.arm_name(outcomes.baseline), _highest_arm(outcomes)
+    base, leader = outcomes.arm_name(outcomes.baseline), best_arm(outcomes)
     return [c for c in analysis.pairs if base not in (c.subject, c.reference) and leader in (c.subject, c.reference)]
 
 
-def _highest_arm(outcomes: Outcomes) -> str:
-    """Return the arm with the highest mean over the blocks in which all arms finished, else over all its runs."""
-    whole = np.isfinite(outcomes.accuracy).all(axis=0)
-    means = [estimate(np.where(whole | ~whole.any(), row, np.nan)) for row in outcomes.accuracy]
-    return outcomes.arm_name(int(np.nanargmax(means)))
+def best_arm(outcomes: Outcomes) -> str:
+    """Return the arm with the best mean over the blocks in which all arms finished, else over all its runs."""
+    whole = np.isfinite(outcomes.values).all(axis=0)
+    means = [estimate(np.where(whole | ~whole.any(), row, np.nan)) for row in outcomes.values]
+    return outcomes.arm_name(int(np.nanargmax(outcomes.measure.sign * np.array(means))))
 
 
 def _is_change(interaction: Interaction) -> bool:
-    return verdict(interaction.change) in (Verdict.BETTER, Verdict.WORSE)
+    return verdict(interaction.change) in DIFFERENT
 
 
 def _best_cell(analysis: Analysis) -> BestCellFinding:
     outcomes, table = analysis.outcomes, analysis.cell_means
-    best = int(table["mean"].argmax())
+    best = int((outcomes.measure.sign * table["mean"]).argmax())
     arm, cell = divmod(best, len(outcomes.cells))
     name = ", ".join(filter(None, (outcomes.arm_name(arm), outcomes.cell_name(cell))))
     keys = tuple(sorted(str(key) for key in outcomes.keys[arm, cell] if key))
     row = table.iloc[best]
     numbers = float(row["mean"]), float(row["low"]), float(row["high"])
-    return BestCellFinding(name, *numbers, n=int(row["n"]), means=int((table["n"] > 0).sum()), runs=keys)
+    means = int((table["n"] > 0).sum())
+    return BestCellFinding(name, *numbers, n=int(row["n"]), means=means, runs=keys, measure=outcomes.measure)

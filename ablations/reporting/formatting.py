@@ -20,14 +20,14 @@ def p_phrase(p: float) -> str:
 
 
 def points_text(value: float, decimals: int = 1) -> str:
-    """Return a signed number of percentage points with a minus sign (U+2212)."""
+    """Return a signed difference with a minus sign (U+2212)."""
     text = f"{value:+.{decimals}f}".replace("-", "−")
     return text if float(f"{value:.{decimals}f}") else f"{0:.{decimals}f}"
 
 
-def interval_text(low: float, high: float) -> str:
-    """Return the ends of an interval in points, each with as many decimals (1 to 4) as show its sign."""
-    return f"{_end_text(low)} to {_end_text(high)}"
+def interval_text(low: float, high: float, decimals: int = 1) -> str:
+    """Return the ends of an interval of a difference, each with as many decimals (up to 4) as show its sign."""
+    return f"{_end_text(low, decimals)} to {_end_text(high, decimals)}"
 
 
 def has_spread(low: float, high: float) -> bool:
@@ -35,22 +35,27 @@ def has_spread(low: float, high: float) -> bool:
     return high - low >= 1e-9
 
 
-def interval_cell(low: float, high: float) -> str:
-    """Return an interval in points for a table: `no spread` if its width is zero, a dash if there is none."""
+def interval_cell(low: float, high: float, decimals: int = 1) -> str:
+    """Return an interval of a difference for a table: `no spread` if its width is zero, a dash if there is none."""
     if not np.isfinite(low):
         return "–"
-    return interval_text(low, high) if has_spread(low, high) else "no spread"
+    return interval_text(low, high, decimals) if has_spread(low, high) else "no spread"
 
 
-def mean_interval(low: float, high: float) -> str:
-    """Return the interval of a mean or share in percent; `all equal` if its width is zero, empty if there is none."""
+def mean_interval(low: float, high: float, decimals: int = 1) -> str:
+    """Return the interval of a mean or share; `all equal` if its width is zero, empty if there is none."""
     if not np.isfinite(low):
         return ""
-    return f"{low:.1f} to {high:.1f}" if has_spread(low, high) else "all equal"
+    return f"{number(low, decimals)} to {number(high, decimals)}" if has_spread(low, high) else "all equal"
 
 
-def _end_text(value: float) -> str:
-    decimals = next((n for n in range(1, 5) if float(f"{value:.{n}f}")), 1)
+def number(value: float, decimals: int = 1) -> str:
+    """Return a number with a minus sign (U+2212) if it is negative."""
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def _end_text(value: float, least: int) -> str:
+    decimals = next((n for n in range(least, 5) if float(f"{value:.{n}f}")), least)
     return points_text(value, decimals)
 
 

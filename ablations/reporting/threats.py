@@ -51,7 +51,7 @@ def threats(results: Results, analysis: Analysis) -> Items:
 
 
 def _seeds(analysis: Analysis) -> Items:
-    finished = np.isfinite(analysis.outcomes.accuracy).sum(axis=-1)
+    finished = np.isfinite(analysis.outcomes.values).sum(axis=-1)
     fewest, most = int(finished.min()), int(finished.max())
     text = f"Each setting of an arm has {fewest if fewest < most else count(most, 'finished seed')}"
     text += f" to {count(most, 'finished seed')}." if fewest < most else "."

@@ -23,11 +23,22 @@ from ablations.reporting.formatting import (
     interval_text,
     listed,
     mean_interval,
+    number,
     p_phrase,
     p_text,
     points_text,
 )
-from ablations.statistics import ALPHA, MARGIN, MOST_SEEDS, SEQUENTIAL, Contrast, Interaction, Verdict, verdict
+from ablations.statistics import (
+    ALPHA,
+    DIFFERENT,
+    MARGIN,
+    MOST_SEEDS,
+    SEQUENTIAL,
+    Contrast,
+    Interaction,
+    Verdict,
+    verdict,
+)
 
 OBSERVED = "if the difference and its spread stay as observed"
 
@@ -61,34 +72,65 @@ def sentence(finding: Finding) -> str:
 
 
 def _lead(finding: SummaryFinding) -> str:
-    """Return which arm has the highest mean, and how it compares with the baseline."""
+    """Return which arm has the best mean, and how it compares with the baseline."""
     c = finding.contrast
     subject, base = bold(c.subject), bold(finding.baseline)
     kind = finding.verdict
     several = len(finding.contrasts) > 1
     if kind is Verdict.NO_PAIRS:
         return f"{subject} cannot be compared with {base}: no pair of runs has finished."
+    m = c.measure
     average = _average(c, axes_text(finding.averaged_over) if finding.averaged_over else "the settings")
-    amount = f"{abs(c.mean):.1f} points{average}{_interval_in_brackets(c)}"
-    difference = f"the difference is {points_text(c.mean)} points{average}{_interval_in_brackets(c)}"
+    amount = f"{_amount(c)}{average}{_interval_in_brackets(c)}"
+    difference = f"the difference is {_difference(c)}{average}{_interval_in_brackets(c)}"
+    leads = f"has the {m.best} {m.mean_noun}"
     if finding.leader == finding.baseline and several:
+        closest = f"the closest arm, {subject}, is"
         compared = {
             Verdict.EQUIVALENT: f"The closest arm, {subject}, is equivalent within {MARGIN:g} points: {difference}.",
-            Verdict.UNDECIDED: f"Whether it is better than the closest arm, {subject}, is undecided: {difference}.",
+            Verdict.UNDECIDED: f"Whether it is {_ahead(c)} than {closest} undecided: {difference}.",
         }
         decided = f"The closest arm, {subject}, is {kind} by {amount}."
-        return f"The baseline {base} has the highest mean test accuracy. {compared.get(kind, decided)}"
-    start = f"{subject} has the highest mean test accuracy" if several else subject
-    match kind:
-        case Verdict.BETTER | Verdict.WORSE:
-            return f"{start}{' and' if several else ''} is {kind} than {base} by {amount}."
-        case Verdict.EQUIVALENT:
-            but = f"{start}, but it" if several else start
-            return f"{but} is equivalent to {base} within {MARGIN:g} points: {difference}."
-        case _:
-            if several:
-                return f"{start}, but whether it is better than {base} is undecided: {difference}."
-            return f"Whether {subject} differs from {base} is undecided: {difference}."
+        return f"The baseline {base} {leads}. {compared.get(kind, decided)}"
+    if kind in DIFFERENT:
+        if not several:
+            return f"{_decision(c, amount)}."
+        if m.higher_is_better is None:
+            return f"{subject} {leads}, {kind} than that of {base} by {amount}."
+        return f"{subject} {leads} and is {kind} than {base} by {amount}."
+    if kind is Verdict.EQUIVALENT:
+        but = f"{subject} {leads}, but it" if several else subject
+        return f"{but} is equivalent to {base} within {MARGIN:g} points{_in_noun(c) * (not several)}: {difference}."
+    if several:
+        return f"{subject} {leads}, but whether it is {_ahead(c)} than {base} is undecided: {difference}."
+    return f"Whether {subject} differs from {base}{_in_noun(c)} is undecided: {difference}."
+
+
+def _ahead(c: Contrast) -> str:
+    return "higher" if c.measure.higher_is_better is None else "better"
+
+
+def _in_noun(c: Contrast) -> str:
+    return "" if c.measure.is_accuracy else f" in {c.measure.noun}"
+
+
+def _amount(c: Contrast) -> str:
+    return c.measure.amount(f"{abs(c.mean):.{c.measure.decimals}f}")
+
+
+def _difference(c: Contrast, mean: float | None = None) -> str:
+    return c.measure.amount(points_text(c.mean if mean is None else mean, c.measure.decimals))
+
+
+def _decision(c: Contrast, amount: str) -> str:
+    """Return that two arms differ, by `amount`, without a full stop."""
+    a, b, noun = bold(c.subject), bold(c.reference), c.measure.noun
+    way = "higher" if c.mean > 0 else "lower"
+    if c.measure.is_accuracy:
+        return f"{a} is {verdict(c)} than {b} by {amount}"
+    if c.measure.higher_is_better is None:
+        return f"{a} has a {way} {noun} than {b}, by {amount}"
+    return f"{a} is {verdict(c)} than {b}: its {noun} is {way} by {amount}"
 
 
 def _too_few(c: Contrast) -> str:
@@ -103,28 +145,32 @@ def _cannot_reject(c: Contrast) -> bool:
 
 
 def _also_better(finding: SummaryFinding) -> str:
-    """Return the arms that are better than the baseline, if the arm with the highest mean is not shown to be."""
-    better = [bold(c.subject) for c in finding.contrasts if verdict(c) is Verdict.BETTER]
-    if not better or finding.verdict is Verdict.BETTER:
+    """Return the arms that are better than the baseline, if the arm with the best mean is not shown to be."""
+    ahead = (Verdict.BETTER, Verdict.HIGHER)
+    better = [bold(c.subject) for c in finding.contrasts if verdict(c) in ahead]
+    if not better or finding.verdict in ahead:
         return ""
-    return f"{listed(better)} {'is' if len(better) == 1 else 'are'} better than {bold(finding.baseline)}."
+    verb = "is" if len(better) == 1 else "are"
+    return f"{listed(better)} {verb} {_ahead(finding.contrast)} than {bold(finding.baseline)}."
 
 
 def _against_others(finding: SummaryFinding) -> str:
-    """Return how the arm with the highest mean compares with the arms that are not the baseline."""
+    """Return how the arm with the best mean compares with the arms that are not the baseline."""
     groups: dict[Verdict, list[str]] = {}
     for c in finding.others:
         ahead, found = c.subject == finding.leader, verdict(c)
         other = c.reference if ahead else c.subject
-        if found is Verdict.BETTER and not ahead:
-            found = Verdict.WORSE
+        if not ahead:
+            found = {Verdict.BETTER: Verdict.WORSE, Verdict.HIGHER: Verdict.LOWER}.get(found, found)
         groups.setdefault(found, []).append(bold(other))
     also = {kind: "also " if finding.verdict is kind else "" for kind in Verdict}
     forms = {
         Verdict.BETTER: f"it is {also[Verdict.BETTER]}better than {{}}",
+        Verdict.HIGHER: f"it is {also[Verdict.HIGHER]}higher than {{}}",
         Verdict.EQUIVALENT: f"it is equivalent to {{}} within {MARGIN:g} points",
-        Verdict.UNDECIDED: f"whether it is better than {{}} is {also[Verdict.UNDECIDED]}undecided",
+        Verdict.UNDECIDED: f"whether it is {_ahead(finding.contrast)} than {{}} is {also[Verdict.UNDECIDED]}undecided",
         Verdict.WORSE: "it is worse than {} where both finished",
+        Verdict.LOWER: "it is lower than {} where both finished",
         Verdict.NO_PAIRS: "it cannot be compared with {}",
     }
     names = {}
@@ -151,19 +197,19 @@ def _changes(finding: SummaryFinding) -> str:
 def _contrast(c: Contrast) -> str:
     a, b = bold(c.subject), bold(c.reference)
     match verdict(c):
-        case Verdict.BETTER | Verdict.WORSE as kind:
-            return f"{a} is {kind} than {b} by {abs(c.mean):.1f} points{_average(c)} ({_evidence(c)})."
+        case kind if kind in DIFFERENT:
+            return f"{_decision(c, _amount(c))}{_average(c)} ({_evidence(c)})."
         case Verdict.EQUIVALENT:
             test = f"equivalence {p_phrase(c.p_equivalence)}"
             return (
-                f"{a} and {b} are equivalent within {MARGIN:g} points{_average(c)}: the difference is "
-                f"{points_text(c.mean)} points ({_interval(c)}{test}; {_blocks(c)})."
+                f"{a} and {b} are equivalent within {MARGIN:g} points{_in_noun(c)}{_average(c)}: the difference "
+                f"is {_difference(c)} ({_interval(c)}{test}; {_blocks(c)})."
             )
         case Verdict.NO_PAIRS:
             return f"{a} cannot be compared with {b}: no pair of runs has finished."
         case _:
             return (
-                f"Whether {a} differs from {b} is undecided: the difference is {points_text(c.mean)} points "
+                f"Whether {a} differs from {b}{_in_noun(c)} is undecided: the difference is {_difference(c)} "
                 f"({_evidence(c)})."
             )
 
@@ -172,7 +218,7 @@ def _interaction(i: Interaction) -> str:
     c = i.change
     return (
         f"The difference between {bold(c.subject)} and {bold(c.reference)} depends on {_word(i.axis)}: it is "
-        f"{_two_levels(i)}, a change of {points_text(c.mean)} points ({_evidence(c, 'block', wins=False)})."
+        f"{_two_levels(i)}, a change of {_difference(c)} ({_evidence(c, 'block', wins=False)})."
     )
 
 
@@ -196,7 +242,7 @@ def _no_interaction(finding: NoInteractionFinding) -> str:
         )
     return (
         f"{question} is undecided: of {count(len(finding.tested), 'tested change')}, that of "
-        f"{bold(clearest.subject)} has the smallest p: {points_text(clearest.mean)} points ({clearest.correction} "
+        f"{bold(clearest.subject)} has the smallest p: {_difference(clearest)} ({clearest.correction} "
         f"{p_phrase(clearest.p_adjusted)}; {blocks}).{needs}"
     )
 
@@ -220,21 +266,24 @@ def _divergence(finding: DivergenceFinding) -> str:
 
 
 def _best_cell(finding: BestCellFinding) -> str:
-    found = mean_interval(finding.low, finding.high)
+    m = finding.measure
+    mean = m.level(number(finding.mean, m.decimals))
+    found = mean_interval(finding.low, finding.high, m.decimals)
     interval = f"; 95 % interval {found}" if " to " in found else f", {found}" if found else ""
     evidence = f"{count(finding.n, 'run')}{interval}"
     if finding.means == 1:
-        return f"The mean test accuracy of {bold(finding.name)} is {finding.mean:.1f} % ({evidence})."
+        return f"The {m.mean_noun} of {bold(finding.name)} is {mean} ({evidence})."
     return (
-        f"The highest mean test accuracy is {finding.mean:.1f} %, by {bold(finding.name)} ({evidence}). This value "
-        f"is biased upward because it is the maximum of {finding.means} means."
+        f"The {m.best} {m.mean_noun} is {mean}, by {bold(finding.name)} ({evidence}). This value is biased "
+        f"{'downward because it is the minimum' if m.sign < 0 else 'upward because it is the maximum'} of "
+        f"{finding.means} means."
     )
 
 
 def _explanation(c: Contrast) -> str:
     """Return why interval and verdict seem to disagree, and what would decide an undecided contrast."""
     match verdict(c):
-        case Verdict.BETTER | Verdict.WORSE:
+        case kind if kind in DIFFERENT:
             if c.low <= 0 <= c.high:
                 return " The interval includes zero because it is conservative with few seeds; the verdict follows p."
             return ""
@@ -253,7 +302,7 @@ def _interval_excludes_zero(c: Contrast) -> str:
 
 
 def _interval_within_margin(c: Contrast) -> str:
-    if not (c.low >= -MARGIN and c.high <= MARGIN) or not has_spread(c.low, c.high):
+    if not (c.measure.is_share and c.low >= -MARGIN and c.high <= MARGIN) or not has_spread(c.low, c.high):
         return ""
     start = f" The interval lies within {MARGIN:g} points of zero, but"
     if c.sequential:
@@ -294,7 +343,7 @@ def _depends(axes: Sequence[str]) -> str:
 
 def _two_levels(i: Interaction) -> str:
     before, after = (markdown(name_level(i.axis, level)) for level in (i.from_level, i.level))
-    return f"{points_text(i.from_lead)} points at {before} and {points_text(i.lead)} points at {after}"
+    return f"{_difference(i.change, i.from_lead)} at {before} and {_difference(i.change, i.lead)} at {after}"
 
 
 def _average(c: Contrast, settings: str = "the settings") -> str:
@@ -314,12 +363,15 @@ def _interval(c: Contrast) -> str:
     if not np.isfinite(c.low):
         return ""
     return (
-        f"95 % interval {interval_text(c.low, c.high)}; " if has_spread(c.low, c.high) else "no spread between seeds; "
+        f"95 % interval {interval_text(c.low, c.high, c.measure.decimals)}; "
+        if has_spread(c.low, c.high)
+        else "no spread between seeds; "
     )
 
 
 def _evidence(c: Contrast, noun: str = "pair", *, wins: bool = True) -> str:
-    ahead = f", ahead in {c.wins}" if wins and c.n > 1 else ""
+    word = "higher" if c.measure.higher_is_better is None else "ahead"
+    ahead = f", {word} in {c.wins}" if wins and c.n > 1 else ""
     return f"{_interval(c)}{c.correction} {p_phrase(c.p_adjusted)}; {_blocks(c, noun)}{ahead}"
 
 

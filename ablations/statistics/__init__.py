@@ -14,6 +14,7 @@ from ablations.statistics.divergence import Divergence
 from ablations.statistics.estimates import arm_means, cell_means
 from ablations.statistics.intervals import LEVEL, t_interval
 from ablations.statistics.mcnemar import ModelComparison, compare_models
+from ablations.statistics.measure import ACCURACY, Measure
 from ablations.statistics.other_images import OtherImages
 from ablations.statistics.outcomes import FloatArray, Outcomes, arrange, diverged_keys, varying_axes
 from ablations.statistics.permutation import holm
@@ -24,10 +25,12 @@ from ablations.statistics.sequential.interim import InterimResult
 from ablations.statistics.sequential.procedures import FIXED, SEQUENTIAL, GroupSequential, Procedure
 from ablations.statistics.sequential.progress import planned_seeds, seeds_to_add
 from ablations.statistics.setting_weights import estimate
-from ablations.statistics.verdicts import Verdict, decided, verdict
+from ablations.statistics.verdicts import DIFFERENT, Verdict, decided, verdict
 
 __all__ = [
+    "ACCURACY",
     "ALPHA",
+    "DIFFERENT",
     "FIXED",
     "LEVEL",
     "MARGIN",
@@ -40,6 +43,7 @@ __all__ = [
     "GroupSequential",
     "Interaction",
     "InterimResult",
+    "Measure",
     "ModelComparison",
     "OtherImages",
     "Outcomes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from ablations.statistics.contrasts import (
 )
 from ablations.statistics.divergence import Divergence, divergences
 from ablations.statistics.estimates import cell_means
+from ablations.statistics.measure import ACCURACY, Measure
 from ablations.statistics.other_images import OtherImages, Predictions, other_images
 from ablations.statistics.outcomes import Outcomes, arrange
 from ablations.statistics.ranks import Ranks, rank_arms
@@ -117,19 +119,26 @@ class Analysis:
 
     @cached_property
     def cell_means(self) -> pd.DataFrame:
-        """Accuracy of every arm in every cell."""
+        """What was measured of every arm in every cell."""
         return cell_means(self.outcomes)
 
 
-def analyse(results: Results) -> Analysis:
-    """Return the statistics of a study, tested as its plan prescribes."""
-    outcomes = arrange(results)
-    return Analysis(outcomes, sequential_progress(results, outcomes), results.predictions)
+def analyse(results: Results, measure: Measure = ACCURACY, measured: Mapping[str, float] | None = None) -> Analysis:
+    """Return the statistics of a study, tested as its plan prescribes.
+
+    They are about test accuracy, or about what was `measured`, by the keys of runs. Interim analyses of another measure
+    are at the same numbers of seeds; predictions are about accuracy only.
+    """
+    outcomes = arrange(results, None, measure, measured)
+    growth = sequential_progress(results, outcomes)
+    return Analysis(outcomes, growth, results.predictions) if measured is None else Analysis(outcomes, growth)
 
 
-def outcomes_at_last_look(results: Results, axis: str) -> tuple[Outcomes, Procedure]:
+def outcomes_at_last_look(
+    results: Results, axis: str, measure: Measure = ACCURACY, measured: Mapping[str, float] | None = None
+) -> tuple[Outcomes, Procedure]:
     """Return the outcomes along one axis up to the last interim analysis, and the procedure that tests them."""
-    whole, outcomes = analyse(results), arrange(results, axis)
+    whole, outcomes = analyse(results, measure, measured), arrange(results, axis, measure, measured)
     if whole.growth is None:
         return outcomes, FIXED
     seeds = whole.growth.seeds if axis == whole.outcomes.axis else [min(whole.growth.seeds)] * len(outcomes.arms)

@@ -1,6 +1,6 @@
 """Contrasts of paired runs: arms against the baseline, all pairs, main effects, interactions.
 
-Differences are in percentage points, (G settings, S seeds) with NaN for an incomplete block.
+Differences are (G settings, S seeds) with NaN for an incomplete block, those of shares in percentage points.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ablations.statistics.estimates import (
     probability_of_improvement,
 )
 from ablations.statistics.intervals import LEVEL
+from ablations.statistics.measure import ACCURACY, Measure
 from ablations.statistics.outcomes import FloatArray, Outcomes
 from ablations.statistics.permutation import holm, joint_sign_flip_p, sign_flip_p
 from ablations.statistics.power import MARGIN, seeds_needed
@@ -27,21 +28,20 @@ from ablations.statistics.sequential.procedures import FIXED, SEQUENTIAL, Proced
 from ablations.statistics.setting_weights import estimate
 
 ALPHA = round(1 - LEVEL, 10)
-LARGEST_DIFFERENCE = 100.0
-"""Of two accuracies, in percentage points."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A paired comparison: `subject` minus `reference`, in percentage points, over `n` complete blocks.
+    """A paired comparison: `subject` minus `reference`, in the unit of `measure`, over `n` complete blocks.
 
     `mean`: the `estimate`, the mean of the settings' means, over the `cells` of `cells_planned` settings that have a
     complete block. `low`, `high`: its 95 % interval (`paired_interval`). `p`, `p_adjusted`: sign-flip test, before and
     after `correction` over the family of contrasts: "Holm", or "joint" for `joint_sign_flip_p`, with the prefix
     "sequential " if it holds over all interim analyses. `p_smallest`, `p_adjusted_smallest`: their smallest possible
-    values with this number of blocks. `p_equivalence`: two one-sided tests within `MARGIN` points, Holm-adjusted.
-    `wins`: blocks in which the subject leads. `seeds`: the largest number of seeds in a setting. `seeds_needed`: seeds
-    per setting for 80 % power, None if over 1,000.
+    values with this number of blocks. `p_equivalence`: two one-sided tests within `MARGIN` points, Holm-adjusted;
+    NaN if the measure is not a share. `wins`: blocks in which the subject leads; `probability_of_improvement`: that of
+    a better value, or of a higher one if neither direction is better. `seeds`: the largest number of seeds in a
+    setting. `seeds_needed`: seeds per setting for 80 % power, None if over 1,000.
     """
 
     subject: str
@@ -65,6 +65,7 @@ class Contrast:
     seeds_needed: int | None
     family: int
     runs: tuple[str, ...]
+    measure: Measure = ACCURACY
 
     @property
     def sequential(self) -> bool:
@@ -82,14 +83,15 @@ class _Pair:
 
 
 def _family(
-    pairs: Sequence[_Pair], correction: str, tests: Procedure, largest: float = LARGEST_DIFFERENCE
+    pairs: Sequence[_Pair], correction: str, tests: Procedure, measure: Measure, differences: int = 1
 ) -> list[Contrast]:
-    """Return the contrasts of one family; their intervals end at ±`largest`, beyond which no difference is possible."""
+    """Return the contrasts of one family, each of so many `differences` of runs; intervals end at what is possible."""
+    largest = differences * measure.largest_difference
     family = sum(bool(np.isfinite(pair.differences).any()) for pair in pairs)
     strictest = max(family, 1) if correction == "Holm" else 1
     ps = [tests.p(pair.differences) for pair in pairs]
     adjusted = holm(ps) if correction == "Holm" or not pairs else tests.joint([pair.differences for pair in pairs])
-    equivalent = holm([tests.equivalence(pair.differences) for pair in pairs])
+    equivalent = holm([tests.equivalence(pair.differences) if measure.is_share else np.nan for pair in pairs])
     found = []
     for i, pair in enumerate(pairs):
         known = np.isfinite(pair.differences)
@@ -115,21 +117,23 @@ def _family(
                 p_equivalence=float(equivalent[i]),
                 effect_size=effect_size(pair.differences),
                 probability_of_improvement=pair.improvement,
-                wins=int((values > 0).sum()),
+                wins=int((measure.sign * values > 0).sum()),
                 seeds_needed=seeds_needed(pair.differences, alpha=ALPHA / strictest),
                 family=family,
                 runs=pair.runs,
+                measure=measure,
             )
         )
     return found
 
 
 def _pair(outcomes: Outcomes, subject: int, reference: int) -> _Pair:
+    sign = outcomes.measure.sign
     return _Pair(
         outcomes.arm_name(subject),
         outcomes.arm_name(reference),
         outcomes.differences(subject, reference),
-        probability_of_improvement(outcomes.accuracy[subject], outcomes.accuracy[reference]),
+        probability_of_improvement(sign * outcomes.values[subject], sign * outcomes.values[reference]),
         outcomes.runs(subject, reference),
     )
 
@@ -137,7 +141,8 @@ def _pair(outcomes: Outcomes, subject: int, reference: int) -> _Pair:
 def baseline_contrasts(outcomes: Outcomes, tests: Procedure = FIXED) -> list[Contrast]:
     """Compare every other arm with the baseline; one Holm family."""
     base = outcomes.baseline
-    return _family([_pair(outcomes, arm, base) for arm in range(len(outcomes.arms)) if arm != base], "Holm", tests)
+    pairs = [_pair(outcomes, arm, base) for arm in range(len(outcomes.arms)) if arm != base]
+    return _family(pairs, "Holm", tests, outcomes.measure)
 
 
 def main_effects(outcomes: Outcomes, axis: str, tests: Procedure = FIXED) -> list[Contrast]:
@@ -149,18 +154,18 @@ def main_effects(outcomes: Outcomes, axis: str, tests: Procedure = FIXED) -> lis
 
 
 def all_contrasts(outcomes: Outcomes, tests: Procedure = FIXED) -> list[Contrast]:
-    """Compare every pair of arms, the one with the higher mean first; one Holm family."""
+    """Compare every pair of arms, the one with the better mean first; one Holm family."""
     pairs = []
     for first, second in combinations(range(len(outcomes.arms)), 2):
         differences = outcomes.differences(second, first)
-        ahead = estimate(differences) >= 0
+        ahead = outcomes.measure.sign * estimate(differences) >= 0
         pairs.append(_pair(outcomes, second, first) if ahead else _pair(outcomes, first, second))
-    return _family(pairs, "Holm", tests)
+    return _family(pairs, "Holm", tests, outcomes.measure)
 
 
 @dataclass(frozen=True)
 class Interaction:
-    """The change of a lead over the baseline along another axis: a difference of differences, in points.
+    """The change of a lead over the baseline along another axis: a difference of differences.
 
     `change.mean` is (subject - baseline at `level`) - (subject - baseline at `from_level`) over complete blocks;
     `lead` and `from_lead` are the two leads over the same blocks.
@@ -208,7 +213,7 @@ def interactions(outcomes: Outcomes, axis: str, tests: Procedure = FIXED) -> lis
         )
     found = []
     for (_, level), lead_pair, contrast in zip(
-        places, leads, _family(pairs, "joint", tests, 2 * LARGEST_DIFFERENCE), strict=True
+        places, leads, _family(pairs, "joint", tests, outcomes.measure, differences=2), strict=True
     ):
         means = [estimate(np.where(complete & (contrast.n > 0), lead, np.nan)) for lead in lead_pair]
         found.append(Interaction(axis, level_text(levels[0]), level_text(level), means[0], means[1], contrast))

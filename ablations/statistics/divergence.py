@@ -43,7 +43,7 @@ class Divergence:
 
 def divergences(outcomes: Outcomes) -> list[Divergence]:
     """Return the divergence of every arm, in the order of the arms; empty if no run diverged."""
-    diverged, finished = outcomes.has_diverged, np.isfinite(outcomes.accuracy)
+    diverged, finished = outcomes.has_diverged, np.isfinite(outcomes.values)
     if not diverged.any():
         return []
     base, tested = outcomes.baseline, []

@@ -39,23 +39,23 @@ def interquartile_mean(values: FloatArray) -> float:
 
 
 def arm_means(outcomes: Outcomes) -> pd.DataFrame:
-    """Return each arm's mean (settings weighted equally) and interquartile mean in percent, over complete blocks."""
-    whole = np.all(np.isfinite(outcomes.accuracy), axis=0)
+    """Return each arm's mean (settings weighted equally) and interquartile mean, over complete blocks."""
+    whole = np.all(np.isfinite(outcomes.values), axis=0)
     rows = []
     for arm, level in enumerate(outcomes.arms):
-        values = outcomes.accuracy[arm][whole]
-        mean = estimate(np.where(whole, outcomes.accuracy[arm], np.nan))
+        values = outcomes.values[arm][whole]
+        mean = estimate(np.where(whole, outcomes.values[arm], np.nan))
         row = {"mean": mean, "interquartile_mean": interquartile_mean(values), "n": values.size}
         rows.append({outcomes.axis: level_text(level)} | row)
     return pd.DataFrame(rows)
 
 
 def cell_means(outcomes: Outcomes) -> pd.DataFrame:
-    """Return the accuracy in percent of every arm in every setting: mean, 95 % t interval within 0..100, sd, n."""
+    """Return what was measured of every arm in every setting: mean, 95 % t interval within what is possible, sd, n."""
     rows = []
     for arm, level in enumerate(outcomes.arms):
         for cell, levels in enumerate(outcomes.cells):
-            values = outcomes.accuracy[arm, cell]
+            values = outcomes.values[arm, cell]
             values = values[np.isfinite(values)]
             low, high = t_interval(values)
             rows.append(
@@ -63,8 +63,8 @@ def cell_means(outcomes: Outcomes) -> pd.DataFrame:
                     outcomes.axis: level_text(level),
                     **dict(zip(outcomes.cell_axes, map(level_text, levels), strict=True)),
                     "mean": values.mean() if values.size else np.nan,
-                    "low": max(low, 0.0) if np.isfinite(low) else np.nan,
-                    "high": min(high, 100.0) if np.isfinite(high) else np.nan,
+                    "low": max(low, outcomes.measure.lowest) if np.isfinite(low) else np.nan,
+                    "high": min(high, outcomes.measure.highest) if np.isfinite(high) else np.nan,
                     "sd": values.std(ddof=1) if values.size > 1 else np.nan,
                     "n": values.size,
                 }

@@ -20,6 +20,8 @@ _MOST = 2**16
 class Ranks:
     """Mean rank of each arm over the settings (cells); 1 is the best, ties share their rank.
 
+    If neither direction is better, 1 is the highest.
+
     The unit of observation is a setting, represented by its mean over seeds. Ranks ask whether the order of the arms
     would hold in other settings; contrasts ask how large a difference is in these. `p` is that of Friedman's test
     (`friedman_p`). Two arms whose mean ranks differ by less than `critical` (Nemenyi at 5 %) are not distinguished.
@@ -52,13 +54,13 @@ def rank_arms(outcomes: Outcomes) -> Ranks | None:
 
     A setting's means are over the seeds that all arms have there. None for fewer than three arms or two such settings.
     """
-    whole: NDArray[np.bool_] = np.all(np.isfinite(outcomes.accuracy), axis=0)
+    whole: NDArray[np.bool_] = np.all(np.isfinite(outcomes.values), axis=0)
     used = [cell for cell in range(len(outcomes.cells)) if whole[cell].any()]
     arms = len(outcomes.arms)
     if arms < 3 or len(used) < 2:
         return None
-    means: FloatArray = np.stack([outcomes.accuracy[:, cell, whole[cell]].mean(axis=1) for cell in used])
-    each = scipy_stats.rankdata(-means.round(9), axis=1)
+    means: FloatArray = np.stack([outcomes.values[:, cell, whole[cell]].mean(axis=1) for cell in used])
+    each = scipy_stats.rankdata(-outcomes.measure.sign * means.round(9), axis=1)
     q = float(scipy_stats.studentized_range.isf(0.05, arms, np.inf)) / np.sqrt(2)
     critical = q * np.sqrt(arms * (arms + 1) / (6 * len(used)))
     names = tuple(outcomes.arm_name(arm) for arm in range(arms))

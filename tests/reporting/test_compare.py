@@ -46,9 +46,9 @@ def test_models_that_agree():
 def test_two_arms_of_a_study():
     results = synthetic_results.make()
     outcomes, _ = two_arms(results, "rope", "learned")
-    assert (outcomes.arms, outcomes.baseline, outcomes.accuracy.shape) == (("rope", "learned"), 1, (2, 4, 3))
+    assert (outcomes.arms, outcomes.baseline, outcomes.values.shape) == (("rope", "learned"), 1, (2, 4, 3))
     text = comparison_text(outcomes, (results, results))
-    mean = (outcomes.accuracy[0] - outcomes.accuracy[1]).mean()
+    mean = (outcomes.values[0] - outcomes.values[1]).mean()
     assert f"{mean:.1f}" in text.splitlines()[0] or f"{abs(mean):.1f}" in text.splitlines()[0]
     assert "| depth | patch | rope | learned | difference | pairs |" in text
     assert "McNemar" not in text  # there are no predictions
@@ -82,7 +82,7 @@ def test_two_studies_pair_what_they_share():
     outcomes, differ = two_studies(long, short)
     assert outcomes.cells == (("rope", 2), ("rope", 4))
     assert outcomes.seeds == (1, 2)
-    assert outcomes.accuracy[0] - outcomes.accuracy[1] == pytest.approx(np.ones((2, 2)))
+    assert outcomes.values[0] - outcomes.values[1] == pytest.approx(np.ones((2, 2)))
     assert differ == {"epochs": ("60", str(RunConfig().epochs))}
     assert "study long" in comparison_text(outcomes, (long, short))
 
@@ -107,7 +107,7 @@ def test_trained_models_are_compared_pair_by_pair_and_said_to_be_models():
     models = trained_models(outcomes, (results, results))
     assert list(models) == [(0, 0), (0, 1)]
     for (cell, seed), model in models.items():
-        expected = np.ceil(40 * outcomes.accuracy[:, cell, seed] / 100) / 0.4
+        expected = np.ceil(40 * outcomes.values[:, cell, seed] / 100) / 0.4
         assert (model.first, model.second) == pytest.approx(tuple(expected))
     text = comparison_text(outcomes, (results, results))
     assert "Comparison of the trained models, not of the methods" in text

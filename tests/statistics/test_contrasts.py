@@ -223,16 +223,16 @@ def test_equivalence_p_equals_statsmodels():
 
 def test_contrasts_follow_from_the_blocks():
     outcomes = arrange(synthetic_results.make())
-    assert outcomes.accuracy.shape == (4, 4, 3)
+    assert outcomes.values.shape == (4, 4, 3)
     contrast = stats.baseline_contrasts(outcomes)[2]
-    blocks = (outcomes.accuracy[3] - outcomes.accuracy[0]).ravel()
+    blocks = (outcomes.values[3] - outcomes.values[0]).ravel()
     assert (contrast.subject, contrast.reference, contrast.n, contrast.cells) == ("rope", "none", 12, 4)
     assert contrast.mean == pytest.approx(blocks.mean())
     assert contrast.p == stats.sign_flip_p(blocks) == 2 / 2**12
     assert contrast.p_adjusted == pytest.approx(3 * contrast.p)
     assert contrast.low < contrast.mean < contrast.high
     assert len(contrast.runs) == 24
-    paired = scipy_stats.ttest_rel(outcomes.accuracy[3].ravel(), outcomes.accuracy[0].ravel())
+    paired = scipy_stats.ttest_rel(outcomes.values[3].ravel(), outcomes.values[0].ravel())
     assert contrast.effect_size == pytest.approx(paired.statistic / np.sqrt(12))
     assert len(stats.all_contrasts(outcomes)) == 6
     assert all(c.mean >= 0 for c in stats.all_contrasts(outcomes))
@@ -259,7 +259,7 @@ def test_an_arm_without_runs_has_a_contrast_without_numbers():
 
 def test_interactions_are_differences_of_differences():
     outcomes = arrange(synthetic_results.make())
-    a = outcomes.accuracy  # cells in the order (2, 2), (2, 4), (4, 2), (4, 4)
+    a = outcomes.values  # cells in the order (2, 2), (2, 4), (4, 2), (4, 4)
     lead = a[3] - a[0]
     expected = (lead[[1, 3]] - lead[[0, 2]]).mean()
     found = stats.interactions(outcomes, "patch")[2]

@@ -59,7 +59,7 @@ def test_lost_runs_are_no_diverged_runs():
 
 def test_the_contrasts_with_and_without_diverged_runs():
     analysis = Analysis(arrange(study()))
-    accuracy = analysis.outcomes.accuracy
+    accuracy = analysis.outcomes.values
     np.testing.assert_allclose(accuracy[analysis.outcomes.has_diverged], 10.0)
     _, rope = analysis.contrasts
     assert rope.n == 12
@@ -96,5 +96,5 @@ def test_intervals_of_differences_end_where_no_difference_is_possible():
     )
     (contrast,) = Analysis(arrange(results)).contrasts
     assert contrast.low == -100.0 < contrast.mean < contrast.high < 100.0
-    d = np.array(arrange(results).accuracy[1, 0] - arrange(results).accuracy[0, 0])
+    d = np.array(arrange(results).values[1, 0] - arrange(results).values[0, 0])
     assert contrast.high >= d.mean() + scipy_stats.t.ppf(0.975, 5) * scipy_stats.sem(d) - 1e-9

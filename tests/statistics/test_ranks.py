@@ -95,10 +95,10 @@ def test_averaged_is_the_mean_over_the_arms_of_the_levels_of_another_axis():
     )
     turned = whole.averaged("patch")
     assert (turned.axis, turned.arms, turned.cell_axes, turned.cells) == ("patch", (2, 4), ("depth",), ((2,), (4,)))
-    a, keys = whole.accuracy.reshape(4, 2, 2, 3), whole.keys.reshape(4, 2, 2, 3)  # arms, depths, patches, seeds
-    np.testing.assert_array_equal(turned.accuracy, a.mean(axis=0).transpose(1, 0, 2))
-    assert np.isnan(turned.accuracy[1, 0, 1])  # one of the four arms is lost
-    assert np.isfinite(turned.accuracy).sum() == 11
+    a, keys = whole.values.reshape(4, 2, 2, 3), whole.keys.reshape(4, 2, 2, 3)  # arms, depths, patches, seeds
+    np.testing.assert_array_equal(turned.values, a.mean(axis=0).transpose(1, 0, 2))
+    assert np.isnan(turned.values[1, 0, 1])  # one of the four arms is lost
+    assert np.isfinite(turned.values).sum() == 11
     assert sorted(turned.keys[1, 1, 2]) == sorted(keys[:, 1, 1, 2])
 
 
@@ -106,7 +106,7 @@ def test_a_main_effect_counts_the_arms_of_a_seed_once():
     """Runs of one seed and setting share their luck, whatever the arm: 2 depths x 3 seeds are 6 pairs, and not 24."""
     whole = arrange(synthetic_results.make())
     (effect,) = stats.main_effects(whole, "patch")
-    a = whole.accuracy.reshape(4, 2, 2, 3)
+    a = whole.values.reshape(4, 2, 2, 3)
     assert (effect.subject, effect.reference, effect.n, effect.cells) == ("patch 4", "patch 2", 6, 2)
     assert effect.mean == pytest.approx(a[:, :, 1].mean() - a[:, :, 0].mean())
     assert effect.p == 2 / 2**6

@@ -82,7 +82,7 @@ def _points(outcomes: Outcomes, cost_of: dict[str, float]) -> pd.DataFrame:
     points = []
     for arm in range(len(outcomes.arms)):
         for cell in range(len(outcomes.cells)):
-            values = outcomes.accuracy[arm, cell]
+            values = outcomes.values[arm, cell]
             known = np.isfinite(values)
             if known.any():
                 whole = [key for key in outcomes.keys[arm, cell][known] if key not in outcomes.diverged]

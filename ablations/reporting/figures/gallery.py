@@ -81,7 +81,7 @@ def _accuracy(outcomes: Outcomes) -> ReportFigure:
         if cell >= len(outcomes.cells):
             ax.set_visible(False)
             continue
-        figures.accuracy_by_arm(ax, outcomes.accuracy[:, cell], outcomes.has_diverged[:, cell], names, marks)
+        figures.accuracy_by_arm(ax, outcomes.values[:, cell], outcomes.has_diverged[:, cell], names, marks)
         ax.grid(axis="x")
         ax.set_title(_panel_title(outcomes.cell_name(cell)), loc="left")
         ax.tick_params(axis="x", labelbottom=True)
@@ -153,7 +153,7 @@ def _ranks(analysis: Analysis) -> ReportFigure | None:
 def _heatmaps(outcomes: Outcomes) -> ReportFigure | None:
     if not outcomes.cell_axes:
         return None
-    means = _mean(outcomes.accuracy)
+    means = _mean(outcomes.values)
     finite = means[np.isfinite(means)]
     lowest, highest = float(finite.min()), float(finite.max())
     if lowest == highest:
@@ -259,5 +259,5 @@ def _mean(accuracy: FloatArray) -> FloatArray:
 
 
 def _run_range(outcomes: Outcomes) -> str:
-    n = np.isfinite(outcomes.accuracy).sum(axis=-1)
+    n = np.isfinite(outcomes.values).sum(axis=-1)
     return f"{n.max()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"

@@ -47,10 +47,9 @@ def interim_results(outcomes: Outcomes, growth: SequentialProgress, tests: Group
             values = differences[arm][:, :seeds]
             n = int(np.isfinite(values).sum())
             mean = estimate(values)
-            numbers = float(adjusted[place]), float(equivalent[place])
-            found.append(
-                InterimResult(i + 1, seeds, outcomes.arm_name(arm), n, mean, *numbers, decided(n, mean, *numbers))
-            )
+            numbers = float(adjusted[place]), float(equivalent[place]) if outcomes.measure.is_share else np.nan
+            kind = decided(n, mean, *numbers, outcomes.measure)
+            found.append(InterimResult(i + 1, seeds, outcomes.arm_name(arm), n, mean, *numbers, kind))
     return found
 
 

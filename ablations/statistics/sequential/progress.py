@@ -54,10 +54,8 @@ def sequential_progress(results: Results, outcomes: Outcomes) -> SequentialProgr
 def truncate_seeds(outcomes: Outcomes, seeds: Sequence[int]) -> Outcomes:
     """Return the outcomes restricted to the first `seeds` (A,) seeds of each arm."""
     beyond = np.arange(len(outcomes.seeds)) >= np.asarray(seeds)[:, None]
-    beyond = np.broadcast_to(beyond[:, None, :], outcomes.accuracy.shape)
-    return replace(
-        outcomes, accuracy=np.where(beyond, np.nan, outcomes.accuracy), keys=np.where(beyond, "", outcomes.keys)
-    )
+    beyond = np.broadcast_to(beyond[:, None, :], outcomes.values.shape)
+    return replace(outcomes, values=np.where(beyond, np.nan, outcomes.values), keys=np.where(beyond, "", outcomes.keys))
 
 
 def seeds_to_add(outcomes: Outcomes, found: SequentialProgress, open_arms: Sequence[int]) -> dict[Level, int]:
