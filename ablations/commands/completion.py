@@ -76,7 +76,8 @@ def arms_and_studies(context: typer.Context) -> Iterable[str]:
 
 
 def keys(context: typer.Context) -> Iterable[str]:
-    return sorted(path.parent.name for path in Path(context.params.get("runs") or "runs").glob("*/DONE.json"))
+    runs = Path(context.params.get("runs") or "runs")
+    return sorted(path.parent.name for place in (runs, runs / "evaluations") for path in place.glob("*/DONE.json"))
 
 
 NAMES: dict[str, Callable[..., Iterable[str]]] = {

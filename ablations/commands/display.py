@@ -14,7 +14,15 @@ from ablations.execution.lease import HEARTBEAT_INTERVAL, LEASE_TIMEOUT, active_
 from ablations.execution.plan import Arm, shown_axes
 from ablations.execution.resources import ResourcePlan
 from ablations.machine import format_bytes
-from ablations.storage import Store, StudyPlan, problems, stale_runs, stale_runs_warning
+from ablations.storage import (
+    EvaluationStore,
+    Store,
+    StudyPlan,
+    evaluations_of,
+    problems,
+    stale_runs,
+    stale_runs_warning,
+)
 from ablations.training.memory import MemoryEstimate
 
 if TYPE_CHECKING:
@@ -235,7 +243,35 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
             lines.append(warning)
         add_row(rows, plan.study, *map(str, counts.values()), plan.question)
         to_do, active = to_do + counts["to do"], active + counts["running"]
+    described, evaluating = describe_evaluations(store, plans)
+    lines, active = lines + described, active + evaluating
     return Group(rows, *(Text(visible(line)) for line in lines)), to_do, active
+
+
+def describe_evaluations(store: Store, plans: Sequence[StudyPlan]) -> tuple[list[str], int]:
+    """Return lines about the evaluations of studies that have any, and the number of those that are running."""
+    if not EvaluationStore.beside(store).root.is_dir():
+        return [], 0
+    from ablations.execution.evaluation import evaluation_states
+
+    states = evaluation_states(store, {key: config.position for plan in plans for key, config in plan.runs.items()})
+    lines, active = [], set()
+    for plan in plans:
+        axes, details = shown_axes(plan), []
+        numbers = {"finished": 0, "outdated": 0, "failed": 0, "running": 0}
+        for run in plan.keys:
+            numbers["finished"] += states.finished[run]
+            numbers["outdated"] += states.outdated[run]
+        for one in states.unfinished:
+            if one.run in plan.runs:
+                numbers["failed" if one.owner is None else "running"] += 1
+                how = f"failed: {one.failure}" if one.owner is None else running(one.owner)
+                details.append(f"{plan.study}: {one.protocol}: {run_label(plan.runs[one.run], axes)} {how}")
+                active |= {(one.run, one.protocol)} if one.owner is not None else set()
+        if any(numbers.values()):
+            shown = (f"{number} {what}" for what, number in numbers.items() if number or what == "finished")
+            lines += [f"{plan.study}: evaluations: {', '.join(shown)}", *details]
+    return lines, len(active)
 
 
 def read_studies(store: Store, study: str | None = None) -> tuple[list[StudyPlan], list[str]]:
@@ -273,6 +309,12 @@ def show_studies(console: Console, store: Store, study: str | None = None, *, ve
                 sound = False
                 say(console, f"{plan.study}: {run_label(config, shown_axes(plan))} is damaged: {'; '.join(found)}")
                 say(console, f"  delete {store.folder(key)} and run the study again")
+        evaluations = EvaluationStore.beside(store)
+        for key in evaluations_of(evaluations, plan.keys)[0]:
+            if found := problems(evaluations, key):
+                sound = False
+                say(console, f"{plan.study}: {evaluations.folder(key)} is damaged: {'; '.join(found)}")
+                say(console, f"  delete {evaluations.folder(key)} and evaluate the study again")
     if verify and sound:
         say(console, "all files of all finished runs are intact")
     return sound

@@ -11,7 +11,6 @@ import typer
 from ablations.commands.base import FAILED, INTERRUPTED, echo, stop
 from ablations.commands.base import console as make_console
 from ablations.commands.options import Backend, Dask, DataDir, Insecure, ProtocolList, Quiet, Runs, Workers
-from ablations.config import count
 from ablations.errors import UsageError
 
 if TYPE_CHECKING:
@@ -91,6 +90,8 @@ def gpus(backend: str) -> tuple[str, ...]:
 
 def print_left_out(store: "Store", plan: "StudyPlan", work: "EvaluationWork") -> None:
     """Print how many runs of a plan are not evaluated, and why."""
+    from ablations.config import count
+
     planned = count(len(plan.keys), "run")
     if unfinished := sum(not store.done(key) for key in plan.keys):
         echo(f"note: not evaluated: {unfinished} of {planned}, not finished", err=True)
@@ -142,6 +143,7 @@ def execute_evaluations(
     """
     from ablations.commands import display
     from ablations.commands.progress import LiveProgress, Progress
+    from ablations.config import count
     from ablations.execution.evaluation import evaluate_and_store
     from ablations.execution.execute import execute_tasks
     from ablations.execution.interrupt import Interrupt

@@ -5,10 +5,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from ablations.commands.base import console as make_console
-from ablations.config.safe_text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +43,10 @@ def list_protocols(
 
 def show_protocol(console: "Console", protocol: "Protocol") -> None:
     """Print all that is known of a protocol."""
+    from rich.text import Text
+
     from ablations.commands import display
+    from ablations.config.safe_text import one_line
 
     display.say(console, str(protocol), style="bold")
     console.print(Text(one_line(protocol.description)))

@@ -1,7 +1,7 @@
-"""`vitab reproduce`: train a finished run again and compare."""
+"""`vitab reproduce`: train a finished run again, or repeat an evaluation, and compare."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,31 +12,45 @@ from ablations.commands.options import Backend, DataDir, Runs
 def reproduce(
     key: Annotated[
         str,
-        typer.Argument(metavar="KEY", help="Key of a finished run, or its first characters (the name of its folder)."),
+        typer.Argument(
+            metavar="KEY",
+            help="Key of a finished run or evaluation, or its first characters (the name of its folder).",
+        ),
     ],
     data_dir: DataDir = None,
     backend: Backend = "auto",
     runs: Runs = Path("runs"),
 ) -> None:
-    """Train a finished run again and compare the results.
+    """Train a finished run again, or repeat an evaluation, and compare the results.
 
-    With the same code, packages and processor, the results must be bitwise identical; otherwise the accuracies must
-    agree within two standard errors.
+    With the same code, packages and processor, the results must be bitwise identical. Otherwise the accuracies of a run
+    must agree within two standard errors, and the metrics of an evaluation within 0.01, or 1 % if they are above 1.
     """
-    from ablations.execution.reproduction import reproduce
+    from ablations.execution.reproduction import reproduce, reproduce_evaluation
     from ablations.execution.resources import resolve_backend
     from ablations.machine import available_cores
-    from ablations.storage import Store, find_key
+    from ablations.storage import EvaluationStore, Store, find_key
 
-    store = Store(runs)
-    found = find_key(store, key)
-    chosen = resolve_backend(backend)
-    again = reproduce(store, found, data_dir=data_dir, backend=chosen, threads=available_cores())
-    bits = "bitwise identical" if again.same_bits else "not bitwise identical"
-    where = "with the same code, packages and processor" if again.same_place else "in another environment"
+    store, found = find_key(Store(runs), key)
+    how: Any = {"data_dir": data_dir, "backend": resolve_backend(backend), "threads": available_cores()}
+    if isinstance(store, EvaluationStore):
+        repeated = reproduce_evaluation(store, found, **how)
+        name, largest = max(repeated.differences.items(), key=lambda item: item[1], default=("", 0.0))
+        changed = "" if largest == 0 else f"; largest difference {largest:.3g} times the tolerance ({name})"
+        what = f"evaluation {found[:16]} of run {repeated.run[:16]} by {repeated.protocol}"
+        echo(f"{what}, {_described(repeated.same_place, repeated.same_bits)}{changed}")
+        if not repeated.good:
+            stop("the evaluation was not reproduced", FAILED)
+        return
+    again = reproduce(store, found, **how)
     echo(
-        f"run {found[:16]}, {where}: {bits}; test accuracy {again.accuracy:.2%}, "
+        f"run {found[:16]}, {_described(again.same_place, again.same_bits)}; test accuracy {again.accuracy:.2%}, "
         f"originally {again.accuracy_before:.2%} (two standard errors: {again.tolerance:.2%})"
     )
     if not again.good:
         stop("the run was not reproduced", FAILED)
+
+
+def _described(same_place: bool, same_bits: bool) -> str:
+    where = "with the same code, packages and processor" if same_place else "in another environment"
+    return f"{where}: {'bitwise identical' if same_bits else 'not bitwise identical'}"

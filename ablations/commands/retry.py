@@ -28,7 +28,7 @@ def retry(
     runs: Runs = Path("runs"),
     quiet: Quiet = False,
 ) -> None:
-    """Retrain the failed or stale runs of a study."""
+    """Retrain the failed or stale runs of a study. Failed evaluations are tried again by `vitab evaluate`."""
     from ablations.commands import display
     from ablations.commands.execute import train
     from ablations.errors import UsageError

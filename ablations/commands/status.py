@@ -25,7 +25,7 @@ def status(
     ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Update every two seconds until no run is active.")] = False,
 ) -> None:
-    """Show finished, running, failed and remaining runs."""
+    """Show finished, running, failed and remaining runs, and the evaluations of studies that have any."""
     from ablations.commands import display
     from ablations.storage import Store
 

@@ -5,6 +5,7 @@ import inspect
 import json
 from functools import cache
 
+from ablations.errors import UsageError
 from ablations.evaluation.protocol import Protocol
 from ablations.evaluation.registry import protocol
 from ablations.storage.code_version import code_version, component_digest
@@ -20,6 +21,14 @@ def evaluation_key(run: str, text: str, position: str) -> str:
     """
     identity = {"run": run, "protocol": text, "code": evaluation_code(text, position), "format": 1}
     return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def key_of(run: str, text: str, position: str) -> str | None:
+    """Return the `evaluation_key`; None if the protocol no longer exists."""
+    try:
+        return evaluation_key(run, text, position)
+    except UsageError:
+        return None
 
 
 @cache

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ablations.errors import UsageError
-from ablations.evaluation.keys import evaluation_key
+from ablations.evaluation.keys import key_of
 from ablations.evaluation.protocol import Metric
 from ablations.evaluation.registry import protocol
 from ablations.storage import EvaluationStore, Store, StudyPlan
@@ -51,7 +50,7 @@ def load_evaluations(store: Store, plan: StudyPlan) -> Evaluations:
     rows, reasons, outdated = [], {}, 0
     for key, result in evaluations.finished(finished).items():
         run, text = str(result["run"]), str(result["protocol"])
-        if not _is_current(key, run, text, finished[run].position):
+        if key != key_of(run, text, finished[run].position):
             outdated += 1
             continue
         current[run, text] = key
@@ -68,11 +67,3 @@ def load_evaluations(store: Store, plan: StudyPlan) -> Evaluations:
         outdated,
         lambda run, text: evaluations.arrays(current[run, text]) if (run, text) in current else {},
     )
-
-
-def _is_current(key: str, run: str, text: str, position: str) -> bool:
-    """Return whether an evaluation was made by the protocol as it is now."""
-    try:
-        return evaluation_key(run, text, position) == key
-    except UsageError:
-        return False

@@ -1,16 +1,19 @@
 """Evaluations of finished runs as tasks, which are claimed and executed as runs are."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ablations.config import RunConfig, position_sources, run_key, run_label
 from ablations.data.loading import dataset_for
 from ablations.errors import UsageError
-from ablations.evaluation import protocol
+from ablations.evaluation import Measurement, protocol
 from ablations.evaluation.finished_run import FinishedRun
-from ablations.evaluation.keys import evaluation_code, evaluation_key
+from ablations.evaluation.keys import evaluation_code, evaluation_key, key_of
+from ablations.execution.lease import LEASE_TIMEOUT, Lease, active_lease, last_attempt, read_lease
 from ablations.execution.plan import shown_axes
 from ablations.execution.tasks import Evaluation, ExecutionSettings, Finished, RunHooks, Task
 from ablations.storage import EvaluationStore, Store, StudyPlan
@@ -80,51 +83,104 @@ def _weight(passes: float, config: RunConfig) -> float:
 
 def evaluate_and_store(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
     """Apply a protocol to a finished run and write what it measures. `settings.runs` is the folder of evaluations."""
-    from ablations.storage.provenance import describe
-
     assert task.evaluation is not None
-    evaluations = EvaluationStore(settings.runs)
-    begun = time.perf_counter()
+    evaluations, begun = EvaluationStore(settings.runs), time.perf_counter()
 
     def heartbeat() -> None:
         hooks.heartbeat()
         if hooks.stop():
             raise KeyboardInterrupt
 
-    run = FinishedRun(
-        evaluations.runs,
-        task.evaluation.run,
+    run, text = task.evaluation.run, task.evaluation.protocol
+    measured = measure(evaluations.runs, run, text, settings, heartbeat)
+    seconds = time.perf_counter() - begun
+    summary = summarise(text, measured)
+    result = {
+        "run": run,
+        "protocol": text,
+        "metrics": dict(measured.metrics),
+        "reasons": list(measured.reasons),
+        "seconds": seconds,
+        "summary": summary,
+    }
+    environment = evaluation_environment(text, task.config.position, settings)
+    evaluations.write_evaluation(task.key, task.config, result, measured.arrays, environment, hooks.holds_lease)
+    return Finished(summary, seconds)
+
+
+def measure(
+    store: Store, run: str, text: str, settings: ExecutionSettings, heartbeat: Callable[[], object] = lambda: None
+) -> Measurement:
+    """Return what a protocol measures on a finished run, with metrics of type float."""
+    finished = FinishedRun(
+        store,
+        run,
         data_dir=settings.data_dir,
         backend=settings.backend,
         threads=settings.threads,
         heartbeat=heartbeat,
     )
-    asked = protocol(task.evaluation.protocol)
     try:
-        measured = asked.measure(run)
+        measured = protocol(text).measure(finished)
     finally:
-        run.close()
-    metrics = {name: float(value) for name, value in measured.metrics.items()}
-    seconds = time.perf_counter() - begun
-    summary = summarise(task.evaluation.protocol, metrics, measured.reasons)
-    result = {
-        "run": task.evaluation.run,
-        "protocol": task.evaluation.protocol,
-        "metrics": metrics,
-        "reasons": list(measured.reasons),
-        "seconds": seconds,
-        "summary": summary,
-    }
-    environment = describe(position=task.config.position, backend=settings.backend, threads=settings.threads)
-    environment["evaluation"] = evaluation_code(task.evaluation.protocol, task.config.position)
-    evaluations.write_evaluation(task.key, task.config, result, measured.arrays, environment, hooks.holds_lease)
-    return Finished(summary, seconds)
+        finished.close()
+    return replace(measured, metrics={name: float(value) for name, value in measured.metrics.items()})
 
 
-def summarise(text: str, metrics: dict[str, float], reasons: Sequence[str]) -> str:
+def evaluation_environment(text: str, position: str, settings: ExecutionSettings) -> dict[str, Any]:
+    """Return the contents of the environment.json of an evaluation."""
+    from ablations.storage.provenance import describe
+
+    environment = describe(position=position, backend=settings.backend, threads=settings.threads)
+    return environment | {"evaluation": evaluation_code(text, position)}
+
+
+def summarise(text: str, measured: Measurement) -> str:
     """Return the first metric of a protocol in a phrase, or why it has none."""
     for metric in protocol(text).metrics():
-        if metric.name in metrics:
-            value = metrics[metric.name]
+        if metric.name in measured.metrics:
+            value = measured.metrics[metric.name]
             return f"{metric.noun} " + (f"{value:.1%}" if metric.unit == "%" else f"{value:.3g} {metric.unit}".rstrip())
-    return reasons[0] if reasons else "no metric"
+    return measured.reasons[0] if measured.reasons else "no metric"
+
+
+@dataclass(frozen=True)
+class UnfinishedEvaluation:
+    """An evaluation that failed or is running."""
+
+    run: str
+    protocol: str
+    owner: dict[str, Any] | None
+    """Content of the lease of one that is running."""
+    failure: str
+    """Reason and file of one that failed."""
+
+
+@dataclass(frozen=True)
+class EvaluationStates:
+    """The evaluations of the runs in a folder by the protocols as they are now, by key of the run."""
+
+    finished: Counter[str]
+    outdated: Counter[str]
+    unfinished: tuple[UnfinishedEvaluation, ...]
+
+
+def evaluation_states(store: Store, positions: Mapping[str, str]) -> EvaluationStates:
+    """Return the states of the evaluations of runs, whose encodings are given by key."""
+    evaluations = EvaluationStore.beside(store)
+    finished, outdated, unfinished = Counter[str](), Counter[str](), []
+    for key, result in evaluations.finished(positions).items():
+        run, text = result["run"], result["protocol"]
+        (finished if key == key_of(run, text, positions[run]) else outdated)[run] += 1
+    for folder in sorted(path.parent for path in evaluations.root.glob("*/attempt-*.json")):
+        lease = read_lease(Lease(folder, last_attempt(folder)).path) or {}
+        run, text = str(lease.get("run")), str(lease.get("protocol"))
+        current = key_of(run, text, positions[run]) if run in positions else None
+        if current is None or evaluations.folder(current) != folder or evaluations.done(current):
+            continue
+        owner = active_lease(folder)
+        if owner is not None and owner["silent"] < LEASE_TIMEOUT:
+            unfinished.append(UnfinishedEvaluation(run, text, owner, ""))
+        elif (reason := evaluations.failure(current)) is not None:
+            unfinished.append(UnfinishedEvaluation(run, text, None, f"{reason} ({folder / 'failure.json'})"))
+    return EvaluationStates(finished, outdated, tuple(unfinished))

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from ablations.config import count
 from ablations.errors import VitabError
@@ -51,6 +51,8 @@ class RunQueue:
         The run returns to the queue when another process claimed it first.
         """
         lease = self._leases.acquire(self._store.folder(task.key), pid)
+        if lease is not None and task.evaluation is not None:
+            lease.update(**asdict(task.evaluation))  # for `vitab status`
         if lease is None:
             self._tasks.append(task)
         elif self._ended_elsewhere(task):  # between `next_free` and this call

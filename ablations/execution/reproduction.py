@@ -1,4 +1,4 @@
-"""Reproduction of a finished run: train it again and compare the results."""
+"""Reproduction of a finished run or evaluation: train or measure again, and compare the results."""
 
 import math
 from dataclasses import dataclass
@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ablations.config import position_sources, run_key
+from ablations.config import RunConfig, position_sources, run_key
 from ablations.data.loading import dataset_for
 from ablations.errors import UsageError, VitabError
-from ablations.storage import Store, config_of, problems
+from ablations.execution.tasks import ExecutionSettings
+from ablations.storage import EvaluationStore, Store, config_of, problems
 from ablations.storage.provenance import determinants
 
 
@@ -43,13 +44,7 @@ def reproduce(store: Store, key: str, *, data_dir: Path | None, backend: str, th
 
     if found := problems(store, key):
         raise VitabError(f"run {key[:16]} is damaged: {'; '.join(found)}")
-    config = config_of(store, key)
-    try:
-        position_sources(config.position)
-    except UsageError as error:
-        raise UsageError(
-            f"{error}; the source of the encoding is in {store.folder(key) / 'environment.json'} (encodings)"
-        ) from error
+    config = _config(store, key)
     check_runs([config], backend)
     dataset = dataset_for(config, data_dir)
     if run_key(config, dataset.fingerprint) != key:
@@ -67,6 +62,86 @@ def reproduce(store: Store, key: str, *, data_dir: Path | None, backend: str, th
         accuracy_before=accuracy,
         tolerance=2 * math.sqrt(2 * accuracy * (1 - accuracy) / len(dataset.test_labels)),
     )
+
+
+TOLERANCE = 0.01
+"""Difference of a metric accepted in another environment: absolute up to 1, relative above. The weights are the same,
+but sums may be rounded differently, so that the predicted class of a few images changes."""
+
+
+@dataclass(frozen=True)
+class EvaluationReproduction:
+    """Comparison of a finished evaluation with a repetition of it."""
+
+    run: str
+    protocol: str
+    same_place: bool
+    """Whether code, packages and processor are those of the evaluation, so that identical bits are expected."""
+    same_bits: bool
+    differences: dict[str, float]
+    """Of metrics, by name, divided by the tolerance; infinite if only one of the two has the metric."""
+
+    @property
+    def good(self) -> bool:
+        """Whether the bits agree or, in another environment, the metrics agree within the tolerance."""
+        return self.same_bits if self.same_place else all(share <= 1 for share in self.differences.values())
+
+
+def reproduce_evaluation(
+    evaluations: EvaluationStore, key: str, *, data_dir: Path | None, backend: str, threads: int
+) -> EvaluationReproduction:
+    """Measure again what an evaluation has measured, and compare. Nothing is written.
+
+    Raises VitabError if a file of the evaluation or of its run is damaged, or its protocol no longer exists.
+    """
+    from ablations.execution.evaluation import evaluation_environment, measure
+
+    if found := problems(evaluations, key):
+        raise VitabError(f"evaluation {key[:16]} is damaged: {'; '.join(found)}")
+    before, arrays, environment = evaluations.result(key), evaluations.arrays(key), evaluations.environment(key)
+    run, text = str(before["run"]), str(before["protocol"])
+    if found := problems(evaluations.runs, run):
+        raise VitabError(f"run {run[:16]}, which was evaluated, is damaged: {'; '.join(found)}")
+    config = _config(evaluations.runs, run)
+    settings = ExecutionSettings(evaluations.root, data_dir, backend, threads)
+    here = evaluation_environment(text, config.position, settings)
+    measured = measure(evaluations.runs, run, text, settings)
+    old, new = before["metrics"], dict(measured.metrics)
+    places = [_where(one) | {"evaluation": one.get("evaluation")} for one in (environment, here)]
+    same_metrics = old.keys() == new.keys() and all(_equal(old[name], new[name]) for name in old)
+    return EvaluationReproduction(
+        run=run,
+        protocol=text,
+        same_place=places[0] == places[1],
+        same_bits=same_metrics and _same({name: np.asarray(a) for name, a in measured.arrays.items()}, arrays),
+        differences={name: _difference(old.get(name), new.get(name)) for name in sorted({*old, *new})},
+    )
+
+
+def _config(store: Store, key: str) -> RunConfig:
+    """Return the config of a run. Raises UsageError if the source of its encoding cannot be read."""
+    config = config_of(store, key)
+    try:
+        position_sources(config.position)
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; the source of the encoding is in {store.folder(key) / 'environment.json'} (encodings)"
+        ) from error
+    return config
+
+
+def _equal(first: float, second: float) -> bool:
+    return first == second or (math.isnan(first) and math.isnan(second))
+
+
+def _difference(before: float | None, now: float | None) -> float:
+    """Return the difference of two values of a metric as a multiple of the tolerance."""
+    if before is None or now is None:
+        return math.inf
+    if _equal(before, now):
+        return 0.0
+    difference = abs(now - before) / (TOLERANCE * max(1.0, abs(before)))
+    return math.inf if math.isnan(difference) else difference
 
 
 def _where(environment: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ablations.storage.records import EpochMetrics, RunRecord
 from ablations.storage.results import Results, load_results
 from ablations.storage.store import FILES, METRICS, RESULT, Store
 from ablations.storage.study_plan import StudyPlan
-from ablations.storage.verification import config_of, find_key, finished_keys, problems
+from ablations.storage.verification import config_of, evaluations_of, find_key, finished_keys, problems
 
 __all__ = [
     "FILES",
@@ -28,6 +28,7 @@ __all__ = [
     "Store",
     "StudyPlan",
     "config_of",
+    "evaluations_of",
     "file_sha256",
     "find_key",
     "finished_keys",

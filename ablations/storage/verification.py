@@ -1,6 +1,6 @@
 """Verification of the files of finished runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ablations.config import RunConfig
@@ -61,10 +61,28 @@ def config_of(store: Store, key: str) -> RunConfig:
     return RunConfig.from_mapping(content)
 
 
-def find_key(store: Store, beginning: str) -> str:
-    """Return the key of the only finished run whose key begins so. Raises UsageError if there is none or several."""
-    keys = [key for key in finished_keys(store)[0] if beginning and key.startswith(beginning)]
-    if len(keys) != 1:
-        what = "no finished run" if not keys else f"{len(keys)} finished runs"
+def find_key(store: Store, beginning: str) -> tuple[Store, str]:
+    """Return the key of the only finished run or evaluation whose key begins so, and the store that has it.
+
+    Raises UsageError if there is none or several.
+    """
+    stores = store, EvaluationStore.beside(store)
+    found = [
+        (place, key) for place in stores for key in finished_keys(place)[0] if beginning and key.startswith(beginning)
+    ]
+    if len(found) != 1:
+        what = "no finished run or evaluation" if not found else f"{len(found)} finished runs or evaluations"
         raise UsageError(f"{what} in {store.root} with a key that begins with {beginning!r}; keys are names of folders")
-    return keys[0]
+    return found[0]
+
+
+def evaluations_of(store: EvaluationStore, runs: Collection[str] | None) -> tuple[list[str], list[Path]]:
+    """Return `finished_keys` of the evaluations of these runs, and of those whose run is unknown; of all if None."""
+    keys, unreadable = finished_keys(store)
+
+    def belongs(folder: Path) -> bool:
+        result = read_json(folder / "result.json")
+        run = result.get("run") if isinstance(result, dict) else None
+        return runs is None or run is None or run in runs
+
+    return [key for key in keys if belongs(store.folder(key))], [path for path in unreadable if belongs(path)]

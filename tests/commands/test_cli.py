@@ -604,7 +604,7 @@ def test_reproduce_compares_bits_here_and_accuracy_elsewhere(here, monkeypatch):
     result = vitab("reproduce", key[:8])
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith(f"run {key[:16]}, with the same code, packages and processor: bitwise identical;")
-    assert "no finished run in runs with a key that begins with 'x'" in vitab("reproduce", "x").stderr
+    assert "no finished run or evaluation in runs with a key that begins with 'x'" in vitab("reproduce", "x").stderr
 
     from ablations.execution import reproduction
     from ablations.execution.reproduction import Reproduction
