@@ -42,9 +42,9 @@ def positions() -> Iterable[str]:
 
 
 def protocols() -> Iterable[str]:
-    from ablations.evaluation import PROTOCOLS
+    from ablations.evaluation import names
 
-    return PROTOCOLS
+    return names()
 
 
 def backends() -> Iterable[str]:

@@ -252,6 +252,7 @@ def describe_evaluations(store: Store, plans: Sequence[StudyPlan]) -> tuple[list
     """Return lines about the evaluations of studies that have any, and the number of those that are running."""
     if not EvaluationStore.beside(store).root.is_dir():
         return [], 0
+    from ablations.evaluation import protocol_label
     from ablations.execution.evaluation import evaluation_states
 
     states = evaluation_states(store, {key: config.position for plan in plans for key, config in plan.runs.items()})
@@ -266,7 +267,9 @@ def describe_evaluations(store: Store, plans: Sequence[StudyPlan]) -> tuple[list
             if one.run in plan.runs:
                 numbers["failed" if one.owner is None else "running"] += 1
                 how = f"failed: {one.failure}" if one.owner is None else running(one.owner)
-                details.append(f"{plan.study}: {one.protocol}: {run_label(plan.runs[one.run], axes)} {how}")
+                details.append(
+                    f"{plan.study}: {protocol_label(one.protocol)}: {run_label(plan.runs[one.run], axes)} {how}"
+                )
                 active |= {(one.run, one.protocol)} if one.owner is not None else set()
         if any(numbers.values()):
             shown = (f"{number} {what}" for what, number in numbers.items() if number or what == "finished")

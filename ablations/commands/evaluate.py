@@ -76,9 +76,16 @@ def evaluate(
 
 def standard_protocols(texts: "Iterable[str]") -> list[str]:
     """Return the standard spellings of protocols, each once. Raises UsageError for one that does not exist."""
-    from ablations.evaluation import protocol
+    from ablations.evaluation import protocol, protocol_label
+    from ablations.evaluation.registry import protocol_as_given
 
-    return list(dict.fromkeys(str(protocol(text)) for text in texts))
+    labels: dict[str, str] = {}
+    for text in (str(protocol(text)) for text in texts):
+        first = labels.setdefault(protocol_label(text), text)
+        if first != text:
+            both = f"{protocol_as_given(first)} and {protocol_as_given(text)}"
+            raise UsageError(f"protocols must have different labels, got {both}")
+    return list(labels.values())
 
 
 def gpus(backend: str) -> tuple[str, ...]:
@@ -102,13 +109,15 @@ def print_left_out(store: "Store", plan: "StudyPlan", work: "EvaluationWork") ->
 def print_forecast(console: "Console", store: "Store", protocols: "Sequence[str]", tasks: "Sequence[Task]") -> None:
     """Print evaluations and their expected time, from the time that the training took."""
     from ablations.commands import display
-    from ablations.evaluation import protocol
+    from ablations.evaluation import protocol, protocol_label
 
     rows = display.table("protocol", "what is measured", "to do", "about", right=("to do", "about"))
     for text in protocols:
         own = [task for task in tasks if task.evaluation and task.evaluation.protocol == text]
         seconds = sum(_seconds(store, task) for task in own)
-        display.add_row(rows, text, protocol(text).description, str(len(own)), display.duration(seconds))
+        display.add_row(
+            rows, protocol_label(text), protocol(text).description, str(len(own)), display.duration(seconds)
+        )
     console.print(rows)
 
 

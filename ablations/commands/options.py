@@ -48,7 +48,7 @@ ProtocolList = Annotated[
     typer.Option(
         "--protocol",
         metavar="a,b",
-        help="Comma-separated protocols (see `vitab protocols`), such as resolution,shift(fill=zero).",
+        help="Comma-separated protocols (see `vitab protocols`), such as resolution,shift(fill=zero),mine.py:Mine.",
     ),
 ]
 Mixed = Annotated[

@@ -17,28 +17,37 @@ if TYPE_CHECKING:
 def list_protocols(
     protocol: Annotated[
         str | None,
-        typer.Argument(metavar="[PROTOCOL]", help="Name of a protocol to show in full, such as `resolution`."),
+        typer.Argument(
+            metavar="[PROTOCOL]", help="Protocol to show in full: a name, such as `resolution`, or FILE.py:CLASS."
+        ),
     ] = None,
 ) -> None:
     """List the evaluation protocols with their metrics and options, or show one in full."""
     from ablations.commands import display
-    from ablations.evaluation import PROTOCOLS
+    from ablations.errors import UsageError
+    from ablations.evaluation import names, protocol_label
     from ablations.evaluation import protocol as made_protocol
 
     console = make_console()
     if protocol is not None:
         show_protocol(console, made_protocol(protocol))
         return
-    rows = display.table("protocol", "what is measured")
-    for name, kind in PROTOCOLS.items():
-        made = kind()
+    rows, problems = display.table("protocol", "what is measured"), []
+    for name in names():
+        try:
+            made = made_protocol(name)
+        except UsageError as error:  # of an installed package
+            problems.append(str(error))
+            continue
         lines = [made.description, "metrics: " + ", ".join(metric.name for metric in made.metrics())]
-        lines += [f"{name}={default} ({valid}): {meaning}" for name, default, valid, meaning in _options(made)]
+        lines += [f"{option}={default} ({valid}): {meaning}" for option, default, valid, meaning in _options(made)]
         lines += [made.source] if made.source else []
         for i, line in enumerate(lines):
-            display.add_row(rows, "" if i else name, line)
+            display.add_row(rows, "" if i else protocol_label(name), line)
         display.add_row(rows, "", "")
     console.print(rows)
+    for line in problems:
+        display.say(console, line)
 
 
 def show_protocol(console: "Console", protocol: "Protocol") -> None:

@@ -26,6 +26,7 @@ def reproduce(
     With the same code, packages and processor, the results must be bitwise identical. Otherwise the accuracies of a run
     must agree within two standard errors, and the metrics of an evaluation within 0.01, or 1 % if they are above 1.
     """
+    from ablations.evaluation import protocol_label
     from ablations.execution.reproduction import reproduce, reproduce_evaluation
     from ablations.execution.resources import resolve_backend
     from ablations.machine import available_cores
@@ -37,7 +38,7 @@ def reproduce(
         repeated = reproduce_evaluation(store, found, **how)
         name, largest = max(repeated.differences.items(), key=lambda item: item[1], default=("", 0.0))
         changed = "" if largest == 0 else f"; largest difference {largest:.3g} times the tolerance ({name})"
-        what = f"evaluation {found[:16]} of run {repeated.run[:16]} by {repeated.protocol}"
+        what = f"evaluation {found[:16]} of run {repeated.run[:16]} by {protocol_label(repeated.protocol)}"
         echo(f"{what}, {_described(repeated.same_place, repeated.same_bits)}{changed}")
         if not repeated.good:
             stop("the evaluation was not reproduced", FAILED)

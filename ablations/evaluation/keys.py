@@ -7,8 +7,8 @@ from functools import cache
 
 from ablations.errors import UsageError
 from ablations.evaluation.protocol import Protocol
-from ablations.evaluation.registry import protocol
-from ablations.storage.code_version import code_version, component_digest
+from ablations.evaluation.registry import own, protocol
+from ablations.storage.code_version import code_version, component_digest, imported_sources
 
 SHARED = tuple(f"ablations/evaluation/{name}.py" for name in ("finished_run", "numbers", "patches", "protocol"))
 """Sources that every protocol may depend on, relative to the root of the code."""
@@ -24,7 +24,7 @@ def evaluation_key(run: str, text: str, position: str) -> str:
 
 
 def key_of(run: str, text: str, position: str) -> str | None:
-    """Return the `evaluation_key`; None if the protocol no longer exists."""
+    """Return the `evaluation_key`; None if the protocol no longer exists, or its file is gone or has changed."""
     try:
         return evaluation_key(run, text, position)
     except UsageError:
@@ -40,4 +40,8 @@ def evaluation_code(text: str, position: str) -> dict[str, str]:
 
 
 def _protocol_digest(kind: type[Protocol]) -> str:
-    return component_digest((*SHARED, inspect.getfile(kind)))
+    """Return the SHA-256 of the source of a protocol and of what it may depend on."""
+    if (digest := own.digest_of(kind.name)) is None:
+        return component_digest((*SHARED, inspect.getfile(kind)))
+    imported = imported_sources(kind, own.source_of(kind.name))
+    return hashlib.sha256(f"{digest} {component_digest((*SHARED, *imported))}".encode()).hexdigest()

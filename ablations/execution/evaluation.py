@@ -9,13 +9,15 @@ from typing import Any
 
 from ablations.config import RunConfig, position_sources, run_key, run_label
 from ablations.data.loading import dataset_for
-from ablations.errors import UsageError
-from ablations.evaluation import Measurement, protocol
+from ablations.errors import UsageError, VitabError
+from ablations.evaluation import Measurement, Protocol, own, protocol, protocol_label
 from ablations.evaluation.finished_run import FinishedRun
 from ablations.evaluation.keys import evaluation_code, evaluation_key, key_of
+from ablations.evaluation.registry import described_protocol, protocol_sources
 from ablations.execution.lease import LEASE_TIMEOUT, Lease, active_lease, last_attempt, read_lease
 from ablations.execution.plan import shown_axes
 from ablations.execution.tasks import Evaluation, ExecutionSettings, Finished, RunHooks, Task
+from ablations.execution.worker import is_permanent
 from ablations.storage import EvaluationStore, Store, StudyPlan
 
 
@@ -51,10 +53,10 @@ def evaluation_work(plan: StudyPlan, store: Store, protocols: Sequence[str]) -> 
                 Task(
                     key,
                     config,
-                    f"{text}: {run_label(config, axes)}",
-                    weight=_weight(asked.passes(config), config),
+                    f"{protocol_label(text)}: {run_label(config, axes)}",
+                    weight=_weight(asked, config),
                     failed_before=evaluations.failed_attempt(key),
-                    sources=position_sources(config.position),
+                    sources=(*position_sources(config.position), *protocol_sources(text)),
                     evaluation=Evaluation(run, text),
                 )
             )
@@ -76,8 +78,13 @@ def check_datasets(tasks: Sequence[Task], data_dir: Path | None) -> None:
             )
 
 
-def _weight(passes: float, config: RunConfig) -> float:
+def _weight(asked: Protocol, config: RunConfig) -> float:
     """Return the expected share of the work: forward passes over tokens, in arbitrary units."""
+    try:
+        passes = float(asked.passes(config))
+    except Exception as error:  # of a class in a file
+        name = own.without_digest(asked.name)
+        raise UsageError(f"passes of protocol {name} raises {own.describe_error(error, [type(asked)])}") from error
     return 0.1 + passes * config.depth * config.width / config.patch**2
 
 
@@ -111,7 +118,10 @@ def evaluate_and_store(task: Task, settings: ExecutionSettings, hooks: RunHooks)
 def measure(
     store: Store, run: str, text: str, settings: ExecutionSettings, heartbeat: Callable[[], object] = lambda: None
 ) -> Measurement:
-    """Return what a protocol measures on a finished run, with metrics of type float."""
+    """Return what a protocol measures on a finished run, with metrics of type float.
+
+    Raises VitabError for errors of a protocol in a file or a package, with the line that raised them.
+    """
     finished = FinishedRun(
         store,
         run,
@@ -120,11 +130,31 @@ def measure(
         threads=settings.threads,
         heartbeat=heartbeat,
     )
+    asked = protocol(text)
     try:
-        measured = protocol(text).measure(finished)
+        measured = asked.measure(finished)
+    except Exception as error:
+        if isinstance(error, VitabError) or not own.digest_of(asked.name) or not is_permanent(error):
+            raise
+        raise VitabError(own.describe_error(error, [type(asked)])) from error
     finally:
         finished.close()
-    return replace(measured, metrics={name: float(value) for name, value in measured.metrics.items()})
+    return _checked(measured, asked)
+
+
+def _checked(measured: Measurement, asked: Protocol) -> Measurement:
+    """Return what a protocol has measured, with metrics of type float. Raises VitabError for anything invalid."""
+    name = protocol_label(str(asked))
+    if not isinstance(measured, Measurement):
+        raise VitabError(f"measure of protocol {name} must return a Measurement, got {type(measured).__name__}")
+    listed = [metric.name for metric in asked.metrics()]
+    if unlisted := [one for one in measured.metrics if one not in listed]:
+        raise VitabError(f"metrics measured by protocol {name} must be {', '.join(listed)}, got {unlisted[0]!r}")
+    try:
+        metrics = {one: float(value) for one, value in measured.metrics.items()}
+    except (TypeError, ValueError) as error:
+        raise VitabError(f"metrics measured by protocol {name} must be numbers: {error}") from error
+    return replace(measured, metrics=metrics)
 
 
 def evaluation_environment(text: str, position: str, settings: ExecutionSettings) -> dict[str, Any]:
@@ -132,7 +162,10 @@ def evaluation_environment(text: str, position: str, settings: ExecutionSettings
     from ablations.storage.provenance import describe
 
     environment = describe(position=position, backend=settings.backend, threads=settings.threads)
-    return environment | {"evaluation": evaluation_code(text, position)}
+    described = described_protocol(text)
+    return (
+        environment | {"evaluation": evaluation_code(text, position)} | ({"protocol": described} if described else {})
+    )
 
 
 def summarise(text: str, measured: Measurement) -> str:
@@ -162,25 +195,29 @@ class EvaluationStates:
 
     finished: Counter[str]
     outdated: Counter[str]
+    """Of other code, and not renewed."""
     unfinished: tuple[UnfinishedEvaluation, ...]
 
 
 def evaluation_states(store: Store, positions: Mapping[str, str]) -> EvaluationStates:
     """Return the states of the evaluations of runs, whose encodings are given by key."""
     evaluations = EvaluationStore.beside(store)
-    finished, outdated, unfinished = Counter[str](), Counter[str](), []
-    for key, result in evaluations.finished(positions).items():
-        run, text = result["run"], result["protocol"]
-        (finished if key == key_of(run, text, positions[run]) else outdated)[run] += 1
+    current: set[tuple[str, str]] = set()
+    old: set[tuple[str, str]] = set()
+    unfinished: list[UnfinishedEvaluation] = []
+    for done, result in evaluations.finished(positions).items():
+        one = str(result["run"]), str(result["protocol"])
+        (current if done == key_of(*one, positions[one[0]]) else old).add(one)
     for folder in sorted(path.parent for path in evaluations.root.glob("*/attempt-*.json")):
         lease = read_lease(Lease(folder, last_attempt(folder)).path) or {}
         run, text = str(lease.get("run")), str(lease.get("protocol"))
-        current = key_of(run, text, positions[run]) if run in positions else None
-        if current is None or evaluations.folder(current) != folder or evaluations.done(current):
+        key = key_of(run, text, positions[run]) if run in positions else None
+        if key is None or evaluations.folder(key) != folder or evaluations.done(key):
             continue
         owner = active_lease(folder)
         if owner is not None and owner["silent"] < LEASE_TIMEOUT:
             unfinished.append(UnfinishedEvaluation(run, text, owner, ""))
-        elif (reason := evaluations.failure(current)) is not None:
+        elif (reason := evaluations.failure(key)) is not None:
             unfinished.append(UnfinishedEvaluation(run, text, None, f"{reason} ({folder / 'failure.json'})"))
+    finished, outdated = (Counter(run for run, _ in found) for found in (current, old - current))
     return EvaluationStates(finished, outdated, tuple(unfinished))

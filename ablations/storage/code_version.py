@@ -116,24 +116,30 @@ def package_digest() -> str:
 
 
 def position_sources(position: str) -> tuple[str, ...]:
-    """Return the source of a positional encoding and of the modules that it imports from its package or folder.
+    """Return the source of a positional encoding and of the modules that it imports, as `imported_sources` does.
 
-    Without its own source if a digest of it is in the name. The rest of vit does not count: it belongs to the
-    components, or cannot change a result. Nor does the registry, which may get new encodings.
+    Without its own source if a digest of it is in the name.
     """
     from vit.positions import kind_of, own
 
-    kind = kind_of(position)
-    source = Path(inspect.getfile(kind)).resolve()
-    outside = own.digest_of(position) is not None
-    text = own.source_of(position) if outside else None
+    return imported_sources(kind_of(position), own.source_of(position) if own.digest_of(position) else None)
+
+
+def imported_sources(kind: type, text: str | None) -> tuple[str, ...]:
+    """Return the source of a class and of the modules that it imports from its package or folder.
+
+    `text` is the source of a class that is not in this package; its own file is then left out, and encodings that it
+    imports are included. The rest of vit does not count: it belongs to the components, or cannot change a result. Nor
+    does the registry, which may get new encodings.
+    """
+    source, outside = Path(inspect.getfile(kind)).resolve(), text is not None
     depth = kind.__module__.count(".") + (source.name == "__init__.py")
     folder = source.parents[max(0, depth - 1)]
-    shared = ("base", "__init__", "combined", "spelling", "own")
+    shared = ("base", "__init__", "combined", "spelling", "own_encodings")
     encodings = {*_matching("vit/positions/**/*.py")} - {
         path for name in shared for path in _matching(f"vit/positions/{name}.py")
     }
-    elsewhere = {*_matching("vit/**/*.py")} - encodings
+    elsewhere = {*_matching("vit/**/*.py"), *_matching("ablations/**/*.py")} - encodings
     found: dict[Path, None] = {}
     left: list[tuple[str, Path, str | None]] = [(kind.__module__, source, text)]
     while left:

@@ -197,7 +197,7 @@ def test_an_evaluation_by_a_protocol_that_is_gone_is_outdated(runs: Path, monkey
     monkeypatch.setitem(PROTOCOLS, "gone", Gone)
     succeeds(evaluate("--protocol", "gone,calibration"))
     monkeypatch.delitem(PROTOCOLS, "gone")
-    registry.protocol.cache_clear()
+    registry._protocol.cache_clear()
     keys.evaluation_code.cache_clear()
     store = Store(runs)
     found = load_evaluations(store, store.read_study("smoke"))

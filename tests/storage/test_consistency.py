@@ -222,7 +222,8 @@ NEUTRAL = {
     "vit.options": "names and options of encodings, which are part of a run's key",
     "vit.positions": "the registry: each encoding is a component of its own",
     "vit.positions.combined": "a component of runs with a sum of encodings",
-    "vit.positions.own": "where an encoding in a file is found; its name includes the digest of the file",
+    "vit.own_classes": "where an encoding in a file is found; its name includes the digest of the file",
+    "vit.positions.own_encodings": "where an encoding in a file is found; its name includes the digest of the file",
     "vit.positions.spelling": "names and options of encodings, which are part of a run's key",
 }
 """Modules that training imports and that cannot change a result, with the reason."""

@@ -3,7 +3,6 @@
 from functools import cache
 
 from vit.errors import ConfigError
-from vit.positions import own
 from vit.positions.alibi_2d import AlibiPosition
 from vit.positions.base import BlockHook, Hooks, Position, Rotation, ScoreBias, TokenHook
 from vit.positions.combined import QUERIES_AND_KEYS, CombinedPosition
@@ -12,6 +11,7 @@ from vit.positions.learned import LearnedPosition
 from vit.positions.learned_axial import LearnedAxialPosition
 from vit.positions.lie_rope import LieRotaryPosition
 from vit.positions.none import NoPosition
+from vit.positions.own_encodings import own
 from vit.positions.relative_bias import RelativeBiasPosition
 from vit.positions.relative_bias_mlp import RelativeBiasMlpPosition
 from vit.positions.relative_keys import RelativeKeysPosition
@@ -33,6 +33,7 @@ __all__ = [
     "encoding",
     "kind_of",
     "names",
+    "own",
     "part_names",
 ]
 
