@@ -24,8 +24,8 @@ class ViTConfig:
     mlp_ratio : float
         Hidden width of the MLP relative to `width`.
     position : str
-        Positional encoding: a key of `vit.positions.POSITIONS`, with options in brackets ("rope(base=10)"), or a sum
-        ("rope+learned").
+        Positional encoding: a key of `vit.positions.POSITIONS`, or FILE.py:CLASS, with options in brackets
+        ("rope(base=10)"), or a sum ("rope+learned"). Kept in its standard spelling.
     pool : {"mean", "cls"}
         Input of the classifier: the mean over the patch tokens, or the class token.
     dropout : float
@@ -87,14 +87,18 @@ class ViTConfig:
             raise ConfigError(f"pool must be one of {', '.join(POOLS)}, got {self.pool!r}")
         if not isinstance(self.position, str):
             raise ConfigError(f"position must be one of {', '.join(POSITIONS)}, got {self.position!r}")
-        if self.trained_grid is not None and (not isinstance(self.trained_grid, int) or self.trained_grid < 1):
-            raise ConfigError(f"trained_grid must be an integer of at least 1, got {self.trained_grid!r}")
+        grid = self.trained_grid
+        if grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1):
+            raise ConfigError(f"trained_grid must be an integer of at least 1, got {grid!r}")
         position = encoding(self.position)
+        object.__setattr__(self, "position", str(position))
         ways = dict.fromkeys(way for part in position.parts for way in part.other_grids)
         if self.other_grid is not None and self.other_grid not in ways:
             raise ConfigError(
                 f"other_grid must be {' or '.join(ways)} with position {self.position!r}, got {self.other_grid!r}"
             )
+        if self.other_grid is not None and grid is None:
+            raise ConfigError(f"other_grid must be given together with trained_grid, got {self.other_grid!r} alone")
         position.check(self)
 
     @property

@@ -90,7 +90,6 @@ class Engine:
         losses = self.ops.empty((len(images), batch))
         turn = _Turn()
         self.optimizer.step += 1
-        self.model.derive(self.optimizer.step)
 
         def train_lanes(thread: int) -> None:
             lane = self.lanes[thread]
@@ -114,6 +113,7 @@ class Engine:
                 raise
 
         with _single_threaded_blas():
+            self.model.derive(self.optimizer.step)
             self._on_threads(train_lanes_or_abandon, self.threads)
             self.model.derive_backward(self._dtables, self._gradients)
             self._optimise(self.training.learning_rate if learning_rate is None else learning_rate)
@@ -122,7 +122,6 @@ class Engine:
     def logits(self, images: Array) -> Array:
         """Return the logits (R, n, C) of any number of images (R, n, h, w, channels), without dropout."""
         self.model.check_images(images)
-        self.model.derive()
         count = images.shape[1]
         starts = range(0, count, self.lane_images)
         logits = self.ops.empty((len(images), count, self.model.config.classes))
@@ -133,6 +132,7 @@ class Engine:
                 logits[:, part] = self.lanes[thread].logits(images[:, part])
 
         with _single_threaded_blas():
+            self.model.derive()
             self._on_threads(evaluate_lanes, self.threads)
         return logits
 

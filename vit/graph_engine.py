@@ -141,7 +141,7 @@ class GraphEngine:
         self._rate = self.ops.zeros((runs, 1))
         self._seeds = self.ops.xp.asarray(np.array(model.seeds, dtype=np.int64))
         self._start = self.ops.xp.zeros(1, dtype="int32")
-        self._tables: dict[int, tuple[Array, Array]] = {}
+        self._epochs: dict[int, tuple[Array, Array]] = {}
         self._works: dict[tuple[Hashable, ...], _Work] = {}
         self._products: dict[int, Graph] = {}
 
@@ -227,16 +227,16 @@ class GraphEngine:
             raise ConfigError(
                 f"order must fit rates {rates.shape} and {self.batch_size} images per step, got {order.shape}"
             )
-        if steps not in self._tables:
+        if steps not in self._epochs:
             xp = self.ops.xp
-            self._tables[steps] = xp.empty(order.shape, dtype="int32"), xp.empty(rates.shape, dtype="float32")
-        for table, values in zip(self._tables[steps], (order, rates), strict=True):
+            self._epochs[steps] = xp.empty(order.shape, dtype="int32"), xp.empty(rates.shape, dtype="float32")
+        for table, values in zip(self._epochs[steps], (order, rates), strict=True):
             table[...] = self.ops.xp.asarray(np.ascontiguousarray(values, dtype=table.dtype))
         self._totals.fill(0)
 
     def train(self, data: Resident, recipe: DeviceAugmentation, count: int, steps: int) -> None:
         """Start the next `count` of the `steps` steps of an epoch, on batches gathered and augmented on the device."""
-        order, rate = self._tables[steps]
+        order, rate = self._epochs[steps]
         self.model.round_weights()
 
         def load() -> None:

@@ -1,5 +1,6 @@
 """The network of one thread, whose passes are captured once as programs and then replayed."""
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -10,8 +11,12 @@ from vit.backend.program import CapturedProgram
 from vit.model import Network, ViT, capture_problem
 from vit.workspace import Draws
 
-TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
-"""Largest difference between a replay and a direct pass, relative to the largest value."""
+TOLERANCE = {"float32": 1e-2, "float64": 1e-8}
+"""Largest difference of a result or a parameter's gradient between a replay and a direct pass, relative to its largest
+value; a hundredth of it relative to the largest value of all gradients, as some gradients are only rounding."""
+
+_comparing = threading.Lock()
+"""Held during the first pass of a kind, so that only one lane at a time keeps a copy of its gradient."""
 
 
 class Lane:
@@ -64,32 +69,39 @@ class Lane:
         if key in self.tapes:
             self.tapes[key].replay()
             return self._results[key]
-        direct = self._outputs(key, compute())
-        assert isinstance(self.ops, NumpyOps)
-        self.ops.program = program = CapturedProgram(self.ops.dtype)
-        try:
-            self._results[key] = result = compute()
-        finally:
-            self.ops.program = None
-        program.replay()
-        self._compare(self._outputs(key, result), direct)
+        with _comparing:
+            direct = [array.copy() for array in self._outputs(key, compute())]
+            assert isinstance(self.ops, NumpyOps)
+            self.ops.program = program = CapturedProgram(self.ops.dtype)
+            try:
+                self._results[key] = result = compute()
+            finally:
+                self.ops.program = None
+            program.replay()
+            self._compare(self._outputs(key, result), direct)
         self.tapes[key] = program
         return result
 
     def _outputs(self, key: tuple[str, int, float], result: Array) -> list[Array]:
-        """Return copies of all results of a pass."""
-        arrays = [result] if key[0] == "logits" else [result, self.gradient, self.table_gradient]
-        return [array.copy() for array in arrays]
+        """Return all results of a pass, each led by the run axis."""
+        return [result] if key[0] == "logits" else [result, self.gradient, self.table_gradient]
 
     def _compare(self, replayed: list[Array], direct: list[Array]) -> None:
-        """Raise RuntimeError if a replay differs from the direct pass. Passes that are not finite are not compared."""
-        tolerance = TOLERANCE[str(self.ops.dtype)]
-        for actual, expected in zip(replayed, direct, strict=True):
-            if not expected.size or not np.isfinite(expected).all():
-                continue
-            largest = np.abs(expected).max()
-            if not np.abs(actual - expected).max() <= tolerance * largest:
-                raise RuntimeError(
-                    f"position {self.network.config.position!r} computes something that a captured program does not "
-                    "repeat: its hooks must call methods of `ops`, or use array expressions that NumPy can see"
-                )
+        """Raise RuntimeError if a replay differs from the direct pass. Runs that are not finite are not compared."""
+        workspace = self.network.workspace
+        kinds = [None, workspace.gradients, workspace.dtables][: len(direct)]
+        for actual, expected, views in zip(replayed, direct, kinds, strict=True):
+            for run in range(len(expected)):
+                if not expected.size or not np.isfinite(expected[run]).all():
+                    continue
+                floor = np.abs(expected[run]).max() / 100
+                parts = [slice(None)] if views is None else views.slices
+                if any(self._differ(actual[run][part], expected[run][part], floor) for part in parts):
+                    raise RuntimeError(
+                        f"position {self.network.config.position!r} computes something that a captured program does "
+                        "not repeat; `vitab positions check` shows where"
+                    )
+
+    def _differ(self, actual: Array, expected: Array, floor: float) -> bool:
+        tolerance = TOLERANCE[str(self.ops.dtype)] * max(np.abs(expected).max(), floor)
+        return not np.abs(actual - expected).max() <= tolerance

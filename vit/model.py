@@ -32,11 +32,14 @@ def table_layout(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
 @cache
 def attention_is_fusible(config: ViTConfig) -> bool:
     """Return whether the encoding allows attention to be one fused kernel in every block."""
-    return all(hook.fusible for hook in encoding(config.position).hooks(config, _probe(config, "cupy")).blocks)
+    try:
+        return all(hook.fusible for hook in encoding(config.position).hooks(config, _probe(config, "cupy")).blocks)
+    except UncapturableError:
+        return False
 
 
 def _probe(config: ViTConfig, backend: str) -> Workspace:
-    """Return a workspace of arrays without values, in which every computation outside kernels raises."""
+    """Return a workspace of arrays whose values must not be used."""
     ops = ProbeOps(backend)
     position = encoding(config.position)
     layouts = [layout(config), *map(table_layout, (position.tables(config), position.table_gradients(config)))]
@@ -51,12 +54,22 @@ def capture_problem(config: ViTConfig, backend: str) -> str | None:
     Found out by a pass over arrays without values, in which every computation outside the kernels of the backend
     raises. An encoding that computes with array expressions has such a problem.
     """
+    error = capture_error(config, backend)
+    return None if error is None else str(error)
+
+
+def capture_error(config: ViTConfig, backend: str) -> UncapturableError | None:
+    """Return the exception whose message is `capture_problem`; its traceback shows where."""
     try:
         network = Network(config, _probe(config, backend))
         network.inputs(2)
         network.train(1.0)
     except UncapturableError as error:
-        return str(error)
+        return error
+    except ValueError as error:
+        if "read-only" not in str(error):
+            raise
+        return UncapturableError("an assignment to an array").with_traceback(error.__traceback__)
     return None
 
 
@@ -70,6 +83,11 @@ class Network:
                 f"precision must be float32 or tf32 with position {config.position!r}, which needs {problem}, got bf16"
             )
         hooks = encoding(config.position).hooks(config, workspace)
+        if len(hooks.blocks) != config.depth:
+            raise ConfigError(
+                f"position {config.position!r} must return one hook for each of {config.depth} blocks, got "
+                f"{len(hooks.blocks)}"
+            )
         self.patch_embed = PatchEmbed(workspace, config, hooks.tokens)
         rates = np.linspace(0, config.drop_path, config.depth)
         self.blocks = [

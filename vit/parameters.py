@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 
 from vit.backend import Array, Ops
+from vit.errors import ConfigError
 from vit.random import stream
 
 ALIGNMENT = 64
@@ -52,7 +53,12 @@ class Layout:
     """Offsets of the parameters in a row of P elements. Parameters with weight decay come first."""
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
-        self.parameters = {p.name: p for p in parameters}
+        declared = list(parameters)
+        self.parameters = {p.name: p for p in declared}
+        if len(self.parameters) < len(declared):
+            names = [p.name for p in declared]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ConfigError(f"names of parameters must differ, got two of {', '.join(twice)}")
         self.offsets: dict[str, int] = {}
         self.decayed = 0
         """Number of elements with weight decay, which come first."""
@@ -76,11 +82,17 @@ class Views(Mapping[str, Array]):
 
     def __init__(self, layout: Layout, flat: Array) -> None:
         self.flat = flat
+        self._places = [(offset, layout.parameters[name].shape) for name, offset in layout.offsets.items()]
         self._views = {
             name: flat[:, offset : offset + prod(shape)].reshape(len(flat), *shape, copy=False)
             for name, offset in layout.offsets.items()
             for shape in [layout.parameters[name].shape]
         }
+
+    @property
+    def slices(self) -> list[slice]:
+        """The part of a row that belongs to each view."""
+        return [slice(start, start + prod(shape)) for start, shape in self._places]
 
     def __getitem__(self, name: str) -> Array:
         return self._views[name]

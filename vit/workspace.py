@@ -40,6 +40,8 @@ class Workspace:
     """What the encoding has computed from the parameters, shared by all networks of a model; see `ViT.derive`."""
     dtables: Views
     """Their gradients."""
+    owner: str = ""
+    """Part of the names of buffers, so that parts of a sum of encodings do not share them."""
     _memory: dict[str, Array] = field(default_factory=dict, repr=False)
     _views: dict[tuple[str, int, tuple[int, ...]], Array] = field(default_factory=dict, repr=False)
 
@@ -49,7 +51,7 @@ class Workspace:
 
     def saved(self, layer: str, name: str, batch: int, *shape: int) -> Array:
         """Return a buffer (R, batch, *shape) that keeps its content until the backward pass."""
-        return self._buffer(f"{layer if self.training else role(layer)}.{name}", batch, shape)
+        return self._buffer(f"{layer if self.training else role(layer)}{self.owner}.{name}", batch, shape)
 
     def no_bias(self, shape: tuple[int, ...]) -> Array:
         """Return zeros of the given shape, as the bias of a branch that already includes its bias."""
@@ -60,7 +62,7 @@ class Workspace:
 
     def scratch(self, layer: str, name: str, batch: int, *shape: int) -> Array:
         """Return a buffer (R, batch, *shape) that the layers of the same role in all blocks share."""
-        return self._buffer(f"{role(layer)}.{name}", batch, shape)
+        return self._buffer(f"{role(layer)}{self.owner}.{name}", batch, shape)
 
     def _buffer(self, key: str, batch: int, shape: tuple[int, ...]) -> Array:
         view = self._views.get((key, batch, shape))

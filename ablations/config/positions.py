@@ -12,7 +12,7 @@ def standard_position(text: str) -> str:
     name, an invalid option, or a file that cannot be used.
     """
     from vit import ConfigError
-    from vit.positions import POSITIONS, encoding, names, own, part_names
+    from vit.positions import POSITIONS, names, own, part_names, spelled
 
     try:
         parts = part_names(text)
@@ -21,7 +21,9 @@ def standard_position(text: str) -> str:
                 if name.endswith(".py"):
                     raise UsageError(f"position must be FILE.py:CLASS for an encoding in a file, got {name!r}")
                 raise unknown_name("position", name, names())
-        return text if any(map(own.digest_of, parts)) else str(encoding(text))
+            if name in POSITIONS and own.digest_of(name):
+                raise unknown_name("position", name, names())
+        return spelled(text)
     except ConfigError as error:
         raise UsageError(str(error)) from error
 

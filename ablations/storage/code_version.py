@@ -25,6 +25,7 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
         "vit/dropout.py",
         "vit/layers.py",
         "vit/model.py",
+        "vit/options.py",
         "vit/optim.py",
         "vit/parameters.py",
         "vit/random.py",
@@ -50,11 +51,13 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
         "vit/backend/position_kernels.py",
         "vit/backend/gemm.py",
         "vit/backend/numpy_ops.py",
+        "vit/backend/probe.py",
         "vit/backend/program.py",
     ),
     "backend cupy": (
         "ablations/training/gpu_stack.py",
         "vit/graph_engine.py",
+        "vit/backend/probe.py",
         "vit/backend/cupy_ops.py",
         "vit/backend/cuda/*.py",
         "vit/backend/cuda/src/*",
@@ -82,7 +85,7 @@ def _position_versions(position: str) -> dict[str, str]:
     names = part_names(position)
     digests = {}
     for name in names:
-        label = f"position {own.short_name(name)}"
+        label = f"position {own.without_digest(own.without_folder(name))}"
         if (digest := own.digest_of(name)) is None:
             digests[label] = component_digest(position_sources(name))
             continue

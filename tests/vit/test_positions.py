@@ -2,22 +2,28 @@
 
 import cmath
 import math
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from scipy.linalg import expm, expm_frechet
+from threadpoolctl import threadpool_limits
 
 from tests.support.small import ENCODINGS, POOLS, POSITIONS, batch, build, config, distance, scrambled
 from vit import ConfigError, ViT, ViTConfig
-from vit.model import attention_is_fusible
+from vit.engine import AdamWConfig, Engine
+from vit.model import attention_is_fusible, one_hot
 from vit.positions import POSITIONS as REGISTRY
-from vit.positions import BlockHook, Hooks, encoding, part_names
+from vit.positions import BlockHook, Hooks, Position, _encoding, encoding, part_names
 from vit.positions.base import patch_coordinates
+from vit.positions.cpe import ConvolutionPosition
 from vit.positions.exponential import exponential, exponential_gradient
+from vit.positions.learned import LearnedPosition
 from vit.positions.sinusoidal import sinusoidal_table
 from vit.positions.tables import resize_square
 from vit.workspace import Workspace
@@ -467,6 +473,132 @@ class TestSums:
                 assert np.array_equal(found, table)
 
 
+class Changed(BlockHook):
+    """Overrides one backward method only."""
+
+    def queries_keys_backward(self, qkv: np.ndarray, dqkv: np.ndarray, scale: float, *, dbias: np.ndarray) -> None:
+        super().queries_keys_backward(qkv, dqkv, scale, dbias=dbias)
+        dqkv *= 2
+
+
+@dataclass(frozen=True)
+class ChangedPosition(Position):
+    """Doubles the gradient of queries and keys."""
+
+    description: ClassVar[str] = "an encoding of a test"
+
+    def block_hooks(self, config: ViTConfig, workspace: Workspace) -> list[BlockHook]:
+        return [Changed(workspace, config)] * config.depth
+
+
+@dataclass(frozen=True)
+class SecondConvolution(ConvolutionPosition):
+    """The same buffers as `cpe`, and other parameters."""
+
+    def _blocks(self, config: ViTConfig) -> dict[int, str]:
+        return {i: f"second.{i}" for i in range(config.depth)}
+
+
+class TestSumsOfAnyParts:
+    @pytest.fixture(autouse=True)
+    def registered(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setitem(REGISTRY, "changed", ChangedPosition)
+        monkeypatch.setitem(REGISTRY, "second", SecondConvolution)
+        yield
+        _encoding.cache_clear()
+
+    def legal_pairs(self) -> list[str]:
+        names = [name for name in REGISTRY if name not in ("none", "changed", "second")]
+        turning = {name for name in names if REGISTRY[name].acts_on == "queries and keys"}
+        return [f"{a}+{b}" for a, b in combinations(names, 2) if not {a, b} <= turning]
+
+    def test_every_pair_trains(self) -> None:
+        """One step of each, captured; a replay that differs from the direct pass is an error."""
+        pairs = self.legal_pairs()
+        assert len(pairs) > 60
+        for name in pairs:
+            small = config(image_size=6, position=name, width=32, heads=2)
+            engine = Engine(build(small), AdamWConfig(), 4, threads=1)
+            images, labels = batch(small, 4)
+            losses = [engine.step(images, one_hot(labels, 5), 0.01)[0] for _ in range(2)]
+            assert np.isfinite(losses).all(), name
+            assert losses[0] != losses[1], name
+            assert engine.lanes[0].tapes, name
+
+    def test_a_backward_override_alone_counts(self) -> None:
+        """It is not fused on a GPU, and it acts in a sum as it does alone."""
+        assert not attention_is_fusible(config(position="changed"))
+        gradients = {}
+        for name in ("learned", "changed+learned"):
+            model = scrambled(config(position=name, depth=1))
+            model.loss_and_gradients(*batch(model.config, 3))
+            gradients[name] = np.split(model.gradients()["blocks.0.attn.qkv.weight"], 3)[0]
+        np.testing.assert_allclose(gradients["changed+learned"], 2 * gradients["learned"], rtol=1e-12)
+
+    def test_parts_do_not_share_buffers(self) -> None:
+        """Two convolutions before each block: their gradients are those of central differences."""
+        model = scrambled(config(image_size=6, position="second(where=each)+cpe(where=each)"))
+        images, labels = batch(model.config, 3)
+        model.loss_and_gradients(images, labels)
+        gradients, state = model.gradients(), model.state_dict()
+        for name in ("pos_block.1.proj.0.weight", "second.1.weight", "second.0.bias"):
+            direction, losses = np.random.default_rng(0).normal(size=state[name].shape), []
+            for offset in (1e-5, -1e-5):
+                model.load_state_dict({**state, name: state[name] + offset * direction})
+                losses.append(model.loss_and_gradients(images, labels)[0])
+            assert (losses[0] - losses[1]) / 2e-5 == pytest.approx(np.sum(gradients[name] * direction), rel=1e-6), name
+
+    def test_parameters_of_the_same_name_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        twin = dataclass(frozen=True)(type("Twin", (LearnedPosition,), {"description": "the same table again"}))
+        monkeypatch.setitem(REGISTRY, "twin", twin)
+        with pytest.raises(ConfigError, match="names of parameters must differ, got two of pos_embed"):
+            build(config(position="twin+learned"))
+
+    def test_two_fixed_tables_are_exported_as_their_sum(self) -> None:
+        small = config(position="sinusoidal+sinusoidal-1d")
+        tables = [encoding(name).fixed_state(small)["pos_embed"] for name in ("sinusoidal", "sinusoidal-1d")]
+        np.testing.assert_allclose(encoding(small.position).fixed_state(small)["pos_embed"], sum(tables), rtol=1e-6)
+
+    def test_a_class_that_overrides_hooks_is_refused(self) -> None:
+        with pytest.raises(TypeError, match="Own must override token_hook and block_hooks, not hooks"):
+            type("Own", (Position,), {"description": "own", "hooks": None})
+
+    def test_other_grids_are_among_four_words(self) -> None:
+        with pytest.raises(TypeError, match=r"Own.other_grids must be among extend, interpolate, resize, unchanged"):
+            type("Own", (Position,), {"description": "own", "other_grids": "stretch"})
+
+    def test_a_wrong_number_of_hooks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ChangedPosition, "block_hooks", lambda self, config, workspace: [])
+        with pytest.raises(ConfigError, match="position 'changed' must return one hook for each of 2 blocks, got 0"):
+            build(config(position="changed")).network(1)
+
+
+@pytest.mark.parametrize(
+    "name", ["rope-dinov3(pairs=half)", "learned-axial", "relative-keys", "relative-bias", "learned"]
+)
+def test_arrays_of_a_wrong_rank_are_refused_in_one_line(name: str) -> None:
+    model = build(config(position=name))
+    for key, value in model.state_dict().items():
+        if "pos" in key or "qkv" in key:
+            with pytest.raises(ConfigError, match=f"{key} must have the shape"):
+                model.load_state_dict({**model.state_dict(), key: value.ravel()[:5]})
+
+
+def test_tables_have_the_same_bits_for_any_number_of_blas_threads() -> None:
+    """Products of tables are computed with one thread, as those of lanes are."""
+    small = config(position="relative-bias-mlp(hidden=2000)", heads=4, width=32)
+    results = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            model = build(small, dtype="float32")
+            images, labels = batch(small, 6, dtype="float32")
+            engine = Engine(model, AdamWConfig(), 6, threads=1)
+            for _ in range(3):
+                engine.step(images, one_hot(labels, 5).astype("float32"), 0.01)
+            results.append(model.parameters.flat.copy())
+    assert np.array_equal(*results)
+
+
 class TestOtherGrids:
     """A model trained on 4 x 4 patches serves 6 x 6 and 3 x 3."""
 
@@ -591,7 +723,8 @@ class TestOtherGrids:
         [
             ({"trained_grid": 0}, "trained_grid must be an integer of at least 1, got 0"),
             ({"other_grid": "resize"}, "other_grid must be extend or interpolate with position 'rope', got 'resize'"),
-            ({"position": "rope+learned", "other_grid": "stretch"}, "must be extend or interpolate or resize with"),
+            ({"position": "rope+learned", "other_grid": "stretch", "trained_grid": 4}, "must be extend or interpolate"),
+            ({"other_grid": "extend"}, "other_grid must be given together with trained_grid, got 'extend' alone"),
         ],
     )
     def test_bad_fields(self, fields: dict[str, Any], message: str) -> None:

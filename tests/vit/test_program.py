@@ -21,10 +21,10 @@ from tests.support.small import BOTH, batch, config, distance, scrambled, worst
 from vit import ViT, ViTConfig
 from vit.backend.numpy_ops import INSTRUCTIONS, NumpyOps
 from vit.backend.ops import Ops, operations
-from vit.backend.probe import GuardedArray, UncapturableError, meta_array
+from vit.backend.probe import UncapturableError, guarded_array
 from vit.backend.program import PRODUCTS, CapturedProgram, Opcode
 from vit.lane import Lane
-from vit.model import capture_problem, one_hot
+from vit.model import capture_error, capture_problem, one_hot
 from vit.positions import POSITIONS as REGISTRY
 from vit.positions import BlockHook, Position, TokenHook, _encoding
 from vit.positions.learned import LearnedPosition
@@ -463,10 +463,21 @@ def shift(hook: BlockHook, scores: np.ndarray) -> None:
     scores -= np.arange(scores.shape[-1])
 
 
+def shift_plainly(hook: BlockHook, scores: np.ndarray) -> None:
+    """The same through a plain view of the array."""
+    plain = np.asarray(scores)
+    plain -= np.arange(scores.shape[-1])
+
+
+def shift_by_a_copy(hook: BlockHook, scores: np.ndarray) -> None:
+    """Adds what is computed from a plain copy: a program would add the values of the first step for ever."""
+    hook.ops.add_score_bias(scores, np.ascontiguousarray(np.array(scores)[:, 0]))
+
+
 def shift_unseen(hook: BlockHook, scores: np.ndarray) -> None:
-    """The same, hidden from NumPy's overrides."""
-    if scores.size > 1 and scores.strides[-1]:  # an array with values
-        np.asarray(scores).view(np.ndarray)[...] -= np.arange(scores.shape[-1])
+    """The same, but not in the pass over arrays without values."""
+    if np.asarray(scores).flags.writeable:
+        np.asarray(scores)[...] -= np.arange(scores.shape[-1])
 
 
 def reference_operation(hook: BlockHook, scores: np.ndarray) -> None:
@@ -488,7 +499,7 @@ class TestWhatAProgramWouldLose:
         monkeypatch.setitem(REGISTRY, "changed", position_with(change))
         return scrambled(config(position="changed", **changes))
 
-    @pytest.mark.parametrize("change", [shift, reference_operation])
+    @pytest.mark.parametrize("change", [shift, shift_plainly, shift_by_a_copy, reference_operation])
     def test_is_found_and_runs_directly(self, monkeypatch: pytest.MonkeyPatch, change: Callable[..., None]) -> None:
         model = self.model(monkeypatch, change)
         images, labels = batch(model.config, 5)
@@ -497,11 +508,14 @@ class TestWhatAProgramWouldLose:
         assert distance(losses.mean(axis=1), model.loss_and_gradients(images, labels)) < 1e-12
         assert worst(gradients_of(lane, model), model.gradients()) < 1e-11
         assert not lane.tapes
+        assert capture_error(model.config, "numpy").__traceback__ is not None
         problem = capture_problem(model.config, "numpy")
         assert (
             problem
             == {
                 shift: "an array expression (numpy.subtract)",
+                shift_plainly: "an assignment to an array",
+                shift_by_a_copy: "an array that is computed or made outside ops, in ops.add_score_bias",
                 reference_operation: "ops.erf, which has no kernel on the numpy backend",
             }[change]
         )
@@ -531,7 +545,7 @@ class TestWhatAProgramWouldLose:
 
     def test_what_a_guarded_array_allows(self) -> None:
         """Views are free; reading or changing values is not."""
-        x = meta_array((2, 3, 4), "float32", GuardedArray)
+        x = guarded_array((2, 3, 4), "float32")
         assert x[:, 1:].reshape(2, 8).swapaxes(0, 1)[None].shape == (1, 8, 2)
         changes: list[Callable[[], object]] = [
             lambda: x + 1,
@@ -544,6 +558,14 @@ class TestWhatAProgramWouldLose:
             lambda: np.copyto(x, 1),
             lambda: x @ x.swapaxes(1, 2),
             lambda: float(x[0, 0, 0]),
+            lambda: x.take([0, 1], axis=2),
+            lambda: x[:, [0, 2]],
+            lambda: x.flatten(),
+            lambda: x.transpose(2, 1, 0).reshape(4, 6),
+            lambda: x.repeat(2),
+            lambda: x.tolist(),
+            lambda: x.item(0),
+            lambda: x.dot(np.ones(4)),
         ]
         for change in changes:
             with pytest.raises(UncapturableError):

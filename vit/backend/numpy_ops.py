@@ -19,7 +19,17 @@ Array = np.ndarray[Any, Any]
 
 def _view(x: Array, *shape: int) -> Array:
     """Return a view of `x` in another shape. Raise ValueError if it needs a copy, to which results would be lost."""
-    return x.reshape(shape, copy=False)
+    try:
+        return x.reshape(shape, copy=False)
+    except ValueError:
+        raise ValueError(f"an array must be contiguous, got the shape {x.shape} with strides {x.strides}") from None
+
+
+def _of_run(table: Array, run: int, runs: int) -> Array:
+    """Return the table of a run from (R or 1, ...)."""
+    if len(table) not in (1, runs):
+        raise ValueError(f"a table must have 1 or {runs} runs, got {len(table)}")
+    return np.asarray(table[run if len(table) > 1 else 0])
 
 
 class NumpyOps(Ops):
@@ -68,7 +78,7 @@ class NumpyOps(Ops):
 
     def add_table(self, x: Array, table: Array) -> None:
         for r, run in enumerate(x):
-            self._launch(Opcode.ADD_BIAS, (_view(run, len(run), -1), _view(table[r % len(table)], -1)))
+            self._launch(Opcode.ADD_BIAS, (_view(run, len(run), -1), _view(_of_run(table, r, len(x)), -1)))
 
     def sum_images(self, dy: Array, out: Array) -> None:
         for run, o in zip(dy, out, strict=True):
@@ -171,7 +181,7 @@ class NumpyOps(Ops):
 
     def qkv_bias_rotate(self, qkv: Array, bias: Array, scale: float, cos: Array, sin: Array, prefix: int) -> None:
         for r, (run, b) in enumerate(zip(qkv, bias, strict=True)):
-            c, s = cos[r % len(cos)], sin[r % len(sin)]
+            c, s = (_of_run(table, r, len(qkv)) for table in (cos, sin))
             arrays = (_view(run, *run.shape[:2], b.size), b, c, s)
             self._launch(Opcode.QKV_BIAS_ROTATE, arrays, (prefix, len(c), c.shape[2]), (scale,))
 
@@ -179,7 +189,7 @@ class NumpyOps(Ops):
         self, dqkv: Array, scale: float, cos: Array, sin: Array, prefix: int, *, dbias: Array
     ) -> None:
         for r, (run, db) in enumerate(zip(dqkv, dbias, strict=True)):
-            c, s = cos[r % len(cos)], sin[r % len(sin)]
+            c, s = (_of_run(table, r, len(dqkv)) for table in (cos, sin))
             arrays = (_view(run, *run.shape[:2], db.size), db, c, s)
             self._launch(Opcode.QKV_BIAS_ROTATE_BACKWARD, arrays, (prefix, len(c), c.shape[2]), (scale,))
 
@@ -239,7 +249,7 @@ class NumpyOps(Ops):
 
     def add_score_bias(self, scores: Array, bias: Array) -> None:
         for r, run in enumerate(scores):
-            self._launch(Opcode.ADD_BIAS, (_view(run, len(run), -1), _view(bias[r % len(bias)], -1)))
+            self._launch(Opcode.ADD_BIAS, (_view(run, len(run), -1), _view(_of_run(bias, r, len(scores)), -1)))
 
     def score_bias_gradient(self, dscores: Array, out: Array) -> None:
         for run, o in zip(dscores, out, strict=True):

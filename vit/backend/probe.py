@@ -21,8 +21,15 @@ class MetaArray(np.ndarray):
         if "out" in kwargs:
             return kwargs["out"][0]
         if method == "__call__" and ufunc.signature is None:  # element by element
-            return meta_array(np.broadcast_shapes(*map(np.shape, inputs)), self.dtype)
+            shape = np.broadcast_shapes(*map(np.shape, inputs))
+            kind = np.dtype(bool) if ufunc.types[0].endswith("?") else self.dtype
+            made = tuple(meta_array(shape, kind) for _ in range(ufunc.nout))
+            return made[0] if ufunc.nout == 1 else made
         return getattr(ufunc, method)(*map(np.asarray, inputs), **kwargs)
+
+
+_VIEWS = (np.shape, np.ndim, np.size, np.broadcast_to, np.swapaxes, np.transpose, np.moveaxis, np.reshape)
+"""Functions that return views or properties."""
 
 
 class UncapturableError(RuntimeError):
@@ -30,7 +37,20 @@ class UncapturableError(RuntimeError):
 
 
 class GuardedArray(np.ndarray):
-    """Array without values: views are valid, and every computation raises UncapturableError."""
+    """Array whose values must not be used: views are valid; a computation or a copy raises UncapturableError.
+
+    Its memory is read-only, so that writing to it through a plain view raises ValueError.
+    """
+
+    _low = _high = 0
+
+    def __array_finalize__(self, parent: Any) -> None:
+        if not isinstance(parent, GuardedArray):
+            return
+        self._low, self._high = parent._low, parent._high
+        start = self.__array_interface__["data"][0]
+        if self.size and not self._low <= start < self._high:
+            raise UncapturableError("a copy of an array")
 
     def __getitem__(self, key: Any) -> Any:
         part = super().__getitem__(key)
@@ -45,29 +65,33 @@ class GuardedArray(np.ndarray):
         raise UncapturableError(f"an array expression (numpy.{ufunc.__name__})")
 
     def __array_function__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        if function in (np.shape, np.ndim, np.size, np.broadcast_to, np.swapaxes, np.transpose, np.moveaxis):
+        if function in _VIEWS:
             return super().__array_function__(function, *arguments)
         raise UncapturableError(f"an array expression (numpy.{function.__name__})")
 
-    def fill(self, value: Any) -> NoReturn:
-        raise UncapturableError("an assignment to an array")
+    def _used(self, *arguments: Any, **keywords: Any) -> NoReturn:
+        raise UncapturableError("the values of an array")
 
-    def copy(self, order: Any = "C") -> NoReturn:
-        raise UncapturableError("a copy of an array")
-
-    def astype(self, *arguments: Any, **keywords: Any) -> NoReturn:
-        raise UncapturableError("a converted array")
+    fill = item = tolist = tobytes = dot = __float__ = __int__ = __bool__ = _used
 
 
-def meta_array(shape: tuple[int, ...], dtype: Any, kind: type[np.ndarray] = MetaArray) -> Any:
-    """Return an array of the given shape and kind that allocates only one element."""
-    return np.lib.stride_tricks.as_strided(np.zeros(1, dtype), shape, [0] * len(shape)).view(kind)
+def meta_array(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return a `MetaArray` of the given shape that allocates only one element."""
+    return np.lib.stride_tricks.as_strided(np.zeros(1, dtype), shape, [0] * len(shape)).view(MetaArray)
+
+
+def guarded_array(shape: tuple[int, ...], dtype: Any) -> GuardedArray:
+    """Return a `GuardedArray` of the given shape, in memory that is reserved but not used."""
+    memory = np.empty(shape, dtype)
+    memory.flags.writeable = False
+    guarded = memory.view(GuardedArray)
+    guarded._low = memory.__array_interface__["data"][0]
+    guarded._high = guarded._low + max(memory.nbytes, 1)
+    return guarded
 
 
 class MetaOps(Ops):
     """`Ops` that compute nothing and allocate no memory."""
-
-    kind: type[np.ndarray] = MetaArray
 
     def __init__(self, name: str, dtype: str = "float32") -> None:
         """`name` is the backend whose choices are made, such as fused attention."""
@@ -75,7 +99,7 @@ class MetaOps(Ops):
         self.name = name
 
     def empty(self, shape: tuple[int, ...]) -> Array:
-        return meta_array(shape, self.dtype, self.kind)
+        return meta_array(shape, self.dtype)
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         return self.empty(shape)
@@ -101,17 +125,32 @@ for _name in operations():
 
 
 class ProbeOps(MetaOps):
-    """`MetaOps` that raise UncapturableError for what a captured pass of a backend would lose."""
+    """`MetaOps` that raise UncapturableError for what a captured pass of a backend would lose.
 
-    kind = GuardedArray
+    That is an operation without a kernel, a computation with values of an array (see `GuardedArray`), and an operation
+    on an array that neither the workspace nor `asarray` has made, which may hold such a computation.
+    """
+
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        return guarded_array(shape, self.dtype)
 
     def asarray(self, array: Array) -> Array:
-        return meta_array(np.shape(array), self.dtype, self.kind)
+        return guarded_array(np.shape(array), self.dtype)
 
     def __getattribute__(self, name: str) -> Any:
-        if name in _OPERATIONS and name not in kernels_of(super().__getattribute__("name")):
+        if name not in _OPERATIONS:
+            return super().__getattribute__(name)
+        if name not in kernels_of(super().__getattribute__("name")):
             raise UncapturableError(f"ops.{name}, which has no kernel on the {self.name} backend")
-        return super().__getattribute__(name)
+        operation = super().__getattribute__(name)
+
+        def checked(*arguments: Any, **keywords: Any) -> Any:
+            for value in (*arguments, *keywords.values()):
+                if isinstance(value, np.ndarray) and not isinstance(value, GuardedArray):
+                    raise UncapturableError(f"an array that is computed or made outside ops, in ops.{name}")
+            return operation(*arguments, **keywords)
+
+        return checked
 
 
 _OPERATIONS = frozenset(operations())

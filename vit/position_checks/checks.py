@@ -8,13 +8,11 @@ import numpy as np
 
 from vit.backend.numpy_ops import NumpyOps
 from vit.backend.ops import Ops
-from vit.backend.probe import ProbeOps, UncapturableError
 from vit.config import ViTConfig
 from vit.engine import AdamWConfig, Engine
 from vit.errors import ConfigError
 from vit.lane import Lane
-from vit.model import Network, ViT, attention_is_fusible, capture_problem, layout, one_hot, table_layout
-from vit.parameters import Views
+from vit.model import ViT, attention_is_fusible, capture_error, capture_problem, layout, one_hot
 from vit.position_checks.gradients import check_gradients
 from vit.position_checks.models import (
     IMAGES,
@@ -31,7 +29,6 @@ from vit.position_checks.models import (
     upstream_of,
 )
 from vit.positions import encoding, own
-from vit.workspace import Workspace
 
 Status = Literal["pass", "fail", "note"]
 
@@ -339,14 +336,6 @@ def _on_gpu(config: ViTConfig, kinds: Sequence[Any]) -> CheckResult:
 
 def _place(config: ViTConfig, backend: str, kinds: Sequence[Any]) -> str:
     """Return where the encoding does what cannot be captured: ` (mine.py, line 7)`, or an empty string."""
-    ops, position = ProbeOps(backend), encoding(config.position)
-    layouts = [layout(config), *map(table_layout, (position.tables(config), position.table_gradients(config)))]
-    parameters, tables, dtables = (Views(of, ops.empty((1, of.size))) for of in layouts)
-    try:
-        network = Network(config, Workspace(ops, parameters, parameters, parameters, 2, True, tables, dtables))
-        network.inputs(2)
-        network.train(1.0)
-    except UncapturableError as error:
-        place = own.place_of(error, kinds)
-        return f" ({place})" if place else ""
-    return ""
+    error = capture_error(config, backend)
+    place = own.place_of(error, kinds) if error else None
+    return f" ({place})" if place else ""

@@ -1,5 +1,6 @@
 """Positional encodings, one per module, and their registry."""
 
+from collections.abc import Iterable
 from functools import cache
 
 from vit.errors import ConfigError
@@ -35,6 +36,7 @@ __all__ = [
     "names",
     "own",
     "part_names",
+    "spelled",
 ]
 
 POSITIONS: dict[str, type[Position]] = {
@@ -53,8 +55,6 @@ POSITIONS: dict[str, type[Position]] = {
     "alibi-2d": AlibiPosition,
     "cpe": ConvolutionPosition,
 }
-for _name, _kind in POSITIONS.items():
-    _kind.name = _name
 
 
 def encoding(text: str) -> Position:
@@ -83,7 +83,10 @@ def part_names(text: str) -> list[str]:
 def kind_of(name: str) -> type[Position]:
     """Return the class of an encoding by its name. Raises ConfigError if there is none."""
     if name in POSITIONS:
-        return POSITIONS[name]
+        kind = POSITIONS[name]
+        if vars(kind).get("name") != name:
+            kind.name = name
+        return kind
     if own.is_own(name):
         return own.load(name)
     known = ", ".join(names())
@@ -95,20 +98,53 @@ def names() -> list[str]:
     return [*POSITIONS, *(name for name in own.entry_points() if name not in POSITIONS)]
 
 
-def _combined(parts: list[Position]) -> Position:
-    """Return the sum of encodings, in a fixed order: those that act late in the network first."""
+def spelled(text: str) -> str:
+    """Return the standard spelling of an encoding. Encodings in files that have a digest are not read."""
+    parts = []
+    for part in split(text, "+"):
+        name, options = parse_part(part)
+        if own.digest_of(name) is None:
+            parts.append(str(make(kind_of(name), name, options)))
+        else:
+            given = ",".join(f"{option}={value}" for option, value in options.items())
+            parts.append(f"{name}({given})" if given else name)
+    return "+".join(_ordered(parts))
+
+
+def _ordered(parts: Iterable[str]) -> list[str]:
+    """Return the parts of a sum in a fixed order, and check their names.
+
+    First those in files by name, then the others from the last of `POSITIONS` to the first, so that the order of sums
+    does not depend on how they are given, nor on folders.
+    """
     order = list(POSITIONS)
-    parts = sorted(parts, key=lambda part: (-order.index(part.name) if part.name in order else -len(order), str(part)))
-    spelled = "+".join(map(str, parts))
-    names = [part.name for part in parts]
-    if "none" in names:
-        raise ConfigError(f"position must not add 'none' to another encoding, got {spelled!r}")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"position must not contain {twice[0]!r} twice, got {spelled!r}")
-    turning = [part.name for part in parts if part.acts_on == QUERIES_AND_KEYS]
+
+    def place(part: str) -> tuple[int, str]:
+        name = parse_part(part)[0]
+        return (-order.index(name) if name in order else -len(order), own.without_folder(part))
+
+    ordered = sorted(parts, key=place)
+    names, whole = [parse_part(part)[0] for part in ordered], "+".join(ordered)
+    if len(names) > 1 and "none" in names:
+        raise ConfigError(f"position must not add 'none' to another encoding, got {whole!r}")
+    short = [own.without_folder(name) for name in names]
+    if twice := sorted({name for name in short if short.count(name) > 1}):
+        raise ConfigError(f"position must not contain {twice[0]!r} twice, got {whole!r}")
+    return ordered
+
+
+def _combined(parts: list[Position]) -> Position:
+    """Return the sum of encodings, in the order of `_ordered`."""
+    by_text = {str(part): part for part in parts}
+    ordered = _ordered([str(part) for part in parts])
+    turning = [by_text[text].name for text in ordered if by_text[text].acts_on == QUERIES_AND_KEYS]
     if len(turning) > 1:
         raise ConfigError(
             f"position must contain at most one encoding of queries and keys, got {' and '.join(turning)} in "
-            f"{spelled!r}"
+            f"{'+'.join(ordered)!r}"
         )
-    return CombinedPosition(tuple(parts))
+    return CombinedPosition(tuple(by_text[text] for text in ordered))
+
+
+for _name in POSITIONS:
+    kind_of(_name)  # sets the names of the classes

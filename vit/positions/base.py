@@ -93,7 +93,7 @@ class TokenHook:
     """What an encoding does to the patch tokens before the first block."""
 
     def forward(self, tokens: Array) -> None:
-        """Change the patch tokens (R, B, N, D) in place."""
+        """Add to the patch tokens (R, B, N, D), in place, what does not depend on them."""
 
     def backward(self, dtokens: Array) -> None:
         """Overwrite the gradients of the parameters that `forward` used. `dtokens` must not be changed."""
@@ -118,8 +118,15 @@ class BlockHook:
     @property
     def fusible(self) -> bool:
         """Whether attention can be one fused kernel: only `rotation` and `score_bias` change it."""
-        kind = type(self)
-        return kind.queries_keys is BlockHook.queries_keys and kind.scores is BlockHook.scores
+        methods = ("queries_keys", "queries_keys_backward", "scores", "scores_backward")
+        return all(getattr(type(self), name) is getattr(BlockHook, name) for name in methods)
+
+    @property
+    def turns(self) -> bool:
+        """Whether the hook rotates or changes queries and keys."""
+        methods = ("queries_keys", "queries_keys_backward")
+        changed = any(getattr(type(self), name) is not getattr(BlockHook, name) for name in methods)
+        return self.rotation is not None or changed
 
     def block_input(self, stream: Array, branch: Branch | None) -> tuple[Array, Branch | None]:
         """Return the input of the block, stream + branch (R, B, T, D), as another stream and branch.
@@ -131,6 +138,7 @@ class BlockHook:
     def block_input_backward(self, dstream: Array, operand: Array) -> Array:
         """Replace `dstream`, the gradient of the result of `block_input`, by that of its input, in place.
 
+        A hook whose `block_input` has added the branch must also overwrite the gradient `branch.dbias` of its bias.
         `operand` is `dstream` in the type of operands. Return the new `dstream` in that type.
         """
         return operand
@@ -160,7 +168,7 @@ class BlockHook:
         self.ops.qkv_bias_rotate_backward(dqkv, scale, cos, sin, self.config.prefix, dbias=dbias)
 
     def scores(self, scores: Array, qkv: Array) -> None:
-        """Change the scaled scores (R, B, H, T, T) before the softmax, in place. Rows are queries, columns keys.
+        """Add to the scaled scores (R, B, H, T, T) before the softmax, in place. Rows are queries, columns keys.
 
         `qkv` is the result of `queries_keys`. The default adds `score_bias`.
         """
@@ -179,6 +187,10 @@ class Hooks:
 
     tokens: TokenHook
     blocks: Sequence[BlockHook]
+
+
+OTHER_GRIDS = ("extend", "interpolate", "resize", "unchanged")
+"""Ways in which a trained model serves another grid; see `Position.other_grids`."""
 
 
 @dataclass(frozen=True)
@@ -203,8 +215,12 @@ class Position(Options):
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
+        if "hooks" in cls.__dict__:
+            raise TypeError(f"{cls.__name__} must override token_hook and block_hooks, not hooks")
         if isinstance(cls.other_grids, str):
             cls.other_grids = (cls.other_grids,)
+        if not cls.other_grids or not {*cls.other_grids} <= {*OTHER_GRIDS}:
+            raise TypeError(f"{cls.__name__}.other_grids must be among {', '.join(OTHER_GRIDS)}, got {cls.other_grids}")
         if not isinstance(getattr(cls, "description", None), str):
             raise TypeError(f"{cls.__name__}.description must be a string that describes the encoding in reports")
 

@@ -65,7 +65,8 @@ class CombinedPosition(Position):
         generators: Sequence[np.random.Generator] | None,
     ) -> None:
         for i, part in enumerate(self.parts):
-            part.derive(config, xp, parameters, _Own(tables, i), generators)
+            if part.tables(config):
+                part.derive(config, xp, parameters, _Own(tables, i), generators)
 
     def derive_backward(
         self,
@@ -82,7 +83,10 @@ class CombinedPosition(Position):
 
     def fixed_state(self, config: Geometry) -> dict[str, np.ndarray]:
         learned = {parameter.name for parameter in self.declare(config)}
-        constants = {name: array for part in self.parts for name, array in part.fixed_state(config).items()}
+        constants: dict[str, np.ndarray] = {}
+        for part in self.parts:
+            for name, array in part.fixed_state(config).items():
+                constants[name] = constants[name] + array if name in constants else array  # tables are added
         return {name: array for name, array in constants.items() if name not in learned}
 
     def adapt_state(self, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
@@ -98,9 +102,13 @@ class CombinedPosition(Position):
         return dict(state)
 
     def _workspaces(self, workspace: Workspace) -> Iterator[tuple[Position, Workspace]]:
-        """Yield each part with a workspace that has the tables of the part only."""
+        """Yield each part with a workspace that has the tables of the part only, and buffers of its own."""
         for i, part in enumerate(self.parts):
-            own: dict[str, Any] = {"tables": _Own(workspace.tables, i), "dtables": _Own(workspace.dtables, i)}
+            own: dict[str, Any] = {
+                "tables": _Own(workspace.tables, i),
+                "dtables": _Own(workspace.dtables, i),
+                "owner": f"{workspace.owner} part {i}",
+            }
             yield part, replace(workspace, **own)
 
 
@@ -144,7 +152,7 @@ class _BlockHooks(BlockHook):
     """Hooks of several encodings in one block."""
 
     def __init__(self, name: str, hooks: Sequence[BlockHook], workspace: Workspace, config: Geometry) -> None:
-        turning = [hook for hook in hooks if hook.rotation or type(hook).queries_keys is not BlockHook.queries_keys]
+        turning = [hook for hook in hooks if hook.turns]
         if len(turning) > 1:
             raise ConfigError(f"only one part of position {name!r} may act on queries and keys, got {len(turning)}")
         self._turning = turning[0] if turning else BlockHook(workspace, config)

@@ -34,7 +34,7 @@ class LearnedPosition(Position):
 
     def adapt_state(self, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
         table = state.get(TABLE)
-        if table is None or table.shape[1] == config.patches:
+        if table is None or table.ndim != 3 or table.shape[1] == config.patches:
             return dict(state)
         if isqrt(table.shape[1]) ** 2 != table.shape[1]:
             raise ConfigError(f"{TABLE} must be the table of a square grid, got {table.shape[1]} positions")

@@ -69,7 +69,7 @@ class LearnedAxialPosition(Position):
         resized = {
             name: (bicubic_weights(state[name].shape[1], config.grid) @ state[name]).astype(state[name].dtype)
             for name in (ROWS, COLUMNS)
-            if name in state and state[name].shape[1] != config.grid
+            if name in state and state[name].ndim == 3 and state[name].shape[1] != config.grid
         }
         return {**state, **resized}
 

@@ -28,7 +28,9 @@ def from_halves(state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, 
 
 def _reorder(state: Mapping[str, np.ndarray], config: Geometry, order: np.ndarray) -> dict[str, np.ndarray]:
     return {
-        name: _reorder_rows(array, config, order) if _PROJECTION.fullmatch(name) else array
+        name: _reorder_rows(array, config, order)
+        if _PROJECTION.fullmatch(name) and len(array) == 3 * config.width
+        else array
         for name, array in state.items()
     }
 

@@ -108,7 +108,7 @@ class RelativeBiasPosition(SharedBias):
 
     def adapt_state(self, state: Mapping[str, np.ndarray], config: Geometry) -> dict[str, np.ndarray]:
         return {
-            name: _resized(name, array, config) if re.search(rf"\b{TABLE}$", name) else array
+            name: _resized(name, array, config) if re.search(rf"\b{TABLE}$", name) and array.ndim == 2 else array
             for name, array in state.items()
         }
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from vit.backend import Array
-from vit.parameters import Parameter, truncated_normal, zeros
+from vit.parameters import Initializer, Parameter, truncated_normal, zeros
 from vit.positions.base import Geometry, choice, normalising_grid, option, served
 from vit.positions.displacement import spread, sum_back
 from vit.positions.relative_bias import SharedBias
@@ -114,7 +114,7 @@ class RelativeBiasMlpPosition(SharedBias):
         return bias.swapaxes(1, 2).reshape(len(bias), config.heads, span, span)
 
 
-def _uniform(inputs: int):  # type: ignore[no-untyped-def]
+def _uniform(inputs: int) -> Initializer:
     """Return the initializer of a linear layer in PyTorch: uniform within 1 / sqrt(inputs)."""
 
     def initial(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

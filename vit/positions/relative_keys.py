@@ -39,7 +39,7 @@ class RelativeKeysPosition(Position):
         resized = {
             name: (bicubic_weights(state[name].shape[1], span) @ state[name]).astype(state[name].dtype)
             for name in names
-            if name in state and state[name].shape[1] != span
+            if name in state and state[name].ndim == 3 and state[name].shape[1] != span
         }
         return {**state, **resized}
 
