@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ablations.commands.options import Mixed, Runs
-from ablations.commands.report import last_study
+from ablations.commands.report import Metric, last_study
 
 
 def compare(
@@ -16,14 +16,17 @@ def compare(
         str | None, typer.Option(metavar="NAME", help="Study of the arms. Default: the last one planned.")
     ] = None,
     runs: Runs = Path("runs"),
+    metric: Metric = "accuracy",
     mixed: Mixed = False,
 ) -> None:
     """Compare two arms of a study, or two studies.
 
-    Methods are compared by paired runs, and the trained models by their predictions.
+    Methods are compared by paired runs, and the trained models by their predictions. With --metric, the runs are
+    compared by what an evaluation protocol measured.
     """
     from ablations.reporting.compare import compare as compared
     from ablations.storage import Store
 
     store = Store(runs)
-    typer.echo(compared(store, first, second, study=study, last=lambda: last_study(store), mixed=mixed), nl=False)
+    text = compared(store, first, second, study=study, last=lambda: last_study(store), mixed=mixed, metric=metric)
+    typer.echo(text, nl=False)

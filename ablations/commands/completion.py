@@ -47,6 +47,12 @@ def protocols() -> Iterable[str]:
     return names()
 
 
+def metrics() -> Iterable[str]:
+    from ablations.evaluation import protocol
+
+    return ("accuracy", *(f"{name}:{metric.name}" for name in protocols() for metric in protocol(name).metrics()))
+
+
 def backends() -> Iterable[str]:
     from vit.backend import BACKENDS
 
@@ -90,6 +96,7 @@ NAMES: dict[str, Callable[..., Iterable[str]]] = {
     "backend": backends,
     "precision": precisions,
     "settings": assignments,
+    "metric": metrics,
     "format": lambda: ("markdown", "html"),
 }
 LISTS = {"position": positions, "protocol": protocols}

@@ -1,5 +1,6 @@
 """`vitab report`: write or check the report of a study."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +9,14 @@ import typer
 from ablations.commands.base import FAILED, echo, stop
 from ablations.commands.options import Mixed, Runs
 from ablations.errors import UsageError
+
+Metric = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="accuracy, or a metric of an evaluation protocol, such as calibration:nll (see `vitab protocols`).",
+    ),
+]
 
 
 def report(
@@ -27,13 +36,19 @@ def report(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; check that the report matches the runs.")
     ] = False,
+    metric: Metric = "accuracy",
     mixed: Mixed = False,
 ) -> None:
     """Write the report of a study.
 
-    The report is DIR/STUDY/README.md, with figures/ and tables/ (CSV and LaTeX). With --check, compare it with the
-    report generated from the runs, print every difference, and exit with code 1 if there is any.
+    The report is DIR/STUDY/README.md, with figures/ and tables/ (CSV and LaTeX). It is about the test accuracy, with a
+    section on what evaluation protocols measured. With --metric, a report about that metric, by the same statistics, is
+    written to DIR/STUDY/metrics/PROTOCOL-METRIC/. With --check, compare the report with the one generated from the
+    runs, print every difference, and exit with code 1 if there is any.
     """
+    from ablations.evaluation import load_evaluations
+    from ablations.reporting.evaluation_sections import outdated_note
+    from ablations.reporting.measured import find_measured
     from ablations.storage import Store, load_results, require_one_version
 
     store = Store(runs)
@@ -41,21 +56,27 @@ def report(
     results = load_results(store, name)
     if not mixed:
         require_one_version(results)
+    evaluations = load_evaluations(store, results.plan)
+    about = find_measured(evaluations, name, metric)
+    if note := outdated_note(evaluations.outdated, name, evaluations.outdated_protocols):
+        echo(f"note: {note}", err=True)
+    from ablations.reporting.report import FORMATS, report_folder, write_report
+
     if check:
         from ablations.reporting.check import differences
 
-        found = differences(results, out)
+        found, folder = differences(results, out, evaluations, about), report_folder(results, out, about)
         for line in found:
             echo(line)
         if found:
-            stop(f"{out / name} does not match the runs in {runs}; to rewrite it, run: vitab report {name}", FAILED)
-        echo(f"{out / name} matches its {len(results.runs)} runs")
+            again = f"vitab report {name}" + (f" --metric {shlex.quote(about.measure.name)}" if about else "")
+            stop(f"{folder} does not match the runs in {runs}; to rewrite it, run: {again}", FAILED)
+        echo(f"{folder} matches its {len(results.runs)} runs")
         return
-    from ablations.reporting.report import FORMATS, write_report
 
     if format not in FORMATS:
         raise UsageError(f"--format must be {' or '.join(FORMATS)}, got {format!r}")
-    written = write_report(results, out, format, for_paper=paper)
+    written = write_report(results, out, format, for_paper=paper, evaluations=evaluations, about=about)
     if results.missing:
         echo(f"note: {len(results.missing)} of {len(results.plan.keys)} runs are not finished", err=True)
     echo(f"wrote {written / ('report.html' if format == 'html' else 'README.md') if written.is_dir() else written}")

@@ -30,9 +30,11 @@ class Evaluations:
     reasons: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     """Why metrics are missing, by run and protocol."""
     outdated: int = 0
-    """Number of measurements that are left out: of other code, or of a protocol that no longer exists."""
+    """Number of measurements that are left out and not renewed: of other code, or of a protocol that is gone."""
     arrays: Callable[[str, str], dict[str, np.ndarray]] = lambda run, text: {}
     """Arrays that a protocol has measured on a run, by the key of the run and the protocol."""
+    outdated_protocols: tuple[str, ...] = ()
+    """Protocols of the outdated measurements, without those that no longer exist."""
 
     def metrics(self, text: str) -> list[Metric]:
         """Return the metrics of a protocol that at least one run has, in the order of the protocol."""
@@ -47,16 +49,20 @@ def load_evaluations(store: Store, plan: StudyPlan) -> Evaluations:
     evaluations = EvaluationStore.beside(store)
     finished = {key: config for key, config in plan.runs.items() if store.done(key)}
     current: dict[tuple[str, str], str] = {}
-    rows, reasons, outdated = [], {}, 0
+    rows, reasons = [], {}
+    old: set[tuple[str, str]] = set()
+    exist: set[str] = set()
     for key, result in evaluations.finished(finished).items():
         run, text = str(result["run"]), str(result["protocol"])
-        if key != key_of(run, text, finished[run].position):
-            outdated += 1
+        if key != (now := key_of(run, text, finished[run].position)):
+            old.add((run, text))
+            exist |= {text} if now else set()
             continue
         current[run, text] = key
         rows += [{"key": run, "protocol": text, "metric": name, "value": v} for name, v in result["metrics"].items()]
         if result["reasons"]:
             reasons[run, text] = tuple(result["reasons"])
+    outdated = old - {*current}
     measured = {text for _, text in current}
     chosen = [text for text in plan.protocols if text in measured]
     return Evaluations(
@@ -64,6 +70,7 @@ def load_evaluations(store: Store, plan: StudyPlan) -> Evaluations:
         (*chosen, *sorted(measured - {*chosen})),
         frozenset(chosen),
         reasons,
-        outdated,
+        len(outdated),
         lambda run, text: evaluations.arrays(current[run, text]) if (run, text) in current else {},
+        tuple(sorted({text for _, text in outdated} & exist)),
     )

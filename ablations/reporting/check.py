@@ -7,6 +7,7 @@ import hashlib
 import io
 import math
 import re
+import shlex
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -16,27 +17,34 @@ from ablations.errors import UsageError
 from ablations.reporting.html import page
 from ablations.reporting.paper import FILES as PAPER
 from ablations.reporting.paper import paper
-from ablations.reporting.report import compose, pngs
+from ablations.reporting.report import compose, pngs, report_folder
 
 if TYPE_CHECKING:
+    from ablations.evaluation import Evaluations
+    from ablations.reporting.measured import Measured
     from ablations.storage import Results
 
 ROUNDING = 2e-5
 """Tolerated relative difference of two numbers in a CSV; other hardware may change their last digit."""
 
 
-def differences(results: Results, out: Path) -> list[str]:
-    """Return a line for every difference between out/<study>/ and the report computed from the runs.
+def differences(
+    results: Results, out: Path, evaluations: Evaluations | None = None, about: Measured | None = None
+) -> list[str]:
+    """Return a line for every difference between the `report_folder` and the report computed from the runs.
+
+    `evaluations` and `about` as in `compose`.
 
     README.md and LaTeX are compared line by line; a CSV cell by cell, numbers up to `ROUNDING`. Figures are only
     checked to exist, because their bytes depend on the font renderer. report.html, if it exists, must contain the same
     text, tables and figures. paper.md and paper.tex are compared line by line if one of them exists. Raises UsageError
     if there is no report.
     """
-    folder = Path(out) / results.plan.study
+    folder = report_folder(results, out, about)
     if not folder.is_dir():
-        raise UsageError(f"no report in {folder}; write it with: vitab report {results.plan.study}")
-    report = compose(results)
+        option = f" --metric {shlex.quote(about.measure.name)}" if about else ""
+        raise UsageError(f"no report in {folder}; write it with: vitab report {results.plan.study}{option}")
+    report = compose(results, evaluations, about)
     found = list(_text_differences("README.md", _read(folder / "README.md"), report.text))
     for name, expected in report.tables.items():
         differ = _table_differences if name.endswith(".csv") else _text_differences
@@ -48,7 +56,9 @@ def differences(results: Results, out: Path) -> list[str]:
         tables = {f"tables/{name}": content.encode() for name, content in report.tables.items()}
         expected_page = _short(page(report.text, pngs(folder) | tables))
         found += _text_differences("report.html", _short(_read(folder / "report.html")), expected_page)
-    for name, expected in paper(results, report.analysis).files().items() if _any(folder, PAPER) else ():
+    for name, expected in (
+        paper(results, report.analysis, report.evaluated).files().items() if _any(folder, PAPER) else ()
+    ):
         found += _text_differences(name, _read(folder / name), expected)
     there = {path.relative_to(folder).as_posix() for path in (*folder.glob("tables/*"), *folder.glob("figures/*"))}
     return found + [f"{name}: not part of this report" for name in sorted(there - expected_files - expected_figures)]

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablations.config import level_text
-from ablations.config.safe_text import LONGEST, bold, markdown, shortened
+from ablations.config.safe_text import LONGEST, bold, code, markdown, shortened
 from ablations.errors import UsageError, unknown_name
+from ablations.evaluation import load_evaluations
 from ablations.reporting import tables
 from ablations.reporting.findings import ContrastFinding
-from ablations.reporting.formatting import interval_text, listed, p_text, points_text
+from ablations.reporting.formatting import interval_text, listed, number, p_text, points_text
+from ablations.reporting.measured import ACCURACY_NAME, Measured, find_measured
 from ablations.reporting.tables import Table
 from ablations.reporting.wording import sentence
 from ablations.statistics import (
+    ACCURACY,
     ALPHA,
     FIXED,
     ModelComparison,
@@ -39,31 +42,42 @@ NOT_COMPARED = ("key", "seed")
 
 
 def compare(
-    store: Store, first: str, second: str, *, study: str | None, last: Callable[[], str], mixed: bool = False
+    store: Store,
+    first: str,
+    second: str,
+    *,
+    study: str | None,
+    last: Callable[[], str],
+    mixed: bool = False,
+    metric: str = ACCURACY_NAME,
 ) -> str:
     """Return a comparison as markdown: of two studies if both names are studies and `study` is None, else of two arms.
 
-    Raises UsageError for runs of different code or data, unless `mixed` is given; then the first line warns of it.
+    Runs are compared by their test accuracy or another `metric`. Raises UsageError for runs of different code or data,
+    unless `mixed` is given; then the first line warns of it.
     """
     if study is None and {first, second} <= set(store.studies()):
         if first == second:
             raise UsageError(f"{first} and {second} are the same study")
         sources = load_results(store, first), load_results(store, second)
         found = version_conflicts(*sources) if mixed else require_one_version(*sources)
-        outcomes, differ = two_studies(*sources)
+        abouts = [_measured(store, results, metric) for results in sources]
+        outcomes, differ = two_studies(*sources, *abouts)
         fields = "; ".join(f"{tables.word(name)} {a} against {b}" for name, (a, b) in differ.items())
-        title = markdown(
-            f"Study {first} against study {second}" + (f". Differences between them: {fields}." if fields else ".")
-        )
+        by = f", by {metric}" if metric != ACCURACY_NAME else ""
+        differences = f" Differences between them: {fields}." if fields else ""
+        title = markdown(f"Study {first} against study {second}{by}.{differences}")
         tests: Procedure = FIXED
         if grown := [results.plan.study for results in sources if results.plan.design]:
             title += f" p does not account for the interim looks at {markdown(' and '.join(grown))}."
     else:
         results = load_results(store, study or last())
         found = version_conflicts(results) if mixed else require_one_version(results)
-        (outcomes, tests), sources = two_arms(results, first, second), (results, results)
+        about = _measured(store, results, metric)
+        (outcomes, tests), sources = two_arms(results, first, second, about), (results, results)
+        by = f", by {code(about.measure.name)}" if about else ""
         title = (
-            f"Two arms of study {markdown(results.plan.study)}. p is for this comparison alone: if it was selected "
+            f"Two arms of study {markdown(results.plan.study)}{by}. p is for this comparison alone: if it was selected "
             "from several, use the adjusted p of the report."
         )
     if found:
@@ -71,7 +85,13 @@ def compare(
     return f"{title}\n\n{comparison_text(outcomes, sources, tests)}"
 
 
-def two_arms(results: Results, first: str, second: str) -> tuple[Outcomes, Procedure]:
+def _measured(store: Store, results: Results, metric: str) -> Measured | None:
+    if metric == ACCURACY_NAME:
+        return None
+    return find_measured(load_evaluations(store, results.plan), results.plan.study, metric)
+
+
+def two_arms(results: Results, first: str, second: str, about: Measured | None = None) -> tuple[Outcomes, Procedure]:
     """Return the outcomes of two arms of a study, the second as the baseline, and the procedure that tests them.
 
     An arm is a level (`rope`) or an axis and a level (`depth=4`). Raises UsageError if there is no such arm, or if the
@@ -83,7 +103,8 @@ def two_arms(results: Results, first: str, second: str) -> tuple[Outcomes, Proce
         raise UsageError(f"{first} and {second} are levels of different axes: {chosen[0][0]} and {chosen[1][0]}")
     if chosen[0] == chosen[1]:
         raise UsageError(f"{first} and {second} are the same arm")
-    outcomes, tests = outcomes_at_last_look(results, chosen[0][0])
+    measured = (about.measure, about.values) if about else ()
+    outcomes, tests = outcomes_at_last_look(results, chosen[0][0], *measured)
     at = [outcomes.arms.index(level) for _, level in chosen]
     arms = tuple(level for _, level in chosen)
     return replace(outcomes, arms=arms, baseline=1, values=outcomes.values[at], keys=outcomes.keys[at]), tests
@@ -104,7 +125,9 @@ def _find_arm(text: str, axes: dict[str, tuple[Any, ...]]) -> tuple[str, Any]:
     raise unknown_name("arm", text, [f"{a}={level_text(level)}" for a, levels in axes.items() for level in levels])
 
 
-def two_studies(first: Results, second: Results) -> tuple[Outcomes, dict[str, tuple[str, str]]]:
+def two_studies(
+    first: Results, second: Results, about_first: Measured | None = None, about_second: Measured | None = None
+) -> tuple[Outcomes, dict[str, tuple[str, str]]]:
     """Return two studies as two arms, and the fields of a run in which the studies differ, with both values.
 
     A pair has the same seed and agrees in every axis of either study. Raises UsageError if there is no pair.
@@ -119,20 +142,22 @@ def two_studies(first: Results, second: Results) -> tuple[Outcomes, dict[str, tu
     places = {tuple(map(level_text, cell)): i for i, cell in enumerate(cells)}
     values = np.full((2, len(cells), len(seeds)), np.nan)
     keys = np.full(values.shape, "", dtype="<U64")
-    for arm, results in enumerate((first, second)):
+    measure = about_first.measure if about_first else ACCURACY
+    for arm, (results, about) in enumerate(((first, about_first), (second, about_second))):
         columns = results.runs[["key", "test_accuracy", "seed", *axes]]
         for key, correct, seed, *cell in columns.itertuples(index=False, name=None):
             place = places.get(tuple(map(level_text, cell)))
-            if place is not None and seed in seeds:
-                values[arm, place, seeds.index(seed)] = 100 * correct
+            value = about.values.get(key, np.nan) if about else correct
+            if place is not None and seed in seeds and np.isfinite(value):
+                values[arm, place, seeds.index(seed)] = measure.scale * value
                 keys[arm, place, seeds.index(seed)] = key
     if not np.isfinite(values).all(axis=0).any():
         raise UsageError(
             f"studies {names[0]} and {names[1]} have no pair of finished runs with the same setting and seed"
         )
-    outcomes = Outcomes(
-        "study", names, axes, cells, seeds, 1, values, keys, diverged_keys(first) | diverged_keys(second)
-    )
+    diverged = diverged_keys(first) | diverged_keys(second)
+    measure = measure.with_decimals(values)
+    outcomes = Outcomes("study", names, axes, cells, seeds, 1, values, keys, diverged, measure)
     return outcomes, _fields_that_differ(first, second, set(axes))
 
 
@@ -150,17 +175,18 @@ def _fields_that_differ(first: Results, second: Results, axes: set[str]) -> dict
 def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results], tests: Procedure = FIXED) -> str:
     """Return the contrast of two arms, their accuracy in each setting, and the pairs as trained models, as markdown."""
     claim = ContrastFinding(baseline_contrasts(outcomes, tests)[0])
-    names = [outcomes.arm_name(arm) for arm in (0, 1)]
+    names, decimals = [outcomes.arm_name(arm) for arm in (0, 1)], outcomes.measure.decimals
     header = [*map(tables.word, outcomes.cell_axes), *names, "difference", "pairs"]
     rows = []
     for cell, levels in enumerate(outcomes.cells):
         pairs = outcomes.values[:, cell][:, np.isfinite(outcomes.values[:, cell]).all(axis=0)]
         if pairs.shape[1]:
             first, second = pairs.mean(axis=1)
-            texts = f"{first:.1f}", f"{second:.1f}", points_text(first - second), pairs.shape[1]
+            means = number(first, decimals), number(second, decimals)
+            texts = *means, points_text(first - second, decimals), pairs.shape[1]
             rows.append((*map(level_text, levels), *texts))
     parts = [sentence(claim), *_diverged(outcomes), str(Table(header, rows, left=len(outcomes.cell_axes)))]
-    models = trained_models(outcomes, sources)
+    models = trained_models(outcomes, sources) if outcomes.measure.is_accuracy else {}
     if models:
         parts += [_models_text(outcomes, models)]
     return "\n\n".join(parts) + "\n"

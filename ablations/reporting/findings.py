@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,7 +144,7 @@ def claims(analysis: Analysis) -> list[Finding]:
     others = _leader_contrasts(analysis)
     found: list[Finding] = []
     if analysis.contrasts:
-        found.append(_summary(analysis, others, [i for decided in changes.values() for i in decided]))
+        found.append(summary(outcomes, analysis.contrasts, others, [i for each in changes.values() for i in each]))
     for contrast in analysis.contrasts:
         axes = [axis for axis, decided in changes.items() for i in decided if i.change.subject == contrast.subject]
         found.append(ContrastFinding(contrast, tuple(dict.fromkeys(axes))))
@@ -164,8 +165,13 @@ def more_seeds(contrast: Contrast) -> int | None:
     return None if needed is None or contrast.n == 0 or contrast.sequential else max(1, needed - contrast.seeds)
 
 
-def _summary(analysis: Analysis, others: list[Contrast], changes: list[Interaction]) -> SummaryFinding:
-    outcomes, contrasts = analysis.outcomes, analysis.contrasts
+def summary(
+    outcomes: Outcomes,
+    contrasts: Sequence[Contrast],
+    others: Sequence[Contrast] = (),
+    changes: Sequence[Interaction] = (),
+) -> SummaryFinding:
+    """Return how the arm with the best mean compares with the baseline, from all contrasts with the baseline."""
     leader, sign = best_arm(outcomes), outcomes.measure.sign
     compared = [c for c in contrasts if c.n] or contrasts
     contrast = next((c for c in contrasts if c.subject == leader), max(compared, key=lambda c: sign * c.mean))

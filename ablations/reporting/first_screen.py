@@ -8,7 +8,7 @@ import numpy as np
 
 from ablations.reporting.formatting import interval_cell, p_text, points_text
 from ablations.reporting.tables import Strong, Table, word
-from ablations.statistics import ALPHA, MARGIN, Contrast, Verdict, verdict
+from ablations.statistics import ALPHA, DIFFERENT, MARGIN, Contrast, Verdict, verdict
 
 
 def verdict_table(axis: str, contrasts: Sequence[Contrast]) -> Table:
@@ -20,8 +20,10 @@ def verdict_table(axis: str, contrasts: Sequence[Contrast]) -> Table:
     partial = any(contrast.cells < contrast.cells_planned for contrast in contrasts)
     rows = []
     for c in contrasts:
-        difference = points_text(c.mean) if np.isfinite(c.mean) else "–"
-        optional = [f"{c.cells} of {c.cells_planned}"] * partial + [interval_cell(c.low, c.high)] * intervals
+        difference = points_text(c.mean, c.measure.decimals) if np.isfinite(c.mean) else "–"
+        optional = [f"{c.cells} of {c.cells_planned}"] * partial + [
+            interval_cell(c.low, c.high, c.measure.decimals)
+        ] * intervals
         level = c.subject.removeprefix(f"{word(axis)} ")
         rows.append((level, Strong(str(verdict(c))), difference, *optional, p_text(c.p_adjusted)))
     optional = ["settings"] * partial + ["95 % interval"] * intervals
@@ -33,8 +35,8 @@ def verdict_legend(contrasts: Sequence[Contrast]) -> str:
     """Return what the verdicts in the table mean."""
     found = {verdict(contrast) for contrast in contrasts}
     parts = []
-    if found & {Verdict.BETTER, Verdict.WORSE}:
-        names = " or ".join(f"**{kind}**" for kind in (Verdict.BETTER, Verdict.WORSE) if kind in found)
+    if found & DIFFERENT:
+        names = " or ".join(f"**{kind}**" for kind in Verdict if kind in found & DIFFERENT)
         parts.append(f"{names}: adjusted p is at most {ALPHA:g}")
     if Verdict.EQUIVALENT in found:
         parts.append(f"**equivalent**: the difference is shown to be within {MARGIN:g} points")

@@ -59,6 +59,16 @@ def _end_text(value: float, least: int) -> str:
     return points_text(value, decimals)
 
 
+def in_unit(what: str, unit: str) -> str:
+    """Return `what in unit`, or `what` for a pure number."""
+    return f"{what} in {unit}" if unit else what
+
+
+def capital(text: str) -> str:
+    """Return text with a capital at the start."""
+    return f"{text[:1].upper()}{text[1:]}"
+
+
 def listed(names: Sequence[str], conjunction: str = "and") -> str:
     """Return `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {conjunction} {names[-1]}"

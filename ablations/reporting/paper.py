@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ablations.config import count
 from ablations.config.safe_text import latex, markdown, plain
 from ablations.reporting.facts import facts
 from ablations.reporting.findings import (
@@ -19,7 +20,16 @@ from ablations.reporting.findings import (
     SummaryFinding,
     claims,
 )
-from ablations.reporting.formatting import interval_cell, interval_text, listed, p_text, points_text
+from ablations.reporting.formatting import (
+    capital,
+    in_unit,
+    interval_cell,
+    interval_text,
+    listed,
+    p_phrase,
+    p_text,
+    points_text,
+)
 from ablations.reporting.method import method
 from ablations.reporting.tables import Table, word
 from ablations.reporting.threats import checklist, threats
@@ -27,6 +37,7 @@ from ablations.reporting.wording import sentence
 from ablations.statistics import ALPHA, MARGIN, Analysis, verdict
 
 if TYPE_CHECKING:
+    from ablations.reporting.evaluation_analysis import EvaluationAnalysis
     from ablations.storage import Results
 
 FILES = ("paper.md", "paper.tex")
@@ -85,12 +96,15 @@ class Paper:
         return [("Threats to validity", self.threats), ("Answers for a reproducibility checklist", self.checklist)]
 
 
-def paper(results: Results, analysis: Analysis) -> Paper:
-    """Return the text for a paper from the runs of a study; the same runs give the same text."""
+def paper(results: Results, analysis: Analysis, evaluated: EvaluationAnalysis | None = None) -> Paper:
+    """Return the text for a paper from the runs of a study; the same runs give the same text.
+
+    Of the evaluations it has a sentence on each protocol that was chosen before the training.
+    """
     return Paper(
         title=results.plan.question,
         methods=_methods(results, analysis),
-        results=_results(analysis),
+        results=" ".join([_results(analysis), *_evaluated(evaluated)]),
         caption=_caption(analysis),
         table=_table(analysis),
         threats=threats(results, analysis),
@@ -103,16 +117,20 @@ def _methods(results: Results, analysis: Analysis) -> str:
     text = " ".join([f"The study varies {varied[0].lower()}{varied[1:]}", *described])
     if not analysis.contrasts:
         return text
+    m = analysis.outcomes.measure
     growth, single = analysis.growth is not None, len(analysis.outcomes.seeds) == 1
     noise = "" if single else ", divided by its standard error from the variance between seeds within settings"
     rounds = ", repeated after each round with alpha spending" if growth else ""
     text += (
-        " Arms are compared by paired differences in test accuracy, averaged over the seeds of each setting and then "
+        f" Arms are compared by paired differences in {m.noun}, averaged over the seeds of each setting and then "
         f"over settings. p is that of a sign-flip permutation test of this mean{noise}{rounds}, adjusted by Holm's "
-        f"correction; a difference is significant if the adjusted p is at most {ALPHA:g}. Two arms are equivalent if "
-        f"two one-sided {'sign-flip tests' if growth else 't-tests'} show that the difference is within {MARGIN:g} "
-        "points."
+        f"correction; a difference is significant if the adjusted p is at most {ALPHA:g}."
     )
+    if m.is_share:
+        text += (
+            f" Two arms are equivalent if two one-sided {'sign-flip tests' if growth else 't-tests'} show that the "
+            f"difference is within {MARGIN:g} points."
+        )
     if analysis.interactions:
         text += " Changes of a difference along another axis are tested jointly, by the same signs for all of them."
     if not single:
@@ -146,17 +164,38 @@ def _results(analysis: Analysis) -> str:
     return " ".join(found)
 
 
+def _evaluated(evaluated: EvaluationAnalysis | None) -> list[str]:
+    """Return a sentence on each evaluation protocol that was chosen before the training."""
+    if evaluated is None:
+        return []
+    found = []
+    for each in evaluated.protocols:
+        if each.beforehand and (finding := each.finding) is not None:
+            p = f"{finding.contrast.correction} {p_phrase(finding.contrast.p_adjusted)}"
+            questions = f"{count(each.questions, 'contrast')} of the protocol, chosen before the training"
+            found.append(
+                f"{capital(each.protocol.description)} (protocol {each.name}): {_first(plain(sentence(finding)))} "
+                f"({p}, over the {questions})."
+            )
+    return found
+
+
+def _first(text: str) -> str:
+    """Return the first sentence of a text, without its full stop."""
+    return re.split(r"\.(?=\s|$)", text, maxsplit=1)[0]
+
+
 def _subject(finding: Finding) -> object:
     """Return what a finding is about."""
     return finding.interaction if isinstance(finding, InteractionFinding) else getattr(finding, "contrast", None)
 
 
 def _caption(analysis: Analysis) -> str:
-    outcomes = analysis.outcomes
+    outcomes, m = analysis.outcomes, analysis.outcomes.measure
     axes = f", averaged over {listed(list(map(word, outcomes.cell_axes)))}" if outcomes.cell_axes else ""
     intervals = "95 % intervals and " if any(np.isfinite(contrast.low) for contrast in analysis.contrasts) else ""
     return (
-        f"Paired differences in test accuracy from {outcomes.arm_name(outcomes.baseline)} in percentage points{axes}, "
+        f"Paired differences in {m.noun} from {in_unit(outcomes.arm_name(outcomes.baseline), m.differences_in)}{axes}, "
         f"with {intervals}p adjusted by Holm's correction."
     )
 
@@ -171,8 +210,8 @@ def _table(analysis: Analysis) -> Table:
         rows.append(
             (
                 c.subject,
-                points_text(c.mean) if c.n else "–",
-                interval_cell(c.low, c.high),
+                points_text(c.mean, c.measure.decimals) if c.n else "–",
+                interval_cell(c.low, c.high, c.measure.decimals),
                 *[interval_cell(both.low, both.high) if both else "–"] * bool(images),
                 p_text(c.p_adjusted),
                 c.n,

@@ -14,16 +14,18 @@ from ablations.statistics import Outcomes, varying_axes
 from ablations.storage import RESULT
 
 if TYPE_CHECKING:
+    from ablations.reporting.measured import Measured
     from ablations.storage import Results
 
 
-def runs_frame(results: Results) -> pd.DataFrame:
-    """Return a row for each finished run: key, axes, seed and results."""
+def runs_frame(results: Results, about: Measured | None = None) -> pd.DataFrame:
+    """Return a row for each finished run: key, axes, seed and results; the metric that a report is `about` is added."""
     columns = list(dict.fromkeys(["key", "position", *varying_axes(results), "seed", *RESULT]))
     if (results.runs["diverged"] > 0).any():
         columns.append("diverged")
     frame = results.runs[[column for column in columns if column in results.runs]].reset_index(drop=True)
-    return frame.assign(position=frame["position"].map(level_text))
+    frame = frame.assign(position=frame["position"].map(level_text))
+    return frame if about is None else frame.assign(**{about.measure.name: frame["key"].map(about.values)})
 
 
 def cost_frame(results: Results, outcomes: Outcomes) -> pd.DataFrame:

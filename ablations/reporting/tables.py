@@ -16,13 +16,15 @@ from ablations.config import level_text
 from ablations.config.safe_text import bold, code, latex, markdown, shortened
 from ablations.reporting.claims_table import contrast_row
 from ablations.reporting.findings import more_seeds
-from ablations.reporting.formatting import interval_cell, mean_interval, p_text, points_text
+from ablations.reporting.formatting import in_unit, interval_cell, mean_interval, number, p_text, points_text
 from ablations.statistics import (
     Analysis,
     Contrast,
     Divergence,
+    FloatArray,
     Interaction,
     InterimResult,
+    Measure,
     OtherImages,
     Outcomes,
     Ranks,
@@ -115,27 +117,29 @@ def word(axis: str) -> str:
 
 
 def accuracy_table(analysis: Analysis) -> Table:
-    """Return mean and 95 % interval, settings down and arms across, the highest mean of a row in bold.
+    """Return mean and 95 % interval, settings down and arms across, the best mean of a row in bold.
+
+    If neither direction is better, no mean is bold.
 
     A cell has its own n if it is smaller than that of the row.
     """
-    outcomes, table = analysis.outcomes, analysis.cell_means
+    outcomes, table, m = analysis.outcomes, analysis.cell_means, analysis.outcomes.measure
     arms, cells = len(outcomes.arms), len(outcomes.cells)
     n = table["n"].to_numpy().reshape(arms, cells)
     means = table["mean"].to_numpy().reshape(arms, cells)
     texts = np.empty((arms, cells), dtype=object)
     for i, row in enumerate(table.to_dict("records")):
         arm, cell = divmod(i, cells)
-        text = "no run" if row["n"] == 0 else f"{row['mean']:.1f}"
-        if row["n"] and arms > 1 and row["mean"] == np.nanmax(means[:, cell]):
+        text = "no run" if row["n"] == 0 else number(row["mean"], m.decimals)
+        if row["n"] and arms > 1 and m.higher_is_better is not None and row["mean"] == _best(means[:, cell], m):
             text = Strong(text)
-        interval = mean_interval(row["low"], row["high"])
+        interval = mean_interval(row["low"], row["high"], m.decimals)
         fewer = outcomes.cell_axes and 0 < row["n"] < n[:, cell].max()
         texts[arm, cell] = (text, f" ({interval})" * bool(interval), f", n = {row['n']}" * bool(fewer))
     names = [outcomes.arm_name(arm) for arm in range(arms)]
     if not outcomes.cell_axes:
         return Table(
-            [word(outcomes.axis), "accuracy in %", "n"],
+            [word(outcomes.axis), in_unit("accuracy" if m.is_accuracy else m.noun, m.unit), "n"],
             [(level_text(level), texts[i, 0], n[i, 0]) for i, level in enumerate(outcomes.arms)],
         )
     return Table(
@@ -145,11 +149,16 @@ def accuracy_table(analysis: Analysis) -> Table:
     )
 
 
+def _best(means: FloatArray, measure: Measure) -> float:
+    return float(measure.sign * np.nanmax(measure.sign * means))
+
+
 def arms_table(outcomes: Outcomes) -> Table:
+    m = outcomes.measure
     return Table(
-        [word(outcomes.axis), "mean in %", "interquartile mean in %", "n"],
+        [word(outcomes.axis), in_unit("mean", m.unit), in_unit("interquartile mean", m.unit), "n"],
         [
-            (level, *(_number(value, ".1f") for value in means), n)
+            (level, *(_number(value, f".{m.decimals}f") for value in means), n)
             for level, *means, n in arm_means(outcomes).itertuples(index=False, name=None)
         ],
     )
@@ -168,8 +177,8 @@ def contrasts_table(contrasts: Sequence[Contrast]) -> Table:
                 c.subject,
                 c.reference,
                 _verdict(c),
-                _points(c.mean),
-                interval_cell(c.low, c.high),
+                _points(c.mean, c.measure.decimals),
+                interval_cell(c.low, c.high, c.measure.decimals),
                 p_text(c.p),
                 p_text(c.p_adjusted),
                 _number(c.effect_size, ".2f"),
@@ -261,10 +270,8 @@ def interactions_table(found: Sequence[Interaction]) -> Table:
                 i.change.subject,
                 f"{word(i.axis)} {i.from_level}",
                 f"{word(i.axis)} {i.level}",
-                _points(i.from_lead),
-                _points(i.lead),
-                _points(i.change.mean),
-                interval_cell(i.change.low, i.change.high),
+                *(_points(value, i.change.measure.decimals) for value in (i.from_lead, i.lead, i.change.mean)),
+                interval_cell(i.change.low, i.change.high, i.change.measure.decimals),
                 p_text(i.change.p),
                 p_text(i.change.p_adjusted),
                 i.change.n,
@@ -324,8 +331,8 @@ def _verdict(c: Contrast) -> str:
     return f"{text}, +{more} seed{'s' * (more != 1)}" if text == "undecided" and more else text
 
 
-def _points(value: float) -> str:
-    return points_text(value) if np.isfinite(value) else "–"
+def _points(value: float, decimals: int = 1) -> str:
+    return points_text(value, decimals) if np.isfinite(value) else "–"
 
 
 def _number(value: float, form: str) -> str:

@@ -1,6 +1,7 @@
 """Estimates, tests, intervals and power for paired runs. Knows nothing of training or reports."""
 
 from ablations.statistics.analysis import Analysis, analyse, outcomes_at_last_look
+from ablations.statistics.confusions import Confusion, compare_confusions, confusion_matrices
 from ablations.statistics.contrasts import (
     ALPHA,
     Contrast,
@@ -12,7 +13,8 @@ from ablations.statistics.contrasts import (
 )
 from ablations.statistics.divergence import Divergence
 from ablations.statistics.estimates import arm_means, cell_means
-from ablations.statistics.intervals import LEVEL, t_interval
+from ablations.statistics.families import Mean, joined_family, means_of_arms
+from ablations.statistics.intervals import LEVEL, paired_interval, t_interval
 from ablations.statistics.mcnemar import ModelComparison, compare_models
 from ablations.statistics.measure import ACCURACY, Measure
 from ablations.statistics.other_images import OtherImages
@@ -37,12 +39,14 @@ __all__ = [
     "MOST_SEEDS",
     "SEQUENTIAL",
     "Analysis",
+    "Confusion",
     "Contrast",
     "Divergence",
     "FloatArray",
     "GroupSequential",
     "Interaction",
     "InterimResult",
+    "Mean",
     "Measure",
     "ModelComparison",
     "OtherImages",
@@ -56,7 +60,9 @@ __all__ = [
     "arrange",
     "baseline_contrasts",
     "cell_means",
+    "compare_confusions",
     "compare_models",
+    "confusion_matrices",
     "decided",
     "diverged_keys",
     "estimate",
@@ -64,9 +70,12 @@ __all__ = [
     "forecast_sequential_power",
     "holm",
     "interactions",
+    "joined_family",
     "least_p",
     "main_effects",
+    "means_of_arms",
     "outcomes_at_last_look",
+    "paired_interval",
     "planned_seeds",
     "power_warning",
     "rank_arms",

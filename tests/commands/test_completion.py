@@ -15,6 +15,7 @@ from ablations.commands import completion
 from ablations.commands.data import data_app
 from ablations.commands.positions import positions_app
 from ablations.config import GRIDS
+from ablations.evaluation import PROTOCOLS, protocol
 from vit.positions import POSITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,9 +46,10 @@ def zsh(line: str) -> list[str]:
     env = {"_VITAB_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line}
     result = CliRunner().invoke(app, prog_name="vitab", env=env)
     assert (result.exit_code, result.stderr) == (0, "")
-    return re.findall(r'"([^"]+)"', result.stdout)
+    return [name.replace(r"\\:", ":") for name in re.findall(r'"([^"]+)"', result.stdout)]
 
 
+METRICS = [(name, metric.name) for name in PROTOCOLS for metric in protocol(name).metrics()]
 ROPES = [name for name in POSITIONS if name.startswith("ro")]
 CASES = [
     ("vitab run --grid ", list(GRIDS)),
@@ -69,6 +71,8 @@ CASES = [
     ("vitab positions show ro", ROPES),
     ("vitab report sm", ["small"]),
     ("vitab report --format ", ["markdown", "html"]),
+    ("vitab report --metric acc", ["accuracy"]),
+    ("vitab compare rope none --metric sh", [f"{protocol}:{name}" for protocol, name in METRICS if protocol[0] == "s"]),
     ("vitab status w", ["wide"]),
     ("vitab verify --runs elsewhere ", ["other"]),
     ("vitab retry --runs nowhere ", []),

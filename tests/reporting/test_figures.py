@@ -87,7 +87,7 @@ def test_every_run_is_a_dot():
     ax = Figure().subplots()
     accuracy = np.array([[70.0, 71.0, np.nan], [90.0, 10.0, 92.0], [np.nan] * 3])
     names = ["none", "rope", "learned"]
-    assert figures.accuracy_by_arm(ax, accuracy, accuracy == 10, names, position_marks(names)) is ax
+    assert figures.values_by_arm(ax, accuracy, accuracy == 10, names, position_marks(names)) is ax
     drawn = [np.ma.masked_invalid(dots.get_offsets()[:, 0]).compressed() for dots in ax.collections]
     assert [list(x) for x in drawn] == [[70, 71], [], [90, 92], [10], [], []]  # dots and crosses of each arm
     assert [text.get_text() for text in ax.texts] == ["70.5", "64.0", "no run"]

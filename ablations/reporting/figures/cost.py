@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from ablations.config import name_level
-from ablations.config.safe_text import shortened
+from ablations.config.safe_text import LONGEST, shortened
 from ablations.reporting.figures import panels as figures
 from ablations.reporting.figures.figure import WIDTH, ReportFigure, canvas
 from ablations.reporting.figures.palette import arm_legend, arm_marks
-from ablations.reporting.formatting import listed
+from ablations.reporting.formatting import capital, in_unit, listed
 from ablations.statistics import FloatArray, Outcomes
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def cost(results: Results, outcomes: Outcomes) -> ReportFigure | None:
     points = _points(outcomes, dict(zip(results.runs["key"], results.runs[column], strict=True)))
     if points.empty or not (points["cost"] > 0).all():
         return None
-    names = [outcomes.arm_name(arm) for arm in range(len(outcomes.arms))]
+    names, noun = [outcomes.arm_name(arm) for arm in range(len(outcomes.arms))], outcomes.measure.noun
     marks = arm_marks(outcomes.axis, names)
     settings = points.groupby("setting")["cost"]
     shared = bool((settings.transform("max") < SAME_COST * settings.transform("min")).all())
@@ -52,22 +53,22 @@ def cost(results: Results, outcomes: Outcomes) -> ReportFigure | None:
     ax = axes[0, 0]
     for place in places:
         ax.axvspan(place - room / 2, place + room / 2, color="#F6F6F6", lw=0, zorder=0)
-    figures.accuracy_against_cost(ax, points, marks)
+    figures.values_against_cost(ax, points, marks, outcomes.measure)
     texts = [", ".join([*rest, value]) if upright else "\n".join([value, *rest]) for value, *rest in labels]
     ax.set_xticks(places, texts, rotation=90 if upright else 0)
     ax.tick_params(axis="x", length=0)
     ax.set_xlim(places[0] - 0.7 * room, places[-1] + 0.7 * room)
     order = f", {'log scale' if to_scale else 'cheapest first'}" if len(columns) > 1 else ""
     ax.set_xlabel(f"training cost of one run ({unit}{order})")
-    ax.set_ylabel("test accuracy")
+    ax.set_ylabel("\n".join(wrap(in_unit(noun, "" if outcomes.measure.is_share else outcomes.measure.unit), LONGEST)))
     if len(names) > 1 and shared:
         arm_legend(figure, marks, handletextpad=0.3)
     words = "floating-point operations" if column == "flops" else "seconds"
     together = shared and len(names) > 1
     return ReportFigure(
         "cost",
-        "Accuracy against training cost",
-        f"Plot of mean test accuracy against training cost in {words} for {listed(names)}.",
+        f"{'Accuracy' if outcomes.measure.is_accuracy else capital(noun)} against training cost",
+        f"Plot of {outcomes.measure.mean_noun} against training cost in {words} for {listed(names)}.",
         f"Marker: mean over seeds; line: lowest to highest seed. Below each column: the {words} of one training run"
         + (
             f" and the setting. In a setting the cost is nearly the same for every {outcomes.axis.replace('_', ' ')}."

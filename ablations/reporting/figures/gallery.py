@@ -18,39 +18,43 @@ from ablations.reporting.figures import panels as figures
 from ablations.reporting.figures.cost import cost
 from ablations.reporting.figures.encodings import encodings
 from ablations.reporting.figures.figure import WIDTH, ReportFigure, canvas
-from ablations.reporting.figures.palette import Mark, arm_legend, arm_marks, percent_ticks, style
-from ablations.reporting.formatting import listed, points_text
-from ablations.statistics import Analysis, FloatArray, Outcomes
+from ablations.reporting.figures.palette import Mark, arm_legend, arm_marks, style, value_ticks
+from ablations.reporting.formatting import capital, listed, number, points_text
+from ablations.statistics import Analysis, FloatArray, Measure, Outcomes
 
 if TYPE_CHECKING:
     from ablations.storage import Results
 
 
 def report_figures(results: Results, analysis: Analysis) -> list[ReportFigure]:
-    """Return every figure that the study has data for, in the order of the report."""
+    """Return every figure that the study has data for, in the order of the report.
+
+    Learning curves and encodings are figures of the report on accuracy only.
+    """
     outcomes = analysis.outcomes
+    whole = outcomes.measure.is_accuracy
     with style():
         drawn = [
-            _accuracy(outcomes),
+            _values(outcomes),
             _contrasts(analysis),
             _ranks(analysis),
             _heatmaps(outcomes),
-            _learning(results, outcomes),
+            *([_learning(results, outcomes)] if whole else []),
             cost(results, outcomes),
-            *encodings(results),
+            *(encodings(results) if whole else []),
         ]
     return [figure for figure in drawn if figure]
 
 
-def _names(outcomes: Outcomes) -> list[str]:
+def names_of(outcomes: Outcomes) -> list[str]:
     return [outcomes.arm_name(arm) for arm in range(len(outcomes.arms))]
 
 
-def _marks(outcomes: Outcomes) -> dict[str, Mark]:
-    return arm_marks(outcomes.axis, _names(outcomes))
+def marks_of(outcomes: Outcomes) -> dict[str, Mark]:
+    return arm_marks(outcomes.axis, names_of(outcomes))
 
 
-def _panels(outcomes: Outcomes, most: int = 4) -> tuple[int, int]:
+def panels_of(outcomes: Outcomes, most: int = 4) -> tuple[int, int]:
     """Return the rows and columns of panels, one per cell: the last cell axis across, the others down."""
     cells = len(outcomes.cells)
     if len(outcomes.cell_axes) < 2:
@@ -60,7 +64,7 @@ def _panels(outcomes: Outcomes, most: int = 4) -> tuple[int, int]:
     return -(-cells // columns), columns
 
 
-def _panel_title(name: str) -> str:
+def panel_title(name: str) -> str:
     return "\n".join(wrap(shortened(name, 2 * LONGEST), LONGEST))
 
 
@@ -72,26 +76,27 @@ def _axis_word(axis: str) -> str:
     return axis.replace("_", " ")
 
 
-def _accuracy(outcomes: Outcomes) -> ReportFigure:
-    names, marks = _names(outcomes), _marks(outcomes)
-    rows, columns = _panels(outcomes, most=2)
+def _values(outcomes: Outcomes) -> ReportFigure:
+    m = outcomes.measure
+    names, marks = names_of(outcomes), marks_of(outcomes)
+    rows, columns = panels_of(outcomes, most=2)
     height = 0.75 + rows * (0.45 + 0.33 * len(names))
     figure, axes = canvas(height, rows, columns, sharex=True, sharey=True, width=max(WIDTH, 2.1 * columns + 1))
     for cell, ax in enumerate(axes.flat):
         if cell >= len(outcomes.cells):
             ax.set_visible(False)
             continue
-        figures.accuracy_by_arm(ax, outcomes.values[:, cell], outcomes.has_diverged[:, cell], names, marks)
+        figures.values_by_arm(ax, outcomes.values[:, cell], outcomes.has_diverged[:, cell], names, marks, measure=m)
         ax.grid(axis="x")
-        ax.set_title(_panel_title(outcomes.cell_name(cell)), loc="left")
+        ax.set_title(panel_title(outcomes.cell_name(cell)), loc="left")
         ax.tick_params(axis="x", labelbottom=True)
-    figure.supxlabel("test accuracy", fontsize=11)
+    figure.supxlabel(axis_label(m), fontsize=11)
     n = _run_range(outcomes)
     return ReportFigure(
-        "accuracy",
-        f"Accuracy by {_axis_word(outcomes.axis)}",
-        f"Dot plot of test accuracy, one panel per setting, with a row for {listed(names)}; runs per row: {n}.",
-        "Marker: test accuracy of one run (one seed) in percent; bar and number: mean of the row."
+        "accuracy" if m.is_accuracy else "values",
+        f"{'Accuracy' if m.is_accuracy else capital(m.noun)} by {_axis_word(outcomes.axis)}",
+        f"Dot plot of {m.noun}, one panel per setting, with a row for {listed(names)}; runs per row: {n}.",
+        f"Marker: {m.noun} of one run (one seed){_in_unit(m)}; bar and number: mean of the row."
         + (" Cross: a run that diverged, with chance accuracy." if outcomes.has_diverged.any() else ""),
         figure,
     )
@@ -114,18 +119,20 @@ def _contrasts(analysis: Analysis) -> ReportFigure | None:
     figure, axes = canvas(0.85 + (0.55 if len(pairs) <= 6 else 0.42) * len(pairs))
     ax = axes[0, 0]
     contrasts, differences, diverged = (list(each) for each in zip(*pairs, strict=True))
-    figures.contrast_forest(ax, contrasts, differences, diverged, _marks(outcomes))
+    figures.contrast_forest(ax, contrasts, differences, diverged, marks_of(outcomes))
     base = outcomes.arm_name(outcomes.baseline)
-    label = "difference from", shortened(base), "(percentage points)"
+    m = outcomes.measure
+    unit = f"({m.differences_in})" if m.differences_in else ""
+    label = tuple(filter(None, ("difference from", shortened(base), unit)))
     ax.set_xlabel((" " if len(base) <= LONGEST // 2 else "\n").join(label))
     interval = any(np.isfinite(contrast.low) for contrast in contrasts)
     return ReportFigure(
         "contrasts",
         f"Paired differences from {base}",
-        f"Forest plot of paired differences in test accuracy from {base}: "
-        + "; ".join(f"{c.subject} {points_text(c.mean)} points" for c in contrasts)
+        f"Forest plot of paired differences in {m.noun} from {base}: "
+        + "; ".join(f"{c.subject} {m.amount(points_text(c.mean, m.decimals))}" for c in contrasts)
         + ".",
-        f"Large marker and number: mean difference from {base} in percentage points"
+        f"Large marker and number: mean difference from {base}{f' in {m.differences_in}' if m.differences_in else ''}"
         + ("; thick line: its 95 % interval" if interval else "")
         + "; small dots: the differences of individual pairs."
         + (" Cross: a pair in which a run diverged." if any(each.any() for each in diverged) else ""),
@@ -137,14 +144,17 @@ def _ranks(analysis: Analysis) -> ReportFigure | None:
     found = analysis.ranks
     if found is None:
         return None
+    m = analysis.outcomes.measure
+    best, first = ("1 = highest", "highest") if m.higher_is_better is None else ("1 = best", "best")
     figure, axes = canvas(1.1 + 0.32 * len(found.arms))
-    figures.critical_difference(axes[0, 0], found, _marks(analysis.outcomes))
+    figures.critical_difference(axes[0, 0], found, marks_of(analysis.outcomes))
+    axes[0, 0].set_xlabel(f"mean rank ({best})")
     order = sorted(zip(found.mean_ranks, found.arms, strict=True))
     return ReportFigure(
         "ranks",
         "Ranks over settings",
-        "Mean ranks over settings, best first: " + "; ".join(f"{arm} {rank:.2f}" for rank, arm in order) + ".",
-        f"Mean rank over {found.cells} settings (1 = best). Grey bars join arms whose mean ranks differ by less than "
+        f"Mean ranks over settings, {first} first: " + "; ".join(f"{arm} {rank:.2f}" for rank, arm in order) + ".",
+        f"Mean rank over {found.cells} settings ({best}). Grey bars join arms whose mean ranks differ by less than "
         f"the critical difference of {found.critical:.2f}.",
         figure,
     )
@@ -153,7 +163,7 @@ def _ranks(analysis: Analysis) -> ReportFigure | None:
 def _heatmaps(outcomes: Outcomes) -> ReportFigure | None:
     if not outcomes.cell_axes:
         return None
-    means = _mean(outcomes.values)
+    means, m = _mean(outcomes.values), outcomes.measure
     finite = means[np.isfinite(means)]
     lowest, highest = float(finite.min()), float(finite.max())
     if lowest == highest:
@@ -171,7 +181,7 @@ def _heatmaps(outcomes: Outcomes) -> ReportFigure | None:
         shape = (len(index), len(columns))
         tables = [
             (name, pd.DataFrame(row.reshape(shape), index, columns))
-            for name, row in zip(_names(outcomes), means, strict=True)
+            for name, row in zip(names_of(outcomes), means, strict=True)
         ]
     wide = len(tables) if tables[0][1].shape[1] * len(tables) <= 12 else min(2, len(tables))
     rows = -(-len(tables) // wide)
@@ -180,8 +190,8 @@ def _heatmaps(outcomes: Outcomes) -> ReportFigure | None:
     layout = figure.get_layout_engine()
     figure.set_layout_engine("none")  # each heatmap of seaborn would lay the whole figure out
     for i, (ax, (name, frame)) in enumerate(zip(axes.flat, tables, strict=False)):
-        figures.accuracy_heatmap(ax, frame, lowest=lowest, highest=highest)
-        ax.set_title(_panel_title(name))
+        figures.means_heatmap(ax, frame, lowest=lowest, highest=highest, decimals=m.decimals)
+        ax.set_title(panel_title(name))
         ax.tick_params(labelleft=i % wide == 0, labelbottom=i + wide >= len(tables))
     for ax in list(axes.flat)[len(tables) :]:
         ax.set_visible(False)
@@ -193,13 +203,13 @@ def _heatmaps(outcomes: Outcomes) -> ReportFigure | None:
     bar = figure.colorbar(scale, ax=axes.ravel().tolist(), aspect=12, pad=0.02, shrink=0.9)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
-    percent_ticks(bar.ax.yaxis, most=4)
+    value_ticks(bar.ax.yaxis, m, most=4)
     return ReportFigure(
         "heatmap",
         f"{_axis_word(down)} × {_axis_word(across)}".capitalize(),
-        f"Heatmaps of mean test accuracy over {_axis_word(down)} and {_axis_word(across)}, "
-        f"from {lowest:.1f} to {highest:.1f} percent.",
-        "Mean test accuracy in percent; all panels share one colour scale.",
+        f"Heatmaps of {m.mean_noun} over {_axis_word(down)} and {_axis_word(across)}, "
+        f"from {number(lowest, m.decimals)} to {number(highest, m.decimals)}{_unit(m)}.",
+        f"{capital(m.mean_noun)}{_in_unit(m)}; all panels share one colour scale.",
         figure,
     )
 
@@ -209,8 +219,8 @@ def _learning(results: Results, outcomes: Outcomes) -> ReportFigure | None:
     epochs = results.epochs.merge(results.runs[["key", *shared, "diverged"]], on="key")
     if epochs.empty:
         return None
-    names, marks = _names(outcomes), _marks(outcomes)
-    rows, columns = _panels(outcomes)
+    names, marks = names_of(outcomes), marks_of(outcomes)
+    rows, columns = panels_of(outcomes)
     banded = len(names) <= figures.MOST_BANDS
     figure, axes = canvas(
         0.75 + rows * (1.75 if len(outcomes.cells) > 1 else 2.8 if banded else 4.2),
@@ -231,7 +241,7 @@ def _learning(results: Results, outcomes: Outcomes) -> ReportFigure | None:
         for axis, level in zip(outcomes.cell_axes, outcomes.cells[cell], strict=True):
             here &= (epochs[axis] == level_text(level)).to_numpy()
         figures.learning_curves(ax, epochs[here], outcomes.axis, by_name, marks)
-        ax.set_title(_panel_title(outcomes.cell_name(cell)), loc="left")
+        ax.set_title(panel_title(outcomes.cell_name(cell)), loc="left")
     figure.supxlabel("epoch", fontsize=11)
     figure.supylabel("validation accuracy", fontsize=11)
     if len(names) > 1:
@@ -251,10 +261,24 @@ def _learning(results: Results, outcomes: Outcomes) -> ReportFigure | None:
     )
 
 
-def _mean(accuracy: FloatArray) -> FloatArray:
-    known = np.isfinite(accuracy)
+def _unit(measure: Measure) -> str:
+    """Return ` percent`, ` nats`, or nothing for a pure number."""
+    return " percent" if measure.is_share else f" {measure.unit}".rstrip()
+
+
+def _in_unit(measure: Measure) -> str:
+    return f" in{_unit(measure)}" if measure.unit else ""
+
+
+def axis_label(measure: Measure) -> str:
+    """Return the label of an axis of values; the ticks of shares have the unit."""
+    return measure.noun + (f" ({measure.unit})" if measure.unit and not measure.is_share else "")
+
+
+def _mean(values: FloatArray) -> FloatArray:
+    known = np.isfinite(values)
     count = known.sum(axis=-1)
-    total = np.where(known, accuracy, 0).sum(axis=-1)
+    total = np.where(known, values, 0).sum(axis=-1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ablations.config.safe_text import shortened
+from ablations.statistics import Measure
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,15 @@ def arm_legend(figure: Figure, marks: Mapping[str, Mark], line: float = 0, **opt
     legend = figure.legend(handles, [" "] * len(names), loc="outside upper center", ncols=columns, **options)
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(name)  # as a label, a name that starts with "_" would be left out
+
+
+def value_ticks(axis: mpl.axis.Axis, measure: Measure, most: int = 5) -> None:
+    """Set the ticks of an axis of values: in percent for shares."""
+    if measure.is_share:
+        percent_ticks(axis, most)
+    else:
+        axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
 
 
 def percent_ticks(axis: mpl.axis.Axis, most: int = 5) -> None:

@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from ablations.config.safe_text import shortened
-from ablations.reporting.figures.palette import FAINT, INK, Mark, percent_ticks
-from ablations.reporting.formatting import points_text
-from ablations.statistics import Contrast, FloatArray, Ranks
+from ablations.reporting.figures.palette import FAINT, INK, Mark, percent_ticks, value_ticks
+from ablations.reporting.formatting import number, points_text
+from ablations.statistics import ACCURACY, Contrast, FloatArray, Measure, Ranks
 
 MOST_BANDS = 6
 """Most arms whose learning curves have bands."""
@@ -25,32 +25,33 @@ def mark_diverged(ax: Axes, x: ArrayLike, y: ArrayLike, colour: str, alpha: floa
     ax.scatter(x, y, color=colour, alpha=alpha, marker="x", s=34, lw=1.6, zorder=3)
 
 
-def accuracy_by_arm(
+def values_by_arm(
     ax: Axes,
-    accuracy: FloatArray,
+    values: FloatArray,
     diverged: NDArray[np.bool_],
     names: Sequence[str],
     marks: Mapping[str, Mark],
     *,
+    measure: Measure = ACCURACY,
     means: bool = True,
 ) -> Axes:
     """Draw every run of one cell as a dot, or as a cross if it diverged, and the mean of each arm as a bar.
 
-    `accuracy`: (A, S), may be NaN; `diverged`: (A, S).
+    `values`: (A, S), may be NaN; `diverged`: (A, S).
     """
-    seeds = accuracy.shape[1]
+    seeds = values.shape[1]
     offsets = np.linspace(-0.2, 0.2, seeds) if seeds > 1 else np.zeros(1)
-    for row, (name, values) in enumerate(zip(names, accuracy, strict=True)):
+    for row, (name, own) in enumerate(zip(names, values, strict=True)):
         colour, marker, size = marks[name].colour, marks[name].marker, 26 * marks[name].scale ** 2
         ax.axhline(row, color="#EEEEEE", lw=0.8, zorder=0)
-        whole = np.where(diverged[row], np.nan, values)
+        whole = np.where(diverged[row], np.nan, own)
         ax.scatter(whole, row + offsets, s=size, marker=marker, color=colour, edgecolor="white", lw=0.6, zorder=3)
-        mark_diverged(ax, np.where(diverged[row], values, np.nan), row + offsets, colour)
-        known = values[np.isfinite(values)]
+        mark_diverged(ax, np.where(diverged[row], own, np.nan), row + offsets, colour)
+        known = own[np.isfinite(own)]
         if known.size:
             mean = known.mean()
             ax.plot([mean, mean], [row - 0.36, row + 0.36], color=colour, lw=2.2, solid_capstyle="butt", zorder=2)
-            text = f"{mean:.1f}"
+            text = number(mean, measure.decimals)
         else:
             text = "no run"
         if means:
@@ -59,7 +60,7 @@ def accuracy_by_arm(
     ax.set_ylim(len(names) - 0.45, -0.55)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    percent_ticks(ax.xaxis, most=3)
+    value_ticks(ax.xaxis, measure, most=3)
     return ax
 
 
@@ -72,7 +73,7 @@ def contrast_forest(
 ) -> Axes:
     """Draw paired differences: every block as a faint dot, mean and interval in full colour, zero as a line.
 
-    `differences[i]` has the blocks of `contrasts[i]` in percentage points, any shape, NaN allowed; a block is drawn as
+    `differences[i]` has the blocks of `contrasts[i]`, any shape, NaN allowed; a block is drawn as
     a cross where `diverged[i]`.
     """
     ax.axvline(0, color=INK, lw=1, zorder=1)
@@ -93,7 +94,12 @@ def contrast_forest(
             )
         ax.plot(contrast.mean, row - 0.12, mark.marker, ms=size, color=colour, mec="white", mew=1, zorder=4)
         ax.text(
-            1.02, row - 0.02, points_text(contrast.mean), transform=ax.get_yaxis_transform(), va="center", ha="left"
+            1.02,
+            row - 0.02,
+            points_text(contrast.mean, contrast.measure.decimals),
+            transform=ax.get_yaxis_transform(),
+            va="center",
+            ha="left",
         )
     ax.set_yticks(range(len(contrasts)), [shortened(c.subject) for c in contrasts])
     ax.set_ylim(len(contrasts) - 0.45, -0.55)
@@ -123,17 +129,16 @@ def critical_difference(ax: Axes, ranks: Ranks, marks: Mapping[str, Mark]) -> Ax
     ax.set_ylim(len(names) - 0.45, -0.55)
     ax.set_xlim(0.9, len(names) + 0.2 + 0.14 * max(1, len(ranks.groups)))
     ax.set_xticks(range(1, len(names) + 1))
-    ax.set_xlabel("mean rank (1 = best)")
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     return ax
 
 
-def accuracy_heatmap(
-    ax: Axes, means: pd.DataFrame, *, lowest: float, highest: float, colour_map: str = "crest"
+def means_heatmap(
+    ax: Axes, means: pd.DataFrame, *, lowest: float, highest: float, decimals: int = 1, colour_map: str = "crest"
 ) -> Axes:
-    """Draw mean accuracies in percent as coloured cells; a cell without a run is grey."""
-    labels = means.map(lambda value: f"{value:.1f}" if np.isfinite(value) else "")
+    """Draw means as coloured cells; a cell without a run is grey."""
+    labels = means.map(lambda value: number(value, decimals) if np.isfinite(value) else "")
     sns.heatmap(
         means,
         ax=ax,
@@ -190,10 +195,10 @@ def learning_curves(
     return ax
 
 
-def accuracy_against_cost(ax: Axes, points: pd.DataFrame, marks: Mapping[str, Mark]) -> Axes:
-    """Draw the accuracy of arms by setting, a mark for each with a line from its lowest to its highest run.
+def values_against_cost(ax: Axes, points: pd.DataFrame, marks: Mapping[str, Mark], measure: Measure = ACCURACY) -> Axes:
+    """Draw the values of arms by setting, a mark for each with a line from its lowest to its highest run.
 
-    `points` has the columns arm, x, mean, low and high (percent).
+    `points` has the columns arm, x, mean, low and high.
     """
     for point in points.to_dict("records"):
         mark = marks[point["arm"]]
@@ -201,6 +206,6 @@ def accuracy_against_cost(ax: Axes, points: pd.DataFrame, marks: Mapping[str, Ma
         ax.plot(
             point["x"], point["mean"], mark.marker, ms=7 * mark.scale, color=mark.colour, mec="white", mew=0.8, zorder=3
         )
-    percent_ticks(ax.yaxis)
+    value_ticks(ax.yaxis, measure)
     ax.grid(axis="y")
     return ax
