@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from ablations.cli import app
 from ablations.commands.run import rerun_command
 from ablations.config import GRIDS, override
-from ablations.errors import StorageError, UsageError, VitabError
+from ablations.errors import StorageError, UnfitError, UsageError, VitabError
 from ablations.execution import plan as study
 from ablations.execution.dask import client as cluster
 from ablations.execution.dask import runs as cluster_runs
@@ -221,6 +221,111 @@ def test_a_grid_is_trained_once_with_the_bits_of_local_workers(here, local, plac
     assert again.stdout.splitlines()[0] == "study smoke: 4 runs, 0 to do, 4 already finished"
     with distributed.Client(local) as client:
         assert list(client.list_datasets()) == []
+
+
+def test_evaluations_have_the_bits_of_local_workers(here, local):
+    assert vitab(*SMOKE, "--workers", "1", "--runs", "near").exit_code == 0
+    shutil.copytree("near", "far")
+    write_protocol()
+    asked = ("evaluate", "--protocol", "shift,attention,lab/mine.py:Brightest")
+    result = vitab(*asked, "--dask", local.scheduler_address, "--runs", "far")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "study smoke: 12 evaluations, 12 to do"
+    assert lines[1] == f"1 Dask worker with 2 threads, 1 with access to {here}/far"
+    assert sorted(line.split("] ")[1].split(", seed")[0] for line in lines if line.startswith("[")) == sorted(
+        2 * [f"{name}: {position}" for name in ("shift", "attention", "Brightest") for position in ("none", "rope")]
+    )
+    assert lines[-1] == "all 12 evaluations are finished; next: vitab report smoke --runs far"
+    assert vitab(*asked, "--workers", "1", "--runs", "near").exit_code == 0
+    near = sorted(path.parent for path in Path("near/evaluations").glob("*/DONE.json"))
+    assert len(near) == 12
+    for folder in near:
+        other = Path("far/evaluations", folder.name)
+        assert last_attempt(other) == 1
+        assert (other / "arrays.npz").read_bytes() == (folder / "arrays.npz").read_bytes()
+        results = [json.loads((each / "result.json").read_bytes()) for each in (folder, other)]
+        assert results[0]["metrics"] == results[1]["metrics"]
+    assert [path.name for path in Path("far").glob(".*")] == []
+    again = vitab(*asked, "--dask", local.scheduler_address, "--runs", "far")
+    assert again.stdout.splitlines()[0] == "study smoke: 12 evaluations, 0 to do, 12 already finished"
+
+
+def test_a_run_and_its_evaluations_on_a_cluster(local):
+    command = [*SMOKE, "--protocol", "calibration", "--seeds", "1", "--dask", local.scheduler_address]
+    result = vitab(*command)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "all 2 evaluations are finished; next: vitab report smoke"
+
+
+def write_protocol():
+    Path("lab").mkdir()
+    Path("lab/mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from ablations.evaluation import Measurement, Metric, Protocol\n"
+        "@dataclass(frozen=True)\n"
+        "class Brightest(Protocol):\n"
+        "    description = 'accuracy on brighter images'\n"
+        "    def metrics(self):\n"
+        "        return [Metric('accuracy', 'accuracy on brighter images')]\n"
+        "    def measure(self, run):\n"
+        "        return Measurement({'accuracy': run.accuracy(run.images + 5)})\n"
+    )
+
+
+def test_a_worker_that_does_not_share_the_folder_is_excluded_from_evaluations(here, local, monkeypatch):
+    assert vitab(*SMOKE, "--workers", "1").exit_code == 0
+    monkeypatch.setattr(cluster_worker, "shares_folder", lambda *_: False)
+    result = vitab("evaluate", "--protocol", "calibration", "--dask", local.scheduler_address)
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stdout.splitlines() if "is excluded" in line]
+    assert line.startswith("the Dask worker inproc://")
+    assert f" is excluded from now on: evaluations need access to the folder of runs {here}/runs (on " in line
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: no Dask worker can execute the runs: evaluations need access to the folder")
+    assert not list(Path("runs/evaluations").glob("*/failure.json"))
+    trained = vitab(*SMOKE, "--seeds", "3", "--dask", local.scheduler_address)  # the worker can still train
+    assert trained.exit_code == 0, trained.output
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+    result = vitab("evaluate", "--protocol", "calibration", "--dask", local.scheduler_address)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0] == "study smoke: 6 evaluations, 6 to do"
+
+
+def test_a_worker_without_the_dataset_is_excluded_from_evaluations(local, monkeypatch):
+    assert vitab(*SMOKE, "--workers", "1", "--seeds", "1").exit_code == 0
+
+    def other_data(task, run, settings, hooks):
+        raise UnfitError("the dataset digits must be that of the study, got different data")
+
+    monkeypatch.setattr(cluster_worker, "check_data", other_data)
+    monkeypatch.setattr(cluster_worker, "run_in_pool", run_here)
+    result = vitab("evaluate", "--protocol", "calibration", "--dask", local.scheduler_address)
+    assert result.exit_code == 1
+    assert "no Dask worker can execute the runs: the dataset digits must be that of the study" in result.stderr
+    assert not list(Path("runs/evaluations").glob("*/failure.json"))
+
+
+def run_here(tasks, settings, listener, *, workers, job, stop, idle):
+    """`run_in_pool` without worker processes, which would not know what a test has replaced."""
+    from ablations.execution.inline import run_inline
+
+    run_inline(tasks, settings, listener, job=job, stop=stop)
+
+
+def test_a_failed_evaluation_is_reported_as_with_local_workers(local):
+    assert vitab(*SMOKE, "--workers", "1", "--seeds", "1", "--position", "none").exit_code == 0
+    store = Store(Path("runs"))
+    (key,) = store.read_study("smoke").keys
+    (store.folder(key) / "predictions.npz").write_bytes(b"x")
+    result = vitab("evaluate", "--protocol", "calibration", "--dask", local.scheduler_address)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("failed: calibration: none, seed 0: ")
+    assert f"runs/{key[:16]}/predictions.npz is damaged: delete " in result.stderr
+    status = vitab("status").stdout
+    assert "smoke: evaluations: 0 finished, 1 failed" in status
 
 
 def test_a_failed_run_is_reported_as_with_local_workers(local, place):

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from ablations.config import RunConfig, run_key
 from ablations.data.loading import dataset_for
-from ablations.errors import StorageError, UnfitError, VitabError
+from ablations.errors import StorageError, UnfitError, UsageError, VitabError
+from ablations.evaluation import protocol
 from ablations.execution.evaluation import evaluate_and_store
 from ablations.execution.pool import WorkerProcess, run_in_pool
 from ablations.execution.tasks import Evaluation, ExecutionSettings, Finished, Job, RunHooks, Task
@@ -68,7 +69,9 @@ class _State:
     """State of this Dask worker."""
 
     authorized: dict[str, tuple[bool, int]] = field(default_factory=dict)  # by folder: is it shared, threads per run
-    unfit: set[str] = field(default_factory=set)  # folders whose runs cannot be executed here
+    unfit: set[tuple[str, bool]] = field(
+        default_factory=set
+    )  # folders whose runs cannot be trained (or evaluated) here
     stop_requests: dict[str, StopRequest] = field(default_factory=dict)  # of the active runs, by key of the Dask task
     idle: dict[tuple[ExecutionSettings, Job], list[WorkerProcess]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -106,7 +109,7 @@ def shares_folder(runs: Path, probe: str, token: str) -> bool:
 def authorize(folder: str, shares: dict[str, tuple[bool, int]], dask_worker: "Worker") -> bool:
     """Authorize this worker to execute runs of a folder. `shares` has the values of `_State.authorized` by worker."""
     _state.authorized[folder] = shares[dask_worker.address]
-    _state.unfit.discard(folder)
+    _state.unfit -= {(folder, False), (folder, True)}
     return True
 
 
@@ -138,7 +141,8 @@ def execute_run(request: dict[str, Any], job: Job | None = None) -> dict[str, An
     authorization = _wait_for_authorization(request["folder"])
     if authorization is None:
         raise Reschedule
-    if request["folder"] in _state.unfit:
+    purpose = request["folder"], request["evaluation"] is not None
+    if purpose in _state.unfit:
         time.sleep(RESCHEDULE_DELAY)
         raise Reschedule
     shared, threads = authorization
@@ -160,7 +164,7 @@ def execute_run(request: dict[str, Any], job: Job | None = None) -> dict[str, An
     stop_request = _state.stop_requests.setdefault(request["task"], StopRequest())
 
     def unfit(error: VitabError) -> dict[str, Any]:
-        _state.unfit.add(request["folder"])
+        _state.unfit.add(purpose)
         return notifier.message("unfit", reason=f"{error} (on {platform.node()})")
 
     def stop() -> bool:
@@ -169,8 +173,8 @@ def execute_run(request: dict[str, Any], job: Job | None = None) -> dict[str, An
         return stop_request.stop or worker.status.name not in ("running", "paused")
 
     if evaluation is not None and not shared:
-        return unfit(UnfitError(f"evaluations need the folder of runs {request['runs']}, which is not shared"))
-    job = job or (check_data_and_train if evaluation is None else evaluate_and_store)
+        return unfit(UnfitError(f"evaluations need access to the folder of runs {Path(request['runs']).parent}"))
+    job = job or (check_data_and_train if evaluation is None else check_data_and_evaluate)
     multiprocessing.current_process().daemon = False  # set by the nanny; a daemon process may not have children
     idle = _state.idle.setdefault((settings, job), [])
     shut_down_idle(keep=(settings, job))
@@ -207,11 +211,24 @@ def _insufficient_memory(needed: int) -> int | None:
 
 
 def check_data_and_train(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
-    """Train one run.
+    """Train one run. Raises UnfitError as `check_data` does."""
+    check_data(task, task.key, settings, hooks)
+    return train_and_store(task, settings, hooks)
 
-    Raises UnfitError if the dataset on this machine, or the package of an encoding, is missing or differs from that of
-    the client.
-    """
+
+def check_data_and_evaluate(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
+    """Evaluate one run. Raises UnfitError as `check_data` does, and if the protocol cannot be loaded here."""
+    assert task.evaluation is not None
+    check_data(task, task.evaluation.run, settings, hooks)
+    try:
+        protocol(task.evaluation.protocol)
+    except UsageError as error:
+        raise UnfitError(str(error)) from error
+    return evaluate_and_store(task, settings, hooks)
+
+
+def check_data(task: Task, run: str, settings: ExecutionSettings, hooks: RunHooks) -> None:
+    """Raise UnfitError if the dataset of a run, or the package of its encoding, is missing here or differs."""
     from vit import ConfigError
     from vit.positions import encoding
 
@@ -223,9 +240,8 @@ def check_data_and_train(task: Task, settings: ExecutionSettings, hooks: RunHook
         fingerprint = dataset_for(task.config, settings.data_dir, hooks.heartbeat).fingerprint
     except VitabError as error:
         raise UnfitError(str(error)) from error
-    if run_key(task.config, fingerprint) != task.key:
+    if run_key(task.config, fingerprint) != run:
         raise UnfitError(f"the dataset {task.config.data} must be that of the study, got different data")
-    return train_and_store(task, settings, hooks)
 
 
 class ClientNotifier:
