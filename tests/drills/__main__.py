@@ -20,6 +20,7 @@ def main() -> int:
         "--stack", type=int, default=1, metavar="N", help="maximum number of runs trained as one model (default: 1)"
     )
     parser.add_argument("--dask", action="store_true", help="kill Dask workers, clients and worker processes")
+    parser.add_argument("--evaluate", action="store_true", help="kill processes that evaluate runs")
     parser.add_argument("--failing-writes", action="store_true", help="instead: full disks, file size limits")
     parser.add_argument("--fuzz", type=int, metavar="N", help="instead: damage N files of a store")
     parser.add_argument("--epochs", type=int, default=1000, help="epochs per run; longer runs are hit more often")
@@ -34,6 +35,10 @@ def main() -> int:
         from .failing_writes import drill
 
         tally = drill(epochs=options.epochs, seed=options.seed)
+    elif options.evaluate:
+        from .evaluation_kills import drill
+
+        tally = drill(options.kills, seed=options.seed)
     elif options.dask:
         from .dask_kills import drill
 

@@ -9,7 +9,7 @@ from ablations.execution import worker as workers
 from ablations.execution.tasks import ExecutionSettings, RunHooks, Task
 from ablations.storage import Store, files, problems
 from ablations.storage.verification import FILES
-from tests.drills import dask_kills, failing_writes, fuzz, kills
+from tests.drills import dask_kills, evaluation_kills, failing_writes, fuzz, kills
 from tests.drills.common import CHECKPOINT
 from tests.support import fake_trainer
 
@@ -24,6 +24,14 @@ def test_killed_processes_lose_repeat_and_change_nothing(stack):
     assert tally.kills >= 5
     assert (tally.lost, tally.duplicated, tally.different, tally.damaged) == (0, 0, 0, 0)
     assert max(tally.redone, default=0.0) < CHECKPOINT
+
+
+@pytest.mark.slow
+@pytest.mark.serial
+def test_killed_evaluations_are_not_lost_repeated_or_changed():
+    tally = evaluation_kills.drill(6)
+    assert tally.kills >= 6
+    assert (tally.lost, tally.repeated, tally.different, tally.damaged, tally.changed_runs) == (0, 0, 0, 0, 0)
 
 
 @pytest.mark.slow
