@@ -122,7 +122,7 @@ def run(
     """
     from ablations.commands import display
     from ablations.commands.execute import train, train_on_cluster
-    from ablations.config import check_name, find_grid, find_recipe, override, parse_axes, parse_settings, shrink
+    from ablations.config import check_name, count, find_grid, find_recipe, override, parse_axes, parse_settings, shrink
     from ablations.execution.plan import make_plan, survey, tasks_of
     from ablations.execution.resources import parse_stack, plan_resources, resolve_backend, resolve_workers
     from ablations.execution.tasks import ExecutionSettings
@@ -154,7 +154,8 @@ def run(
     command = rerun_command(context.obj, chosen.base.precision)
     console, store = make_console(), Store(runs)
     asked = list(chosen.protocols) if protocol is None else split(protocol, ",")
-    chosen = replace(chosen, protocols=tuple(standard_protocols(asked)))
+    if asked:
+        chosen = replace(chosen, protocols=tuple(standard_protocols(asked)))
 
     def plan_of(grid: "Grid") -> "StudyPlan":
         return make_plan(grid, study=name, data_dir=data_dir, command=command)
@@ -193,6 +194,11 @@ def run(
         from ablations.commands.dry_run import print_forecast
 
         print_forecast(console, store, plan, chosen, resources_for, backend=used, data_dir=data_dir)
+        if chosen.protocols:
+            from ablations.evaluation import protocol_label
+
+            number = count(len(plan.keys) * len(chosen.protocols), "evaluation")
+            display.say(console, f"then {number}, by {', '.join(map(protocol_label, chosen.protocols))}")
     elif plan.design:
         from ablations.commands.until_decided import train_in_rounds
 

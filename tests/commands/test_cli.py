@@ -424,7 +424,20 @@ def test_doctor_describes_the_machine_and_names_what_is_missing(monkeypatch):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["run"], ["report"], ["compare"], ["status"], ["grids"], ["positions"], ["data"], ["bench"], ["doctor"]],
+    [
+        [],
+        ["run"],
+        ["evaluate"],
+        ["protocols"],
+        ["report"],
+        ["compare"],
+        ["status"],
+        ["grids"],
+        ["positions"],
+        ["data"],
+        ["bench"],
+        ["doctor"],
+    ],
 )
 def test_every_command_has_help(command):
     result = vitab(*command, "--help")

@@ -224,6 +224,12 @@ def test_run_evaluates_by_protocols_that_are_kept_in_the_plan() -> None:
     assert (found.protocols, found.beforehand) == (plan.protocols, {"per-class", "calibration"})
 
 
+def test_a_dry_run_of_run_says_what_would_be_evaluated(here: Path) -> None:
+    lines = succeeds(vitab(*SMOKE, "--protocol", "shift(fill=zero),calibration", "--dry-run"))
+    assert "then 8 evaluations, by shift(fill=zero), calibration" in lines
+    assert list(here.iterdir()) == []
+
+
 GRID = 'seeds = 1\nbase = {per_class = 5, epochs = 1, width = 8, depth = 1}\naxes.position = ["none", "learned"]\n'
 
 
