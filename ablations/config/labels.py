@@ -40,10 +40,7 @@ def name_level(axis: str, level: Level) -> str:
 
 def run_label(config: RunConfig, axes: Iterable[str], *, seed: bool = True) -> str:
     """Return a run as text: `rope, depth 2, patch 4, seed 0`."""
-    parts = [
-        position_label(config.position) if axis == "position" else f"{axis.replace('_', ' ')} {getattr(config, axis)}"
-        for axis in axes
-    ]
+    parts = [name_level(axis, getattr(config, axis)) for axis in axes]
     return ", ".join(parts + [f"seed {config.seed}"] * seed)
 
 

@@ -86,7 +86,7 @@ def test_from_run_to_report_and_compare() -> None:
     text = Path("reports/smoke/README.md").read_text(encoding="utf-8")
     assert "position none, Mine, Mine(start=2)+rope" in text
     assert "Mine (learned penalty on distant patches)" in text
-    assert "| code of the position Mine (SHA-256) |" in text
+    assert "| code of the position mine.py:Mine (SHA-256) |" in text
     runs = pd.read_csv("reports/smoke/tables/runs.csv")
     assert sorted(set(runs["position"])) == ["Mine", "Mine(start=2)+rope", "none"]
     assert Path("reports/smoke/tables/environments.csv").read_text().count("class Mine") == 0
@@ -104,7 +104,7 @@ def test_from_run_to_report_and_compare() -> None:
             "source": source,
         }
     }
-    assert environment["code"]["position Mine"] == own.digest_of_source(source)
+    assert environment["code"]["position mine.py:Mine"] == own.digest_of_source(source)
 
 
 def test_the_encoding_in_the_documentation_passes_its_check_and_trains() -> None:
@@ -239,13 +239,13 @@ def test_status_calls_runs_stale_when_a_module_that_the_encoding_imports_has_cha
     )
     position = standard_position("lab/turned.py:Mine")
     assert [Path(path).name for path in position_sources(position)] == ["rope.py"]
-    assert {"position Mine", "position Mine (imports)"} <= code_version(position, "numpy").keys()
+    assert {"position turned.py:Mine", "position turned.py:Mine (imports)"} <= code_version(position, "numpy").keys()
     assert not position_sources(standard_position("lab/mine.py:Mine"))
     succeeds(*SMOKE, "--position", "lab/turned.py:Mine")
     monkeypatch.setattr("ablations.storage.code_version.component_digest", lambda patterns: "changed")
     code_version.cache_clear()
     try:
-        assert "(model, training, backend numpy, position Mine (imports))" in succeeds("status")
+        assert "(model, training, backend numpy, position turned.py:Mine (imports))" in succeeds("status")
     finally:
         code_version.cache_clear()
 

@@ -43,7 +43,7 @@ def test_the_list_has_every_encoding_and_fits_the_terminal(columns: int) -> None
     assert max(map(len, lines)) <= columns
     text = " ".join(result.stdout.split())
     assert "acts on tokens; parameters: 1,024; other grids: resize Dosovitskiy et al. 2020" in text
-    assert "base=100 (a number above 1): ratio of the highest to the lowest frequency" in text
+    assert "base=100 (a number above 1): pair i rotates by base^(-4i/K) per patch" in text
     assert "Parameters are those of a model of width 64, 2 heads, depth 2 and 4 x 4 patches." in text
 
 

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from ablations.cli import app
 from ablations.config import RunConfig, SequentialDesign, name_level
-from ablations.config.safe_text import bold, code, code_block, latex, markdown, one_line, plain, shortened
+from ablations.config.safe_text import bold, code, code_block, latex, markdown, one_line, plain, shortened, visible
 from ablations.reporting import compare as comparing
 from ablations.reporting.figures.figure import canvas
 from ablations.reporting.figures.palette import Mark, arm_legend
@@ -413,7 +413,7 @@ def test_commands_print_names_of_folders_and_questions_as_text(vitab):
     assert trained.exit_code == 0, trained.output
     status = vitab("status")
     for name in FOLDERS[1:4] + FOLDERS[12:15]:
-        pair = re.sub(r"\s", "", str((FOLDERS[0], name)))
+        pair = visible(f"{FOLDERS[0]}+{name}")
         assert flat(pair) in flat(dry.stdout)
         assert flat(pair) in flat(trained.stdout)
     assert f"Which[bold]classes[/bold]?:smile:\\x1b[31m{'x' * 300}" in flat(status.stdout)
