@@ -31,6 +31,8 @@ def _runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for run in ("0123456789abcdef", "fedcba9876543210"):
         Path("runs", run).mkdir()
     Path("runs/0123456789abcdef/DONE.json").touch()
+    Path("runs/evaluations/00112233445566aa").mkdir(parents=True)
+    Path("runs/evaluations/00112233445566aa/DONE.json").touch()
 
 
 def bash(line: str) -> list[str]:
@@ -69,6 +71,10 @@ CASES = [
     ("vitab positions ch", ["check"]),
     ("vitab positions check ro", ROPES),
     ("vitab positions show ro", ROPES),
+    ("vitab run --protocol cal", ["calibration"]),
+    ("vitab evaluate --protocol shift,sh", ["shift,shuffle"]),
+    ("vitab evaluate sm", ["small"]),
+    ("vitab protocols per", ["per-class"]),
     ("vitab report sm", ["small"]),
     ("vitab report --format ", ["markdown", "html"]),
     ("vitab report --metric acc", ["accuracy"]),
@@ -79,7 +85,7 @@ CASES = [
     ("vitab compare ro", ROPES),
     ("vitab compare rope --study w", ["wide"]),
     ("vitab compare rope sm", ["small"]),
-    ("vitab reproduce ", ["0123456789abcdef"]),
+    ("vitab reproduce ", ["0123456789abcdef", "00112233445566aa"]),
     ("vitab data fetch fa", ["fashion-mnist"]),
     ("vitab data sheet dig", ["digits"]),
     ("vitab report --runs ru", []),

@@ -1,14 +1,17 @@
 """Short versions of the drills, and damage to every file of a run: detected or harmless."""
 
+import shutil
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from ablations.cli import app
 from ablations.config import GRIDS, override
 from ablations.execution import plan as study
 from ablations.execution import worker as workers
 from ablations.execution.tasks import ExecutionSettings, RunHooks, Task
-from ablations.storage import Store, files, problems
-from ablations.storage.verification import FILES
+from ablations.storage import FILES, EvaluationStore, Store, files, finished_keys, problems
 from tests.drills import dask_kills, evaluation_kills, failing_writes, fuzz, kills
 from tests.drills.common import CHECKPOINT
 from tests.support import fake_trainer
@@ -32,6 +35,37 @@ def test_killed_evaluations_are_not_lost_repeated_or_changed():
     tally = evaluation_kills.drill(6)
     assert tally.kills >= 6
     assert (tally.lost, tally.repeated, tally.different, tally.damaged, tally.changed_runs) == (0, 0, 0, 0, 0)
+
+
+def test_the_drill_of_evaluations_finds_what_it_looks_for(tmp_path):
+    whole, runs, trace = tmp_path / "whole", tmp_path / "runs", tmp_path / "trace"
+    for command in (["run", "--grid", "smoke", "--set", "per_class=5"], ["evaluate", "--protocol", "calibration"]):
+        result = CliRunner().invoke(app, [*command, "--workers", "1", "--runs", str(whole)])
+        assert result.exit_code == 0, result.output
+    shutil.copytree(whole, runs)
+    store = EvaluationStore.beside(Store(runs))
+    keys = sorted(finished_keys(store)[0])
+    events = [(result["run"], result["protocol"]) for result in map(store.result, keys)]
+
+    def found(lines=()):
+        trace.write_text("".join(f"{at} {event} {run} {text}\n" for at, event, (run, text) in lines))
+        tally = evaluation_kills.EvaluationKilling()
+        evaluation_kills.compare(runs, whole, trace, tally)
+        assert tally.evaluations == 4
+        return tally.lost, tally.repeated, tally.different, tally.damaged
+
+    once = [(0, kind, event) for event in events for kind in ("start", "start", "written")]
+    assert found(once) == (0, 0, 0, 0)
+    assert found([*once, (1, "written", events[0])]) == (0, 1, 0, 0)
+    assert found([*once, (2**62, "start", events[1])]) == (0, 1, 0, 0)
+    (store.folder(keys[0]) / "DONE.json").unlink()
+    assert found(once) == (1, 0, 0, 0)
+    (store.folder(keys[1]) / "arrays.npz").write_bytes(b"x")
+    assert found(once) == (1, 0, 1, 1)
+    before = evaluation_kills.files_of_runs(runs)
+    assert len(before) == 4 * 8 + 1  # with the lease of each run
+    next(runs.glob("*/result.json")).touch()
+    assert sum(before[name] != now for name, now in evaluation_kills.files_of_runs(runs).items()) == 1
 
 
 @pytest.mark.slow
