@@ -54,7 +54,8 @@ def load_evaluations(store: Store, plan: StudyPlan) -> Evaluations:
     exist: set[str] = set()
     for key, result in evaluations.finished(finished).items():
         run, text = str(result["run"]), str(result["protocol"])
-        if key != (now := key_of(run, text, finished[run].position)):
+        now = key_of(run, text, finished[run].position)
+        if key != now or not evaluations.is_of_current_run(result):
             old.add((run, text))
             exist |= {text} if now else set()
             continue

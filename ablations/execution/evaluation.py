@@ -46,7 +46,8 @@ def evaluation_work(plan: StudyPlan, store: Store, protocols: Sequence[str]) -> 
                 continue
             config = plan.runs[run]
             key = evaluation_key(run, text, config.position)
-            if evaluations.done(key):
+            before = evaluations.result_digest(key)
+            if before is not None and evaluations.is_of_current_run(evaluations.result(key)):
                 done += 1
                 continue
             tasks.append(
@@ -58,6 +59,7 @@ def evaluation_work(plan: StudyPlan, store: Store, protocols: Sequence[str]) -> 
                     failed_before=evaluations.failed_attempt(key),
                     sources=(*position_sources(config.position), *protocol_sources(text)),
                     evaluation=Evaluation(run, text),
+                    replaces=before,
                 )
             )
     return EvaluationWork(tasks, done, tuple(run_label(plan.runs[key], axes) for key in plan.keys if key in diverged))
@@ -99,11 +101,13 @@ def evaluate_and_store(task: Task, settings: ExecutionSettings, hooks: RunHooks)
             raise KeyboardInterrupt
 
     run, text = task.evaluation.run, task.evaluation.protocol
+    run_result = evaluations.runs.result_digest(run)
     measured = measure(evaluations.runs, run, text, settings, heartbeat)
     seconds = time.perf_counter() - begun
     summary = summarise(text, measured)
     result = {
         "run": run,
+        "run_result": run_result,
         "protocol": text,
         "metrics": dict(measured.metrics),
         "reasons": list(measured.reasons),
@@ -111,7 +115,9 @@ def evaluate_and_store(task: Task, settings: ExecutionSettings, hooks: RunHooks)
         "summary": summary,
     }
     environment = evaluation_environment(text, task.config.position, settings)
-    evaluations.write_evaluation(task.key, task.config, result, measured.arrays, environment, hooks.holds_lease)
+    evaluations.write_evaluation(
+        task.key, task.config, result, measured.arrays, environment, hooks.holds_lease, task.replaces
+    )
     return Finished(summary, seconds)
 
 
@@ -205,9 +211,10 @@ def evaluation_states(store: Store, positions: Mapping[str, str]) -> EvaluationS
     current: set[tuple[str, str]] = set()
     old: set[tuple[str, str]] = set()
     unfinished: list[UnfinishedEvaluation] = []
-    for done, result in evaluations.finished(positions).items():
-        one = str(result["run"]), str(result["protocol"])
-        (current if done == key_of(*one, positions[one[0]]) else old).add(one)
+    for done, result in evaluations.finished(positions, verify=False).items():
+        one = str(result["run"]), str(result.get("protocol"))
+        is_current = done == key_of(*one, positions[one[0]]) and evaluations.is_of_current_run(result)
+        (current if is_current else old).add(one)
     for folder in sorted(path.parent for path in evaluations.root.glob("*/attempt-*.json")):
         lease = read_lease(Lease(folder, last_attempt(folder)).path) or {}
         run, text = str(lease.get("run")), str(lease.get("protocol"))

@@ -102,6 +102,8 @@ def reproduce_evaluation(
     run, text = str(before["run"]), str(before["protocol"])
     if found := problems(evaluations.runs, run):
         raise VitabError(f"run {run[:16]}, which was evaluated, is damaged: {'; '.join(found)}")
+    if not evaluations.is_of_current_run(before):
+        raise VitabError(f"run {run[:16]} was trained again after evaluation {key[:16]}; evaluate it again first")
     config = _config(evaluations.runs, run)
     settings = ExecutionSettings(evaluations.root, data_dir, backend, threads)
     here = evaluation_environment(text, config.position, settings)

@@ -64,8 +64,11 @@ class EvaluationStore(Store):
         with np.load(io.BytesIO(self._checked(key, "arrays.npz"))) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
-    def finished(self, runs: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return the results of all finished evaluations of these runs, by key."""
+    def finished(self, runs: Iterable[str], *, verify: bool = True) -> dict[str, dict[str, Any]]:
+        """Return the results of all finished evaluations of these runs, by key.
+
+        Raises VitabError if one of them, or one of an unknown run, is damaged, unless `verify` is false.
+        """
         wanted, found = set(runs), {}
         for path in sorted(Path(self.root).glob("*/DONE.json")):
             done = read_json(path)
@@ -73,6 +76,13 @@ class EvaluationStore(Store):
             if not isinstance(key, str) or self.folder(key) != path.parent or not self.done(key):
                 continue
             result = read_json(path.parent / "result.json")
-            if isinstance(result, dict) and result.get("run") in wanted:
-                found[key] = self.result(key)
+            run = result.get("run") if isinstance(result, dict) else None
+            if run in wanted or run is None:
+                checked = self.result(key) if verify else result
+                if run is not None:
+                    found[key] = dict(checked or {})
         return found
+
+    def is_of_current_run(self, result: Mapping[str, Any]) -> bool:
+        """Return whether the run still has the result that was evaluated: it may have been trained again."""
+        return result.get("run_result") in (None, self.runs.result_digest(str(result["run"])))

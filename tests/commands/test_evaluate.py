@@ -180,12 +180,16 @@ def test_an_evaluation_is_repeated_if_the_code_of_its_protocol_has_changed(
     old = evaluations()
     monkeypatch.setattr(keys, "_protocol_digest", lambda kind: "changed")
     keys.evaluation_code.cache_clear()
+    store = Store(runs)
+    plan = store.read_study("smoke")
     try:
+        found = load_evaluations(store, plan)
+        assert (found.protocols, found.outdated) == ((), 4)
         lines = succeeds(evaluate("--protocol", "calibration"))
         assert lines[0] == "study smoke: 4 evaluations, 4 to do"
         assert evaluations().items() > old.items()
-        store = Store(runs)
-        assert load_evaluations(store, store.read_study("smoke")).outdated == 4
+        found = load_evaluations(store, plan)
+        assert (found.protocols, found.outdated) == (("calibration",), 0)
     finally:
         keys.evaluation_code.cache_clear()
 
@@ -415,10 +419,58 @@ def test_a_damaged_evaluation_is_repeated_only_after_its_folder_was_deleted(runs
         "study smoke: 4 evaluations, 1 to do, 3 already finished"
     )
     (folder / "result.json").write_text("{}")
-    store = Store(runs)
-    with pytest.raises(VitabError, match=rf"is damaged: delete {folder.relative_to(runs.parent)} and evaluate the"):
-        EvaluationStore(Path("runs/evaluations")).result(json.loads((folder / "DONE.json").read_bytes())["key"])
-    assert load_evaluations(store, store.read_study("smoke")).outdated == 0
+    store, folder = Store(Path("runs")), folder.relative_to(runs.parent)
+    damaged = f"{folder}/result.json is damaged: delete {folder} and evaluate the study again"
+    for content in ("{}", "{", json.dumps({"run": store.read_study("smoke").keys[0], "protocol": "calibration"})):
+        (folder / "result.json").write_text(content)
+        with pytest.raises(VitabError, match=damaged):
+            load_evaluations(store, store.read_study("smoke"))
+        assert f"error: {damaged}\n" == evaluate("--protocol", "calibration").stderr
+        assert "smoke: evaluations: " in vitab("status").stdout
+    shutil.rmtree(folder)
+    assert succeeds(evaluate("--protocol", "calibration"))[0].endswith("1 to do, 3 already finished")
+
+
+ON_A_CLUSTER = [  # distributed leaves sockets and coroutines to the garbage collector
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:.*never awaited:RuntimeWarning"),
+]
+
+
+@pytest.mark.parametrize("dask", [False, pytest.param(True, marks=ON_A_CLUSTER)])
+def test_a_run_that_was_trained_again_is_evaluated_again(runs: Path, dask: bool) -> None:
+    succeeds(evaluate("--protocol", "calibration"))
+    store, first = Store(runs), evaluations()
+    plan = store.read_study("smoke")
+    run = store.folder(plan.keys[0])
+    environment = json.dumps(store.environment(plan.keys[0]) | {"cpu": "another"}).encode()
+    done = json.loads((run / "DONE.json").read_bytes())
+    done["sha256"]["environment.json"] = hashlib.sha256(environment).hexdigest()
+    (run / "environment.json").write_bytes(environment)
+    (run / "DONE.json").write_text(json.dumps(done))
+    assert load_evaluations(store, plan).outdated == 1
+    assert "smoke: evaluations: 3 finished, 1 outdated" in succeeds(vitab("status"))
+    (key,) = [
+        path.parent.name
+        for path in (runs / "evaluations").glob("*/result.json")
+        if json.loads(path.read_bytes())["run"] == plan.keys[0]
+    ]
+    assert vitab("reproduce", key).stderr == (
+        f"error: run {run.name} was trained again after evaluation {key}; evaluate it again first\n"
+    )
+    if dask:
+        distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
+        with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+            lines = succeeds(vitab("evaluate", "--protocol", "calibration", "--dask", cluster.scheduler_address))
+    else:
+        lines = succeeds(evaluate("--protocol", "calibration"))
+    assert lines[0] == "study smoke: 4 evaluations, 1 to do, 3 already finished"
+    after = evaluations()
+    assert {name for name in first if first[name] != after[name]} == {key}
+    assert load_evaluations(store, plan).outdated == 0
+    assert succeeds(evaluate("--protocol", "calibration"))[0].endswith("0 to do, 4 already finished")
 
 
 # -- datasets --

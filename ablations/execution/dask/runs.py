@@ -144,6 +144,7 @@ class ClusterRuns:
             "folder": self.cluster.folder,
             "runs": str(self.settings.runs.absolute()),
             "evaluation": None if task.evaluation is None else asdict(task.evaluation),
+            "replaces": task.replaces,
             "data_dir": None if data_dir is None else str(data_dir.absolute()),
             "backend": self.settings.backend,
             "checkpoint_every": self.settings.checkpoint_every,

@@ -153,7 +153,8 @@ def execute_run(request: dict[str, Any], job: Job | None = None) -> dict[str, An
     sources = tuple(request["sources"])
     evaluation = None if request["evaluation"] is None else Evaluation(**request["evaluation"])
     before = store.failed_attempt(key)
-    task = Task(key, config, key[:16], failed_before=before, sources=sources, evaluation=evaluation)
+    replaces = request["replaces"] if shared else None  # the spool folder has no earlier result
+    task = Task(key, config, key[:16], failed_before=before, sources=sources, evaluation=evaluation, replaces=replaces)
     notifier = ClientNotifier(worker, request["task"], shared)
     if (free := _insufficient_memory(request["memory"])) is not None:
         notifier.send("low_memory", memory=request["memory"], available=free)
