@@ -89,13 +89,6 @@ def forget() -> None:
     keys.evaluation_code.cache_clear()
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained") / "runs"
-    succeeds(*SMOKE, "--runs", folder)
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def store(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """Four finished runs, and the protocol in lab/mine.py."""
