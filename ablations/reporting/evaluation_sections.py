@@ -23,10 +23,11 @@ from ablations.reporting.formatting import (
     number,
     p_text,
     points_text,
+    signed_text,
 )
 from ablations.reporting.tables import Code, Strong, Table, word
-from ablations.reporting.wording import sentence
-from ablations.statistics import ALPHA, Confusion, Mean, Measure, Outcomes, verdict
+from ablations.reporting.wording import explanation, sentence
+from ablations.statistics import ALPHA, DIFFERENT, Confusion, Mean, Measure, Outcomes, verdict
 
 if TYPE_CHECKING:
     from ablations.evaluation import Evaluations
@@ -47,7 +48,9 @@ class Section:
     about: str
     finding: str
     metrics: Sequence[str]
-    """A line for each metric."""
+    """What the metrics in the tables are, in a line each."""
+    intervals: bool
+    """Whether the means have intervals."""
     means: Table | None
     settings: str
     """The metrics that were measured in some of the settings only."""
@@ -72,7 +75,8 @@ def _section(each: ProtocolAnalysis, finished: int) -> Section:
         name=each.name,
         about=f"{capital(markdown(each.protocol.description))}{source}. Measured on {runs}; {when}.",
         finding=_finding(each),
-        metrics=[_metric_line(name, analysis.outcomes.measure) for name, analysis in each.analyses.items()],
+        metrics=_metric_lines(each),
+        intervals=len(each.means) <= MOST_WITH_INTERVALS,
         means=means_table(each) if each.analyses else None,
         settings=settings_note(each),
         contrasts=contrasts_table(each) if each.questions else None,
@@ -85,25 +89,47 @@ def _section(each: ProtocolAnalysis, finished: int) -> Section:
 
 def _finding(each: ProtocolAnalysis) -> str:
     if (finding := each.finding) is not None:
-        return sentence(finding)
+        return sentence(finding) + (explanation(finding.contrast) if finding.verdict in DIFFERENT else "")
     return "Nothing was measured." if not each.analyses else "Nothing is compared: no pair of runs was measured."
 
 
-def _metric_line(name: str, measure: Measure) -> str:
+def _metric_lines(each: ProtocolAnalysis) -> list[str]:
+    """Return the metrics with noun, unit and direction; what all have in common stands in the first line."""
+    measures = {name: analysis.outcomes.measure for name, analysis in each.tested.items()}
+    kinds = {name: _kind(measure) for name, measure in measures.items()}
+    shared = len(set(kinds.values())) == 1 < len(kinds)
+    lines = [f"All metrics: {next(iter(kinds.values()))}."] if shared else []
+    for name, measure in measures.items():
+        lines.append(f"{code(name)}: {markdown(measure.noun)}{'' if shared else f' ({kinds[name]})'}")
+    if others := [name for name in each.analyses if name not in each.tested]:
+        ways = list(dict.fromkeys(name.rpartition("-")[2] for name in others))
+        lines.append(
+            f"Names that end in {listed([code(f'-{way}') for way in ways])}: by this way to serve another number of "
+            "patches, for the arms that have it. The other names are by the default way of an arm; only these are "
+            "tested."
+        )
+    return lines
+
+
+def _kind(measure: Measure) -> str:
     unit = {"%": "in percent", "": "a pure number"}.get(measure.unit, f"in {measure.unit}")
     ways = {True: "higher is better", False: "lower is better", None: "neither direction is better"}
-    return f"{code(name)}: {markdown(measure.noun)}, {unit}; {ways[measure.higher_is_better]}"
+    return f"{unit}, {ways[measure.higher_is_better]}"
 
 
 def means_table(each: ProtocolAnalysis) -> Table:
-    """Return the mean of every arm and metric, metrics across; the best mean of a column is bold."""
-    first = each.first.outcomes
-    intervals = len(each.means) <= MOST_WITH_INTERVALS
-    columns = [_column(means, each.analyses[name].outcomes, intervals) for name, means in each.means.items()]
-    arms = [first.arms[i] for i in range(len(first.arms))]
-    names = [first.arm_name(arm).removeprefix(f"{word(first.axis)} ") for arm in range(len(arms))]
-    header = [in_unit(name, analysis.outcomes.measure.unit) for name, analysis in each.analyses.items()]
-    return Table([word(first.axis), *header], list(zip(names, *columns, strict=True)))
+    """Return the mean of every arm and metric; the best mean of a metric is bold.
+
+    A few metrics are columns, with intervals; more are rows, without intervals.
+    """
+    first, few = each.first.outcomes, len(each.means) <= MOST_WITH_INTERVALS
+    columns = [_column(means, each.analyses[name].outcomes, few) for name, means in each.means.items()]
+    names = [first.arm_name(arm) for arm in range(len(first.arms))]
+    labels = [in_unit(name, analysis.outcomes.measure.unit) for name, analysis in each.analyses.items()]
+    if few:
+        levels = [name.removeprefix(f"{word(first.axis)} ") for name in names]
+        return Table([word(first.axis), *labels], list(zip(levels, *columns, strict=True)))
+    return Table(["metric", *names], [(label, *column) for label, column in zip(labels, columns, strict=True)])
 
 
 def _column(means: Sequence[Mean], outcomes: Outcomes, intervals: bool) -> list[object]:
@@ -122,10 +148,10 @@ def _column(means: Sequence[Mean], outcomes: Outcomes, intervals: bool) -> list[
 
 
 def settings_note(each: ProtocolAnalysis) -> str:
-    """Return the metrics that were measured in some of the settings only, as a sentence; empty if none."""
+    """Return the tested metrics that were measured in some of the settings only, as a sentence; empty if none."""
     parts = []
-    for name, means in each.means.items():
-        cells, planned = max(mean.cells for mean in means), len(each.first.outcomes.cells)
+    for name in each.tested:
+        cells, planned = max(mean.cells for mean in each.means[name]), len(each.first.outcomes.cells)
         if cells < planned:
             parts.append(f"{code(name)} in {cells} of {planned}")
     return f"Settings in which every arm was measured: {listed(parts)}." if parts else ""
@@ -140,7 +166,7 @@ def contrasts_table(each: ProtocolAnalysis) -> Table:
             Code(c.measure.name.rpartition(":")[2]),
             c.subject,
             str(verdict(c)),
-            c.measure.amount(points_text(c.mean, c.measure.decimals)),
+            c.measure.amount((points_text if c.measure.is_share else signed_text)(c.mean, c.measure.decimals)),
             interval_cell(c.low, c.high, c.measure.decimals),
             p_text(c.p),
             p_text(c.p_adjusted),
@@ -175,7 +201,7 @@ def _confusions(each: ProtocolAnalysis) -> str:
 def confusions_table(found: Sequence[Confusion]) -> Table:
     """Return the pairs of classes with the smallest p."""
     return Table(
-        ["classes", "arm", "images per run", f"with {found[0].baseline}", "difference", "joint p"],
+        ["classes", "arm", "images per run", f"with {found[0].baseline}", "difference", "adjusted p"],
         [
             (
                 f"{c.first} and {c.second}",

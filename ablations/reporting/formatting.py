@@ -26,8 +26,8 @@ def points_text(value: float, decimals: int = 1) -> str:
 
 
 def interval_text(low: float, high: float, decimals: int = 1) -> str:
-    """Return the ends of an interval of a difference, each with as many decimals (up to 4) as show its sign."""
-    return f"{_end_text(low, decimals)} to {_end_text(high, decimals)}"
+    """Return the ends of an interval of a difference, each with as many decimals as show its sign (`signed_text`)."""
+    return f"{signed_text(low, decimals)} to {signed_text(high, decimals)}"
 
 
 def has_spread(low: float, high: float) -> bool:
@@ -54,8 +54,9 @@ def number(value: float, decimals: int = 1) -> str:
     return f"{value:.{decimals}f}".replace("-", "−")
 
 
-def _end_text(value: float, least: int) -> str:
-    decimals = next((n for n in range(least, 5) if float(f"{value:.{n}f}")), least)
+def signed_text(value: float, least: int = 1) -> str:
+    """Return a signed difference with the least number of decimals that shows its sign, up to three more or four."""
+    decimals = next((n for n in range(least, max(5, least + 4)) if float(f"{value:.{n}f}")), least)
     return points_text(value, decimals)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ def find_measured(evaluations: Evaluations, study: str, name: str) -> Measured |
     metrics = evaluations.metrics(text)
     if not metrics:
         raise UsageError(
-            f"no run of study {study} is measured by {text}; run: vitab evaluate {study} --protocol {text}"
+            f"no run of study {study} is measured by {text}; run: vitab evaluate {study} --protocol {shlex.quote(text)}"
         )
     names = [each.name for each in metrics]
     if metric and metric not in names:

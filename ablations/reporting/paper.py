@@ -37,7 +37,7 @@ from ablations.reporting.wording import sentence
 from ablations.statistics import ALPHA, MARGIN, Analysis, verdict
 
 if TYPE_CHECKING:
-    from ablations.reporting.evaluation_analysis import EvaluationAnalysis
+    from ablations.reporting.evaluation_analysis import EvaluationAnalysis, ProtocolAnalysis
     from ablations.storage import Results
 
 FILES = ("paper.md", "paper.tex")
@@ -107,7 +107,7 @@ def paper(results: Results, analysis: Analysis, evaluated: EvaluationAnalysis | 
         results=" ".join([_results(analysis), *_evaluated(evaluated)]),
         caption=_caption(analysis),
         table=_table(analysis),
-        threats=threats(results, analysis),
+        threats=threats(results, analysis, [each.name for each in _chosen(evaluated)]),
         checklist=checklist(results, analysis, facts(results, analysis)),
     )
 
@@ -164,19 +164,23 @@ def _results(analysis: Analysis) -> str:
     return " ".join(found)
 
 
+def _chosen(evaluated: EvaluationAnalysis | None) -> list[ProtocolAnalysis]:
+    """Return the evaluation protocols that were chosen before the training and have a finding."""
+    return [each for each in evaluated.protocols if each.beforehand and each.finding] if evaluated else []
+
+
 def _evaluated(evaluated: EvaluationAnalysis | None) -> list[str]:
     """Return a sentence on each evaluation protocol that was chosen before the training."""
-    if evaluated is None:
-        return []
     found = []
-    for each in evaluated.protocols:
-        if each.beforehand and (finding := each.finding) is not None:
-            p = f"{finding.contrast.correction} {p_phrase(finding.contrast.p_adjusted)}"
-            questions = f"{count(each.questions, 'contrast')} of the protocol, chosen before the training"
-            found.append(
-                f"{capital(each.protocol.description)} (protocol {each.name}): {_first(plain(sentence(finding)))} "
-                f"({p}, over the {questions})."
-            )
+    for each in _chosen(evaluated):
+        finding = each.finding
+        assert finding is not None
+        p = f"{finding.contrast.correction} {p_phrase(finding.contrast.p_adjusted)}"
+        questions = f"{count(each.questions, 'contrast')} of the protocol, chosen before the training"
+        found.append(
+            f"{capital(each.protocol.description)} (protocol {each.name}): {_first(plain(sentence(finding)))} "
+            f"({p}, over the {questions})."
+        )
     return found
 
 

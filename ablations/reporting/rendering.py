@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ablations.config import count, level_text
-from ablations.config.safe_text import code, code_block, markdown, one_line
+from ablations.config.safe_text import code, code_block, markdown
 from ablations.reporting import run_tables, tables
 from ablations.reporting.dataset_text import images
 from ablations.reporting.evaluation_sections import Section, choices, introduction, outdated_note, sections
@@ -143,7 +143,6 @@ def render(
         others=[figure for figure in drawn if figure.name not in (file, "contrasts", "ranks")],
         growth=analysis.growth,
         evaluated=evaluated(found, results, study["baseline"], evaluation_figures or {}) if found else None,
-        baseline_text=re.sub("[<>]", " ", one_line(study["baseline"])),
         saved=runs_saved(plan, analysis) if analysis.growth else "",
         decision=decision_state(analysis) if analysis.growth else "",
         procedure=procedure(plan, analysis) if analysis.growth else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,15 +39,18 @@ NOT_TUNED = (
 """Fields that say what is compared rather than how it is trained."""
 
 
-def threats(results: Results, analysis: Analysis) -> Items:
-    """Return the threats to validity that the facts of a study show."""
+def threats(results: Results, analysis: Analysis, evaluated: Sequence[str] = ()) -> Items:
+    """Return the threats to validity that the facts of a study show.
+
+    `evaluated` are the evaluation protocols of which the text has findings.
+    """
     return [
         *_seeds(analysis),
         *_data(results, analysis),
         *_training(results, analysis),
         *_machines(results),
         *_lost(results, analysis),
-        *_tests(analysis),
+        *_tests(analysis, evaluated),
     ]
 
 
@@ -145,7 +149,7 @@ def _lost(results: Results, analysis: Analysis) -> Items:
     return found
 
 
-def _tests(analysis: Analysis) -> Items:
+def _tests(analysis: Analysis, evaluated: Sequence[str]) -> Items:
     found = Items()
     if analysis.growth and max(analysis.growth.seeds) > analysis.growth.design.looks[0]:
         found.append(
@@ -160,6 +164,7 @@ def _tests(analysis: Analysis) -> Items:
         *(["all pairs of arms"] if len(analysis.contrasts) > 1 else []),
         *(f"the changes along {axis.replace('_', ' ')}" for axis in analysis.interactions),
         *(["divergence", "the contrasts without diverged runs"] if analysis.divergences and analysis.contrasts else []),
+        *(f"the metrics of the protocol {name}" for name in evaluated),
     ]
     if len(families) > 1:
         found.append(

@@ -27,6 +27,7 @@ from ablations.reporting.formatting import (
     p_phrase,
     p_text,
     points_text,
+    signed_text,
 )
 from ablations.statistics import (
     ALPHA,
@@ -60,9 +61,9 @@ def sentence(finding: Finding) -> str:
                 )
             )
         case ContrastFinding():
-            return _contrast(finding.contrast) + _depends(finding.depends_on) + _explanation(finding.contrast)
+            return _contrast(finding.contrast) + _depends(finding.depends_on) + explanation(finding.contrast)
         case InteractionFinding():
-            return _interaction(finding.interaction) + _explanation(finding.contrast)
+            return _interaction(finding.interaction) + explanation(finding.contrast)
         case NoInteractionFinding():
             return _no_interaction(finding)
         case DivergenceFinding():
@@ -115,11 +116,14 @@ def _in_noun(c: Contrast) -> str:
 
 
 def _amount(c: Contrast) -> str:
-    return c.measure.amount(f"{abs(c.mean):.{c.measure.decimals}f}")
+    if c.measure.is_share:
+        return c.measure.amount(f"{abs(c.mean):.{c.measure.decimals}f}")
+    return c.measure.amount(signed_text(abs(c.mean), c.measure.decimals).removeprefix("+"))
 
 
 def _difference(c: Contrast, mean: float | None = None) -> str:
-    return c.measure.amount(points_text(c.mean if mean is None else mean, c.measure.decimals))
+    text = points_text if c.measure.is_share else signed_text
+    return c.measure.amount(text(c.mean if mean is None else mean, c.measure.decimals))
 
 
 def _decision(c: Contrast, amount: str) -> str:
@@ -280,7 +284,7 @@ def _best_cell(finding: BestCellFinding) -> str:
     )
 
 
-def _explanation(c: Contrast) -> str:
+def explanation(c: Contrast) -> str:
     """Return why interval and verdict seem to disagree, and what would decide an undecided contrast."""
     match verdict(c):
         case kind if kind in DIFFERENT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -100,19 +101,18 @@ def heads(ax: Axes, by_arm: Sequence[Sequence[FloatArray]], marks: Sequence[Mark
         ax.axvspan(block + 0.5, block + 1.5, color="#F6F6F6", lw=0, zorder=0)
     places = (np.arange(len(by_arm)) + 0.5) / len(by_arm) - 0.5
     for runs, mark, place in zip(by_arm, marks, places, strict=True):
-        for values in runs:
-            x = np.repeat(np.arange(1, len(values) + 1) + 0.85 * place, values.shape[1])
-            ax.scatter(
-                x,
-                values.ravel(),
-                s=16 * mark.scale**2,
-                marker=mark.marker,
-                color=mark.colour,
-                alpha=0.7,
-                edgecolor="white",
-                lw=0.4,
-                zorder=2,
-            )
+        if not runs:
+            continue
+        x = [np.repeat(np.arange(1, len(values) + 1) + 0.85 * place, values.shape[1]) for values in runs]
+        y = [values.ravel() for values in runs]
+        style: dict[str, Any] = {
+            "marker": mark.marker,
+            "color": mark.colour,
+            "alpha": 0.7,
+            "edgecolor": "white",
+            "lw": 0.4,
+        }
+        ax.scatter(np.concatenate(x), np.concatenate(y), s=16 * mark.scale**2, zorder=2, **style)
     ax.set_xticks(range(1, depth + 1))
     ax.set_xlim(0.5, max(depth, 1) + 0.5)
     ax.tick_params(axis="x", length=0)

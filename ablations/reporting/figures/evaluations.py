@@ -149,6 +149,7 @@ def _corruption(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure:
         text: each.means[name] for name, text in kinds.items() if name in each.means
     }
     names = list(map(shortened, names_of(accuracy)))
+    over = ["five severities", "seeds", *["settings"] * (len(accuracy.cells) > 1)]
     frame = pd.DataFrame({text: [mean.mean for mean in means] for text, means in columns.items()}, names)
     figure, axes = canvas(0.9 + 0.36 * len(names), width=max(WIDTH, 0.86 * len(columns) + 1.3))
     known = frame.to_numpy()[np.isfinite(frame.to_numpy())]
@@ -162,7 +163,7 @@ def _corruption(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure:
         _name(each),
         "Accuracy on corrupted images",
         f"Heat map of accuracy by corruption for {listed(names_of(accuracy))}.",
-        f"Mean accuracy in percent over five severities and seeds{_settings(accuracy)}.",
+        f"Mean accuracy in percent over {listed(over)}.",
         figure,
     )
 
@@ -186,7 +187,7 @@ def _calibration(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure | N
             x, y = (np.mean([100 * values[key] for key in keys], axis=0) for values in (confidence, right))
             panels.reliability(ax, x, y, marks_of(accuracy)[names[arm]])
         ax.set_title(shortened(names[arm]), loc="left")
-        value_ticks(ax.xaxis, ACCURACY, most=3)
+        value_ticks(ax.xaxis, ACCURACY, most=2)
         value_ticks(ax.yaxis, ACCURACY, most=4)
         ax.tick_params(labelbottom=arm + columns >= len(names))
     figure.supxlabel("confidence of the predicted class", fontsize=11)

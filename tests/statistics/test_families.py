@@ -1,0 +1,121 @@
+"""Families over several measures, means of arms, and pairs of confused classes."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from ablations.statistics import (
+    Measure,
+    Outcomes,
+    analyse,
+    arrange,
+    compare_confusions,
+    confusion_matrices,
+    holm,
+    joined_family,
+    means_of_arms,
+    paired_interval,
+)
+from ablations.statistics.confusions import joint_sum_p
+from tests.support import synthetic_results
+
+LOSS = Measure("a:loss", "loss", "nats", higher_is_better=False)
+SHARE = Measure("a:share", "share")
+
+
+@pytest.fixture(scope="module")
+def results():
+    return synthetic_results.make()
+
+
+def measured(results, factor=1.0, missing=lambda row: False):
+    rows = results.runs.to_dict("records")
+    return {row["key"]: factor * row["test_accuracy"] for row in rows if not missing(row)}
+
+
+def test_one_correction_over_all_contrasts_of_all_measures(results):
+    analyses = [analyse(results, LOSS, measured(results, 0.1)), analyse(results, SHARE, measured(results))]
+    own = [contrast for analysis in analyses for contrast in analysis.contrasts]
+    family = joined_family(analyses)
+    assert [c.measure.name for c in family] == ["a:loss"] * 3 + ["a:share"] * 3
+    np.testing.assert_array_equal([c.p_adjusted for c in family], holm([c.p for c in own]))
+    assert {c.family for c in family} == {6}
+    assert [c.p_adjusted_smallest for c in family] == pytest.approx([6 * c.p_smallest for c in own])
+    assert [c.mean for c in family] == [c.mean for c in own]
+    assert {c.seeds_needed for c in family} == {None}
+    assert np.isnan([c.p_equivalence for c in family[:3]]).all()
+    assert np.isfinite([c.p_equivalence for c in family[3:]]).all()
+
+
+def test_contrasts_without_pairs_do_not_count(results):
+    lost = measured(results, missing=lambda row: row["position"] == "rope")
+    family = joined_family([analyse(results, SHARE, lost)])
+    assert [c.n for c in family] == [12, 12, 0]
+    assert {c.family for c in family} == {2}
+
+
+def test_means_are_those_of_settings(results):
+    outcomes = arrange(results)
+    for arm, mean in enumerate(means_of_arms(outcomes)):
+        assert mean.mean == pytest.approx(outcomes.values[arm].mean())
+        low, high = paired_interval(outcomes.values[arm])
+        assert (mean.low, mean.high) == (low, min(high, 100))
+        assert (mean.cells, mean.n) == (4, 12)
+
+
+def test_means_use_blocks_in_which_every_measured_arm_was_measured(results):
+    def lost(row):
+        return row["position"] == "learned" or (row["position"] == "rope" and row["patch"] == 4)
+
+    outcomes = arrange(results, None, SHARE, measured(results, missing=lost))
+    none, learned, _, rope = means_of_arms(outcomes)
+    patch_2 = [cell for cell, levels in enumerate(outcomes.cells) if levels[1] == 2]
+    assert none.mean == pytest.approx(outcomes.values[0][patch_2].mean())
+    assert (rope.cells, rope.n) == (2, 6)
+    assert np.isnan(learned.mean)
+    assert learned.n == 0
+
+
+def outcomes_of(arms, blocks):
+    keys = np.array([[[f"{arm} {block}" for block in range(blocks)]] for arm in range(arms)], dtype="<U64")
+    names = tuple("abcdef"[:arms])
+    return Outcomes("position", names, (), ((),), tuple(range(blocks)), 0, np.full(keys.shape, 50.0), keys)
+
+
+def test_joint_p_of_sums_counts_all_sign_patterns():
+    d = np.random.default_rng(0).integers(-3, 4, (6, 5)).astype(float)
+    patterns = [np.abs(np.array(signs) @ d).max() for signs in product((1, -1), repeat=6)]
+    expected = [np.mean(np.array(patterns) >= abs(total) - 1e-9) for total in d.sum(axis=0)]
+    np.testing.assert_allclose(joint_sum_p(d), expected)
+
+
+def test_joint_p_has_its_level():
+    rng = np.random.default_rng(1)
+    found = [joint_sum_p(rng.poisson(2, (8, 20)) - rng.poisson(2, (8, 20)).astype(float)).min() for _ in range(400)]
+    assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.025)
+
+
+def test_pairs_of_classes_that_are_confused_less_often():
+    outcomes = outcomes_of(3, 8)
+    matrices = np.zeros((3, 8, 4, 4))
+    matrices[:, :, 0, 1], matrices[:, :, 1, 0] = 4, 2
+    matrices[2, :, 0, 1] = 1
+    matrices[:, :, 2, 3] = np.random.default_rng(0).integers(0, 3, (3, 8))
+    first, *others = compare_confusions(outcomes, matrices)
+    assert (first.arm, first.baseline, first.first, first.second) == ("c", "a", 0, 1)
+    assert (first.images, first.images_baseline, first.difference, first.n) == (3, 6, -3, 8)
+    assert first.p == pytest.approx(2 * 2 / 2**8)  # two arms; both ends of the signs
+    assert len(others) == 3
+    assert all(each.p > 0.05 for each in others)
+
+
+def test_matrices_are_those_of_complete_blocks_of_equal_shape():
+    outcomes = outcomes_of(2, 3)
+    by_key = {key: np.eye(2, dtype=int) * (1 + i) for i, key in enumerate(outcomes.keys.ravel())}
+    assert confusion_matrices(outcomes, by_key.get).shape == (2, 3, 2, 2)
+    del by_key["1 2"]
+    np.testing.assert_array_equal(confusion_matrices(outcomes, by_key.get)[1, :, 0, 0], [4, 5])
+    by_key["1 1"] = np.eye(3, dtype=int)
+    assert confusion_matrices(outcomes, by_key.get).shape[1] == 0
+    assert compare_confusions(outcomes, confusion_matrices(outcomes, by_key.get)) == []
