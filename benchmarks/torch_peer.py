@@ -49,7 +49,7 @@ class LieRotary(nn.Module):
     def matrices(self) -> torch.Tensor:
         triangle = self.generators.triu(1)
         skew = torch.einsum("nc,chgij->hngij", self.xy, triangle - triangle.mT)
-        return torch.linalg.matrix_exp(skew)
+        return torch.linalg.matrix_exp(skew.contiguous())
 
 
 class RelativeBias(nn.Module):
