@@ -47,6 +47,7 @@ def report(
     runs, print every difference, and exit with code 1 if there is any.
     """
     from ablations.evaluation import load_evaluations
+    from ablations.evaluation.registry import protocol_as_given
     from ablations.reporting.evaluation_sections import outdated_note
     from ablations.reporting.measured import find_measured
     from ablations.storage import Store, load_results, require_one_version
@@ -58,7 +59,7 @@ def report(
         require_one_version(results)
     evaluations = load_evaluations(store, results.plan)
     about = find_measured(evaluations, name, metric)
-    if note := outdated_note(evaluations.outdated, name, evaluations.outdated_protocols):
+    if note := outdated_note(evaluations.outdated, name, list(map(protocol_as_given, evaluations.outdated_protocols))):
         echo(f"note: {note}", err=True)
     from ablations.reporting.report import FORMATS, report_folder, write_report
 

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from ablations.config import level_text
-from ablations.evaluation import Protocol, protocol
+from ablations.evaluation import Protocol, protocol, protocol_label
 from ablations.evaluation.protocols.resolution import WAYS
+from ablations.evaluation.registry import protocol_as_given
 from ablations.reporting.findings import SummaryFinding, summary
 from ablations.reporting.measured import measured
 from ablations.statistics import (
@@ -39,7 +40,9 @@ class ProtocolAnalysis:
     """The statistics of what one protocol measured."""
 
     name: str
-    """The protocol in its standard spelling."""
+    """The protocol as on a command line."""
+    label: str
+    """The protocol as in headings."""
     protocol: Protocol
     beforehand: bool
     """Whether the grid chose it before the training."""
@@ -119,9 +122,9 @@ def analyse_evaluations(results: Results, evaluations: Evaluations | None) -> Ev
     if evaluations is None or not (evaluations.protocols or evaluations.outdated):
         return None
     whole = (_analyse_protocol(results, evaluations, text) for text in evaluations.protocols)
-    return EvaluationAnalysis(
-        [each for each in whole if each.analyses or each.reasons], evaluations.outdated, evaluations.outdated_protocols
-    )
+    protocols = [each for each in whole if each.analyses or each.reasons]
+    renewed = list(map(protocol_as_given, evaluations.outdated_protocols))
+    return EvaluationAnalysis(protocols, evaluations.outdated, renewed)
 
 
 def _analyse_protocol(results: Results, evaluations: Evaluations, text: str) -> ProtocolAnalysis:
@@ -137,7 +140,8 @@ def _analyse_protocol(results: Results, evaluations: Evaluations, text: str) -> 
     here = evaluations.values["key"][evaluations.values["protocol"] == text]
     measured_runs = {*here} | {run for run, name in evaluations.reasons if name == text}
     return ProtocolAnalysis(
-        text,
+        protocol_as_given(text),
+        protocol_label(text),
         protocol(text),
         text in evaluations.beforehand,
         analyses,

@@ -71,7 +71,7 @@ def _section(each: ProtocolAnalysis, finished: int) -> Section:
     when = f"chosen {'before' if each.beforehand else 'after'} the training"
     runs = f"{each.runs} of {count(finished, 'finished run')}" if each.runs < finished else count(finished, "run")
     return Section(
-        title=markdown(each.name),
+        title=markdown(each.label),
         name=each.name,
         about=f"{capital(markdown(each.protocol.description))}{source}. Measured on {runs}; {when}.",
         finding=_finding(each),
@@ -112,7 +112,7 @@ def _metric_lines(each: ProtocolAnalysis) -> list[str]:
 
 
 def _kind(measure: Measure) -> str:
-    unit = {"%": "in percent", "": "a pure number"}.get(measure.unit, f"in {measure.unit}")
+    unit = {"%": "in percent", "": "a pure number"}.get(measure.unit, f"in {markdown(measure.unit)}")
     ways = {True: "higher is better", False: "lower is better", None: "neither direction is better"}
     return f"{unit}, {ways[measure.higher_is_better]}"
 

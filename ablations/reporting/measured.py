@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ablations.config import count
 from ablations.errors import UsageError, unknown_name
-from ablations.evaluation import Metric, protocol
+from ablations.evaluation import Metric, protocol, protocol_label
+from ablations.evaluation.registry import protocol_as_given
 from ablations.statistics import Measure
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Measured:
     measure: Measure
     values: Mapping[str, float]
     protocol: str
-    """The protocol in its standard spelling."""
+    """The protocol as on a command line."""
     beforehand: bool
     """Whether the grid chose the protocol before the training."""
 
@@ -45,8 +46,9 @@ def measured(evaluations: Evaluations, text: str, metric: Metric) -> Measured:
     """Return the values of a metric of a protocol in its standard spelling."""
     table = evaluations.values
     here = table[(table["protocol"] == text) & (table["metric"] == metric.name)]
-    found = Measure(f"{text}:{metric.name}", metric.noun, metric.unit, metric.higher_is_better, metric.signed)
-    return Measured(found, dict(zip(here["key"], here["value"], strict=True)), text, text in evaluations.beforehand)
+    given = protocol_as_given(text)
+    found = Measure(f"{given}:{metric.name}", metric.noun, metric.unit, metric.higher_is_better, metric.signed)
+    return Measured(found, dict(zip(here["key"], here["value"], strict=True)), given, text in evaluations.beforehand)
 
 
 def find_measured(evaluations: Evaluations, study: str, name: str) -> Measured | None:
@@ -56,27 +58,45 @@ def find_measured(evaluations: Evaluations, study: str, name: str) -> Measured |
     """
     if name == ACCURACY_NAME:
         return None
-    text, colon, metric = (name.strip(), "", "") if name.endswith(")") else name.rpartition(":")
-    if not text:
-        text, metric = metric, ""
+    for text in evaluations.protocols:
+        for spelled in (text, protocol_as_given(text), protocol_label(text)):
+            if name == spelled or name.startswith(f"{spelled}:"):
+                return _of_protocol(evaluations, text, name.removeprefix(spelled).removeprefix(":"))
+    return _of_protocol(evaluations, *_unmeasured(evaluations, study, name))
+
+
+def _of_protocol(evaluations: Evaluations, text: str, metric: str) -> Measured:
+    """Return a metric of a protocol, the first if it has no name."""
+    metrics = {each.name: each for each in evaluations.metrics(text)}
+    if metric and metric not in metrics:
+        raise unknown_name(f"metric of {protocol_as_given(text)}", metric, metrics)
+    return measured(evaluations, text, metrics[metric or next(iter(metrics))])
+
+
+def _unmeasured(evaluations: Evaluations, study: str, name: str) -> tuple[str, str]:
+    """Return protocol and metric of a name with another spelling. Raises UsageError if nothing is measured by it."""
+    spelled, colon, metric = name.rpartition(":")
+    if not colon or name.endswith(")"):
+        spelled, metric = name, ""
     try:
-        text = str(protocol(text))
+        text = str(protocol(spelled))
     except UsageError:
         if colon:
             raise
-        raise unknown_name("metric", name, [ACCURACY_NAME, *evaluations.protocols]) from None
-    metrics = evaluations.metrics(text)
-    if not metrics:
-        raise UsageError(
-            f"no run of study {study} is measured by {text}; run: vitab evaluate {study} --protocol {shlex.quote(text)}"
-        )
-    names = [each.name for each in metrics]
-    if metric and metric not in names:
-        raise unknown_name(f"metric of {text}", metric, names)
-    return measured(evaluations, text, metrics[names.index(metric) if metric else 0])
+        known = [ACCURACY_NAME, *map(protocol_as_given, evaluations.protocols)]
+        raise unknown_name("metric", name, known) from None
+    if not evaluations.metrics(text):
+        given = protocol_as_given(text)
+        command = f"vitab evaluate {study} --protocol {shlex.quote(given)}"
+        raise UsageError(f"no run of study {study} is measured by {given}; run: {command}")
+    return text, metric
 
 
 def metric_names(evaluations: Evaluations) -> list[str]:
     """Return every name that `find_measured` accepts, in the order of the report."""
-    found = [f"{text}:{metric.name}" for text in evaluations.protocols for metric in evaluations.metrics(text)]
+    found = [
+        f"{protocol_as_given(text)}:{metric.name}"
+        for text in evaluations.protocols
+        for metric in evaluations.metrics(text)
+    ]
     return [ACCURACY_NAME, *found]

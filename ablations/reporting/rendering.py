@@ -123,7 +123,7 @@ def render(
         noun=markdown(m.noun),
         heading="Accuracy" if m.is_accuracy else markdown(capital(m.noun)),
         heading_unit=markdown(capital(in_unit(m.noun, "percent" if m.is_share else m.unit))),
-        differences_in=m.differences_in,
+        differences_in=markdown(m.differences_in),
         best="" if m.higher_is_better is None else m.best,
         share=m.is_share,
         file=file,
@@ -256,7 +256,7 @@ def _runs(results: Results, about: Measured | None) -> Table:
 def _about(results: Results, about: Measured) -> str:
     """Return what a report on a metric is about, and where the report on the test accuracy is."""
     m = about.measure
-    unit = {"%": " in percent", "": ""}.get(m.unit, f" in {m.unit}")
+    unit = {"%": " in percent", "": ""}.get(m.unit, f" in {markdown(m.unit)}")
     ways = {True: "higher is better", False: "lower is better", None: "neither direction is better"}
     missing = about.missing(len(results.runs))
     when = (

@@ -84,7 +84,7 @@ def _lead(finding: SummaryFinding) -> str:
     average = _average(c, axes_text(finding.averaged_over) if finding.averaged_over else "the settings")
     amount = f"{_amount(c)}{average}{_interval_in_brackets(c)}"
     difference = f"the difference is {_difference(c)}{average}{_interval_in_brackets(c)}"
-    leads = f"has the {m.best} {m.mean_noun}"
+    leads = f"has the {m.best} {markdown(m.mean_noun)}"
     if finding.leader == finding.baseline and several:
         closest = f"the closest arm, {subject}, is"
         compared = {
@@ -112,23 +112,22 @@ def _ahead(c: Contrast) -> str:
 
 
 def _in_noun(c: Contrast) -> str:
-    return "" if c.measure.is_accuracy else f" in {c.measure.noun}"
+    return "" if c.measure.is_accuracy else f" in {markdown(c.measure.noun)}"
 
 
 def _amount(c: Contrast) -> str:
-    if c.measure.is_share:
-        return c.measure.amount(f"{abs(c.mean):.{c.measure.decimals}f}")
-    return c.measure.amount(signed_text(abs(c.mean), c.measure.decimals).removeprefix("+"))
+    text = points_text if c.measure.is_share else signed_text
+    return markdown(c.measure.amount(text(abs(c.mean), c.measure.decimals).removeprefix("+")))
 
 
 def _difference(c: Contrast, mean: float | None = None) -> str:
     text = points_text if c.measure.is_share else signed_text
-    return c.measure.amount(text(c.mean if mean is None else mean, c.measure.decimals))
+    return markdown(c.measure.amount(text(c.mean if mean is None else mean, c.measure.decimals)))
 
 
 def _decision(c: Contrast, amount: str) -> str:
     """Return that two arms differ, by `amount`, without a full stop."""
-    a, b, noun = bold(c.subject), bold(c.reference), c.measure.noun
+    a, b, noun = bold(c.subject), bold(c.reference), markdown(c.measure.noun)
     way = "higher" if c.mean > 0 else "lower"
     if c.measure.is_accuracy:
         return f"{a} is {verdict(c)} than {b} by {amount}"
@@ -271,14 +270,14 @@ def _divergence(finding: DivergenceFinding) -> str:
 
 def _best_cell(finding: BestCellFinding) -> str:
     m = finding.measure
-    mean = m.level(number(finding.mean, m.decimals))
+    noun, mean = markdown(m.mean_noun), markdown(m.level(number(finding.mean, m.decimals)))
     found = mean_interval(finding.low, finding.high, m.decimals)
     interval = f"; 95 % interval {found}" if " to " in found else f", {found}" if found else ""
     evidence = f"{count(finding.n, 'run')}{interval}"
     if finding.means == 1:
-        return f"The {m.mean_noun} of {bold(finding.name)} is {mean} ({evidence})."
+        return f"The {noun} of {bold(finding.name)} is {mean} ({evidence})."
     return (
-        f"The {m.best} {m.mean_noun} is {mean}, by {bold(finding.name)} ({evidence}). This value is biased "
+        f"The {m.best} {noun} is {mean}, by {bold(finding.name)} ({evidence}). This value is biased "
         f"{'downward because it is the minimum' if m.sign < 0 else 'upward because it is the maximum'} of "
         f"{finding.means} means."
     )

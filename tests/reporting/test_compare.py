@@ -1,5 +1,6 @@
 """Two arms, two studies, two trained models."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from ablations.config import RunConfig
 from ablations.errors import UsageError
 from ablations.reporting.compare import comparison_text, trained_models, two_arms, two_studies
+from ablations.reporting.measured import find_measured
 from ablations.statistics import compare_models
-from tests.support import synthetic_results
+from tests.support import synthetic_evaluations, synthetic_results
 
 RNG = np.random.default_rng(0)
 
@@ -112,3 +114,19 @@ def test_trained_models_are_compared_pair_by_pair_and_said_to_be_models():
     text = comparison_text(outcomes, (results, results))
     assert "Comparison of the trained models, not of the methods" in text
     assert "of 2 pairs differ significantly (McNemar's test with Holm's correction)" in text
+
+
+def test_arms_and_studies_are_compared_by_a_metric():
+    results = synthetic_results.make()
+    evaluations = synthetic_evaluations.make(results, ("calibration",))
+    about = find_measured(evaluations, "rope", "calibration:nll")
+    outcomes, tests = two_arms(results, "rope", "learned", about)
+    expected = [[about.values[key] for key in keys.ravel()] for keys in outcomes.keys]
+    text = comparison_text(outcomes, (results, results), tests)
+    difference = np.mean(np.array(expected[0]) - expected[1])
+    assert f"its negative log-likelihood is higher by {difference:.3f} nats" in text
+    assert text.startswith("**rope** is worse than **learned**")
+    assert re.search(r"^\| 2 \| 2 \| 0\.31\d \| 0\.30\d \| \+0\.0\d+ \| 3 \|$", text, re.M)
+    both, _ = two_studies(results, synthetic_results.make(study="other"), about, about)
+    assert both.measure.noun == "negative log-likelihood"
+    assert np.nanmax(np.abs(both.differences(0, 1))) == 0

@@ -14,6 +14,7 @@ from ablations.reporting.evaluation_analysis import analyse_evaluations
 from ablations.reporting.measured import find_measured, measured, metric_names
 from ablations.reporting.report import compose, write_report
 from tests.reporting.test_evaluations import measure
+from tests.reporting.test_hostile_names import as_github, inline
 from tests.support import synthetic_evaluations, synthetic_results
 
 
@@ -143,3 +144,38 @@ def test_sequential_studies_test_metrics_at_their_interim_analyses():
     assert "by interim analyses of the test accuracy; p and intervals of this metric hold over analyses" in text
     assert "\n## Rounds\n" not in text
     assert "](#rounds)" not in text
+
+
+OWN = """
+from dataclasses import dataclass
+from ablations.evaluation import Measurement, Metric, Protocol
+
+@dataclass(frozen=True)
+class Mine(Protocol):
+    description = "<b>how</b> *odd*"
+    def metrics(self):
+        return [Metric("odd", "share of a|b <i>", "m*s", higher_is_better=False)]
+    def measure(self, run):
+        return Measurement({"odd": 1.0})
+"""
+
+
+def test_a_protocol_in_a_file(results, tmp_path, monkeypatch):
+    """It is called by its name, without folder and digest; its texts are text."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN)
+    own = synthetic_evaluations.make(results, ("mine.py:Mine",), measure=lambda config, *_: 2 - config.depth / 10)
+    for name in ("mine.py:Mine", "mine.py:Mine:odd", "Mine:odd", own.protocols[0]):
+        about = find_measured(own, "rope", name)
+        assert about.measure.name == "mine.py:Mine:odd"
+        assert about.folder == "mine.py-Mine-odd"
+    whole, text = compose(results, own).text, compose(results, own, about).text
+    assert "\n### Mine\n" in whole
+    assert "vitab evaluate rope --protocol mine.py:Mine\n" in whole
+    assert "vitab report rope --metric mine.py:Mine:odd\n" in text
+    assert "@" not in whole + text
+    for shown in (whole, text):
+        tokens = as_github(shown)
+        assert not any(token.type == "html_inline" for token in inline(tokens))
+        assert not any("<b>" in token.content for token in tokens if token.type == "html_block")
+        assert r"m\*s" in shown
