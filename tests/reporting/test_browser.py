@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ablations.reporting.html import page
-from ablations.reporting.report import pngs
+from ablations.reporting.report import pngs, write_report
+from tests.support import synthetic_evaluations, synthetic_results
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
@@ -72,6 +73,12 @@ def test_a_report_with_missing_runs(incomplete_html, tmp_path):
 
 def test_a_report_on_a_study_that_grew(grown, tmp_path):
     check(page((grown / "README.md").read_text(encoding="utf-8"), pngs(grown)), tmp_path)
+
+
+def test_a_report_with_evaluations(tmp_path):
+    results = synthetic_results.make()
+    folder = write_report(results, tmp_path, "html", evaluations=synthetic_evaluations.make(results))
+    check((folder / "report.html").read_text(encoding="utf-8"), tmp_path)
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent for path in REPORTS.glob("*/README.md")), ids=lambda p: p.name)
