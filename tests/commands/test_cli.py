@@ -335,7 +335,7 @@ def test_the_command_of_a_study_comes_from_its_arguments_and_not_from_the_proces
 def test_report_takes_the_last_study(here, monkeypatch):
     written = []
 
-    def write_report(results, out, format, for_paper):
+    def write_report(results, out, format, *, for_paper, evaluations, about):
         written.append((results.plan.study, len(results.runs), out, for_paper))
         return out / results.plan.study
 
@@ -350,7 +350,7 @@ def test_report_takes_the_last_study(here, monkeypatch):
 
 def test_report_check_fails_when_the_report_no_longer_follows(here, monkeypatch):
     found = []
-    monkeypatch.setattr("ablations.reporting.check.differences", lambda results, out: found)
+    monkeypatch.setattr("ablations.reporting.check.differences", lambda *rest: found)
     vitab(*SMOKE)
     result = vitab("report", "--check")
     assert (result.exit_code, result.stdout) == (0, "reports/smoke matches its 4 runs\n")
