@@ -413,7 +413,7 @@ class TestEach:
 
 class TestSpelling:
     def test_standard_form(self) -> None:
-        assert str(protocol("resolution(factors=0.5/0.75/1.25/1.5/2)")) == "resolution"
+        assert str(protocol("resolution(factors=2/1.5/1.25/0.75/0.5)")) == "resolution"
         assert str(protocol(" resolution( factors=2 ) ")) == "resolution(factors=2)"
 
     @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class Resolution(Protocol):
     another grid; `accuracy-1.5x` is that of its default way.
     """
 
-    factors: str = numbers_option("0.5/0.75/1.25/1.5/2", above=0, meaning="sides relative to the training images")
+    factors: str = numbers_option("2/1.5/1.25/0.75/0.5", above=0, meaning="sides relative to the training images")
 
     description: ClassVar[str] = "accuracy on images of other sizes, with more or fewer patches"
     source: ClassVar[str] = "Touvron et al. 2019, arXiv 1906.06423"

@@ -18,8 +18,8 @@ class Shuffle(Protocol):
     """Accuracy in place minus accuracy with permuted patches.
 
     Three permutations: one for all images, which leaves no patch in its place; another for each image; and another for
-    each image within windows of
-    `window` x `window` patches. An encoding that a model does not use loses nothing, and neither does `none`.
+    each image within windows of `window` x `window` patches. The loss says how much a model relies on the places of
+    patches, so neither a higher nor a lower one is better. A model that ignores places loses nothing, such as `none`.
     """
 
     window: int = option(2, "an integer of at least 2", lambda value: value >= 2, "patches along a side of a window")
@@ -33,7 +33,7 @@ class Shuffle(Protocol):
             "each": "accuracy lost by a permutation of the patches for each image",
             "window": f"accuracy lost by permutations within windows of {self.window} x {self.window} patches",
         }
-        return [Metric(f"lost-{name}", noun, higher_is_better=False, signed=True) for name, noun in nouns.items()]
+        return [Metric(f"lost-{name}", noun, higher_is_better=None, signed=True) for name, noun in nouns.items()]
 
     def measure(self, run: "FinishedRun") -> Measurement:
         patches = to_patches(run.images, run.config.patch)
