@@ -18,6 +18,7 @@ TABLES = {
     "Accuracy": ("accuracy", "study"),
     "Paired contrasts": ("contrasts", "study", "missing"),
     "Ranks over settings": ("ranks",),
+    "Evaluations": ("evaluation_findings", "evaluation_means", "study"),
     "Figures": ("accuracy", "study"),
     "How to read this": ("contrasts", "study"),
 }
@@ -26,7 +27,7 @@ NUMBER = r"(?<![\w.])\d[\d,]*(?:\.\d+)?"
 CONSTANTS = (
     "95 of 100 repetitions|0.5 means no difference|first 16 characters|rank 1 is the best|1 = best|SHA-256|2-D rotary|"
     "2-D|level of 5 %|share of the 5 %|false finding to 5 %|therefore at most 5 %|critical difference at 5 %|< 0.001|"
-    "95 % interval"
+    r"95 % interval|\d{4}, arXiv \d{4}\.\d{5}"
 )
 """What the text says whatever the study."""
 
