@@ -19,7 +19,7 @@ def test_shapes_that_no_kernel_has_are_named() -> None:
 
 
 def test_encodings_that_compute_by_themselves_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(POSITIONS, "own", SlopeByExpressions)
+    monkeypatch.setitem(POSITIONS, "own", type("Own", (SlopeByExpressions,), {}))
     scores, steps = gpu_fallbacks([RunConfig(position="own"), RunConfig(position="rope")], None)
     assert scores.startswith("attention with position own uses matrix products and a softmax")
     assert steps.startswith("steps with position own, which needs an array expression (numpy.add), are not captured")
