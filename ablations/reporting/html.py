@@ -34,6 +34,7 @@ em { color: var(--soft) }
   transparent), linear-gradient(90deg, var(--line), transparent), linear-gradient(270deg, var(--line), transparent) }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .35em .55em; border-bottom: 1px solid var(--line); white-space: nowrap }
+details th, details td { padding: .35em .4em; font-size: .85rem }
 td.long { white-space: normal; min-width: 12rem; max-width: 24rem; overflow-wrap: anywhere }
 td[style*="left"]:last-child { white-space: normal; min-width: 12rem }
 thead th { border-bottom: 2px solid var(--line); white-space: normal; vertical-align: bottom }
