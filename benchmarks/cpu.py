@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ablations.config.builtin_grids import ENCODINGS
 from ablations.machine.bench import Stepper, alternate, peak_mb
 from benchmarks.records import save_machine, save_records
-from benchmarks.shapes import ENCODINGS, POSITIONS, SHAPES
+from benchmarks.shapes import POSITIONS, SHAPES
 from vit import ConfigError
 from vit.positions import encoding
 from vit.positions.spelling import split

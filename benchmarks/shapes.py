@@ -42,22 +42,3 @@ GPU_SHAPES = SHAPES | {"wide": Shape(384, 12, 6, 4, 32, 3, 100, 64)}
 """Shapes for GPUs. A single run of "wide" occupies a whole GPU."""
 
 POSITIONS = ("learned", "rope")
-
-ENCODINGS = (
-    "none",
-    "learned",
-    "learned-axial",
-    "sinusoidal",
-    "sinusoidal-1d",
-    "rope",
-    "rope-mixed",
-    "rope-dinov3",
-    "lie-rope",
-    "relative-bias",
-    "relative-bias-mlp",
-    "relative-keys",
-    "alibi-2d",
-    "cpe",
-    "rope+learned",
-)
-"""All encodings, for the table of their cost."""

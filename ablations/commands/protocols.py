@@ -1,7 +1,5 @@
 """`vitab protocols`: list the evaluation protocols, or show one in full."""
 
-import inspect
-from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +22,7 @@ def list_protocols(
 ) -> None:
     """List the evaluation protocols with their metrics and options, or show one in full."""
     from ablations.commands import display
+    from ablations.config.option_facts import option_facts
     from ablations.errors import UsageError
     from ablations.evaluation import names, protocol_label
     from ablations.evaluation import protocol as made_protocol
@@ -40,7 +39,7 @@ def list_protocols(
             problems.append(str(error))
             continue
         lines = [made.description, "metrics: " + ", ".join(metric.name for metric in made.metrics())]
-        lines += [f"{option}={default} ({valid}): {meaning}" for option, default, valid, meaning in _options(made)]
+        lines += [f"{o.name}={o.default} ({o.valid}): {o.meaning}" for o in option_facts(made)]
         lines += [made.source] if made.source else []
         for i, line in enumerate(lines):
             display.add_row(rows, "" if i else protocol_label(name), line)
@@ -55,42 +54,27 @@ def show_protocol(console: "Console", protocol: "Protocol") -> None:
     from rich.text import Text
 
     from ablations.commands import display
+    from ablations.config.option_facts import docstring, option_facts
     from ablations.config.safe_text import one_line
 
     display.say(console, str(protocol), style="bold")
     console.print(Text(one_line(protocol.description)))
-    text = inspect.cleandoc(type(protocol).__doc__ or "")
-    if not text.startswith(f"{type(protocol).__name__}("):  # a docstring that a dataclass makes from its fields
+    if text := docstring(type(protocol)):
         display.show_paragraphs(console, text)
     console.print()
     rows = display.table("metric", "what it is", "unit", "better")
     for metric in protocol.metrics():
         display.add_row(rows, metric.name, metric.noun, metric.unit, _better(metric))
     console.print(rows)
-    if options := _options(protocol):
+    if options := option_facts(protocol):
         console.print()
         rows = display.table("option", "default", "valid", "meaning")
         for option in options:
-            display.add_row(rows, *option)
+            display.add_row(rows, option.name, option.default, option.valid, option.meaning)
         console.print(rows)
     if protocol.source:
         console.print()
         display.say(console, f"source: {protocol.source}")
-
-
-def _options(protocol: "Protocol") -> list[tuple[str, str, str, str]]:
-    """Return name, default, valid values and meaning of each option."""
-    from vit.options import spell
-
-    return [
-        (
-            option.name,
-            spell(option.default),
-            option.metadata.get("valid", "any value"),
-            option.metadata.get("meaning", ""),
-        )
-        for option in fields(protocol)
-    ]
 
 
 def _better(metric: "Metric") -> str:

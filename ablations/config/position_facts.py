@@ -1,15 +1,12 @@
 """What `vitab positions` shows of an encoding, read from its class."""
 
-import inspect
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
+from ablations.config.option_facts import OptionFacts, docstring, option_facts
 from ablations.config.positions import standard_position
 from ablations.errors import UsageError
-
-if TYPE_CHECKING:
-    from vit.positions import Position
 
 STATED_MODEL = {"image_size": 8, "patch_size": 2, "channels": 1, "classes": 10, "width": 64, "depth": 2, "heads": 2}
 STATED = "width 64, 2 heads, depth 2 and 4 x 4 patches"
@@ -21,16 +18,6 @@ OTHER_GRIDS = {
     "resize": "tables are resized by bicubic interpolation",
     "unchanged": "nothing depends on the grid",
 }
-
-
-@dataclass(frozen=True)
-class OptionFacts:
-    """An option of an encoding."""
-
-    name: str
-    default: str
-    valid: str
-    meaning: str
 
 
 @dataclass(frozen=True)
@@ -53,13 +40,7 @@ class PositionFacts:
         """Number of parameters in the stated model."""
         if self.parameters is None:
             return None
-        total = 0
-        for _, shape in self.parameters:
-            size = 1
-            for length in shape:
-                size *= length
-            total += size
-        return total
+        return sum(math.prod(shape) for _, shape in self.parameters)
 
 
 def all_facts() -> Iterator[PositionFacts | str]:
@@ -76,7 +57,6 @@ def all_facts() -> Iterator[PositionFacts | str]:
 def position_facts(text: str) -> PositionFacts:
     """Return the facts of an encoding, which may be in a file. Raises UsageError if there is none or it is a sum."""
     from vit import ConfigError, ViTConfig
-    from vit.options import spell
     from vit.positions import encoding, own
 
     position = encoding(standard_position(text))
@@ -92,24 +72,10 @@ def position_facts(text: str) -> PositionFacts:
     return PositionFacts(
         name=position.name,
         description=position.description,
-        formula=inspect.cleandoc(_docstring(type(position))),
+        formula=docstring(type(position)),
         acts_on=position.acts_on,
         other_grids=", ".join(position.other_grids),
         source=position.source,
-        options=tuple(
-            OptionFacts(
-                option.name,
-                spell(option.default),
-                option.metadata.get("valid", "any value"),
-                option.metadata.get("meaning", ""),
-            )
-            for option in fields(position)
-        ),
+        options=option_facts(position),
         parameters=parameters,
     )
-
-
-def _docstring(kind: "type[Position]") -> str:
-    """Return the docstring of a class, without the one that a dataclass makes from its fields."""
-    text = kind.__doc__ or ""
-    return "" if text.startswith(f"{kind.__name__}(") else text
