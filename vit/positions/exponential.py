@@ -10,8 +10,8 @@ from vit.backend import Array
 def exponential(xp: ModuleType, skew: Array, out: Array) -> None:
     """Compute out = exp(skew) for matrices (R, ..., b, b). `out` must be contiguous within each run.
 
-    On NumPy arrays by a kernel (scaling and squaring), otherwise from eigenvectors: with skew = i U diag(phases) U^H,
-    the exponential is U diag(exp(i phases)) U^H.
+    On NumPy arrays by a kernel (scaling and squaring; Higham 2005, SIAM J. Matrix Anal. Appl. 26), otherwise from
+    eigenvectors: with skew = i U diag(phases) U^H, the exponential is U diag(exp(i phases)) U^H.
     """
     if xp is np:
         from vit.backend.position_kernels import matrix_exponentials
@@ -30,7 +30,8 @@ def exponential_gradient(xp: ModuleType, skew: Array, dout: Array) -> Array:
         from vit.backend.position_kernels import matrix_exponentials_backward
 
         dskew = np.empty(skew.shape, skew.dtype)
-        matrix_exponentials_backward(_matrices(skew), _matrices(dout), dskew.reshape(-1, *skew.shape[-2:]))
+        for x, dy, dx in zip(skew, dout, dskew, strict=True):
+            matrix_exponentials_backward(_matrices(x), _matrices(dy), _matrices(dx))
         return dskew
     phases, vectors = xp.linalg.eigh(-1j * skew)
     adjoint = vectors.conj().swapaxes(-1, -2)
