@@ -29,6 +29,8 @@ class Metric:
     """None for a description, of which neither direction is better."""
     signed: bool = False
     """Whether it can be negative."""
+    tested: bool = True
+    """Whether reports compare arms by it. False for variants of another metric that only some arms have."""
 
 
 @dataclass(frozen=True)
