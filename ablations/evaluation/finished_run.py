@@ -1,6 +1,7 @@
 """A finished run, as protocols see it: its model, the test images, and what it has predicted on them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from ablations.config import RunConfig, vit_config
 from ablations.data.loading import dataset_for
 from ablations.errors import VitabError
 from ablations.storage import Store, config_of
-from vit import ConfigError, ViT, ViTConfig, get_ops
+from vit import ViT, ViTConfig, get_ops
 from vit.random import stream
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 CHUNK = 4096
 """Images evaluated at once, at least one lane."""
+LAYER_BATCH = 64
+"""Images of which the results of all layers are in memory."""
 
 
 class FinishedRun:
@@ -79,6 +82,25 @@ class FinishedRun:
         """Class probabilities (n, C) of the test images, as they were predicted after the training."""
         return self.store.predictions(self.key)["probabilities"]
 
+    @cached_property
+    def probabilities_in_place(self) -> np.ndarray:
+        """Class probabilities (n, C) of the test images, with the rounding of `probabilities` on other images.
+
+        The stored ones, unless they were predicted by another backend.
+        """
+        if self.store.environment(self.key).get("backend") == self.backend:
+            return self.stored_probabilities
+        return self.probabilities(self.images)
+
+    @cached_property
+    def accuracy_in_place(self) -> float:
+        """Accuracy on the test images by `probabilities_in_place`, from 0 to 1."""
+        return float(np.mean(self.probabilities_in_place.argmax(axis=1) == self.labels))
+
+    def sample(self, count: int) -> np.ndarray:
+        """Return up to `count` test images, drawn at random: the same for runs with the same seed."""
+        return self.images[self.generator("sample").permutation(len(self.images))[:count]]
+
     def generator(self, name: str) -> np.random.Generator:
         """Return random numbers that runs with the same seed share. The same name gives the same numbers again."""
         return stream(self.config.seed, f"evaluation {name}")
@@ -94,13 +116,13 @@ class FinishedRun:
         )
         if image_size in (None, dataset.image_size):
             return trained
-        fields = {name: getattr(trained, name) for name in trained.__dataclass_fields__}
-        return ViTConfig(**fields | {"image_size": image_size, "trained_grid": trained.grid, "other_grid": other_grid})
+        return replace(trained, image_size=image_size, trained_grid=trained.grid, other_grid=other_grid)
 
     def probabilities(self, images: np.ndarray, other_grid: str | None = None) -> np.ndarray:
         """Return class probabilities (n, C) of images, uint8 or float32 (n, h, w, channels) from 0 to 255.
 
-        On images of the size of the training, these are the bits of the stored probabilities.
+        On the test images, with the backend of the training, these are the bits of the stored probabilities. Raises
+        ConfigError if the model cannot serve images of this size.
         """
         engine = self._engine(self.model_config(images.shape[1], other_grid))
         ops, lane = engine.ops, engine.lane_images
@@ -116,12 +138,17 @@ class FinishedRun:
         """Return the accuracy on images with the labels of the test images, from 0 to 1."""
         return float(np.mean(self.probabilities(images, other_grid).argmax(axis=1) == self.labels))
 
-    def network(self, images: int) -> "Network":
-        """Return the layers of the model on the CPU, for up to so many images, in float32.
+    def layers(self, images: np.ndarray) -> "Iterator[Network]":
+        """Evaluate images in batches, on the CPU in float32, and yield the layers with their results after each batch.
 
-        After `load` and `logits`, every layer keeps its own results. There is one run: arrays are (1, B, ...).
+        There is one run: the arrays of layers are (1, B, ...), and are overwritten by the next batch.
         """
-        return self._model(self.model_config(), get_ops("numpy")).network(images)
+        network = self._model(self.model_config(), get_ops("numpy")).network(min(LAYER_BATCH, len(images)))
+        for start in range(0, len(images), LAYER_BATCH):
+            self.heartbeat()
+            network.load(self.loader.normalise(images[start : start + LAYER_BATCH])[None])
+            network.logits()
+            yield network
 
     def close(self) -> None:
         """Release the engines."""
@@ -140,10 +167,7 @@ class FinishedRun:
             from vit.engine import AdamWConfig, Engine
             from vit.graph_engine import GraphEngine
 
-            try:
-                model = self._model(config, get_ops(self.backend, precision=self._precision()))
-            except ConfigError as error:
-                raise VitabError(str(error)) from error
+            model = self._model(config, get_ops(self.backend, precision=self._precision()))
             batch = self.loader.batch_size
             self._engines[config] = (
                 Engine(model, AdamWConfig(), batch, self.threads)

@@ -10,7 +10,11 @@ from ablations.evaluation.protocol import Protocol
 from ablations.evaluation.registry import own, protocol
 from ablations.storage.code_version import code_version, component_digest, imported_sources
 
-SHARED = tuple(f"ablations/evaluation/{name}.py" for name in ("finished_run", "numbers", "patches", "protocol"))
+SHARED = (
+    *(f"ablations/evaluation/{name}.py" for name in ("finished_run", "numbers", "patches", "protocol")),
+    *(f"ablations/data/{name}.py" for name in ("loader", "normalisation", "split")),
+    "ablations/config/model.py",
+)
 """Sources that every protocol may depend on, relative to the root of the code."""
 
 

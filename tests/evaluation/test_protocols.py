@@ -16,8 +16,9 @@ from ablations.evaluation.patches import from_patches, to_patches
 from ablations.evaluation.protocols import corruption
 from ablations.evaluation.protocols.attention import patch_distances
 from ablations.evaluation.protocols.calibration import bins_of, debiased_error
+from ablations.evaluation.protocols.occlusion import blanked_patches
 from ablations.evaluation.protocols.position_probe import probe, tokens_by_block
-from ablations.evaluation.protocols.resolution import resize
+from ablations.evaluation.protocols.resolution import named_default, other_ways, resize
 from ablations.evaluation.protocols.shift import shift
 from ablations.evaluation.protocols.shuffle import derangement, permutations, windows
 from vit import ViT, get_ops
@@ -65,6 +66,27 @@ class TestFinishedRun:
         assert not np.array_equal(draws[0], draws[2])
         assert not np.array_equal(first.generator("other").random(3), draws[0])
 
+    def test_predictions_of_another_backend_are_made_again(
+        self, finished: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Predictions before and after a change of the images must have the same rounding."""
+        run = finished(position="none")
+        assert run.probabilities_in_place is run.stored_probabilities
+        assert run.accuracy_in_place == np.mean(run.stored_probabilities.argmax(axis=1) == run.labels)
+        other = finished(position="none")
+        environment = other.store.environment(other.key)
+        monkeypatch.setattr(other.store, "environment", lambda key: environment | {"backend": "cupy"})
+        other.stored_probabilities = np.empty(0)
+        assert np.array_equal(other.probabilities_in_place, other.probabilities(other.images))
+
+    def test_a_sample_is_drawn_from_all_images(self, finished: Make) -> None:
+        run = finished(position="none")
+        sample = run.sample(50)
+        places = [int(np.flatnonzero((run.images == image).all(axis=(1, 2, 3)))[0]) for image in sample]
+        assert len(set(places)) == 50
+        assert max(places) > 200
+        assert np.array_equal(sample, finished(position="learned").sample(50))
+
 
 class TestResolution:
     def test_factor_one_is_the_stored_accuracy(self, finished: Make) -> None:
@@ -97,6 +119,50 @@ class TestResolution:
         measured = protocol("resolution(factors=1.25/1.5)").measure(finished(position="none", patch=4))
         assert measured.metrics.keys() == {"accuracy-1.5x"}
         assert measured.reasons == ("a side of 10 pixels is not a multiple of the patch, 4",)
+
+    def test_a_side_that_is_not_a_whole_number_is_left_out_with_a_reason(self, finished: Make) -> None:
+        measured = protocol("resolution(factors=1.05)").measure(finished(position="none"))
+        assert measured.metrics == {}
+        assert measured.reasons == ("1.05 times 8 pixels is not a whole number of pixels",)
+
+    def test_a_sum_is_measured_by_the_default_way_of_each_part(self, finished: Make) -> None:
+        """The default of rope is to extend and that of learned to resize; only `interpolate` changes a part."""
+        run = finished(position="rope+learned")
+        measured = protocol("resolution(factors=1.5)").measure(run).metrics
+        large = resize(run.images, 12)
+        close = pytest.approx
+        assert measured.keys() == {"accuracy-1.5x", "accuracy-1.5x-interpolate"}
+        expected = accuracy(run, large, trained_grid=4)
+        assert measured["accuracy-1.5x"] == close(expected, abs=1.5 / len(run.labels))
+        expected = accuracy(run, large, trained_grid=4, other_grid="interpolate")
+        assert measured["accuracy-1.5x-interpolate"] == close(expected, abs=1.5 / len(run.labels))
+
+    @pytest.mark.parametrize(
+        ("position", "others", "default"),
+        [
+            ("none", [], None),
+            ("learned", [], "resize"),
+            ("sinusoidal", ["interpolate", "resize"], "extend"),
+            ("rope-dinov3+sinusoidal", ["extend", "interpolate", "resize"], None),
+            ("rope+cpe", ["interpolate"], "extend"),
+        ],
+    )
+    def test_ways(self, position: str, others: list[str], default: str | None) -> None:
+        assert other_ways(position) == others
+        assert named_default(position) == default
+
+    def test_a_checkpoint_that_cannot_be_read_is_an_error(
+        self, finished: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It must not become a finished evaluation that says why nothing is measured."""
+        run = finished(position="learned")
+
+        def cannot_read(key: str) -> None:
+            raise VitabError("cannot read checkpoint.safetensors")
+
+        monkeypatch.setattr(run.store, "checkpoint", cannot_read)
+        with pytest.raises(VitabError, match="cannot read"):
+            protocol("resolution").measure(run)
 
     def test_resizing_keeps_a_constant_and_the_type(self) -> None:
         for channels in (1, 3):
@@ -131,6 +197,11 @@ class TestShift:
         assert measured.metrics["changed-patch"] == pytest.approx(
             np.mean([m != before for m in moved]), abs=1 / len(before)
         )
+
+    def test_half_a_patch_of_one_pixel_is_left_out(self, finished: Make) -> None:
+        measured = protocol("shift").measure(finished(position="none", patch=1))
+        assert measured.metrics.keys() == {"accuracy-patch", "changed-patch"}
+        assert measured.reasons == ("patches of one pixel cannot be shifted by half a patch",)
 
 
 class TestShuffle:
@@ -173,7 +244,11 @@ class TestShuffle:
             order = derangement(np.random.default_rng(seed), 4)
             assert sorted(order) == [0, 1, 2, 3]
             assert (order != np.arange(4)).all()
-        assert derangement(np.random.default_rng(0), 1).tolist() == [0]
+
+    def test_a_window_of_the_whole_image_is_left_out(self, finished: Make) -> None:
+        measured = protocol("shuffle").measure(finished(position="learned", patch=4))
+        assert measured.metrics.keys() == {"lost-fixed", "lost-each"}
+        assert measured.reasons == ("a window of 2 x 2 patches contains all 2 x 2 of an image",)
 
 
 class TestOcclusion:
@@ -190,6 +265,29 @@ class TestOcclusion:
         assert measured.metrics["accuracy-1"] == pytest.approx(accuracy(run, blank))
         assert measured.metrics["accuracy"] == pytest.approx(
             (measured.metrics["accuracy-0.3"] + measured.metrics["accuracy-1"]) / 2
+        )
+
+    @pytest.mark.parametrize(
+        ("total", "counts", "left_out"),
+        [
+            (16, {0.1: 2, 0.3: 5, 0.5: 8, 0.7: 11, 0.9: 14}, 0),
+            (4, {0.3: 1, 0.5: 2, 0.7: 3}, 2),
+            (2, {0.3: 1}, 4),
+            (1, {}, 5),
+        ],
+    )
+    def test_shares_of_few_patches(self, total: int, counts: dict[float, int], left_out: int) -> None:
+        """Only shares of which some patches are blanked and some are not, each number of patches once."""
+        shares, reasons = blanked_patches([0.1, 0.3, 0.5, 0.7, 0.9], total)
+        assert (shares, len(reasons)) == (counts, left_out)
+
+    def test_a_share_that_is_left_out_has_a_reason(self, finished: Make) -> None:
+        measured = protocol("occlusion(shares=0.1/0.5/0.6/0.9/1)").measure(finished(position="none", patch=4))
+        assert measured.metrics.keys() == {"accuracy", "accuracy-0.5", "accuracy-1"}
+        assert measured.reasons == (
+            "10 % of 4 patches is rounded to no patch",
+            "60 % of 4 patches is rounded to the number of another share",
+            "90 % of 4 patches is rounded to all patches",
         )
 
 
@@ -295,6 +393,18 @@ class TestCalibration:
         count, mean, right = np.array([1000]), np.array([1.0]), np.array([0.5])
         assert debiased_error(count, mean, right) == pytest.approx(math.sqrt(0.25 - 0.25 / 999))
 
+    def test_few_images_have_fewer_bins_or_no_error(self, finished: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        for images, bins in ((59, 5), (20, 2), (19, 0)):
+            run = finished(position="learned")
+            probabilities, labels = run.stored_probabilities[:images], run.labels[:images]
+            run.stored_probabilities = probabilities
+            monkeypatch.setattr(type(run), "labels", labels)
+            measured = protocol("calibration").measure(run)
+            assert len(measured.arrays.get("count", ())) == bins
+            assert ("calibration-error" in measured.metrics) == (bins > 0) == (not measured.reasons)
+            assert "nll" in measured.metrics
+            monkeypatch.undo()
+
 
 class TestPerClass:
     def test_by_hand(self, finished: Make) -> None:
@@ -305,6 +415,7 @@ class TestPerClass:
         for label, guess in zip(labels, predicted, strict=True):
             matrix[label, guess] += 1
         assert np.array_equal(measured.arrays["confusion"], matrix)
+        assert list(measured.arrays["classes"]) == [*"0123456789"]
         of_class = [matrix[c, c] / matrix[c].sum() for c in range(10)]
         f1 = [2 * matrix[c, c] / max(matrix[c].sum() + matrix[:, c].sum(), 1) for c in range(10)]
         top = [label in np.argsort(-p)[:5] for p, label in zip(run.stored_probabilities, labels, strict=True)]
@@ -344,7 +455,7 @@ class TestAttention:
         run = finished(position="learned")
         measured = protocol("attention(images=3)").measure(run)
         state = {name: value.astype(float) for name, value in run.store.checkpoint(run.key).items()}
-        images = (run.images[:3] / 255 - run.loader.mean) / run.loader.std
+        images = (run.sample(3) / 255 - run.loader.mean) / run.loader.std
         flat = to_patches(images, 2).transpose(0, 1, 4, 2, 3).reshape(3, 16, 4)
         weight = state["patch_embed.proj.weight"].reshape(16, 4)
         x = flat @ weight.T + state["patch_embed.proj.bias"] + state["pos_embed"][0]
@@ -375,7 +486,7 @@ class TestPositionProbe:
         assert learned.arrays["r2"].shape == (3,)
         assert learned.metrics["r2-first"] > none.metrics["r2-first"] + 0.2
         assert learned.metrics["r2"] == learned.arrays["r2"][-1]
-        assert learned.metrics["r2-best"] == learned.arrays["r2"].max()
+        assert learned.metrics["r2-best"] == learned.arrays["r2"][1:].max() < learned.metrics["r2-first"]
 
     def test_tokens_before_the_first_block(self, finished: Make) -> None:
         run = finished(position="learned")

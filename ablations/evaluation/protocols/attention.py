@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from ablations.config import RunConfig
     from ablations.evaluation.finished_run import FinishedRun
 
-BATCH = 64
-
 
 @dataclass(frozen=True)
 class Attention(Protocol):
@@ -23,7 +21,7 @@ class Attention(Protocol):
     T, T): rows are queries, columns keys, the class token first if there is one.
     """
 
-    images: int = option(512, "an integer of at least 1", lambda value: value >= 1, "test images, the first of the set")
+    images: int = option(512, "an integer of at least 1", lambda value: value >= 1, "test images, drawn at random")
 
     description: ClassVar[str] = "attention distance in pixels and entropy, by block and head"
     source: ClassVar[str] = "Dosovitskiy et al. 2020, arXiv 2010.11929, figure 7"
@@ -36,18 +34,14 @@ class Attention(Protocol):
         ]
 
     def measure(self, run: "FinishedRun") -> Measurement:
-        images = run.images[: self.images]
-        config = run.model_config()
-        network = run.network(min(BATCH, len(images)))
+        images, config = run.sample(self.images), run.model_config()
+        if config.grid == 1:
+            return Measurement(reasons=("a single patch has no other patch to look at",))
         shape = config.depth, config.heads
         distances, prefix = patch_distances(config.grid, config.patch_size), config.prefix
         distance, entropy = np.zeros(shape), np.zeros(shape)
         mean = np.zeros((*shape, config.tokens, config.tokens))
-        for start in range(0, len(images), BATCH):
-            run.heartbeat()
-            part = images[start : start + BATCH]
-            network.load(run.loader.normalise(part)[None])
-            network.logits()
+        for network in run.layers(images):
             for i, block in enumerate(network.blocks):
                 attention = block.attn.probabilities[0].astype(np.float64)  # (B, H, T, T)
                 to_patches = attention[:, :, prefix:, prefix:]

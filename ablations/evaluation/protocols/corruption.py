@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ablations.evaluation.finished_run import FinishedRun
 
 SEVERITIES = 5
+CHUNK = 1000
+"""Images that are corrupted at once, in float64."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,11 @@ class Corruption(Protocol):
         for i, (name, (corrupt, parameters)) in enumerate(CORRUPTIONS.items()):
             for severity, parameter in enumerate(parameters):
                 generator = run.generator(f"corruption {name} {severity}")
-                table[i, severity] = run.accuracy(corrupt(run.images, parameter, generator))
+                parts = []
+                for start in range(0, len(run.images), CHUNK):
+                    run.heartbeat()
+                    parts.append(corrupt(run.images[start : start + CHUNK], parameter, generator))
+                table[i, severity] = run.accuracy(np.concatenate(parts))
         by_name = {f"accuracy-{name}": float(row.mean()) for name, row in zip(CORRUPTIONS, table, strict=True)}
         return Measurement({"accuracy": float(table.mean()), **by_name}, {"accuracy": table})
 

@@ -19,7 +19,8 @@ TOP = 5
 class PerClass(Protocol):
     """Balanced accuracy (mean over classes), macro F1, top-5 accuracy, and the lowest accuracy of a class.
 
-    The arrays hold the confusion matrix (classes, classes): rows are labels, columns predictions.
+    The arrays hold the confusion matrix (classes, classes), whose rows are labels and whose columns are predictions,
+    and the names of the classes.
     """
 
     description: ClassVar[str] = "accuracy of each class, macro F1, top-5 accuracy and confused classes"
@@ -47,9 +48,13 @@ class PerClass(Protocol):
             ),
             "worst-class": float(of_class.min()),
         }
+        reasons: tuple[str, ...] = ()
         if probabilities.shape[1] > TOP:
             metrics["top-5"] = float((top == labels[:, None]).any(axis=1).mean())
-        return Measurement(metrics, {"confusion": matrix})
+        else:
+            reasons = (f"top-5 accuracy needs more than {TOP} classes, got {probabilities.shape[1]}",)
+        arrays = {"confusion": matrix, "classes": np.array(run.dataset.class_names)}
+        return Measurement(metrics, arrays, reasons)
 
     def passes(self, config: "RunConfig") -> float:
         return 0.0

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from ablations.config import RunConfig
     from ablations.evaluation.finished_run import FinishedRun
 
-BATCH = 64
 ALPHA = 1.0
 """Strength of the ridge penalty, on tokens standardised by channel."""
 
@@ -25,7 +24,7 @@ class PositionProbe(Protocol):
     of the mean. `r2` is that after the last block.
     """
 
-    images: int = option(256, "an integer of at least 2", lambda value: value >= 2, "test images, the first of the set")
+    images: int = option(256, "an integer of at least 2", lambda value: value >= 2, "test images, drawn at random")
 
     description: ClassVar[str] = "how well row and column can be read from the tokens after each block"
     source: ClassVar[str] = "Islam et al. 2020, arXiv 2001.08248"
@@ -39,16 +38,15 @@ class PositionProbe(Protocol):
         return [Metric(name, noun, "", higher_is_better=None, signed=True) for name, noun in nouns.items()]
 
     def measure(self, run: "FinishedRun") -> Measurement:
-        images = run.images[: self.images]
-        config = run.model_config()
+        images, config = run.sample(self.images), run.model_config()
+        if config.grid == 1:
+            return Measurement(reasons=("a single patch has no position to read",))
         tokens = tokens_by_block(run, images)
         y, x = np.divmod(np.arange(config.patches), config.grid)
         place = np.tile(np.stack([x, y], axis=1), (len(images), 1)).reshape(len(images), config.patches, 2)
         half = len(images) // 2
-        if config.grid == 1:
-            return Measurement(reasons=("a single patch has no position to read",))
         r2 = np.array([probe(layer[:half], place[:half], layer[half:], place[half:]) for layer in tokens])
-        metrics = {"r2": r2[-1], "r2-first": r2[0], "r2-best": r2.max()}
+        metrics = {"r2": r2[-1], "r2-first": r2[0], "r2-best": r2[1:].max()}
         return Measurement({name: float(value) for name, value in metrics.items()}, {"r2": r2})
 
     def passes(self, config: "RunConfig") -> float:
@@ -57,15 +55,10 @@ class PositionProbe(Protocol):
 
 def tokens_by_block(run: "FinishedRun", images: np.ndarray) -> np.ndarray:
     """Return the patch tokens before the first block and after each block, (depth + 1, n, N, D)."""
-    config = run.model_config()
-    network = run.network(min(BATCH, len(images)))
-    parts = []
-    for start in range(0, len(images), BATCH):
-        run.heartbeat()
-        network.load(run.loader.normalise(images[start : start + BATCH])[None])
-        network.logits()
+    prefix, parts = run.model_config().prefix, []
+    for network in run.layers(images):
         streams = [*(block.norm1.stream for block in network.blocks), network.head.norm.stream]
-        parts.append(np.stack([stream[0, :, config.prefix :] for stream in streams]))
+        parts.append(np.stack([stream[0, :, prefix:] for stream in streams]))
     return np.concatenate(parts, axis=1)
 
 

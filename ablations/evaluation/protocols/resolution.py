@@ -1,21 +1,22 @@
 """Accuracy on larger and smaller images, the patch size kept, so that the grid of patches grows or shrinks."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from PIL import Image
 
-from ablations.errors import VitabError
 from ablations.evaluation.numbers import listed_numbers, numbers_option
 from ablations.evaluation.protocol import Measurement, Metric, Protocol
 from vit import ConfigError
+from vit.positions import encoding
 
 if TYPE_CHECKING:
     from ablations.config import RunConfig
     from ablations.evaluation.finished_run import FinishedRun
 
-WAYS = ("extend", "interpolate", "resize", "unchanged")
+WAYS = ("extend", "interpolate", "resize")
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Resolution(Protocol):
     """Test images resized to other sides, bicubic with antialiasing (Pillow).
 
     A side that is not a multiple of the patch is left out. Each encoding is measured in each of its ways to serve
-    another grid; `accuracy-1.5x` is that of its default way.
+    another grid; `accuracy-1.5x` is that of its default way. Of a sum of encodings, each part has its own default way,
+    and another way is that of the parts that have it.
     """
 
     factors: str = numbers_option("2/1.5/1.25/0.75/0.5", above=0, meaning="sides relative to the training images")
@@ -36,7 +38,7 @@ class Resolution(Protocol):
         for factor in listed_numbers(self.factors):
             noun = f"accuracy at {factor:g} times the image size"
             found.append(Metric(f"accuracy-{factor:g}x", noun))
-            found += [Metric(f"accuracy-{factor:g}x-{way}", f"{noun} ({way})") for way in WAYS[:3]]
+            found += [Metric(f"accuracy-{factor:g}x-{way}", f"{noun} ({way})", tested=False) for way in WAYS]
         return found
 
     def measure(self, run: "FinishedRun") -> Measurement:
@@ -44,36 +46,39 @@ class Resolution(Protocol):
         side = run.dataset.image_size
         for factor in listed_numbers(self.factors):
             size = round(factor * side)
-            try:
-                default = run.model_config(size)
-            except ConfigError:
+            if not math.isclose(size, factor * side):
+                reasons.append(f"{factor:g} times {side} pixels is not a whole number of pixels")
+                continue
+            if size % run.config.patch:
                 reasons.append(f"a side of {size} pixels is not a multiple of the patch, {run.config.patch}")
                 continue
             resized = resize(run.images, size)
-            ways = ways_of(run.config.position)
-            for i, way in enumerate(ways):
-                try:
-                    accuracy = run.accuracy(resized, None if default.trained_grid is None else way)
-                except VitabError as error:
-                    reasons.append(f"at {factor:g} times the size: {error}")
-                    break
-                if i == 0:
-                    metrics[f"accuracy-{factor:g}x"] = accuracy
-                if way != "unchanged":
-                    metrics[f"accuracy-{factor:g}x-{way}"] = accuracy
+            try:
+                default = run.accuracy(resized)
+                of_way = {way: run.accuracy(resized, way) for way in other_ways(run.config.position)}
+            except ConfigError as error:
+                reasons.append(f"at {factor:g} times the size: {error}")
+                continue
+            metrics[f"accuracy-{factor:g}x"] = default
+            if way := named_default(run.config.position):
+                metrics[f"accuracy-{factor:g}x-{way}"] = default
+            metrics |= {f"accuracy-{factor:g}x-{way}": accuracy for way, accuracy in of_way.items()}
         return Measurement(metrics, reasons=tuple(reasons))
 
     def passes(self, config: "RunConfig") -> float:
-        return sum(len(ways_of(config.position)) * factor**2 for factor in listed_numbers(self.factors))
+        return sum((1 + len(other_ways(config.position))) * factor**2 for factor in listed_numbers(self.factors))
 
 
-def ways_of(position: str) -> list[str]:
-    """Return the ways in which an encoding can serve another grid, its default first."""
-    from vit.positions import encoding
-
+def other_ways(position: str) -> list[str]:
+    """Return the ways to serve another grid that differ from the default way of an encoding."""
     parts = encoding(position).parts
-    ways = [way for part in parts for way in part.other_grids if way != "unchanged"]
-    return list(dict.fromkeys(ways)) or ["unchanged"]
+    return [way for way in WAYS if any(way in part.other_grids and way != part.other_grids[0] for part in parts)]
+
+
+def named_default(position: str) -> str | None:
+    """Return the name of the default way of an encoding; None if its parts have different ones, or none."""
+    names = {part.other_grids[0] for part in encoding(position).parts} & {*WAYS}
+    return names.pop() if len(names) == 1 else None
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:

@@ -36,16 +36,20 @@ class Shift(Protocol):
         ]
 
     def measure(self, run: "FinishedRun") -> Measurement:
-        before = run.stored_probabilities.argmax(axis=1)
-        metrics = {}
-        for name, pixels in (("half", -(-run.config.patch // 2)), ("patch", run.config.patch)):
+        before, patch = run.probabilities_in_place.argmax(axis=1), run.config.patch
+        distances, metrics = {"half": -(-patch // 2), "patch": patch}, {}
+        reasons: tuple[str, ...] = ()
+        if patch == 1:
+            del distances["half"]
+            reasons = ("patches of one pixel cannot be shifted by half a patch",)
+        for name, pixels in distances.items():
             predicted = [
                 run.probabilities(shift(run.images, pixels * dy, pixels * dx, self.fill)).argmax(axis=1)
                 for dy, dx in DIRECTIONS
             ]
             metrics[f"accuracy-{name}"] = float(np.mean([p == run.labels for p in predicted]))
             metrics[f"changed-{name}"] = float(np.mean([p != before for p in predicted]))
-        return Measurement(metrics)
+        return Measurement(metrics, reasons=reasons)
 
     def passes(self, config: "RunConfig") -> float:
         return 2 * len(DIRECTIONS)

@@ -39,26 +39,31 @@ class Shuffle(Protocol):
         patches = to_patches(run.images, run.config.patch)
         images, count = patches.shape[:2]
         grid = round(count**0.5)
-        in_place = float(np.mean(run.stored_probabilities.argmax(axis=1) == run.labels))
+        if grid == 1:
+            return Measurement(reasons=("a single patch cannot change its place",))
         orders = {
             "fixed": np.broadcast_to(derangement(run.generator("shuffle fixed"), count), (images, count)),
             "each": permutations(run.generator("shuffle each"), images, np.zeros(count, dtype=int)),
             "window": permutations(run.generator("shuffle window"), images, windows(grid, self.window)),
         }
+        reasons: tuple[str, ...] = ()
         metrics = {}
+        if grid <= self.window:
+            del orders["window"]
+            reasons = (f"a window of {self.window} x {self.window} patches contains all {grid} x {grid} of an image",)
         for name, order in orders.items():
             shuffled = np.take_along_axis(patches, order[:, :, None, None, None], axis=1)
-            metrics[f"lost-{name}"] = in_place - run.accuracy(from_patches(shuffled))
-        return Measurement(metrics)
+            metrics[f"lost-{name}"] = run.accuracy_in_place - run.accuracy(from_patches(shuffled))
+        return Measurement(metrics, reasons=reasons)
 
     def passes(self, config: "RunConfig") -> float:
         return 3.0
 
 
 def derangement(generator: np.random.Generator, count: int) -> np.ndarray:
-    """Return a random permutation (N,) that leaves no patch in its place; the identity of a single patch."""
+    """Return a random permutation (N,) of at least two patches that leaves no patch in its place."""
     order = generator.permutation(count)
-    while count > 1 and (order == np.arange(count)).any():
+    while (order == np.arange(count)).any():
         order = generator.permutation(count)
     return order
 
