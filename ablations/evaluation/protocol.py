@@ -1,7 +1,7 @@
 """Base class of evaluation protocols, and what a protocol measures."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -57,6 +57,12 @@ class Protocol(Options):
     """What is measured, in a phrase."""
     source: ClassVar[str] = ""
     """Publication of the definition."""
+
+    def __post_init__(self) -> None:
+        """Bring the options that have a standard spelling into it (see `numbers_option`)."""
+        for each in fields(self):
+            if standard := each.metadata.get("standard"):
+                object.__setattr__(self, each.name, standard(getattr(self, each.name)))
 
     def metrics(self) -> list[Metric]:
         """Return the metrics, in the order of tables; the first stands for the protocol in summaries."""

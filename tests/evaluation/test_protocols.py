@@ -534,7 +534,7 @@ class TestSpelling:
             ("resolution(factor=2)", "options of protocol resolution must be one of factors, got 'factor'"),
             (
                 "resolution(factors=big)",
-                "factors of protocol resolution must be different numbers above 0, separated",
+                "factors of protocol resolution must be different numbers above 0 and at most 8, separated",
             ),
             ("resolution(factors=2/2)", "must be different numbers above 0"),
             (
