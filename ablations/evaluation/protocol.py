@@ -20,7 +20,7 @@ class Metric:
     """A number that a protocol measures for each run."""
 
     name: str
-    """Name within its protocol, such as `accuracy-2x`."""
+    """Name within its protocol, such as `accuracy-2x`: letters, digits, `-`, `.` and `_`."""
     noun: str
     """What it is in a sentence, such as "accuracy on images of twice the size"."""
     unit: str = "%"
@@ -38,9 +38,9 @@ class Measurement:
     """What a protocol has measured on one run."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Values by the name of the metric. A metric that the run does not have is left out."""
+    """Finite values by the name of the metric. A metric that the run does not have is left out."""
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Arrays for figures and tables."""
+    """Arrays of numbers or strings for figures and tables, by names of letters, digits and `_`."""
     reasons: tuple[str, ...] = ()
     """Why metrics are left out, in a line each."""
 

@@ -3,7 +3,8 @@
 from functools import cache
 
 from ablations.errors import UsageError, unknown_name
-from ablations.evaluation.protocol import Metric, Protocol
+from ablations.evaluation.checks import check_protocol
+from ablations.evaluation.protocol import Protocol
 from ablations.evaluation.protocols.attention import Attention
 from ablations.evaluation.protocols.calibration import Calibration
 from ablations.evaluation.protocols.corruption import Corruption
@@ -62,25 +63,8 @@ def _protocol(text: str) -> Protocol:
     if not own.is_own(name):
         raise unknown_name("protocol", name, names())
     made = make(own.load(name), own.without_digest(name), options, "protocol")
-    _check(made, own.without_digest(name))
+    check_protocol(made, own)
     return made
-
-
-def _check(made: Protocol, name: str) -> None:
-    """Raise ConfigError unless a protocol describes itself and its metrics."""
-    if not isinstance(getattr(made, "description", None), str):
-        raise ConfigError(
-            f"description of protocol {name} must be a string, got {getattr(made, 'description', None)!r}"
-        )
-    try:
-        metrics = made.metrics()
-    except Exception as error:
-        raise ConfigError(f"metrics of protocol {name} raises {own.describe_error(error, [type(made)])}") from error
-    if not (isinstance(metrics, list) and metrics and all(isinstance(metric, Metric) for metric in metrics)):
-        raise ConfigError(f"metrics of protocol {name} must be a list of at least one Metric, got {metrics!r}")
-    if len({metric.name for metric in metrics}) < len(metrics):
-        twice = ", ".join(metric.name for metric in metrics)
-        raise ConfigError(f"metrics of protocol {name} must have different names, got {twice}")
 
 
 def names() -> list[str]:

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ablations.config import RunConfig, position_sources, run_key, run_label
 from ablations.data.loading import dataset_for
 from ablations.errors import UsageError, VitabError
 from ablations.evaluation import Measurement, Protocol, own, protocol, protocol_label
+from ablations.evaluation.checks import checked_measurement, checked_passes
 from ablations.evaluation.finished_run import FinishedRun
 from ablations.evaluation.keys import evaluation_code, evaluation_key, key_of
 from ablations.evaluation.registry import described_protocol, protocol_sources
@@ -82,12 +83,7 @@ def check_datasets(tasks: Sequence[Task], data_dir: Path | None) -> None:
 
 def _weight(asked: Protocol, config: RunConfig) -> float:
     """Return the expected share of the work: forward passes over tokens, in arbitrary units."""
-    try:
-        passes = float(asked.passes(config))
-    except Exception as error:  # of a class in a file
-        name = own.without_digest(asked.name)
-        raise UsageError(f"passes of protocol {name} raises {own.describe_error(error, [type(asked)])}") from error
-    return 0.1 + passes * config.depth * config.width / config.patch**2
+    return 0.1 + checked_passes(asked, config, own) * config.depth * config.width / config.patch**2
 
 
 def evaluate_and_store(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
@@ -124,7 +120,7 @@ def evaluate_and_store(task: Task, settings: ExecutionSettings, hooks: RunHooks)
 def measure(
     store: Store, run: str, text: str, settings: ExecutionSettings, heartbeat: Callable[[], object] = lambda: None
 ) -> Measurement:
-    """Return what a protocol measures on a finished run, with metrics of type float.
+    """Return what a protocol measures on a finished run, as `checked_measurement` does.
 
     Raises VitabError for errors of a protocol in a file or a package, with the line that raised them.
     """
@@ -145,22 +141,7 @@ def measure(
         raise VitabError(own.describe_error(error, [type(asked)])) from error
     finally:
         finished.close()
-    return _checked(measured, asked)
-
-
-def _checked(measured: Measurement, asked: Protocol) -> Measurement:
-    """Return what a protocol has measured, with metrics of type float. Raises VitabError for anything invalid."""
-    name = protocol_label(str(asked))
-    if not isinstance(measured, Measurement):
-        raise VitabError(f"measure of protocol {name} must return a Measurement, got {type(measured).__name__}")
-    listed = [metric.name for metric in asked.metrics()]
-    if unlisted := [one for one in measured.metrics if one not in listed]:
-        raise VitabError(f"metrics measured by protocol {name} must be {', '.join(listed)}, got {unlisted[0]!r}")
-    try:
-        metrics = {one: float(value) for one, value in measured.metrics.items()}
-    except (TypeError, ValueError) as error:
-        raise VitabError(f"metrics measured by protocol {name} must be numbers: {error}") from error
-    return replace(measured, metrics=metrics)
+    return checked_measurement(measured, asked, own)
 
 
 def evaluation_environment(text: str, position: str, settings: ExecutionSettings) -> dict[str, Any]:

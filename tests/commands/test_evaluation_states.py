@@ -134,7 +134,6 @@ def test_reproduce_measures_again(runs: Path, monkeypatch: pytest.MonkeyPatch) -
         (True, 0, 1e-9, 1),
         (False, 0.005, 1.0, 0),
         (False, 0.1, 0, 1),
-        (False, float("nan"), 0, 1),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(Attention, "measure", changed(metric, array))
@@ -146,6 +145,11 @@ def test_reproduce_measures_again(runs: Path, monkeypatch: pytest.MonkeyPatch) -
         assert f"{where}: not bitwise identical" in result.stdout
         assert ("times the tolerance (entropy)" in result.stdout) == (metric != 0)
         assert result.stderr == ("error: the evaluation was not reproduced\n" if code else "")
+    with monkeypatch.context() as patch:
+        patch.setattr(Attention, "measure", changed(float("nan"), 0))
+        assert vitab("reproduce", key).stderr.startswith(
+            "error: metric entropy of protocol attention must be a finite number, or be left out with a line in reasons"
+        )
     (runs / "evaluations" / key / "arrays.npz").write_bytes(b"x")
     assert vitab("reproduce", key).stderr == (
         f"error: evaluation {key} is damaged: arrays.npz does not match its checksum\n"

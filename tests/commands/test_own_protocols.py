@@ -281,13 +281,17 @@ def test_errors_of_a_protocol_fail_its_evaluations_in_one_line_with_the_place(st
         (
             '{"accuracy": run.acc',
             '{"acuracy": run.acc',
-            "metrics measured by protocol Mine must be accuracy, got 'acuracy'",
+            "metrics measured by protocol lab/mine.py:Mine must be accuracy, got 'acuracy'",
         ),
-        ("return Measurement({", "return dict({", "measure of protocol Mine must return a Measurement, got dict"),
+        (
+            "return Measurement({",
+            "return dict({",
+            "measure of protocol lab/mine.py:Mine must return a Measurement, got dict",
+        ),
         (
             "run.accuracy(run.images * np.float32(self.factor))",
             "'much'",
-            "metrics measured by protocol Mine must be numbers: could not convert string to float: 'much'",
+            "metric accuracy of protocol lab/mine.py:Mine must be a number, got 'much'",
         ),
     ]
     for old, new, reason in cases:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ablations.evaluation import PROTOCOLS, protocol
-from tests.support.evaluations import refused, succeeds, vitab
+from tests.support.evaluations import evaluate, refused, succeeds, vitab
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +40,29 @@ def test_one_protocol_in_full(name: str) -> None:
 
 def test_an_unknown_protocol_is_one_line() -> None:
     assert refused(vitab("protocols", "shfit")).startswith("error: unknown protocol 'shfit' (did you mean 'shift'?)")
+
+
+@pytest.mark.parametrize("command", [["--dry-run"], []])
+def test_a_bad_protocol_in_a_file_is_one_line(runs: Path, command: list[str]) -> None:
+    Path("mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from ablations.evaluation import Measurement, Metric, Protocol\n"
+        "@dataclass(frozen=True)\n"
+        "class Cost(Protocol):\n"
+        "    description = 'no cost'\n"
+        "    def metrics(self):\n"
+        "        return [Metric('one', 'one')]\n"
+        "    def passes(self, config):\n"
+        "        return float('nan')\n"
+        "@dataclass(frozen=True)\n"
+        "class Name(Cost):\n"
+        "    def metrics(self):\n"
+        "        return [Metric('one two', 'a name of two words')]\n"
+    )
+    assert refused(evaluate("--protocol", "mine.py:Cost", *command)) == (
+        "error: passes of protocol mine.py:Cost must be a finite number of at least 0, got nan\n"
+    )
+    assert refused(evaluate("--protocol", "mine.py:Name", *command)).startswith(
+        "error: name of a metric of protocol mine.py:Name must be letters, digits, "
+    )
+    assert not (runs / "evaluations").exists()
