@@ -59,7 +59,9 @@ def report(
         require_one_version(results)
     evaluations = load_evaluations(store, results.plan)
     about = find_measured(evaluations, name, metric)
-    if note := outdated_note(evaluations.outdated, name, list(map(protocol_as_given, evaluations.outdated_protocols))):
+    renewed = list(map(protocol_as_given, evaluations.outdated_protocols))
+    elsewhere = "" if runs == Path("runs") else f" --runs {shlex.quote(str(runs))}"
+    if note := outdated_note(evaluations.outdated, name, renewed, elsewhere):
         echo(f"note: {note}", err=True)
     from ablations.reporting.report import FORMATS, report_folder, write_report
 
@@ -71,6 +73,7 @@ def report(
             echo(line)
         if found:
             again = f"vitab report {name}" + (f" --metric {shlex.quote(about.measure.name)}" if about else "")
+            again += elsewhere
             stop(f"{folder} does not match the runs in {runs}; to rewrite it, run: {again}", FAILED)
         echo(f"{folder} matches its {len(results.runs)} runs")
         return

@@ -13,7 +13,6 @@ import pandas as pd
 
 from ablations.config import level_text
 from ablations.evaluation import Protocol, protocol, protocol_label
-from ablations.evaluation.protocols.resolution import WAYS
 from ablations.evaluation.registry import protocol_as_given
 from ablations.reporting.findings import SummaryFinding, summary
 from ablations.reporting.measured import measured
@@ -23,8 +22,8 @@ from ablations.statistics import (
     Contrast,
     Mean,
     analyse,
+    arrange,
     compare_confusions,
-    confusion_matrices,
     joined_family,
     means_of_arms,
     varying_axes,
@@ -57,8 +56,9 @@ class ProtocolAnalysis:
 
     @cached_property
     def tested(self) -> dict[str, Analysis]:
-        """The metrics in the family of tests: those of every arm, not of one way to serve other image sizes."""
-        return {name: each for name, each in self.analyses.items() if not name.endswith(tuple(f"-{w}" for w in WAYS))}
+        """The metrics in the family of tests."""
+        listed = {metric.name for metric in self.protocol.metrics() if metric.tested}
+        return {name: each for name, each in self.analyses.items() if name in listed}
 
     @cached_property
     def contrasts(self) -> list[Contrast]:
@@ -67,7 +67,7 @@ class ProtocolAnalysis:
 
     @cached_property
     def first(self) -> Analysis:
-        """The analysis of the first metric, which stands for the protocol."""
+        """The analysis of the first metric, which stands for the protocol. There must be one."""
         return next(iter(self.analyses.values()))
 
     @cached_property
@@ -78,6 +78,8 @@ class ProtocolAnalysis:
     @property
     def finding(self) -> SummaryFinding | None:
         """How the arms compare by the first metric; None if nothing is compared."""
+        if not self.analyses:
+            return None
         own = [contrast for contrast in self.contrasts if contrast.measure == self.first.outcomes.measure]
         return summary(self.first.looked, own) if any(contrast.n for contrast in own) else None
 
@@ -94,8 +96,12 @@ class ProtocolAnalysis:
     def confusions(self) -> list[Confusion]:
         """Pairs of classes that an arm and the baseline confuse, of the protocol that has confusion matrices."""
         found = self.array("confusion")
-        outcomes = self.first.looked
-        return compare_confusions(outcomes, confusion_matrices(outcomes, found.get)) if found else []
+        return compare_confusions(self.first.looked, found.get) if found and self.analyses else []
+
+    def class_name(self, label: int) -> str:
+        """Return the name of a class, or its number if the protocol does not tell the names."""
+        names = next(iter(self.array("classes").values()), ())
+        return str(names[label]) if label < len(names) else str(label)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +112,8 @@ class EvaluationAnalysis:
     outdated: int
     """Measurements made by other code, which are left out."""
     outdated_protocols: Sequence[str]
+    diverged: Mapping[str, int]
+    """Numbers of runs that diverged and are not measured, by arm."""
 
     @property
     def questions(self) -> int:
@@ -124,7 +132,10 @@ def analyse_evaluations(results: Results, evaluations: Evaluations | None) -> Ev
     whole = (_analyse_protocol(results, evaluations, text) for text in evaluations.protocols)
     protocols = [each for each in whole if each.analyses or each.reasons]
     renewed = list(map(protocol_as_given, evaluations.outdated_protocols))
-    return EvaluationAnalysis(protocols, evaluations.outdated, renewed)
+    accuracy = arrange(results)
+    number = accuracy.has_diverged.sum(axis=(1, 2))
+    diverged = {accuracy.arm_name(arm): int(n) for arm, n in enumerate(number) if n}
+    return EvaluationAnalysis(protocols, evaluations.outdated, renewed, diverged)
 
 
 def _analyse_protocol(results: Results, evaluations: Evaluations, text: str) -> ProtocolAnalysis:

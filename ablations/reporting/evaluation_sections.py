@@ -12,6 +12,7 @@ import pandas as pd
 
 from ablations.config import count
 from ablations.config.safe_text import bold, code, markdown
+from ablations.evaluation.protocols.resolution import WAYS, Resolution
 from ablations.reporting.claims_table import contrast_row, findings_table
 from ablations.reporting.evaluation_analysis import EvaluationAnalysis, ProtocolAnalysis, evaluations_frame
 from ablations.reporting.formatting import (
@@ -26,8 +27,8 @@ from ablations.reporting.formatting import (
     signed_text,
 )
 from ablations.reporting.tables import Code, Strong, Table, word
-from ablations.reporting.wording import explanation, sentence
-from ablations.statistics import ALPHA, DIFFERENT, Confusion, Mean, Measure, Outcomes, verdict
+from ablations.reporting.wording import disagreement, sentence
+from ablations.statistics import ALPHA, Mean, Measure, Outcomes, verdict
 
 if TYPE_CHECKING:
     from ablations.evaluation import Evaluations
@@ -55,7 +56,8 @@ class Section:
     settings: str
     """The metrics that were measured in some of the settings only."""
     contrasts: Table | None
-    questions: int
+    family: str
+    """How many questions the contrasts are corrected for."""
     reasons: Sequence[str]
     confusions: str
     confused: Table | None
@@ -80,16 +82,16 @@ def _section(each: ProtocolAnalysis, finished: int) -> Section:
         means=means_table(each) if each.analyses else None,
         settings=settings_note(each),
         contrasts=contrasts_table(each) if each.questions else None,
-        questions=each.questions,
+        family=count(each.questions, "question"),
         reasons=[f"{capital(markdown(reason))} ({count(runs, 'run')})." for reason, runs in each.reasons],
         confusions=_confusions(each),
-        confused=confusions_table(each.confusions) if each.confusions else None,
+        confused=confusions_table(each) if each.confusions else None,
     )
 
 
 def _finding(each: ProtocolAnalysis) -> str:
     if (finding := each.finding) is not None:
-        return sentence(finding) + (explanation(finding.contrast) if finding.verdict in DIFFERENT else "")
+        return sentence(finding) + disagreement(finding.contrast)
     return "Nothing was measured." if not each.analyses else "Nothing is compared: no pair of runs was measured."
 
 
@@ -101,13 +103,15 @@ def _metric_lines(each: ProtocolAnalysis) -> list[str]:
     lines = [f"All metrics: {next(iter(kinds.values()))}."] if shared else []
     for name, measure in measures.items():
         lines.append(f"{code(name)}: {markdown(measure.noun)}{'' if shared else f' ({kinds[name]})'}")
-    if others := [name for name in each.analyses if name not in each.tested]:
-        ways = list(dict.fromkeys(name.rpartition("-")[2] for name in others))
-        lines.append(
-            f"Names that end in {listed([code(f'-{way}') for way in ways])}: by this way to serve another number of "
-            "patches, for the arms that have it. The other names are by the default way of an arm; only these are "
-            "tested."
-        )
+    if others := {name: each.analyses[name].outcomes.measure for name in each.analyses if name not in each.tested}:
+        if isinstance(each.protocol, Resolution):
+            ways = listed([code(f"-{way}") for way in WAYS if any(name.endswith(f"-{way}") for name in others)])
+            lines.append(
+                f"Names that end in {ways}: by this way to serve another number of patches, for the arms that have it. "
+                "The other names are by the default way of an arm; only these are tested."
+            )
+        else:
+            lines += [f"{code(name)}: {markdown(m.noun)} ({_kind(m)}; not tested)" for name, m in others.items()]
     return lines
 
 
@@ -195,16 +199,20 @@ def _confusions(each: ProtocolAnalysis) -> str:
             parts.append(f"{bold(arm)} confuses {listed(kinds)}")
     pairs = len({(c.first, c.second) for c in found})
     start = f"Of {count(pairs, 'pair')} of classes that any run confuses, compared with {base}: "
-    return start + (f"{'; '.join(parts)}." if parts else "no difference is shown.")
+    text = start + (f"{'; '.join(parts)}." if parts else "no difference is shown.")
+    if any(c.sequential for c in each.contrasts):
+        text += " This p does not account for the interim analyses of the study."
+    return text
 
 
-def confusions_table(found: Sequence[Confusion]) -> Table:
+def confusions_table(each: ProtocolAnalysis) -> Table:
     """Return the pairs of classes with the smallest p."""
+    found = each.confusions
     return Table(
         ["classes", "arm", "images per run", f"with {found[0].baseline}", "difference", "adjusted p"],
         [
             (
-                f"{c.first} and {c.second}",
+                f"{each.class_name(c.first)} and {each.class_name(c.second)}",
                 c.arm,
                 number(c.images),
                 number(c.images_baseline),
@@ -239,6 +247,14 @@ def introduction(found: EvaluationAnalysis, baseline: str) -> str:
             if several
             else "It holds although the metrics of a run are correlated."
         )
+    if found.diverged:
+        number = sum(found.diverged.values())
+        arms = listed([f"{n} of {bold(arm)}" for arm, n in found.diverged.items()])
+        are = "run is" if number == 1 else "runs are"
+        text += (
+            f" {number} diverged {are} not measured ({arms}): these comparisons are among the runs that trained to the "
+            "end, unlike those of the accuracy."
+        )
     return text
 
 
@@ -257,15 +273,19 @@ def choices(found: EvaluationAnalysis) -> list[str]:
     return lines
 
 
-def outdated_note(outdated: int, study: str, protocols: Sequence[str]) -> str:
-    """Return how many measurements are left out, and how they are renewed; empty if none are."""
+def outdated_note(outdated: int, study: str, protocols: Sequence[str], options: str = "") -> str:
+    """Return how many measurements are left out, and the command that renews them; empty if none are.
+
+    `options` are added to the command.
+    """
     if not outdated:
         return ""
     verb, them = ("was", "it") if outdated == 1 else ("were", "them")
-    text = f"{count(outdated, 'measurement')} by other versions of the code {verb} left out"
+    text = f"{count(outdated, 'measurement')} by other versions of the code or of the run {verb} left out"
     if not protocols:
         return f"{text}; the protocol no longer exists"
-    return f"{text}; to measure {them} again, run: vitab evaluate {study} --protocol {shlex.quote(','.join(protocols))}"
+    command = f"vitab evaluate {study} --protocol {shlex.quote(','.join(protocols))}{options}"
+    return f"{text}; to measure {them} again, run: {command}"
 
 
 def evaluation_facts(found: EvaluationAnalysis) -> dict[str, Any]:
@@ -302,7 +322,11 @@ def evaluation_frames(results: Results, evaluations: Evaluations, found: Evaluat
     told = [(each.name, finding) for each in found.protocols if (finding := each.finding)]
     findings = findings_table([finding for _, finding in told])
     findings.insert(0, "protocol", [name for name, _ in told])
-    confusions = [{**vars(c), "difference": c.difference} for each in found.protocols for c in each.confusions]
+    confusions = [
+        {**vars(c), "first": each.class_name(c.first), "second": each.class_name(c.second), "difference": c.difference}
+        for each in found.protocols
+        for c in each.confusions
+    ]
     return {
         "evaluations": evaluations_frame(results, evaluations),
         "evaluation_means": pd.DataFrame(means),

@@ -285,13 +285,18 @@ def _best_cell(finding: BestCellFinding) -> str:
 
 def explanation(c: Contrast) -> str:
     """Return why interval and verdict seem to disagree, and what would decide an undecided contrast."""
+    return disagreement(c) + (_power(c) if verdict(c) is Verdict.UNDECIDED else "")
+
+
+def disagreement(c: Contrast) -> str:
+    """Return why interval and verdict of a contrast seem to disagree; empty if they do not."""
     match verdict(c):
         case kind if kind in DIFFERENT:
             if c.low <= 0 <= c.high:
                 return " The interval includes zero because it is conservative with few seeds; the verdict follows p."
             return ""
         case Verdict.UNDECIDED:
-            return f"{_interval_excludes_zero(c)}{_interval_within_margin(c)}{_power(c)}"
+            return f"{_interval_excludes_zero(c)}{_interval_within_margin(c)}"
         case _:
             return ""
 

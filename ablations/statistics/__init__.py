@@ -1,7 +1,7 @@
 """Estimates, tests, intervals and power for paired runs. Knows nothing of training or reports."""
 
 from ablations.statistics.analysis import Analysis, analyse, outcomes_at_last_look
-from ablations.statistics.confusions import Confusion, compare_confusions, confusion_matrices
+from ablations.statistics.confusions import Confusion, compare_confusions
 from ablations.statistics.contrasts import (
     ALPHA,
     Contrast,
@@ -62,7 +62,6 @@ __all__ = [
     "cell_means",
     "compare_confusions",
     "compare_models",
-    "confusion_matrices",
     "decided",
     "diverged_keys",
     "estimate",

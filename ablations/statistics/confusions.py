@@ -10,7 +10,7 @@ one (maxT of Westfall and Young 1993, without studentisation, because most count
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ COLUMNS = 128
 class Confusion:
     """How often an arm takes one of two classes for the other, in images per run, compared with the baseline.
 
-    Over the `n` blocks in which all arms have a confusion matrix.
+    Over the `n` blocks in which both have a confusion matrix.
     """
 
     arm: str
@@ -45,46 +45,55 @@ class Confusion:
         return self.images - self.images_baseline
 
 
-def confusion_matrices(outcomes: Outcomes, matrix: Callable[[str], NDArray[np.integer] | None]) -> FloatArray:
-    """Return the confusion matrices (arms, blocks, classes, classes) of the blocks in which every arm has one.
+def compare_confusions(outcomes: Outcomes, matrix: Callable[[str], NDArray[np.integer] | None]) -> list[Confusion]:
+    """Return every pair of classes that some run confuses, for every arm but the baseline, the smallest p first.
 
-    `matrix` returns that of a run by its key, rows are labels. No block if the runs have different classes.
+    `matrix` returns the confusion matrix (classes, classes) of a run by its key; rows are labels.
     """
-    complete = (outcomes.keys != "").all(axis=0)
-    found = [[matrix(str(key)) for key in keys[complete]] for keys in outcomes.keys]
-    whole = [i for i in range(int(complete.sum())) if all(row[i] is not None for row in found)]
-    shapes = {row[i].shape for row in found for i in whole}  # type: ignore[union-attr]
-    if len(shapes) != 1:
-        return np.zeros((len(found), 0, 0, 0))
-    return np.array([[row[i] for i in whole] for row in found], dtype=float)
+    others = [arm for arm in range(len(outcomes.arms)) if arm != outcomes.baseline]
+    found = [each for arm in others for each in _compare_with_baseline(outcomes, arm, matrix)]
+    adjusted = [replace(each, p=min(1.0, len(others) * each.p)) for each in found]
+    return sorted(adjusted, key=lambda each: (each.p, -abs(each.difference)))
 
 
-def compare_confusions(outcomes: Outcomes, matrices: FloatArray) -> list[Confusion]:
-    """Return every pair of classes that some run confuses, for every arm but the baseline, the smallest p first."""
-    arms, blocks, classes = matrices.shape[:3]
-    first, second = np.triu_indices(classes, 1)
-    counts = (matrices + matrices.swapaxes(2, 3))[:, :, first, second]  # (arms, blocks, pairs)
+def _compare_with_baseline(
+    outcomes: Outcomes, arm: int, matrix: Callable[[str], NDArray[np.integer] | None]
+) -> list[Confusion]:
+    """Return the pairs of classes that an arm or the baseline confuses, with the joint p of this arm."""
+    matrices = paired_matrices(outcomes, arm, matrix)
+    first, second = np.triu_indices(matrices.shape[2], 1)
+    counts = (matrices + matrices.swapaxes(2, 3))[:, :, first, second]  # (2, blocks, pairs of classes)
     used = np.flatnonzero(counts.any(axis=(0, 1)))
-    others = [arm for arm in range(arms) if arm != outcomes.baseline]
-    if not used.size or not others:
+    if not used.size:
         return []
-    differences = counts[others][:, :, used] - counts[outcomes.baseline][:, used]
-    p = np.minimum(1, len(others) * np.array([joint_sum_p(each) for each in differences]))
-    found = [
+    p = joint_sum_p(counts[0][:, used] - counts[1][:, used])
+    own, baseline = counts.mean(axis=1)
+    return [
         Confusion(
             outcomes.arm_name(arm),
             outcomes.arm_name(outcomes.baseline),
             int(first[pair]),
             int(second[pair]),
-            float(counts[arm, :, pair].mean()),
-            float(counts[outcomes.baseline, :, pair].mean()),
-            blocks,
-            float(p[row, column]),
+            float(own[pair]),
+            float(baseline[pair]),
+            counts.shape[1],
+            float(p_of_pair),
         )
-        for row, arm in enumerate(others)
-        for column, pair in enumerate(used)
+        for pair, p_of_pair in zip(used, p, strict=True)
     ]
-    return sorted(found, key=lambda each: (each.p, -abs(each.difference)))
+
+
+def paired_matrices(outcomes: Outcomes, arm: int, matrix: Callable[[str], NDArray[np.integer] | None]) -> FloatArray:
+    """Return the confusion matrices (2, blocks, classes, classes) of an arm and of the baseline.
+
+    Of the blocks in which both have one. No block if the runs have different classes.
+    """
+    keys = outcomes.keys[[arm, outcomes.baseline]].reshape(2, -1)
+    found = [[matrix(str(key)) if key else None for key in pair] for pair in keys.T]
+    complete = [(a, b) for a, b in found if a is not None and b is not None]
+    if len({each.shape for pair in complete for each in pair}) != 1:
+        return np.zeros((2, 0, 0, 0))
+    return np.array(complete, dtype=float).swapaxes(0, 1)
 
 
 def joint_sum_p(differences: FloatArray, seed: int = 0) -> FloatArray:

@@ -12,6 +12,7 @@ from ablations.config.safe_text import one_line
 from ablations.reporting.check import differences
 from ablations.reporting.evaluation_analysis import analyse_evaluations
 from ablations.reporting.evaluation_sections import choices, introduction, outdated_note, sections
+from ablations.reporting.figures.evaluations import in_place
 from ablations.reporting.html import page
 from ablations.reporting.paper import paper
 from ablations.reporting.report import compose, write_report
@@ -111,7 +112,7 @@ def test_sentences_follow_the_direction(section):
     shift, calibration = part(section, "shift"), part(section, "calibration")
     assert re.search(r"\*\*rope\*\* has the highest mean accuracy after a shift by half a patch and is better", shift)
     assert "by 3.0 points on average over depth and patch size (95 % interval +2.9 to +3.1)." in shift
-    assert re.search(r"has the lowest mean calibration error(\.|, but)", calibration)
+    assert re.search(r"has the lowest mean root-mean-square calibration error(\.|, but)", calibration)
     attention = part(section, "attention")
     assert re.search(
         r"\*\*rope\*\* has the highest mean attention distance, higher than that of \*\*none\*\* by 0\.1[78] pix",
@@ -150,7 +151,7 @@ def test_the_section_says_what_was_asked_when_and_what_the_correction_covers(fou
         "`calibration` and `shift`", "`shift` and `calibration`"
     )
     assert re.search(r"\*\*Chosen after the training\*\*: `attention`, .*exploratory", start)
-    assert "1 measurement by other versions of the code was left out" in start
+    assert "1 measurement by other versions of the code or of the run was left out" in start
     assert "run: vitab evaluate rope --protocol shuffle" in start
     assert section.index("### shift") < section.index("### attention")
 
@@ -179,7 +180,7 @@ def test_an_undecided_finding_names_the_metric(results):
         measure=lambda config, text, name, unit: 0.3 + 0.01 * synthetic_evaluations.noise(config, name),
     )
     text = sections(analyse_evaluations(two, flat), 12)[0].finding
-    assert text.startswith("Whether **rope** differs from **none** in calibration error is undecided")
+    assert text.startswith("Whether **rope** differs from **none** in root-mean-square calibration error is undecided")
 
 
 @pytest.mark.parametrize(
@@ -189,14 +190,18 @@ def test_an_undecided_finding_names_the_metric(results):
         (
             1,
             ("shift",),
-            "1 measurement by other versions of the code was left out; to measure it again, run: "
+            "1 measurement by other versions of the code or of the run was left out; to measure it again, run: "
             "vitab evaluate s --protocol shift",
         ),
-        (4, (), "4 measurements by other versions of the code were left out; the protocol no longer exists"),
+        (
+            4,
+            (),
+            "4 measurements by other versions of the code or of the run were left out; the protocol no longer exists",
+        ),
         (
             2,
             ("shift(fill=zero)", "shuffle"),
-            "2 measurements by other versions of the code were left out; to measure them again, run: "
+            "2 measurements by other versions of the code or of the run were left out; to measure them again, run: "
             "vitab evaluate s --protocol 'shift(fill=zero),shuffle'",
         ),
     ],
@@ -310,3 +315,52 @@ def test_names_of_arms_are_text():
     elements = {tag for tag, _ in Page(page(report.text, {})).elements}
     assert elements <= TAGS
     assert [row[0] for row in table_cells(tokens, "classes")[1:]] == [one_line("+".join(level)) for level in LEVELS]
+
+
+def test_a_protocol_that_measured_nothing_has_a_section(results):
+    """Every report failed after an evaluation in which all sizes were left out."""
+    nothing = synthetic_evaluations.make(
+        results, ("resolution",), measure=lambda *_: None, reasons={"resolution": lambda config: LOST}
+    )
+    section = compose(results, nothing).text.split("\n## Evaluations\n")[1].split("\n## Figures\n")[0]
+    assert "Nothing was measured." in section
+    assert f"- {LOST[0].upper()}{LOST[1:]} (48 runs)." in section
+
+
+def test_diverged_runs_are_told_apart(results):
+    diverged = synthetic_results.make({"position": ("none", "rope")}, range(6))
+    at = diverged.runs.index[(diverged.runs["position"] == "rope") & (diverged.runs["seed"] < 2)]
+    diverged.runs.loc[at, "diverged"] = 1
+    kept = set(diverged.runs["key"].drop(at))
+    whole = synthetic_evaluations.make(diverged, ("shift", "occlusion"))
+    evaluations = replace(whole, values=whole.values[whole.values["key"].isin(kept)])
+    found = analyse_evaluations(diverged, evaluations)
+    assert introduction(found, "none").endswith(
+        "2 diverged runs are not measured (2 of **rope**): these comparisons are among the runs that trained to the "
+        "end, unlike those of the accuracy."
+    )
+    accuracy = in_place(diverged, of(found, "occlusion"))
+    assert np.isfinite(accuracy.values).sum() == 10
+    assert not set(accuracy.keys.ravel()) & set(diverged.runs["key"][at])
+
+
+def test_an_undecided_finding_says_why_the_interval_excludes_zero():
+    """p of nine pairs is small enough for one question, not for those of all arms and metrics."""
+
+    def slightly_more(config, text, name, unit):
+        return 3 + 0.14 * (config.position == "rope") + 0.1 * synthetic_evaluations.noise(config, name)
+
+    many = synthetic_results.make({"position": ("none", "rope", "learned", "sinusoidal")}, range(9))
+    evaluations = synthetic_evaluations.make(many, ("attention",), measure=slightly_more)
+    text = sections(analyse_evaluations(many, evaluations), 36)[0].finding
+    assert "undecided" in text
+    assert text.endswith("The interval excludes zero, but p adjusted for several comparisons is above 0.05.")
+
+
+def test_names_of_figures_are_unique():
+    two = synthetic_results.make({"position": ("none", "rope")}, range(2))
+    names = ("resolution(factors=2/1.5)", "resolution(factors=2.1/5)", "resolution")
+    figures = compose(two, synthetic_evaluations.make(two, names)).figures
+    drawn = [figure.name for figure in figures if figure.name.startswith("evaluation_")]
+    assert len(set(drawn)) == 3
+    assert "evaluation_resolution" in drawn

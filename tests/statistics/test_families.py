@@ -11,13 +11,12 @@ from ablations.statistics import (
     analyse,
     arrange,
     compare_confusions,
-    confusion_matrices,
     holm,
     joined_family,
     means_of_arms,
     paired_interval,
 )
-from ablations.statistics.confusions import joint_sum_p
+from ablations.statistics.confusions import joint_sum_p, paired_matrices
 from tests.support import synthetic_results
 
 LOSS = Measure("a:loss", "loss", "nats", higher_is_better=False)
@@ -102,7 +101,8 @@ def test_pairs_of_classes_that_are_confused_less_often():
     matrices[:, :, 0, 1], matrices[:, :, 1, 0] = 4, 2
     matrices[2, :, 0, 1] = 1
     matrices[:, :, 2, 3] = np.random.default_rng(0).integers(0, 3, (3, 8))
-    first, *others = compare_confusions(outcomes, matrices)
+    by_key = dict(zip(outcomes.keys.ravel(), matrices.reshape(-1, 4, 4), strict=True))
+    first, *others = compare_confusions(outcomes, by_key.get)
     assert (first.arm, first.baseline, first.first, first.second) == ("c", "a", 0, 1)
     assert (first.images, first.images_baseline, first.difference, first.n) == (3, 6, -3, 8)
     assert first.p == pytest.approx(2 * 2 / 2**8)  # two arms; both ends of the signs
@@ -110,12 +110,20 @@ def test_pairs_of_classes_that_are_confused_less_often():
     assert all(each.p > 0.05 for each in others)
 
 
-def test_matrices_are_those_of_complete_blocks_of_equal_shape():
-    outcomes = outcomes_of(2, 3)
+def test_an_arm_is_compared_in_its_own_blocks():
+    """Seeds that a third arm lacks are not lost to the others."""
+    outcomes = outcomes_of(3, 4)
     by_key = {key: np.eye(2, dtype=int) * (1 + i) for i, key in enumerate(outcomes.keys.ravel())}
-    assert confusion_matrices(outcomes, by_key.get).shape == (2, 3, 2, 2)
+    assert paired_matrices(outcomes, 1, by_key.get).shape == (2, 4, 2, 2)
     del by_key["1 2"]
-    np.testing.assert_array_equal(confusion_matrices(outcomes, by_key.get)[1, :, 0, 0], [4, 5])
-    by_key["1 1"] = np.eye(3, dtype=int)
-    assert confusion_matrices(outcomes, by_key.get).shape[1] == 0
-    assert compare_confusions(outcomes, confusion_matrices(outcomes, by_key.get)) == []
+    np.testing.assert_array_equal(paired_matrices(outcomes, 1, by_key.get)[0, :, 0, 0], [5, 6, 8])
+    np.testing.assert_array_equal(paired_matrices(outcomes, 1, by_key.get)[1, :, 0, 0], [1, 2, 4])
+    assert paired_matrices(outcomes, 2, by_key.get).shape == (2, 4, 2, 2)
+
+
+def test_runs_with_different_classes_are_not_compared():
+    outcomes = outcomes_of(2, 3)
+    by_key = dict.fromkeys(outcomes.keys.ravel(), np.ones((2, 2), dtype=int))
+    assert len(compare_confusions(outcomes, by_key.get)) == 1
+    by_key["1 1"] = np.ones((3, 3), dtype=int)
+    assert compare_confusions(outcomes, by_key.get) == []

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ablations.config.safe_text import shortened
 from ablations.reporting.figures.palette import INK, Mark
 from ablations.statistics import FloatArray, Mean
 
@@ -72,8 +73,13 @@ def confusion_rates(matrices: Sequence[NDArray[np.integer]]) -> FloatArray | Non
     return rates
 
 
-def confusion(figure: Figure, ax: Axes, rates: FloatArray, label: str, *, signed: bool = False) -> Axes:
-    """Draw a confusion matrix without its diagonal; `signed` has blue for negative and red for positive values."""
+def confusion(
+    figure: Figure, ax: Axes, rates: FloatArray, classes: Sequence[str], label: str, *, signed: bool = False
+) -> Axes:
+    """Draw a confusion matrix without its diagonal, with the names of up to 20 classes.
+
+    `signed` has blue for negative and red for positive values.
+    """
     shown = np.where(np.eye(len(rates), dtype=bool), np.nan, rates)
     most = max(float(np.nanmax(np.abs(shown))), 1e-9) if len(rates) > 1 else 1.0
     image = ax.imshow(shown, cmap="RdBu_r" if signed else "Blues", vmin=-most if signed else 0, vmax=most)
@@ -82,8 +88,10 @@ def confusion(figure: Figure, ax: Axes, rates: FloatArray, label: str, *, signed
     bar.ax.tick_params(length=0)
     ax.set_facecolor("#EEEEEE")
     if len(rates) <= 20:
-        ax.set_xticks(range(len(rates)))
-        ax.set_yticks(range(len(rates)))
+        names = [shortened(name.replace("_", " "), 14) for name in classes]
+        turned = 90 if max(map(len, names)) > 2 else 0
+        ax.set_xticks(range(len(rates)), names, rotation=turned)
+        ax.set_yticks(range(len(rates)), names)
         ax.tick_params(labelsize=8 if len(rates) > 12 else 10)
     ax.tick_params(length=0)
     for spine in ax.spines.values():

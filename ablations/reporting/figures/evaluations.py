@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ablations.config.safe_text import shortened
+from ablations.evaluation import PROTOCOLS
 from ablations.reporting.evaluation_analysis import EvaluationAnalysis, ProtocolAnalysis
 from ablations.reporting.figures import evaluation_panels as panels
 from ablations.reporting.figures.figure import WIDTH, ReportFigure, canvas
@@ -32,18 +35,30 @@ MOST_PANELS = 9
 
 def evaluation_figures(results: Results, found: EvaluationAnalysis) -> dict[str, list[ReportFigure]]:
     """Return the figures of each protocol, by its name in the standard spelling."""
-    accuracy = arrange(results)
     drawn = {}
     with style():
         for each in found.protocols:
             draw = FIGURES.get(each.protocol.name, _means)
-            figure = draw(each, accuracy) if each.analyses else None
+            figure = draw(each, in_place(results, each)) if each.analyses else None
             drawn[each.name] = [figure] if figure else []
     return drawn
 
 
+def in_place(results: Results, each: ProtocolAnalysis) -> Outcomes:
+    """Return the test accuracies of the runs that a protocol has measured."""
+    accuracy = arrange(results)
+    measured = np.any([np.isfinite(analysis.outcomes.values) for analysis in each.analyses.values()], axis=0)
+    return replace(
+        accuracy, values=np.where(measured, accuracy.values, np.nan), keys=np.where(measured, accuracy.keys, "")
+    )
+
+
 def _name(each: ProtocolAnalysis) -> str:
-    return "evaluation_" + re.sub(r"\W+", "_", each.name, flags=re.ASCII).strip("_")
+    """Return a file name for a protocol; a digest tells apart options and files whose letters and digits are equal."""
+    name = "evaluation_" + re.sub(r"\W+", "_", each.name, flags=re.ASCII).strip("_")
+    if each.name in PROTOCOLS:
+        return name
+    return f"{name}_{hashlib.sha256(each.name.encode()).hexdigest()[:6]}"
 
 
 def _means(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure:
@@ -116,27 +131,29 @@ def _resolution(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure:
 
 
 def _occlusion(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure:
-    shares = {0.0: means_of_arms(accuracy)}
-    for name in each.tested:
-        if name != "accuracy":
-            shares[100 * float(name.removeprefix("accuracy-"))] = each.means[name]
+    shares = {0.0: accuracy.values} | {
+        100 * float(name.removeprefix("accuracy-")): analysis.outcomes.values
+        for name, analysis in each.tested.items()
+        if name != "accuracy"
+    }
     x = sorted(shares)
-    figure, axes = canvas(3.2)
-    ax = axes[0, 0]
-    for arm, (name, mark) in enumerate(marks_of(accuracy).items()):
-        points = [(shares[share][arm].mean, shares[share][arm].low, shares[share][arm].high) for share in x]
-        panels.curve(ax, x, points, mark, band=len(accuracy.arms) <= MOST_BANDS, name=name)
-    ax.set_xticks(x)
-    ax.set_xlabel("blanked patches (%)")
-    ax.set_ylabel("accuracy")
-    value_ticks(ax.yaxis, ACCURACY)
-    ax.grid(axis="y")
-    arm_legend(figure, marks_of(accuracy), line=2)
+
+    def draw(ax: Axes, cell: int) -> None:
+        for arm, (name, mark) in enumerate(marks_of(accuracy).items()):
+            points = [_mean(shares[share][arm, cell]) for share in x]
+            panels.curve(ax, x, points, mark, band=len(accuracy.arms) <= MOST_BANDS, name=name)
+        ax.set_xticks(x)
+        value_ticks(ax.yaxis, ACCURACY)
+        ax.grid(axis="y")
+
+    figure, some = _by_setting(each, draw, 1.9)
+    figure.supxlabel("blanked patches (%)", fontsize=11)
+    figure.supylabel("accuracy", fontsize=11)
     return ReportFigure(
         _name(each),
         "Accuracy with blanked patches",
-        f"Accuracy against the share of blanked patches for {listed(names_of(accuracy))}.",
-        f"Line: mean over seeds{_settings(accuracy)}; band: its 95 % interval over seeds. At 0 %: the test accuracy.",
+        f"Accuracy against the share of blanked patches for {listed(names_of(accuracy))}, one panel per setting.",
+        f"Line: mean over seeds; band: its 95 % interval over seeds. At 0 %: the test accuracy.{some}",
         figure,
     )
 
@@ -220,10 +237,11 @@ def _confusion(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure | Non
     if len(rates) < len(shown) or len({rate.shape for rate in rates}) != 1:
         return None
     figure, axes = canvas(3.5, 1, len(shown))
-    panels.confusion(figure, axes[0, 0], rates[0], "share of a class (%)")
+    classes = [each.class_name(label) for label in range(len(rates[0]))]
+    panels.confusion(figure, axes[0, 0], rates[0], classes, "share of a class (%)")
     axes[0, 0].set_title(f"{shortened(names[base])}: confusions", loc="left")
     if len(shown) > 1:
-        panels.confusion(figure, axes[0, 1], rates[1] - rates[0], "difference (points)", signed=True)
+        panels.confusion(figure, axes[0, 1], rates[1] - rates[0], classes, "difference (points)", signed=True)
         axes[0, 1].set_title(f"{shortened(names[best], 18)} − {shortened(names[base], 18)}", loc="left")
     for ax in axes.flat:
         ax.set_xlabel("predicted class")
@@ -297,10 +315,6 @@ def _probe(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure | None:
 def _mean(values: Any) -> tuple[float, float, float]:
     known = values[np.isfinite(values)]
     return (float(known.mean()), *t_interval(known)) if known.size else (np.nan, np.nan, np.nan)
-
-
-def _settings(outcomes: Outcomes) -> str:
-    return " and settings" if len(outcomes.cells) > 1 else ""
 
 
 FIGURES: Mapping[str, Callable[[ProtocolAnalysis, Outcomes], ReportFigure | None]] = {
