@@ -1,15 +1,16 @@
 """`vitab evaluate`: measure finished runs by protocols."""
 
-import shlex
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ablations.commands.base import FAILED, INTERRUPTED, echo, stop
 from ablations.commands.base import console as make_console
+from ablations.commands.base import echo
 from ablations.commands.options import Backend, Dask, DataDir, Insecure, ProtocolList, Quiet, Runs, Workers
 from ablations.errors import UsageError
 
@@ -146,13 +147,11 @@ def execute_evaluations(
     dask: str | None = None,
     insecure: bool = False,
 ) -> None:
-    """Execute evaluations with progress on the terminal.
+    """Execute evaluations with progress on the terminal, here or on the Dask cluster with the address `dask`.
 
     Ends the program with exit code 1 if one failed, or 130 if interrupted.
     """
-    from ablations.commands import display
-    from ablations.commands.progress import LiveProgress, Progress
-    from ablations.config import count
+    from ablations.commands.execute import announce, execute, on_cluster
     from ablations.execution.evaluation import evaluate_and_store
     from ablations.execution.execute import execute_tasks
     from ablations.execution.interrupt import Interrupt
@@ -161,49 +160,22 @@ def execute_evaluations(
 
     EvaluationStore.beside(store).check_writable()
     tasks, done, total = work.tasks, work.done, len(work.tasks) + work.done
-    kept = f", {done} already finished" if done else ""
-    display.say(console, f"study {plan.study}: {count(total, 'evaluation')}, {len(tasks)} to do{kept}")
+    announce(console, plan, "evaluation", total=total, to_do=len(tasks), done=done)
     settings = replace(settings, threads=max(1, available_cores() // max(workers, 1)))
-    live = console.is_terminal and not quiet
-    listener = (LiveProgress if live else Progress)(console, tasks, skipped=done)
-    try:
-        with Interrupt("ending the evaluations in progress") as stop_asked, listener:
-            if dask is not None:
-                from ablations.execution.dask.client import Cluster, connect
-
-                with connect(dask, insecure=insecure) as client:
-                    cluster = Cluster(client, store.root, log=listener.line, insecure=insecure)
-                    with cluster.folder_probe():
-                        listener.line(cluster.describe())
-                        settings = replace(settings, backend=cluster.choose_backend(settings.backend))
-                        outcome = execute_tasks(
-                            tasks,
-                            settings=settings,
-                            workers=1,
-                            listener=listener,
-                            job=evaluate_and_store,
-                            stop=stop_asked,
-                            cluster=cluster,
-                        )
-            else:
-                outcome = execute_tasks(
-                    tasks,
-                    settings=settings,
-                    workers=workers,
-                    listener=listener,
-                    job=evaluate_and_store,
-                    stop=stop_asked,
-                )
-    except KeyboardInterrupt:
-        stop(
-            f"interrupted after {listener.count} of {total} evaluations; run the same command again to resume",
-            INTERRUPTED,
+    with ExitStack() as stack:
+        cluster = None
+        if dask is not None:
+            cluster, settings = stack.enter_context(on_cluster(console, store, settings, dask, insecure=insecure))
+        execute(
+            console,
+            store,
+            plan,
+            tasks,
+            partial(execute_tasks, tasks, settings=settings, workers=workers, job=evaluate_and_store),
+            noun="evaluation",
+            total=total,
+            done=done,
+            interrupt=Interrupt("ending the evaluations in progress"),
+            quiet=quiet,
+            cluster=cluster,
         )
-    if outcome.failed:
-        for label, reason in outcome.failed.items():
-            echo(f"failed: {label}: {reason}", err=True)
-        echo(f"{len(outcome.failed)} of {total} evaluations failed; run the same command again to retry them", err=True)
-        raise typer.Exit(FAILED)
-    elsewhere = "" if store.root == Path("runs") else f" --runs {shlex.quote(str(store.root))}"
-    if total:
-        display.say(console, f"all {total} evaluations are finished; next: vitab report {plan.study}{elsewhere}")

@@ -1,8 +1,10 @@
-"""Train the runs of a plan, with progress on the terminal; shared by `vitab run` and `vitab retry`."""
+"""Execute runs or evaluations with progress on the terminal; shared by `vitab run`, `retry` and `evaluate`."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +14,13 @@ from ablations.commands import display
 from ablations.commands.base import FAILED, INTERRUPTED, echo, stop
 from ablations.commands.progress import LiveProgress, Progress
 from ablations.config import count
+from ablations.execution.interrupt import Interrupt
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ablations.execution.dask.client import Cluster
+    from ablations.execution.execute import StudyOutcome
     from ablations.execution.resources import ResourcePlan
     from ablations.execution.tasks import ExecutionSettings, Task
     from ablations.storage import Store, StudyPlan
@@ -37,8 +41,9 @@ def train(
     Ends the program with exit code 1 if a run failed, or 130 if interrupted. Prints the next step if these were the
     `last` tasks of the plan.
     """
+    store.check_writable()
     settings = replace(settings, threads=resources.threads, devices=resources.devices)
-    _execute(console, store, plan, resources.tasks, settings, workers=resources.workers, quiet=quiet, last=last)
+    _train(console, store, plan, resources.tasks, settings, workers=resources.workers, quiet=quiet, last=last)
 
 
 def train_on_cluster(
@@ -54,6 +59,60 @@ def train_on_cluster(
     last: bool = True,
 ) -> None:
     """Train tasks of a plan on the Dask cluster whose scheduler has this address; otherwise as `train`."""
+    with on_cluster(console, store, settings, address, insecure=insecure) as (cluster, settings):
+        _train(console, store, plan, tasks, settings, quiet=quiet, last=last, cluster=cluster)
+
+
+def _train(
+    console: "Console",
+    store: "Store",
+    plan: "StudyPlan",
+    tasks: "Sequence[Task]",
+    settings: "ExecutionSettings",
+    *,
+    workers: int = 1,
+    quiet: bool,
+    last: bool,
+    cluster: "Cluster | None" = None,
+) -> None:
+    from ablations.execution.execute import execute_plan
+    from ablations.storage import stale_runs, stale_runs_warning
+
+    to_do = {task.key for task in tasks}
+    finished = [key for key in plan.keys if key not in to_do and store.done(key)]
+    total, done = len(plan.keys), len(finished)
+    store.tidy(finished)
+    announce(console, plan, "run", total=total, to_do=len(tasks), done=done)
+    if store.plan_differs(plan):
+        display.say(
+            console, f"study {plan.study} already exists with a different plan; replacing it (finished runs are kept)"
+        )
+    if tasks and (warning := stale_runs_warning(plan, stale_runs(store, plan))):
+        echo(f"warning: {warning}", err=True)
+    execute(
+        console,
+        store,
+        plan,
+        tasks,
+        partial(execute_plan, plan, store, tasks, settings=settings, workers=workers),
+        noun="run",
+        total=total,
+        done=done,
+        interrupt=Interrupt(),
+        quiet=quiet,
+        last=last,
+        cluster=cluster,
+    )
+
+
+@contextmanager
+def on_cluster(
+    console: "Console", store: "Store", settings: "ExecutionSettings", address: str, *, insecure: bool
+) -> "Iterator[tuple[Cluster, ExecutionSettings]]":
+    """Return a context with the Dask cluster whose scheduler has this address, and with settings for its workers.
+
+    Prints the number of workers.
+    """
     from ablations.execution.dask.client import Cluster, connect
 
     with connect(address, insecure=insecure) as client:
@@ -62,56 +121,47 @@ def train_on_cluster(
         with cluster.folder_probe():
             settings = replace(settings, backend=cluster.choose_backend(settings.backend))
             display.say(console, cluster.describe())
-            _execute(console, store, plan, tasks, settings, workers=1, quiet=quiet, last=last, cluster=cluster)
+            yield cluster, settings
 
 
-def _execute(
+def announce(console: "Console", plan: "StudyPlan", noun: str, *, total: int, to_do: int, done: int) -> None:
+    """Print how many runs or evaluations, named by `noun`, a study has, and how many of them are to do."""
+    kept = f", {done} already finished" if done else ""
+    display.say(console, f"study {plan.study}: {count(total, noun)}, {to_do} to do{kept}")
+
+
+def execute(
     console: "Console",
     store: "Store",
     plan: "StudyPlan",
     tasks: "Sequence[Task]",
-    settings: "ExecutionSettings",
+    start: "Callable[..., StudyOutcome]",
     *,
-    workers: int,
+    noun: str,
+    total: int,
+    done: int,
+    interrupt: Interrupt,
     quiet: bool,
-    last: bool,
+    last: bool = True,
     cluster: "Cluster | None" = None,
 ) -> None:
-    from ablations.execution.execute import execute_plan
-    from ablations.execution.interrupt import Interrupt
-    from ablations.storage import stale_runs, stale_runs_warning
+    """Execute tasks of a study by `start` with progress on the terminal, and print how they ended.
 
-    store.check_writable()
-    total, others = len(plan.keys), len(plan.keys) - len(tasks)
-    to_do = {task.key for task in tasks}
-    finished = [key for key in plan.keys if key not in to_do and store.done(key)] if others else []
-    store.tidy(finished)
-    kept = f", {len(finished)} already finished" if finished else ""
-    display.say(console, f"study {plan.study}: {count(total, 'run')}, {len(tasks)} to do{kept}")
-    if store.plan_differs(plan):
-        display.say(
-            console, f"study {plan.study} already exists with a different plan; replacing it (finished runs are kept)"
-        )
-    if tasks and (warning := stale_runs_warning(plan, stale_runs(store, plan))):
-        echo(f"warning: {warning}", err=True)
+    `start` is called with `listener`, `stop` and `cluster`, as in `execute_tasks`. `noun`, run or evaluation, names a
+    task in messages; `total` of them belong to the study, of which `done` were finished before. Ends the program with
+    exit code 1 if a task failed, or 130 if interrupted. Prints the next step if these were the `last` tasks.
+    """
     live = console.is_terminal and not quiet
-    listener = (LiveProgress if live else Progress)(console, tasks, skipped=len(finished))
+    listener = (LiveProgress if live else Progress)(console, tasks, skipped=done)
     try:
-        with Interrupt() as stop_asked, listener:
+        with interrupt, listener:
             if cluster is not None:
                 cluster.log = listener.line
-            outcome = execute_plan(
-                plan,
-                store,
-                tasks,
-                settings=settings,
-                workers=workers,
-                listener=listener,
-                stop=stop_asked,
-                cluster=cluster,
-            )
+            outcome = start(listener=listener, stop=interrupt, cluster=cluster)
     except KeyboardInterrupt:
-        stop(f"interrupted after {listener.count} of {total} runs; run the same command again to resume", INTERRUPTED)
+        stop(
+            f"interrupted after {listener.count} of {total} {noun}s; run the same command again to resume", INTERRUPTED
+        )
     if outcome.diverged:
         number = len(outcome.diverged)
         echo(
@@ -120,12 +170,12 @@ def _execute(
             err=True,
         )
     if outcome.failed:
-        for run_label, reason in outcome.failed.items():
-            echo(f"failed: {run_label}: {reason}", err=True)
-        echo(f"{len(outcome.failed)} of {total} runs failed; run the same command again to retry them", err=True)
+        for label, reason in outcome.failed.items():
+            echo(f"failed: {label}: {reason}", err=True)
+        echo(f"{len(outcome.failed)} of {total} {noun}s failed; run the same command again to retry them", err=True)
         raise typer.Exit(FAILED)
-    if last and len(finished) < others:
-        display.say(console, f"{count(len(tasks), 'run')} finished; vitab status shows the remaining runs")
-    elif last:
+    if last and done + len(tasks) < total:
+        display.say(console, f"{count(len(tasks), noun)} finished; vitab status shows the remaining {noun}s")
+    elif last and total:
         elsewhere = "" if store.root == Path("runs") else f" --runs {shlex.quote(str(store.root))}"
-        display.say(console, f"all {total} runs are finished; next: vitab report {plan.study}{elsewhere}")
+        display.say(console, f"all {total} {noun}s are finished; next: vitab report {plan.study}{elsewhere}")

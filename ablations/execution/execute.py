@@ -1,8 +1,8 @@
 """Execution of a plan: in this process, in a worker pool, or on a Dask cluster."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ablations.execution.inline import run_inline
 from ablations.execution.pool import run_in_pool
@@ -43,10 +43,11 @@ def execute_plan(
     Raises KeyboardInterrupt, after the checkpoints are saved, when `stop` returns True.
     """
     store.write_study(plan)
+    outcome = execute_tasks(
+        tasks, settings=settings, workers=workers, listener=listener, job=job, stop=stop, cluster=cluster
+    )
     to_do = {task.key for task in tasks}
-    outcome = StudyOutcome(skipped=[key for key in plan.keys if key not in to_do])
-    how: dict[str, Any] = {"settings": settings, "workers": workers, "listener": listener, "job": job, "stop": stop}
-    return execute_tasks(tasks, **how, cluster=cluster, outcome=outcome)
+    return replace(outcome, skipped=[key for key in plan.keys if key not in to_do])
 
 
 def execute_tasks(
@@ -58,10 +59,9 @@ def execute_tasks(
     job: Job,
     stop: Callable[[], bool] = lambda: False,
     cluster: "Cluster | None" = None,
-    outcome: StudyOutcome | None = None,
 ) -> StudyOutcome:
-    """Execute tasks, here by `job` or on a cluster, and return how they ended, added to `outcome`."""
-    recorder = OutcomeRecorder(listener, outcome or StudyOutcome())
+    """Execute tasks, here by `job` or on a cluster, and return how they ended."""
+    recorder = OutcomeRecorder(listener)
     if cluster is not None:
         from ablations.execution.dask.runs import run_on_cluster
 
@@ -76,9 +76,9 @@ def execute_tasks(
 class OutcomeRecorder:
     """Listener that records the outcome and forwards every event to another listener."""
 
-    def __init__(self, listener: Listener, outcome: StudyOutcome) -> None:
+    def __init__(self, listener: Listener) -> None:
         self.listener = listener
-        self.outcome = outcome
+        self.outcome = StudyOutcome()
         self.started = listener.started
         self.retrying, self.waiting, self.note = listener.retrying, listener.waiting, listener.note
         self.epoch: Callable[[Task, EpochMetrics], None] = listener.epoch
