@@ -57,7 +57,7 @@ def test_evaluations_are_finished_once_and_the_runs_stay_as_they_are(runs: Path)
     assert evaluations() == first
     lines = succeeds(evaluate("--protocol", "calibration,calibration(bins=5)"))
     assert lines[0] == "study smoke: 8 evaluations, 4 to do, 4 already finished"
-    assert lines[1].startswith("[5/8] calibration(bins=5): none, seed 0: calibration error ")
+    assert lines[1].startswith("[5/8] calibration(bins=5): none, seed 0: root-mean-square calibration error ")
     assert digests(runs) == before
 
 
@@ -87,6 +87,15 @@ def test_worker_processes_have_the_results_of_one_process(runs: Path, here: Path
     assert {key.partition(" ")[0] for key in digests(here / "other").values()} == {
         key.partition(" ")[0] for key in before.values()
     }
+
+
+def test_the_next_command_names_a_folder_that_is_not_the_default_and_can_be_pasted(runs: Path) -> None:
+    runs.rename("my runs")
+    where = ("--runs", "my runs")
+    assert succeeds(vitab(*SMOKE, *where))[-1] == "all 4 runs are finished; next: vitab report smoke --runs 'my runs'"
+    lines = succeeds(evaluate("--protocol", "calibration", *where))
+    assert lines[-1] == "all 4 evaluations are finished; next: vitab report smoke --runs 'my runs'"
+    assert succeeds(evaluate("--protocol", "calibration", "--runs", "./my runs"))[1] == lines[-1]
 
 
 def test_an_evaluation_is_repeated_if_the_code_of_its_protocol_has_changed(
