@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ablations.config import count
 from ablations.errors import UsageError, unknown_name
-from ablations.evaluation import Metric, protocol, protocol_label
+from ablations.evaluation import Metric, names, protocol, protocol_label
 from ablations.evaluation.registry import protocol_as_given
 from ablations.statistics import Measure
 
@@ -61,31 +61,34 @@ def find_measured(evaluations: Evaluations, study: str, name: str) -> Measured |
     for text in evaluations.protocols:
         for spelled in (text, protocol_as_given(text), protocol_label(text)):
             if name == spelled or name.startswith(f"{spelled}:"):
-                return _of_protocol(evaluations, text, name.removeprefix(spelled).removeprefix(":"))
-    return _of_protocol(evaluations, *_unmeasured(evaluations, study, name))
+                return _of_protocol(evaluations, study, text, name.removeprefix(spelled).removeprefix(":"))
+    return _of_protocol(evaluations, study, *_with_another_spelling(evaluations, study, name))
 
 
-def _of_protocol(evaluations: Evaluations, text: str, metric: str) -> Measured:
-    """Return a metric of a protocol, the first if it has no name."""
-    metrics = {each.name: each for each in evaluations.metrics(text)}
+def _of_protocol(evaluations: Evaluations, study: str, text: str, metric: str) -> Measured:
+    """Return a metric of a protocol, the first if it has no name. Raises UsageError if no run has it."""
+    metrics, given = {each.name: each for each in evaluations.metrics(text)}, protocol_as_given(text)
+    if not metrics:
+        why = next((f": {lines[0]}" for (_, by), lines in evaluations.reasons.items() if by == text), "")
+        raise UsageError(f"{given} measured no metric of the runs of study {study}{why}")
     if metric and metric not in metrics:
-        raise unknown_name(f"metric of {protocol_as_given(text)}", metric, metrics)
+        raise unknown_name(f"metric of {given}", metric, metrics)
     return measured(evaluations, text, metrics[metric or next(iter(metrics))])
 
 
-def _unmeasured(evaluations: Evaluations, study: str, name: str) -> tuple[str, str]:
-    """Return protocol and metric of a name with another spelling. Raises UsageError if nothing is measured by it."""
+def _with_another_spelling(evaluations: Evaluations, study: str, name: str) -> tuple[str, str]:
+    """Return protocol and metric of a name. Raises UsageError if no run is measured by the protocol."""
     spelled, colon, metric = name.rpartition(":")
-    if not colon or name.endswith(")"):
+    if not colon or spelled.endswith(".py") or name.endswith(")"):
         spelled, metric = name, ""
     try:
         text = str(protocol(spelled))
     except UsageError:
-        if colon:
+        if name in names() or not re.fullmatch(r"[\w-]*", name):
             raise
         known = [ACCURACY_NAME, *map(protocol_as_given, evaluations.protocols)]
         raise unknown_name("metric", name, known) from None
-    if not evaluations.metrics(text):
+    if text not in evaluations.protocols:
         given = protocol_as_given(text)
         command = f"vitab evaluate {study} --protocol {shlex.quote(given)}"
         raise UsageError(f"no run of study {study} is measured by {given}; run: {command}")

@@ -70,6 +70,44 @@ def test_unknown_metrics_are_one_line(evaluations, name, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (
+            "mine.py:Mine",
+            "no run of study rope is measured by mine.py:Mine; run: vitab evaluate rope --protocol mine.py:Mine",
+        ),
+        (
+            "mine.py:Mine:odd",
+            "no run of study rope is measured by mine.py:Mine; run: vitab evaluate rope --protocol mine.py:Mine",
+        ),
+        ("mine.py:Yours", "mine.py defines no class 'Yours'; its protocols are Mine"),
+        ("mine.py:Yours:odd", "mine.py defines no class 'Yours'; its protocols are Mine"),
+        ("none.py:Mine", "cannot read none.py: there is no such file"),
+        ("mine.py:Mine(a=1)", "options of protocol mine.py:Mine do not exist, got 'a'"),
+        ("shift(fill=grey)", "fill of protocol shift must be edge or zero, got 'grey'"),
+        ("mine.py", "protocol must be FILE.py:CLASS for a protocol in a file, got 'mine.py'"),
+    ],
+)
+def test_a_protocol_that_has_measured_nothing(evaluations, tmp_path, monkeypatch, name, line):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN)
+    with pytest.raises(UsageError) as error:
+        find_measured(evaluations, "rope", name)
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize("name", ["shuffle", "shuffle:lost-each", "shuffle(window=2)"])
+def test_a_protocol_that_has_only_reasons(results, name):
+    why = {"shuffle": lambda config: "a single patch cannot change its place"}
+    evaluations = synthetic_evaluations.make(results, ("shuffle",), measure=lambda *_: None, reasons=why)
+    with pytest.raises(UsageError) as error:
+        find_measured(evaluations, "rope", name)
+    line = "shuffle measured no metric of the runs of study rope: a single patch cannot change its place"
+    assert str(error.value) == line
+    assert metric_names(evaluations) == ["accuracy"]
+
+
 @pytest.fixture(scope="module")
 def about(evaluations):
     metric = next(each for each in protocol("calibration").metrics() if each.name == "nll")
