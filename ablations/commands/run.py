@@ -123,7 +123,7 @@ def run(
     from ablations.commands import display
     from ablations.commands.execute import train, train_on_cluster
     from ablations.config import check_name, count, find_grid, find_recipe, override, parse_axes, parse_settings, shrink
-    from ablations.execution.plan import make_plan, survey, tasks_of
+    from ablations.execution.plan import make_plan, survey, tasks_of, with_protocols_chosen_before
     from ablations.execution.resources import parse_stack, plan_resources, resolve_backend, resolve_workers
     from ablations.execution.tasks import ExecutionSettings
     from ablations.machine import unused_gpu
@@ -158,7 +158,8 @@ def run(
         chosen = replace(chosen, protocols=tuple(standard_protocols(asked)))
 
     def plan_of(grid: "Grid") -> "StudyPlan":
-        return make_plan(grid, study=name, data_dir=data_dir, command=command)
+        plan = make_plan(grid, study=name, data_dir=data_dir, command=command)
+        return with_protocols_chosen_before(plan, store)
 
     def resources_for(tasks: "Sequence[Task]") -> "ResourcePlan":
         resources = plan_resources(tasks, workers=workers, stack=stack, backend=used, data_dir=data_dir)
@@ -206,7 +207,7 @@ def run(
     else:
         execute(plan)
     if chosen.protocols and not dry_run:
-        evaluate(name, None, data_dir, backend, workers, dask, insecure, runs, False, quiet)
+        evaluate(name, ",".join(asked), data_dir, backend, workers, dask, insecure, runs, False, quiet)
 
 
 LOCAL = ("--runs", "--data-dir", "--workers", "--stack", "--backend", "--dask", "--checkpoint")

@@ -68,6 +68,20 @@ def make_plan(grid: Grid, *, study: str, data_dir: Path | None = None, command: 
     )
 
 
+def with_protocols_chosen_before(plan: StudyPlan, store: Store) -> StudyPlan:
+    """Return the plan with those of its protocols that are chosen before the training.
+
+    That is all of them until a run is finished. Afterwards it is the stored ones, neither more nor fewer: results could
+    be known when others are named.
+    """
+    if not any(map(store.done, plan.keys)):
+        return plan
+    try:
+        return replace(plan, protocols=store.read_study(plan.study).protocols)
+    except UsageError:  # no such study: its runs were trained for another one
+        return replace(plan, protocols=())
+
+
 def check_model(config: RunConfig, dataset: "Dataset") -> None:
     """Raise UsageError if the model of this run cannot be built for these images, or its crop does not fit them."""
     images = f"{dataset.image_size}x{dataset.image_size} images of {config.data}"

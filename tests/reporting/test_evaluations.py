@@ -167,7 +167,7 @@ def test_one_protocol_and_one_question(results):
     assert sections(found, 14)[0].finding.startswith("**rope** is better than **none**: its mean accuracy with blanked")
     report = compose(two, evaluations)
     assert [figure.name for figure in report.figures if figure.name.startswith("evaluation")] == [
-        "evaluation_occlusion_shares_0_5"
+        "evaluation_occlusion_shares_0_5_c79dfd"
     ]
     assert "vitab evaluate rope --protocol 'occlusion(shares=0.5)'" in report.text
 
