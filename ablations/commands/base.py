@@ -2,7 +2,9 @@
 
 import errno
 import os
+import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -68,6 +70,11 @@ def echo(text: object, *, err: bool = False) -> None:
     from ablations.config.safe_text import visible
 
     typer.echo(visible(text), err=err)
+
+
+def runs_option(root: Path) -> str:
+    """Return the option that names a folder of runs in a command, with a space before it; empty for the default."""
+    return "" if root == Path("runs") else f" --runs {shlex.quote(str(root))}"
 
 
 def console() -> "Console":

@@ -1,17 +1,15 @@
 """Execute runs or evaluations with progress on the terminal; shared by `vitab run`, `retry` and `evaluate`."""
 
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from ablations.commands import display
-from ablations.commands.base import FAILED, INTERRUPTED, echo, stop
+from ablations.commands.base import FAILED, INTERRUPTED, echo, runs_option, stop
 from ablations.commands.progress import LiveProgress, Progress
 from ablations.config import count
 from ablations.execution.interrupt import Interrupt
@@ -177,5 +175,6 @@ def execute(
     if last and done + len(tasks) < total:
         display.say(console, f"{count(len(tasks), noun)} finished; vitab status shows the remaining {noun}s")
     elif last and total:
-        elsewhere = "" if store.root == Path("runs") else f" --runs {shlex.quote(str(store.root))}"
-        display.say(console, f"all {total} {noun}s are finished; next: vitab report {plan.study}{elsewhere}")
+        display.say(
+            console, f"all {total} {noun}s are finished; next: vitab report {plan.study}{runs_option(store.root)}"
+        )

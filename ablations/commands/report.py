@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ablations.commands.base import FAILED, echo, stop
+from ablations.commands.base import FAILED, echo, runs_option, stop
 from ablations.commands.options import Mixed, Runs
 from ablations.errors import UsageError
 
@@ -60,8 +60,7 @@ def report(
     evaluations = load_evaluations(store, results.plan)
     about = find_measured(evaluations, name, metric)
     renewed = list(map(protocol_as_given, evaluations.outdated_protocols))
-    elsewhere = "" if runs == Path("runs") else f" --runs {shlex.quote(str(runs))}"
-    if note := outdated_note(evaluations.outdated, name, renewed, elsewhere):
+    if note := outdated_note(evaluations.outdated, name, renewed, runs_option(runs)):
         echo(f"note: {note}", err=True)
     from ablations.reporting.report import FORMATS, report_folder, write_report
 
@@ -73,7 +72,7 @@ def report(
             echo(line)
         if found:
             again = f"vitab report {name}" + (f" --metric {shlex.quote(about.measure.name)}" if about else "")
-            again += elsewhere
+            again += runs_option(runs)
             stop(f"{folder} does not match the runs in {runs}; to rewrite it, run: {again}", FAILED)
         echo(f"{folder} matches its {len(results.runs)} runs")
         return

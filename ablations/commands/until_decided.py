@@ -1,13 +1,11 @@
 """`vitab run --until-decided`: train in rounds until every contrast is decided."""
 
-import shlex
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from ablations.commands.base import FAILED
+from ablations.commands.base import FAILED, runs_option
 from ablations.commands.display import duration, machine_hours, magnitude, say
 from ablations.reporting.sequential_text import decision_state, sample_size
 from ablations.statistics import analyse
@@ -54,10 +52,9 @@ def train_in_rounds(
         grown = next_round(plan, grid, analysis, plan_of)
         if grown is None:
             size = sample_size(plan, analysis.outcomes.axis)
-            elsewhere = "" if store.root == Path("runs") else f" --runs {shlex.quote(str(store.root))}"
             say(
                 console,
-                f"{size.runs} of at most {size.maximum} runs were needed; next: vitab report {plan.study}{elsewhere}",
+                f"{size.runs} of at most {size.maximum} runs were needed; next: vitab report {plan.study}{runs_option(store.root)}",
             )
             break
         plan = grown
