@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,36 +42,54 @@ class Evaluations:
         return [metric for metric in protocol(text).metrics() if metric.name in found]
 
 
+@dataclass(frozen=True)
+class FinishedEvaluations:
+    """Finished evaluations, by run and protocol."""
+
+    current: dict[tuple[str, str], dict[str, Any]]
+    """Results of the runs, the protocols and the code as they are now; "key" is the key of the evaluation."""
+    outdated: set[tuple[str, str]]
+    """What has only results of an earlier run or other code, or of a protocol that is gone."""
+
+
+def finished_evaluations(
+    evaluations: EvaluationStore, positions: Mapping[str, str], *, verify: bool = True
+) -> FinishedEvaluations:
+    """Return the finished evaluations of runs, whose encodings are given by key.
+
+    Their checksums are verified unless `verify` is false.
+    """
+    current: dict[tuple[str, str], dict[str, Any]] = {}
+    old: set[tuple[str, str]] = set()
+    for key, result in evaluations.finished(positions, verify=verify).items():
+        run, text = str(result["run"]), str(result.get("protocol"))
+        if key == key_of(run, text, positions[run]) and evaluations.is_of_current_run(result):
+            current[run, text] = {**result, "key": key}
+        else:
+            old.add((run, text))
+    return FinishedEvaluations(current, old - {*current})
+
+
 def load_evaluations(store: Store, plan: StudyPlan) -> Evaluations:
     """Return what the protocols have measured on the finished runs of a study, checksums verified."""
     import pandas as pd
 
     evaluations = EvaluationStore.beside(store)
-    finished = {key: config for key, config in plan.runs.items() if store.done(key)}
-    current: dict[tuple[str, str], str] = {}
-    rows, reasons = [], {}
-    old: set[tuple[str, str]] = set()
-    exist: set[str] = set()
-    for key, result in evaluations.finished(finished).items():
-        run, text = str(result["run"]), str(result["protocol"])
-        now = key_of(run, text, finished[run].position)
-        if key != now or not evaluations.is_of_current_run(result):
-            old.add((run, text))
-            exist |= {text} if now else set()
-            continue
-        current[run, text] = key
-        rows += [{"key": run, "protocol": text, "metric": name, "value": v} for name, v in result["metrics"].items()]
-        if result["reasons"]:
-            reasons[run, text] = tuple(result["reasons"])
-    outdated = old - {*current}
-    measured = {text for _, text in current}
+    positions = {key: config.position for key, config in plan.runs.items() if store.done(key)}
+    found = finished_evaluations(evaluations, positions)
+    rows = [
+        {"key": run, "protocol": text, "metric": name, "value": value}
+        for (run, text), result in found.current.items()
+        for name, value in result["metrics"].items()
+    ]
+    measured = {text for _, text in found.current}
     chosen = [text for text in plan.protocols if text in measured]
     return Evaluations(
         pd.DataFrame(rows, columns=["key", "protocol", "metric", "value"]),
         (*chosen, *sorted(measured - {*chosen})),
         frozenset(chosen),
-        reasons,
-        len(outdated),
-        lambda run, text: evaluations.arrays(current[run, text]) if (run, text) in current else {},
-        tuple(sorted({text for _, text in outdated} & exist)),
+        {one: tuple(result["reasons"]) for one, result in found.current.items() if result["reasons"]},
+        len(found.outdated),
+        lambda run, text: evaluations.arrays(found.current[run, text]["key"]) if (run, text) in found.current else {},
+        tuple(sorted({text for run, text in found.outdated if key_of(run, text, positions[run])})),
     )

@@ -15,6 +15,7 @@ from ablations.evaluation.checks import checked_measurement, checked_passes
 from ablations.evaluation.finished_run import FinishedRun
 from ablations.evaluation.keys import evaluation_code, evaluation_key, key_of
 from ablations.evaluation.registry import described_protocol, protocol_sources
+from ablations.evaluation.results import finished_evaluations
 from ablations.execution.lease import LEASE_TIMEOUT, Lease, active_lease, last_attempt, read_lease
 from ablations.execution.plan import shown_axes
 from ablations.execution.tasks import Evaluation, ExecutionSettings, Finished, RunHooks, Task
@@ -189,13 +190,8 @@ class EvaluationStates:
 def evaluation_states(store: Store, positions: Mapping[str, str]) -> EvaluationStates:
     """Return the states of the evaluations of runs, whose encodings are given by key."""
     evaluations = EvaluationStore.beside(store)
-    current: set[tuple[str, str]] = set()
-    old: set[tuple[str, str]] = set()
+    done = finished_evaluations(evaluations, positions, verify=False)
     unfinished: list[UnfinishedEvaluation] = []
-    for done, result in evaluations.finished(positions, verify=False).items():
-        one = str(result["run"]), str(result.get("protocol"))
-        is_current = done == key_of(*one, positions[one[0]]) and evaluations.is_of_current_run(result)
-        (current if is_current else old).add(one)
     for folder in sorted(path.parent for path in evaluations.root.glob("*/attempt-*.json")):
         lease = read_lease(Lease(folder, last_attempt(folder)).path) or {}
         run, text = str(lease.get("run")), str(lease.get("protocol"))
@@ -207,5 +203,5 @@ def evaluation_states(store: Store, positions: Mapping[str, str]) -> EvaluationS
             unfinished.append(UnfinishedEvaluation(run, text, owner, ""))
         elif (reason := evaluations.failure(key)) is not None:
             unfinished.append(UnfinishedEvaluation(run, text, None, f"{reason} ({folder / 'failure.json'})"))
-    finished, outdated = (Counter(run for run, _ in found) for found in (current, old - current))
+    finished, outdated = (Counter(run for run, _ in found) for found in (done.current, done.outdated))
     return EvaluationStates(finished, outdated, tuple(unfinished))
