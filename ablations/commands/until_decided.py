@@ -54,7 +54,8 @@ def train_in_rounds(
             size = sample_size(plan, analysis.outcomes.axis)
             say(
                 console,
-                f"{size.runs} of at most {size.maximum} runs were needed; next: vitab report {plan.study}{runs_option(store.root)}",
+                f"{size.runs} of at most {size.maximum} runs were needed; next: vitab report {plan.study}"
+                f"{runs_option(store.root)}",
             )
             break
         plan = grown
