@@ -232,7 +232,8 @@ def test_ctrl_c_says_that_the_same_command_resumes(monkeypatch):
     assert vitab("status").stdout.splitlines()[1].split()[:5] == ["smoke", "4", "2", "0", "2"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_real_grid_is_interrupted_and_resumed(here, number):
     command = ["run", "--grid", "smoke", "--position", "none", "--set", "width=32", "--workers", "2"]
     process = start(*command, "--epochs", "2000", start_new_session=True)

@@ -75,6 +75,7 @@ def test_the_values_are_those_of_the_protocols(runs: Path) -> None:
         assert values[key, "nll"] == pytest.approx(-np.log(of_labels.astype(np.float64)).mean(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_worker_processes_have_the_results_of_one_process(runs: Path, here: Path) -> None:
     shutil.copytree(runs, here / "other")
     before = digests(runs)

@@ -239,6 +239,7 @@ def test_ctrl_c_says_that_the_same_command_resumes(runs: Path, monkeypatch: pyte
     assert lines[0] == "study smoke: 4 evaluations, 2 to do, 2 already finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_real_process_is_interrupted_and_resumed(here: Path, trained: Path, workers: str) -> None:
     shutil.copytree(trained, here / "runs")
