@@ -24,7 +24,7 @@ from ablations.reporting.figures.palette import arm_legend, style, value_ticks
 from ablations.reporting.figures.panels import MOST_BANDS, means_heatmap
 from ablations.reporting.findings import best_arm
 from ablations.reporting.formatting import capital, listed
-from ablations.statistics import ACCURACY, Outcomes, arrange, means_of_arms, t_interval
+from ablations.statistics import ACCURACY, Measure, Outcomes, arrange, means_of_arms, t_interval
 
 if TYPE_CHECKING:
     from ablations.storage import Results
@@ -109,7 +109,7 @@ def _resolution(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure:
 
     def draw(ax: Axes, cell: int) -> None:
         for arm, (name, mark) in enumerate(marks_of(accuracy).items()):
-            points = [_mean(sizes[factor][arm, cell]) for factor in factors]
+            points = [_mean(sizes[factor][arm, cell], ACCURACY) for factor in factors]
             panels.curve(ax, factors, points, mark, band=len(accuracy.arms) <= MOST_BANDS, name=name)
         ax.axvline(1, color="#999999", lw=0.8, ls=":", zorder=0)
         ax.set_xticks(factors, [f"{factor:g}" for factor in factors])
@@ -140,7 +140,7 @@ def _occlusion(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure:
 
     def draw(ax: Axes, cell: int) -> None:
         for arm, (name, mark) in enumerate(marks_of(accuracy).items()):
-            points = [_mean(shares[share][arm, cell]) for share in x]
+            points = [_mean(shares[share][arm, cell], ACCURACY) for share in x]
             panels.curve(ax, x, points, mark, band=len(accuracy.arms) <= MOST_BANDS, name=name)
         ax.set_xticks(x)
         value_ticks(ax.yaxis, ACCURACY)
@@ -293,7 +293,7 @@ def _probe(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure | None:
         for keys, (name, mark) in zip(outcomes.keys, marks_of(outcomes).items(), strict=True):
             rows = [scores[key] for key in map(str, keys[cell]) if key in scores]
             if rows and len({len(row) for row in rows}) == 1:
-                points = [_mean(values) for values in np.array(rows).T]
+                points = [_mean(values, outcomes.measure) for values in np.array(rows).T]
                 panels.curve(ax, range(len(points)), points, mark, band=len(outcomes.arms) <= MOST_BANDS, name=name)
                 ax.set_xticks(range(len(points)), ["0", *map(str, range(1, len(points)))])
         value_ticks(ax.yaxis, outcomes.measure)
@@ -312,9 +312,13 @@ def _probe(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure | None:
     )
 
 
-def _mean(values: Any) -> tuple[float, float, float]:
+def _mean(values: Any, measure: Measure) -> tuple[float, float, float]:
+    """Return a mean and its 95 % t interval, which ends at what is possible."""
     known = values[np.isfinite(values)]
-    return (float(known.mean()), *t_interval(known)) if known.size else (np.nan, np.nan, np.nan)
+    if not known.size:
+        return np.nan, np.nan, np.nan
+    low, high = np.clip(t_interval(known), measure.lowest, measure.highest)
+    return float(known.mean()), float(low), float(high)
 
 
 FIGURES: Mapping[str, Callable[[ProtocolAnalysis, Outcomes], ReportFigure | None]] = {
