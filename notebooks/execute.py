@@ -32,7 +32,21 @@ def execute(path: Path) -> NotebookNode:
     notebook = read_source(path)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}, record_timing=False).execute()
     notebook.metadata = NotebookNode(kernelspec=notebook.metadata.kernelspec, language_info={"name": "python"})
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = joined(cell.outputs)
     return notebook
+
+
+def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Return outputs with neighbouring parts of a stream as one: where a stream is divided depends on time."""
+    found: list[NotebookNode] = []
+    for output in outputs:
+        if found and output.output_type == "stream" == found[-1].output_type and output.name == found[-1].name:
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ def use_style() -> None:
     with style():
         current = plt.rcParams.copy()
     plt.rcParams.update(current)
-    plt.rcParams.update({"figure.dpi": 80, "savefig.dpi": 80, "figure.constrained_layout.use": True})
+    resolution = {"figure.dpi": 80, "savefig.dpi": 80}
+    plt.rcParams.update({**resolution, "figure.constrained_layout.use": True, "text.parse_math": True})
 
 
 def source(thing: Any) -> Markdown:
