@@ -7,7 +7,7 @@ the docstrings. The site works without a network: search is local, and formulas 
 from importlib.metadata import version as installed_version
 
 from docutils import nodes
-from docutils.utils.math import latex2mathml
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
 project = "vitab"
@@ -15,7 +15,7 @@ version = release = installed_version("vitab")
 copyright = "the vitab authors"
 html_show_copyright = False
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton"]
 root_doc = "docs/index"
 include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**", "notebooks/*.ipynb"]
 exclude_patterns = ["docs/site", "docs/studies/*/paper.md", "docs/conf.py"]
@@ -27,8 +27,7 @@ nb_execution_mode = "off"  # notebooks are committed with their outputs
 default_role = "code"  # docstrings mark code with single backticks
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": False}
-napoleon_google_docstring = True
+autodoc_default_options = {"members": True}
 
 html_theme = "pydata_sphinx_theme"
 html_title = "vitab"
@@ -48,18 +47,14 @@ html_theme_options = {
 html_math_renderer = "mathml"
 
 
-def _mathml(latex: str, block: bool) -> str:
-    tree = latex2mathml.tex2mathml(latex, as_block=block)
-    return tree if isinstance(tree, str) else tree.toprettyxml()
-
-
 def _inline(translator: object, node: nodes.math) -> None:
-    translator.body.append(_mathml(node.astext(), block=False))  # type: ignore[attr-defined]
+    translator.body.append(convert(node.astext()))  # type: ignore[attr-defined]
     raise nodes.SkipNode
 
 
 def _block(translator: object, node: nodes.math_block) -> None:
-    translator.body.append(f'<div class="math">{_mathml(node.astext(), block=True)}</div>')  # type: ignore[attr-defined]
+    formula = convert(node.astext(), display="block")
+    translator.body.append(f'<div class="math">{formula}</div>')  # type: ignore[attr-defined]
     raise nodes.SkipNode
 
 
