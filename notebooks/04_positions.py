@@ -120,7 +120,7 @@ display(pd.DataFrame(rows).T)
 # residual connections) process every token by itself, so they are equivariant too. At the end, the head takes the mean
 # of all tokens, which does not depend on their order. Hence the logits stay the same: they are permutation *invariant*.
 #
-# The next cell checks the equivariance of an attention layer of the product, with random weights and random tokens.
+# The next cell checks the equivariance of an attention layer of vitab, with random weights and random tokens.
 
 
 # %%
@@ -203,7 +203,7 @@ assert np.linalg.norm(tables["after training"]) > 2 * np.linalg.norm(tables["bef
 # $$p(x, y) = \left[\sin(x \omega),\ \cos(x \omega),\ \sin(y \omega),\ \cos(y \omega)\right].$$
 #
 # Here $\omega$ stands for all frequencies one after another. So the first half of the channels describes the column,
-# the second half the row. The next cell shows the function of the product, and the figure after it the table. In the
+# the second half the row. The next cell shows the function of vitab, and the figure after it the table. In the
 # figure, every line is the vector of one patch. Patches are in row-major order: the first four lines are the top row of
 # the image.
 
@@ -249,7 +249,7 @@ np.testing.assert_allclose(sinusoids @ sinusoids.T, formula.sum(axis=-1))
 #
 # The first transformer processed text, where a position is a single number. Its sinusoidal table can be used for images
 # too, with the number $n = y g + x$ of the patch as the position. This order, line by line, is called raster order. The
-# encoding is named `sinusoidal-1d` in the product. The next figure compares the similarities of both tables.
+# encoding is named `sinusoidal-1d` in vitab. The next figure compares the similarities of both tables.
 
 # %%
 raster = raster_table(np.arange(16), width=64)
@@ -282,7 +282,7 @@ display(compared.round(3))
 #
 # ## Four places where an encoding can act
 #
-# Adding a table to the tokens is one of four ways. The product calls an encoding through **hooks**: methods that a
+# Adding a table to the tokens is one of four ways. vitab calls an encoding through **hooks**: methods that a
 # layer calls at a fixed place. By default, a hook encodes nothing; an encoding overrides the methods that it needs.
 # There is one `TokenHook` for a model, and one `BlockHook` for each block.
 
@@ -358,7 +358,7 @@ for ax, (position, kind) in zip(axes, panels.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# The next table lists all encodings of the product by the place where they act. It is made from their classes.
+# The next table lists all encodings of vitab by the place where they act. It is made from their classes.
 # *Parameters* is the number of learned numbers in a model of the shape used in this chapter. *Other image sizes* says
 # how a trained model can serve a grid of another size; [Chapter 5](05_rope.ipynb) explains `extend` and `interpolate`.
 # Encodings can also be added to each other, as in `rope+learned`.

@@ -6,8 +6,8 @@
 # angles that are proportional to their positions, so that the scores depend on displacements only. The version for
 # images used here is that of rope-vit (Heo et al. 2024, arXiv 2403.13298).
 #
-# At the end of this chapter you will be able to derive this property, follow the rotation through the code of the
-# product, say what the base means for a grid of patches, and recognise the most common bug of RoPE. The chapter needs
+# At the end of this chapter you will be able to derive this property, follow the rotation through the code of
+# vitab, say what the base means for a grid of patches, and recognise the most common bug of RoPE. The chapter needs
 # [Chapter 3](03_attention.ipynb) (queries, keys and scores) and [Chapter 4](04_positions.ipynb) (why positions are
 # needed). It uses rotations of the plane, and complex numbers where they make code or a formula shorter.
 
@@ -199,13 +199,13 @@ plt.show()
 # %% [markdown]
 # ## 5.5 Two dimensions
 #
-# A patch has two coordinates, the column $x$ and the row $y$. The encoding `rope` of the product is the *axial*
+# A patch has two coordinates, the column $x$ and the row $y$. The encoding `rope` of vitab is the *axial*
 # version: the first half of the pairs turns with the column only, the second half with the row only. Each half has
 # $K/4$ pairs with the frequencies
 #
 # $$\omega_j = \beta^{-4j/K}, \qquad j = 0, \dots, K/4 - 1.$$
 #
-# This is the formula of Section 5.4 for a head of half the width. The next cell shows how the product computes the
+# This is the formula of Section 5.4 for a head of half the width. The next cell shows how vitab computes the
 # angles; it calls the number of the pair $i$. `np.outer` multiplies every coordinate by every frequency.
 
 # %%
@@ -238,7 +238,7 @@ plt.show()
 # For a key that is $dx$ columns to the right of the query and $dy$ rows below it, the score is a sum of two parts: the
 # column pairs give a function of $dx$, the row pairs a function of $dy$. Section 5.10 comes back to this.
 #
-# ## 5.6 The rotation in the product
+# ## 5.6 The rotation in vitab
 #
 # The hook of `rope` is created once for a model. It holds the cosines and sines of all angles; `[None, None]` adds the
 # axes of runs and heads, which share them. In each block, the hook gets `qkv`, the projections of queries, keys and
@@ -285,7 +285,7 @@ np.testing.assert_allclose(attention.k[0], turned(keys).swapaxes(1, 2), atol=1e-
 np.testing.assert_allclose(attention.v[0], values.swapaxes(1, 2), atol=1e-12)
 
 # %% [markdown]
-# The product agrees with the rotation by hand. Two more properties can be checked on the trained model:
+# vitab agrees with the rotation by hand. Two more properties can be checked on the trained model:
 #
 # - The option `coordinates=centred` counts positions from the centre of the image instead of from its corner. All
 #   angles differ, but by Section 5.3 the same weights must give the same logits.
@@ -310,7 +310,7 @@ assert r2[0] < 0.2 < r2[1]
 # ## 5.7 Scores over the displacement
 #
 # A map of the score over $(dx, dy)$ shows what a query and a key do together. The function `score_map` computes it with
-# the angles of the product. The figure has three maps for displacements up to 7, as on a grid of 8 x 8 patches:
+# the angles of vitab. The figure has three maps for displacements up to 7, as on a grid of 8 x 8 patches:
 #
 # 1. Equal vectors, $k = q$. All $\varphi_j$ are 0, so the score is highest at displacement zero.
 # 2. A query and a key that are drawn independently. The highest score can be anywhere.
@@ -517,7 +517,7 @@ plt.show()
 #
 # Two conventions are in use. In both, pair $j$ turns with the frequency $\omega_j$.
 #
-# - **Interleaved**: pair $j$ consists of the channels $2j$ and $2j + 1$. The product does this.
+# - **Interleaved**: pair $j$ consists of the channels $2j$ and $2j + 1$. vitab does this.
 # - **Half-split**: pair $j$ consists of the channels $j$ and $j + K/2$. Many language models do this. It is often
 #   written as `x * cos + rotate_half(x) * sin`, where `rotate_half` moves the second half of the channels to the front,
 #   with the opposite sign.
@@ -571,10 +571,10 @@ plt.show()
 # With bug A, the scores no longer depend on the displacement only. With bug B they do, but they are other functions of
 # the displacement than those that were learned, because each channel turns with another partner and often at another
 # frequency. In both cases all shapes fit, lengths are kept, and no error is raised. The weights can be converted:
-# `to_halves` of the product permutes the channels of the query and key projections.
+# `to_halves` of vitab permutes the channels of the query and key projections.
 #
 # The next two cells let the trained model of Section 5.6 run with each combination. The hook `ByHand` calls `rotate`
-# instead of the method of the product. The asserts at the start of the second cell move a query and a key by three
+# instead of the method of vitab. The asserts at the start of the second cell move a query and a key by three
 # positions, and compare their scores.
 
 
