@@ -6,16 +6,15 @@ becomes the test part. Pictures are turned upright, cut to the largest centred s
 read is named and refused.
 """
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from ablations.data.dataset import Dataset
 from ablations.data.heartbeat import send_heartbeat
+from ablations.data.pictures import read_picture
 from ablations.data.split import fixed_order, take
 from ablations.errors import UsageError
 
@@ -108,24 +107,6 @@ def _list(root: Path) -> tuple[tuple[str, ...], list[Path], NDArray[np.int64]]:
 def _read_all(paths: Sequence[Path], image_size: int) -> NDArray[np.uint8]:
     images = np.empty((len(paths), image_size, image_size, 3), dtype=np.uint8)
     for image, path in zip(images, paths, strict=True):
-        image[:] = _read_picture(path, image_size)
+        image[:] = read_picture(path, image_size)
         send_heartbeat()
     return images
-
-
-def _read_picture(path: Path, image_size: int) -> NDArray[np.uint8]:
-    """Read one image, (image_size, image_size, 3); transparent parts become white."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("PNG", "JPEG")) as file:
-                picture = ImageOps.exif_transpose(file)
-                if picture.mode[0] in "IF":
-                    raise ValueError(f"{picture.mode} pixels; save it with 8 bits per channel")
-                if picture.has_transparency_data:
-                    picture = picture.convert("RGBA")
-                    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-                size = (image_size, image_size)
-                return np.asarray(ImageOps.fit(picture.convert("RGB"), size, Image.Resampling.BICUBIC))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
-        raise UsageError(f"cannot read image {path} ({error}); fix or remove it") from error

@@ -33,6 +33,7 @@ from ablations.storage.files import file_sha256, read_json, remove_leftovers, st
 from ablations.storage.study_plan import StudyPlan
 
 if TYPE_CHECKING:
+    from ablations.data.preprocessing import Preprocessing
     from ablations.storage.records import RunRecord
     from vit import ViTConfig
 
@@ -131,15 +132,21 @@ class Store:
         model: "ViTConfig",
         held: Held = lambda: True,
         replaces: str | None = None,
+        preprocessing: "Preprocessing | None" = None,
     ) -> None:
         """Write a finished run, DONE.json last, in place of the result with the digest `replaces` if there is one.
 
+        The metadata of the checkpoint tell how the model is used: key, configuration, `preprocessing`, version.
         Raises StorageError, and TakenOverError if the run is no longer `held` or has another result.
         """
+        from ablations.machine import versions
         from vit import checkpoint
 
         config = record.config.canonical()
-        metadata = {"vitab": json.dumps({"key": key, "config": config})}  # safetensors shuffles several entries
+        about: dict[str, Any] = {"key": key, "config": config, "version": versions(("vitab",)).get("vitab")}
+        if preprocessing is not None:
+            about["preprocessing"] = preprocessing.to_plain()
+        metadata = {"vitab": json.dumps(about)}  # safetensors shuffles several entries
         result = {name: _number(getattr(record, name)) for name in RESULT} | {"key": key}
         if record.diverged is not None:
             result["diverged"] = record.diverged
@@ -236,6 +243,16 @@ class Store:
         self._checked(key, "checkpoint.safetensors")
         state, _ = checkpoint.load(self.folder(key) / "checkpoint.safetensors")
         return state
+
+    def preprocessing(self, key: str) -> "Preprocessing | None":
+        """Return the preprocessing in the checkpoint of a finished run; None in one of an older version."""
+        from ablations.data.preprocessing import Preprocessing
+        from vit import checkpoint
+
+        self._checked(key, "checkpoint.safetensors")
+        _, metadata = checkpoint.load(self.folder(key) / "checkpoint.safetensors")
+        plain = json.loads(metadata.get("vitab", "{}")).get("preprocessing")
+        return None if plain is None else Preprocessing.from_plain(plain)
 
     # -- studies --
 

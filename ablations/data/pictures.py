@@ -1,0 +1,41 @@
+"""Pictures in files: read, turned upright, cut to a square and resized."""
+
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from ablations.errors import UsageError
+
+FORMATS = ("PNG", "JPEG")
+
+
+def read_picture(
+    source: Path | BinaryIO, image_size: int, channels: int = 3, *, name: str | None = None
+) -> NDArray[np.uint8]:
+    """Return a picture as uint8 (image_size, image_size, channels), in grey or colour for 1 or 3 channels.
+
+    It is turned upright by its EXIF orientation, transparent parts become white, the largest centred square is cut out
+    and resized (bicubic). Grey values of 16 bits are divided by 257. Raises UsageError, with `name` or the path, if it
+    cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(source, formats=FORMATS) as file:
+                picture = ImageOps.exif_transpose(file)
+                if picture.mode.startswith("I"):
+                    picture = Image.fromarray((np.asarray(picture, dtype=np.float64) / 257).round().astype(np.uint8))
+                if picture.mode == "F":
+                    raise ValueError("floating-point pixels; save it with 8 or 16 bits per channel")
+                if picture.has_transparency_data:
+                    picture = picture.convert("RGBA")
+                    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+                picture = picture.convert("L" if channels == 1 else "RGB")
+                fitted = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BICUBIC)
+                return np.asarray(fitted).reshape(image_size, image_size, channels)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
+        raise UsageError(f"cannot read image {name or source} ({error}); fix or remove it") from error

@@ -1,0 +1,113 @@
+"""A trained model with its preprocessing: from pictures to class probabilities."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ablations.config import RunConfig, vit_config
+from ablations.data.loading import dataset_for
+from ablations.data.preprocessing import Preprocessing
+from ablations.errors import VitabError
+from ablations.storage import Store, config_of
+from vit import ViT, ViTConfig, get_ops
+
+if TYPE_CHECKING:
+    from vit.engine import Engine
+    from vit.model import Network
+
+CHUNK = 4096
+"""Pictures classified at once, at least one lane."""
+LAYER_BATCH = 64
+"""Pictures of which the results of all layers are in memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """The model of a finished run, on the CPU in float32, and how pictures become its inputs."""
+
+    key: str
+    config: RunConfig
+    preprocessing: Preprocessing
+    model: ViT
+    note: str = ""
+    """What was worked out again because an older version did not store it; empty if nothing was."""
+
+    @classmethod
+    def load(cls, store: Store, key: str, data_dir: Path | None = None) -> "TrainedModel":
+        """Return the model of a finished run.
+
+        A checkpoint of an older version has no preprocessing; it is then computed from the dataset, which must be
+        there. Raises VitabError for a diverged run, a damaged file, or a dataset that is missing or has changed.
+        """
+        config = config_of(store, key)
+        if store.diverged([key]):
+            raise VitabError(f"run {key[:16]} diverged; it has no usable model")
+        preprocessing, note = store.preprocessing(key), ""
+        if preprocessing is None:
+            preprocessing = _from_data(store, key, config, data_dir)
+            note = (
+                f"the checkpoint of run {key[:16]} is of an older version; its normalisation was computed from the data"
+            )
+        p = preprocessing
+        shape = vit_config(config, image_size=p.image_size, channels=p.channels, classes=len(p.class_names))
+        model = ViT(shape, get_ops("numpy"), [config.seed])
+        model.load_state_dict(store.checkpoint(key))
+        model.derive()
+        return cls(key, config, preprocessing, model, note)
+
+    @property
+    def vit_config(self) -> ViTConfig:
+        return self.model.config
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.preprocessing.class_names
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Return class probabilities (n, C) of uint8 images (n, h, w, c) of the size of the training.
+
+        On the test images, in their order, these are the bits of the stored probabilities of a run trained on a CPU.
+        """
+        engine, ops = self._engine, self.model.ops
+        size = max(1, CHUNK // engine.lane_images) * engine.lane_images
+        parts = [
+            ops.softmax(engine.logits(self.preprocessing.normalise(images[start : start + size])[None]))[0]
+            for start in range(0, len(images), size)
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, len(self.class_names)), dtype=np.float32)
+
+    def layers(self, images: np.ndarray) -> "Iterator[Network]":
+        """Evaluate uint8 images in batches, and yield the layers with their results after each batch.
+
+        There is one run: the arrays of layers are (1, B, ...), and are overwritten by the next batch.
+        """
+        network = self.model.network(min(LAYER_BATCH, len(images)))
+        for start in range(0, len(images), LAYER_BATCH):
+            network.load(self.preprocessing.normalise(images[start : start + LAYER_BATCH])[None])
+            network.logits()
+            yield network
+
+    @cached_property
+    def _engine(self) -> "Engine":
+        from vit.engine import AdamWConfig, Engine
+
+        return Engine(self.model, AdamWConfig(), self.config.batch_size)
+
+
+def _from_data(store: Store, key: str, config: RunConfig, data_dir: Path | None) -> Preprocessing:
+    """Return the preprocessing of a run whose checkpoint does not have it."""
+    from ablations.data.loader import DataLoader
+
+    dataset = dataset_for(config, data_dir)
+    if store.environment(key).get("data_sha256") not in (None, dataset.fingerprint):
+        raise VitabError(f"the images of {config.data} differ from those that run {key[:16]} was trained on")
+    return Preprocessing.of(DataLoader.of(config, dataset))
+
+
+def top(probabilities: np.ndarray, count: int) -> Sequence[int]:
+    """Return the most probable classes of one image, of (C,), the most probable first."""
+    return [int(i) for i in np.argsort(-probabilities, kind="stable")[:count]]
