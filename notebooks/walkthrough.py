@@ -55,7 +55,7 @@ def shapes(**arrays: np.ndarray) -> HTML:
 def trained(**fields: Any) -> FinishedRun:
     """Return a finished run with these fields of a configuration; train it first if that has not been done.
 
-    Without fields: digits, patch size 2, depth 2, width 64, no positional encoding, seed 0.
+    Without fields: digits, patch size 2, depth 2, width 64, `rope`, seed 0.
     """
     config = RunConfig.from_mapping({"patch": 2, "depth": 2} | fields)
     key = run_key(config, dataset_for(config, None).fingerprint)
