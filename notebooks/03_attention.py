@@ -130,10 +130,10 @@ shapes(p=p, probabilities_of_the_layer=layer.probabilities)
 #    numbers add, so the sum of $K$ products has the variance $K$, and the standard deviation $\sqrt{K}$. After the
 #    division by $\sqrt{K}$, the standard deviation is 1 for any width.
 #
-# This matters for the softmax. If the scores of a row differ by much, nearly all the weight falls on the largest of them.
-# The gradient of the softmax is then nearly 0: as shown below, it consists of the terms $p_i (1 - p_i)$ and $-p_i p_j$
-# for the weights $p_i$ of a row, and all of these are small if one weight is nearly 1 and the others are nearly 0. A
-# model that starts like this learns slowly.
+# This matters for the softmax. If the scores of a row differ by much, nearly all the weight falls on the largest of
+# them. The gradient of the softmax is then nearly 0: as shown below, it consists of the terms $p_i (1 - p_i)$ and
+# $-p_i p_j$ for the weights $p_i$ of a row, and all of these are small if one weight is nearly 1 and the others are
+# nearly 0. A model that starts like this learns slowly.
 #
 # The next cell draws random queries, each with $T$ keys. It measures the standard deviation of the scores (left panel),
 # and the largest weight of a row (right panel).
@@ -210,7 +210,8 @@ source(Attention.forward)
 # $$da_{im} = \sum_j dc_{ij}\, b_{mj}, \qquad\text{that is}\qquad da = dc\; b^T .$$
 #
 # In the same way, $b_{mj}$ occurs in column $j$ of $c$ with the factors $a_{im}$, so $db = a^T dc$. The shapes confirm
-# it: a gradient always has the shape of its matrix, and if the sizes differ, only one order of the factors gives that shape.
+# it: a gradient always has the shape of its matrix, and if the sizes differ, only one order of the factors gives that
+# shape.
 #
 # **Softmax.** Take one row, with scores $s_j$ and weights $p_j = e^{s_j} / z$, where $z = \sum_m e^{s_m}$. The score
 # $s_i$ occurs in the numerator of $p_i$ only, but in the denominator $z$ of all weights, with
@@ -407,9 +408,9 @@ print(f"entropy: none {entropy['none']:.2f}, learned {entropy['learned']:.2f}, e
 
 # %% [markdown]
 # Without an encoding, the distances are close to that of equal attention. With the learned encoding, the heads look
-# nearer on average. The differences are small: as the entropies show, each patch spreads its attention over many others. In
-# large models on large grids they are large: some heads of the first blocks look at their surroundings only, others at the whole image
-# (figure 7 of [Dosovitskiy et al. 2020](https://arxiv.org/abs/2010.11929)).
+# nearer on average. The differences are small: as the entropies show, each patch spreads its attention over many
+# others. In large models on large grids they are large: some heads of the first blocks look at their surroundings only,
+# others at the whole image (figure 7 of [Dosovitskiy et al. 2020](https://arxiv.org/abs/2010.11929)).
 #
 # ## What to remember
 #
