@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from ablations.data.dataset import Dataset
 from ablations.data.heartbeat import send_heartbeat
-from ablations.data.pictures import read_picture
+from ablations.data.pictures import pictures_in, read_picture
 from ablations.data.split import fixed_order, take
 from ablations.errors import UsageError
 
 IMAGE_SIZE = 32
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg"))
 TEST_FRACTION = 0.2
 
 
@@ -92,11 +91,7 @@ def _list(root: Path) -> tuple[tuple[str, ...], list[Path], NDArray[np.int64]]:
     paths: list[Path] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
-        pictures = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-        )
+        pictures = pictures_in(folder)
         if not pictures:
             raise UsageError(f"{folder}: every class must have at least one PNG or JPEG image, got none")
         paths += pictures

@@ -11,6 +11,16 @@ from PIL import Image, ImageOps
 from ablations.errors import UsageError
 
 FORMATS = ("PNG", "JPEG")
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg"))
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Return the PNG and JPEG files in a folder and its subfolders, by name, without hidden files."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )
 
 
 def read_picture(

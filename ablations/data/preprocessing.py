@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from ablations.data.augmentation import normalise
 from ablations.data.dataset import Dataset
+from ablations.data.pictures import read_picture
 
 if TYPE_CHECKING:
     from ablations.data.loader import DataLoader
@@ -44,6 +46,10 @@ class Preprocessing:
     def to_plain(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return asdict(self)
+
+    def read(self, source: Path | BinaryIO, *, name: str | None = None) -> np.ndarray:
+        """Return a picture as `read_picture` does, in the size and channels of the model."""
+        return read_picture(source, self.image_size, self.channels, name=name)
 
     def normalise(self, images: np.ndarray) -> np.ndarray:
         """Return uint8 images (n, h, w, c) as float32, standardised by the training images."""

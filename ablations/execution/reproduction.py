@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ablations.config import RunConfig, position_sources, run_key
+from ablations.config import run_key
 from ablations.data.loading import dataset_for
 from ablations.errors import UsageError, VitabError
 from ablations.execution.tasks import ExecutionSettings
-from ablations.storage import EvaluationStore, Store, config_of, problems
+from ablations.storage import EvaluationStore, Store, problems, readable_config
 from ablations.storage.provenance import determinants
 
 
@@ -44,7 +44,7 @@ def reproduce(store: Store, key: str, *, data_dir: Path | None, backend: str, th
 
     if found := problems(store, key):
         raise VitabError(f"run {key[:16]} is damaged: {'; '.join(found)}")
-    config = _config(store, key)
+    config = readable_config(store, key)
     check_runs([config], backend)
     dataset = dataset_for(config, data_dir)
     if run_key(config, dataset.fingerprint) != key:
@@ -104,7 +104,7 @@ def reproduce_evaluation(
         raise VitabError(f"run {run[:16]}, which was evaluated, is damaged: {'; '.join(found)}")
     if not evaluations.is_of_current_run(before):
         raise VitabError(f"run {run[:16]} was trained again after evaluation {key[:16]}; evaluate it again first")
-    config = _config(evaluations.runs, run)
+    config = readable_config(evaluations.runs, run)
     settings = ExecutionSettings(evaluations.root, data_dir, backend, threads)
     here = evaluation_environment(text, config.position, settings)
     measured = measure(evaluations.runs, run, text, settings)
@@ -118,18 +118,6 @@ def reproduce_evaluation(
         same_bits=same_metrics and _same({name: np.asarray(a) for name, a in measured.arrays.items()}, arrays),
         differences={name: _difference(old.get(name), new.get(name)) for name in sorted({*old, *new})},
     )
-
-
-def _config(store: Store, key: str) -> RunConfig:
-    """Return the config of a run. Raises UsageError if the source of its encoding cannot be read."""
-    config = config_of(store, key)
-    try:
-        position_sources(config.position)
-    except UsageError as error:
-        raise UsageError(
-            f"{error}; the source of the encoding is in {store.folder(key) / 'environment.json'} (encodings)"
-        ) from error
-    return config
 
 
 def _equal(first: float, second: float) -> bool:

@@ -1,6 +1,6 @@
 """Trained models in use: classify pictures, look inside, export. Knows nothing of training or reports."""
 
 from ablations.models.find import find_run
-from ablations.models.trained import TrainedModel
+from ablations.models.trained import TrainedModel, label_of
 
-__all__ = ["TrainedModel", "find_run"]
+__all__ = ["TrainedModel", "find_run", "label_of"]

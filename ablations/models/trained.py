@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ablations.config import RunConfig, vit_config
+from ablations.config import RunConfig, run_label, vit_config
 from ablations.data.loading import dataset_for
 from ablations.data.preprocessing import Preprocessing
 from ablations.errors import VitabError
-from ablations.storage import Store, config_of
+from ablations.storage import Store, config_of, readable_config
 from vit import ViT, ViTConfig, get_ops
 
 if TYPE_CHECKING:
+    from ablations.data import Dataset
     from vit.engine import Engine
     from vit.model import Network
 
@@ -33,6 +34,8 @@ class TrainedModel:
     config: RunConfig
     preprocessing: Preprocessing
     model: ViT
+    batch_size: int
+    """Images per step of the training, on which the rounding of the probabilities depends."""
     note: str = ""
     """What was worked out again because an older version did not store it; empty if nothing was."""
 
@@ -41,11 +44,11 @@ class TrainedModel:
         """Return the model of a finished run.
 
         A checkpoint of an older version has no preprocessing; it is then computed from the dataset, which must be
-        there. Raises VitabError for a diverged run, a damaged file, or a dataset that is missing or has changed.
+        there. Raises VitabError for a diverged run, a damaged file, an encoding whose source cannot be read, or a
+        dataset that is missing or has changed.
         """
-        config = config_of(store, key)
-        if store.diverged([key]):
-            raise VitabError(f"run {key[:16]} diverged; it has no usable model")
+        config = readable_config(store, key)
+        check_usable(store, key)
         preprocessing, note = store.preprocessing(key), ""
         if preprocessing is None:
             preprocessing = _from_data(store, key, config, data_dir)
@@ -57,11 +60,16 @@ class TrainedModel:
         model = ViT(shape, get_ops("numpy"), [config.seed])
         model.load_state_dict(store.checkpoint(key))
         model.derive()
-        return cls(key, config, preprocessing, model, note)
+        return cls(key, config, preprocessing, model, _batch_size(store, key, config), note)
 
     @property
     def vit_config(self) -> ViTConfig:
         return self.model.config
+
+    @property
+    def label(self) -> str:
+        """The run in words."""
+        return label_of(self.key, self.config)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -95,17 +103,42 @@ class TrainedModel:
     def _engine(self) -> "Engine":
         from vit.engine import AdamWConfig, Engine
 
-        return Engine(self.model, AdamWConfig(), self.config.batch_size)
+        return Engine(self.model, AdamWConfig(), self.batch_size)
+
+
+def label_of(key: str, config: RunConfig) -> str:
+    """Return a run in words: `run 0123456789abcdef: rope, depth 2, patch 4, seed 0, trained on digits`."""
+    return f"run {key[:16]}: {run_label(config, ('position', 'depth', 'patch'))}, trained on {config.data}"
+
+
+def dataset_of(store: Store, key: str, data_dir: Path | None = None) -> "Dataset":
+    """Return the dataset of a finished run. Raises VitabError if it is not the one that the run was trained on."""
+    config = config_of(store, key)
+    dataset = dataset_for(config, data_dir)
+    if store.environment(key).get("data_sha256") not in (None, dataset.fingerprint):
+        raise VitabError(f"the images of {config.data} differ from those that run {key[:16]} was trained on")
+    return dataset
+
+
+def check_usable(store: Store, key: str) -> None:
+    """Raise VitabError if a finished run diverged, so that it has no model to use."""
+    if store.diverged([key]):
+        raise VitabError(f"run {key[:16]} diverged; it has no usable model")
 
 
 def _from_data(store: Store, key: str, config: RunConfig, data_dir: Path | None) -> Preprocessing:
     """Return the preprocessing of a run whose checkpoint does not have it."""
     from ablations.data.loader import DataLoader
 
-    dataset = dataset_for(config, data_dir)
-    if store.environment(key).get("data_sha256") not in (None, dataset.fingerprint):
-        raise VitabError(f"the images of {config.data} differ from those that run {key[:16]} was trained on")
-    return Preprocessing.of(DataLoader.of(config, dataset))
+    return Preprocessing.of(DataLoader.of(config, dataset_of(store, key, data_dir)))
+
+
+def _batch_size(store: Store, key: str, config: RunConfig) -> int:
+    """Return the images per step of a finished run: those of the configuration, unless there were fewer in all."""
+    from ablations.data.loader import steps_of
+
+    images = store.environment(key).get("dataset", {}).get("train_images")
+    return config.batch_size if images is None else steps_of(config, images)[1]
 
 
 def top(probabilities: np.ndarray, count: int) -> Sequence[int]:

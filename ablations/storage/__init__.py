@@ -15,7 +15,7 @@ from ablations.storage.records import EpochMetrics, RunRecord
 from ablations.storage.results import Results, load_results
 from ablations.storage.store import FILES, METRICS, RESULT, Store
 from ablations.storage.study_plan import StudyPlan
-from ablations.storage.verification import config_of, evaluations_of, find_key, finished_keys, problems
+from ablations.storage.verification import config_of, evaluations_of, find_key, finished_keys, problems, readable_config
 
 __all__ = [
     "FILES",
@@ -35,6 +35,7 @@ __all__ = [
     "load_results",
     "problems",
     "read_json",
+    "readable_config",
     "remove_leftovers",
     "require_one_version",
     "stale_runs",

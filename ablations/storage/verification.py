@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from ablations.config import RunConfig
+from ablations.config import RunConfig, position_sources
 from ablations.errors import UsageError
 from ablations.storage.evaluations import EvaluationStore
 from ablations.storage.files import read_json
@@ -59,6 +59,18 @@ def config_of(store: Store, key: str) -> RunConfig:
     if not isinstance(content, dict):
         raise UsageError(f"{store.folder(key) / 'config.json'} is damaged")
     return RunConfig.from_mapping(content)
+
+
+def readable_config(store: Store, key: str) -> RunConfig:
+    """Return the config of a run. Raises UsageError if the source of its encoding cannot be read."""
+    config = config_of(store, key)
+    try:
+        position_sources(config.position)
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; the source of the encoding is in {store.folder(key) / 'environment.json'} (encodings)"
+        ) from error
+    return config
 
 
 def find_key(store: Store, beginning: str) -> tuple[Store, str]:
