@@ -1,9 +1,10 @@
-"""Execute runs or evaluations with progress on the terminal; shared by `vitab run`, `retry` and `evaluate`."""
+"""Execute runs or evaluations with progress; shared by `vitab run`, `retry` and `evaluate`, and `ablations.run`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -22,6 +23,22 @@ if TYPE_CHECKING:
     from ablations.execution.resources import ResourcePlan
     from ablations.execution.tasks import ExecutionSettings, Task
     from ablations.storage import Store, StudyPlan
+
+
+def allocate(
+    console: "Console", tasks: "Sequence[Task]", *, workers: str, stack: str, backend: str, data_dir: Path | None
+) -> "ResourcePlan":
+    """Return the resources for runs. Prints limits set by memory, and compiles the CPU kernels if they are needed."""
+    from ablations.execution.resources import plan_resources
+
+    resources = plan_resources(tasks, workers=workers, stack=stack, backend=backend, data_dir=data_dir)
+    for line in resources.lines:
+        display.say(console, line)
+    if tasks and backend == "numpy":
+        from ablations.machine.compilation import compile_kernels
+
+        compile_kernels(lambda: display.say(console, "compiling the CPU kernels, once on this machine"))
+    return resources
 
 
 def train(
@@ -74,19 +91,8 @@ def _train(
     cluster: "Cluster | None" = None,
 ) -> None:
     from ablations.execution.execute import execute_plan
-    from ablations.storage import stale_runs, stale_runs_warning
 
-    to_do = {task.key for task in tasks}
-    finished = [key for key in plan.keys if key not in to_do and store.done(key)]
-    total, done = len(plan.keys), len(finished)
-    store.tidy(finished)
-    announce(console, plan, "run", total=total, to_do=len(tasks), done=done)
-    if store.plan_differs(plan):
-        display.say(
-            console, f"study {plan.study} already exists with a different plan; replacing it (finished runs are kept)"
-        )
-    if tasks and (warning := stale_runs_warning(plan, stale_runs(store, plan))):
-        echo(f"warning: {warning}", err=True)
+    done = begin(console, store, plan, tasks, warn)
     execute(
         console,
         store,
@@ -94,13 +100,37 @@ def _train(
         tasks,
         partial(execute_plan, plan, store, tasks, settings=settings, workers=workers),
         noun="run",
-        total=total,
+        total=len(plan.keys),
         done=done,
         interrupt=Interrupt(),
         quiet=quiet,
         last=last,
         cluster=cluster,
     )
+
+
+def begin(
+    console: "Console", store: "Store", plan: "StudyPlan", tasks: "Sequence[Task]", warn: Callable[[str], None]
+) -> int:
+    """Print what a study has to do, warn of runs trained with other code, and return the number of finished runs."""
+    from ablations.storage import stale_runs, stale_runs_warning
+
+    to_do = {task.key for task in tasks}
+    finished = [key for key in plan.keys if key not in to_do and store.done(key)]
+    store.tidy(finished)
+    announce(console, plan, "run", total=len(plan.keys), to_do=len(tasks), done=len(finished))
+    if store.plan_differs(plan):
+        display.say(
+            console, f"study {plan.study} already exists with a different plan; replacing it (finished runs are kept)"
+        )
+    if tasks and (warning := stale_runs_warning(plan, stale_runs(store, plan))):
+        warn(warning)
+    return len(finished)
+
+
+def warn(text: str) -> None:
+    """Print a warning to stderr."""
+    echo(f"warning: {text}", err=True)
 
 
 @contextmanager
@@ -161,12 +191,7 @@ def execute(
             f"interrupted after {listener.count} of {total} {noun}s; run the same command again to resume", INTERRUPTED
         )
     if outcome.diverged:
-        number = len(outcome.diverged)
-        echo(
-            f"warning: {number} of {count(len(tasks), 'run')} diverged; the report counts a diverged run as finished, "
-            f"with chance accuracy: {'; '.join(outcome.diverged)}",
-            err=True,
-        )
+        warn(diverged_warning(outcome, len(tasks)))
     if outcome.failed:
         for label, reason in outcome.failed.items():
             echo(f"failed: {label}: {reason}", err=True)
@@ -178,3 +203,11 @@ def execute(
         display.say(
             console, f"all {total} {noun}s are finished; next: vitab report {plan.study}{runs_option(store.root)}"
         )
+
+
+def diverged_warning(outcome: "StudyOutcome", runs: int) -> str:
+    """Return a warning about those of the runs that diverged."""
+    return (
+        f"{len(outcome.diverged)} of {count(runs, 'run')} diverged; the report counts a diverged run as finished, with "
+        f"chance accuracy: {'; '.join(outcome.diverged)}"
+    )

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 EPOCH_LINE_EVERY = 15.0
 """Seconds between two plain lines about epochs."""
+COLUMNS = ("run", "epoch", "loss", "accuracy", "images/s", "left")
+"""Of the table of the running runs."""
 
 
 class Progress:
@@ -105,6 +107,37 @@ class Progress:
             if metrics is not None
         )
 
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the running runs as rows of COLUMNS."""
+        found: list[tuple[str, ...]] = []
+        for task, (begun, metrics) in list(self.running.items()):
+            if metrics is None:
+                found.append((task.label, "" if task.evaluation else f"0/{task.config.epochs}", "", "", "", ""))
+                continue
+            found.append(
+                (
+                    task.label,
+                    f"{metrics.epoch}/{task.config.epochs}",
+                    f"{metrics.train_loss:.3f}",
+                    f"{metrics.validation_accuracy:.1%}",
+                    f"{metrics.images_per_s:,.0f}",
+                    duration(_run_left(task, begun, metrics)),
+                )
+            )
+        return found
+
+    def so_far(self) -> str:
+        """Return how many runs have ended."""
+        return f"{self.count} of {self.total} {'evaluations' if self.evaluating else 'runs'}"
+
+    def share(self) -> float:
+        """Return the share of the work that is done, 0 to 1."""
+        return self.worked() / self._work if self._work else 1.0
+
+    def timing(self) -> str:
+        """Return the time since the start, and the estimated time left."""
+        return f"{duration(time.monotonic() - self.begun)} elapsed, {_left(self.study_left())}"
+
     def _end_run(self, task: Task) -> None:
         self.running.pop(task, None)
         self._worked += task.weight
@@ -139,28 +172,12 @@ class LiveProgress(Progress):
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-        table.add_column("run", no_wrap=True, overflow="ellipsis")
-        for name in ("epoch", "loss", "accuracy", "images/s", "left"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for task, (begun, metrics) in list(self.running.items()):
-            if metrics is None:
-                add_row(table, task.label, "" if task.evaluation else f"0/{task.config.epochs}", "", "", "", "")
-                continue
-            add_row(
-                table,
-                task.label,
-                f"{metrics.epoch}/{task.config.epochs}",
-                f"{metrics.train_loss:.3f}",
-                f"{metrics.validation_accuracy:.1%}",
-                f"{metrics.images_per_s:,.0f}",
-                duration(_run_left(task, begun, metrics)),
-            )
+        for name in COLUMNS:
+            table.add_column(name, justify="left" if name == "run" else "right", no_wrap=True, overflow="ellipsis")
+        for row in self.rows():
+            add_row(table, *row)
         bar = Table.grid(padding=(0, 1))
-        bar.add_row(
-            f"{self.count} of {self.total} runs",
-            ProgressBar(total=self._work or 1, completed=self.worked(), width=30),
-            f"{duration(time.monotonic() - self.begun)} elapsed, {_left(self.study_left())}",
-        )
+        bar.add_row(self.so_far(), ProgressBar(total=1.0, completed=self.share(), width=30), self.timing())
         return Group(table, bar)
 
 

@@ -29,11 +29,10 @@ def retry(
     quiet: Quiet = False,
 ) -> None:
     """Retrain the failed or stale runs of a study. Failed evaluations are tried again by `vitab evaluate`."""
-    from ablations.commands import display
-    from ablations.commands.execute import train
+    from ablations.commands.execute import allocate, train
     from ablations.errors import UsageError
     from ablations.execution.plan import survey, tasks_of
-    from ablations.execution.resources import plan_resources, resolve_backend
+    from ablations.execution.resources import resolve_backend
     from ablations.execution.tasks import ExecutionSettings
     from ablations.storage import Store, stale_runs
     from ablations.training.precision import check_runs
@@ -52,7 +51,5 @@ def retry(
     tasks = tasks_of(part, survey(part, store, data_dir=data_dir), store, again)
     chosen = resolve_backend(backend)
     check_runs((task.config for task in tasks), chosen)
-    resources = plan_resources(tasks, workers=workers, stack=stack, backend=chosen, data_dir=data_dir)
-    for line in resources.lines:
-        display.say(console, line)
+    resources = allocate(console, tasks, workers=workers, stack=stack, backend=chosen, data_dir=data_dir)
     train(console, store, plan, resources, ExecutionSettings(runs, data_dir, chosen), quiet=quiet)

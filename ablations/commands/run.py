@@ -121,10 +121,10 @@ def run(
     Exit codes: 0 success, 1 some runs failed, 2 bad input, 130 interrupted.
     """
     from ablations.commands import display
-    from ablations.commands.execute import train, train_on_cluster
+    from ablations.commands.execute import allocate, train, train_on_cluster, warn
     from ablations.config import check_name, count, find_grid, find_recipe, override, parse_axes, parse_settings, shrink
-    from ablations.execution.plan import make_plan, survey, tasks_of, with_protocols_chosen_before
-    from ablations.execution.resources import parse_stack, plan_resources, resolve_backend, resolve_workers
+    from ablations.execution.plan import plan_study, unfinished_tasks
+    from ablations.execution.resources import parse_stack, resolve_backend, resolve_workers
     from ablations.execution.tasks import ExecutionSettings
     from ablations.machine import unused_gpu
     from ablations.statistics import power_warning
@@ -158,23 +158,14 @@ def run(
         chosen = replace(chosen, protocols=tuple(standard_protocols(asked)))
 
     def plan_of(grid: "Grid") -> "StudyPlan":
-        plan = make_plan(grid, study=name, data_dir=data_dir, command=command)
-        return with_protocols_chosen_before(plan, store)
+        return plan_study(grid, store, study=name, data_dir=data_dir, command=command)
 
     def resources_for(tasks: "Sequence[Task]") -> "ResourcePlan":
-        resources = plan_resources(tasks, workers=workers, stack=stack, backend=used, data_dir=data_dir)
-        for line in resources.lines:
-            display.say(console, line)
-        if tasks and used == "numpy":
-            from ablations.machine.compilation import compile_kernels
-
-            compile_kernels(lambda: display.say(console, "compiling the CPU kernels, once on this machine"))
-        return resources
+        return allocate(console, tasks, workers=workers, stack=stack, backend=used, data_dir=data_dir)
 
     def execute(plan: "StudyPlan", tried: frozenset[str] = frozenset()) -> None:
         """Train the unfinished runs of a plan, except those tried before."""
-        arms = survey(plan, store, data_dir=data_dir)
-        tasks = [task for task in tasks_of(plan, arms, store) if task.key not in tried]
+        tasks = [task for task in unfinished_tasks(plan, store, data_dir) if task.key not in tried]
         execution = ExecutionSettings(runs, data_dir, used, checkpoint_every=checkpoint)
         last = plan.design is None and not chosen.protocols
         if tasks and dask is not None:
@@ -190,7 +181,7 @@ def run(
         plan = plan_of(chosen)
         require_fixed(store, name)
     if warning := power_warning(with_seeds(chosen, plan.design.maximum) if plan.design else chosen):
-        echo(f"warning: {warning}", err=True)
+        warn(warning)
     if dry_run:
         from ablations.commands.dry_run import print_forecast
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -11,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupt:
     """Context in which the first signal makes the object return True and a second one raises KeyboardInterrupt.
 
-    The first prints what is done before the end.
+    The first prints what is done before the end. Only the main thread receives signals: elsewhere nothing is changed.
     """
 
     def __init__(self, last_work: str = "saving checkpoints") -> None:
@@ -23,11 +24,12 @@ class Interrupt:
         return self.requested
 
     def __enter__(self) -> "Interrupt":
-        self._previous = [signal.signal(number, self._handle) for number in SIGNALS]
+        if threading.current_thread() is threading.main_thread():
+            self._previous = [signal.signal(number, self._handle) for number in SIGNALS]
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in zip(SIGNALS, self._previous, strict=True):
+        for number, handler in zip(SIGNALS, self._previous, strict=False):
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -68,6 +68,11 @@ def make_plan(grid: Grid, *, study: str, data_dir: Path | None = None, command: 
     )
 
 
+def plan_study(grid: Grid, store: Store, *, study: str, data_dir: Path | None, command: str) -> StudyPlan:
+    """Return the plan of a study in a folder of runs, as `make_plan` and `with_protocols_chosen_before`."""
+    return with_protocols_chosen_before(make_plan(grid, study=study, data_dir=data_dir, command=command), store)
+
+
 def with_protocols_chosen_before(plan: StudyPlan, store: Store) -> StudyPlan:
     """Return the plan with those of its protocols that are chosen before the training.
 
@@ -178,3 +183,8 @@ def tasks_of(plan: StudyPlan, arms: Sequence[Arm], store: Store, again: Containe
         for key, config in plan.runs.items()
         if (result := store.result_digest(key)) is None or key in again
     ]
+
+
+def unfinished_tasks(plan: StudyPlan, store: Store, data_dir: Path | None) -> list[Task]:
+    """Return the unfinished runs of a plan, in order."""
+    return tasks_of(plan, survey(plan, store, data_dir=data_dir), store)

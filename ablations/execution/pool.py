@@ -4,11 +4,13 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any
 
 from ablations.errors import StorageError, UnfitError
@@ -36,7 +38,8 @@ def run_in_pool(
     """Execute the runs in up to `workers` worker processes, in order.
 
     A worker process that is killed or hangs is replaced and its run tried once more; a run that fails by its own error
-    is not. Worker processes ignore SIGINT and SIGTERM: this process asks them to stop, and they exit when it does.
+    is not. Worker processes ignore SIGINT and SIGTERM: this process asks them to stop, and they exit when it does. They
+    do not import the main module of the program, unless the job is defined there.
     Processes in `idle`, started for the same settings and job, are used first; idle processes are returned there.
     Raises KeyboardInterrupt, after the checkpoints are saved, when `stop` returns True.
     """
@@ -202,14 +205,15 @@ class WorkerProcess:
         self.process = context.Process(
             target=_worker_main, args=(remote, settings, job, device), name=self.NAME, daemon=True
         )
-        if threading.current_thread() is not threading.main_thread():
-            self.process.start()
-        else:
-            previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            try:
+        with contextlib.nullcontext() if job.__module__ == "__main__" else _main_module_hidden():
+            if threading.current_thread() is not threading.main_thread():
                 self.process.start()
-            finally:
-                signal.signal(signal.SIGINT, previous)
+            else:
+                previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+                try:
+                    self.process.start()
+                finally:
+                    signal.signal(signal.SIGINT, previous)
         remote.close()
 
     def send(self, message: object) -> None:
@@ -246,6 +250,21 @@ class WorkerProcess:
             hint = " (possibly out of memory)" if -code == signal.SIGKILL else ""
             return f"its worker process was killed by {signal.Signals(-code).name}{hint}"
         return f"its worker process exited with code {code}"
+
+
+_hiding = threading.Lock()
+
+
+@contextlib.contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Return a context in which processes start without the main module: a script would start its runs in each."""
+    with _hiding:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 class _ParentConnection:

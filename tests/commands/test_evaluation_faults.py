@@ -244,19 +244,22 @@ def test_ctrl_c_says_that_the_same_command_resumes(runs: Path, monkeypatch: pyte
 def test_a_real_process_is_interrupted_and_resumed(here: Path, trained: Path, workers: str) -> None:
     shutil.copytree(trained, here / "runs")
     (here / "slow.py").write_text(
-        "import sys, time\n"
-        "from ablations.cli import app\n"
+        "import time\n"
         "from ablations.evaluation.protocols.calibration import Calibration\n"
+        "from ablations.execution import pool\n"
         "def measure(self, run):\n"
         "    while True:\n"
         "        time.sleep(0.01)\n"
         "        run.heartbeat()\n"
         "Calibration.measure = measure\n"
-        "if __name__ == '__main__':\n"
-        "    app()\n"
+        "worker_main = pool._worker_main\n"
+        "def worker(*arguments):\n"
+        "    worker_main(*arguments)\n"
+        "pool._worker_main = worker\n"
     )
+    program = "import slow, ablations.cli; ablations.cli.app()"
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "slow.py", "evaluate", "--protocol", "calibration", "--workers", workers],
+        [sys.executable, "-W", "error", "-c", program, "evaluate", "--protocol", "calibration", "--workers", workers],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,6 +1,6 @@
 """The program vitab with a trace: the time of each step of each run is written to the folder in VITAB_TRACE.
 
-Worker processes are started with this module as their main module, so their steps are traced too.
+Worker processes start with `worker`, so their steps are traced too.
 """
 
 import os
@@ -9,11 +9,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from ablations.cli import app
+from ablations.execution import pool
 from ablations.training import checkpoint as snapshot
 
-_load, _is_due = snapshot.Checkpointer.load, snapshot.Checkpointer.is_due
+_load, _is_due, _worker_main = snapshot.Checkpointer.load, snapshot.Checkpointer.is_due, pool._worker_main
 
 
 def load(checkpointer: snapshot.Checkpointer) -> snapshot.TrainingState | None:
@@ -85,8 +87,20 @@ def at_once(runs: list[list[Trace]]) -> int:
     )
 
 
-if __name__ in ("__main__", "__mp_main__"):  # but not where the module is imported to read traces
+def trace() -> None:
+    """Trace the runs of this process."""
     snapshot.Checkpointer.load, snapshot.Checkpointer.is_due = load, is_due
 
+
+def worker(*arguments: Any) -> None:
+    """Trace the runs of a worker process."""
+    trace()
+    _worker_main(*arguments)
+
+
 if __name__ == "__main__":
+    from tests.drills import traced  # worker processes import it by this name
+
+    traced.trace()
+    pool._worker_main = traced.worker
     app()

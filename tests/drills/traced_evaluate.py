@@ -1,6 +1,6 @@
 """The program vitab with a trace: the start and the end of each evaluation are written to the file in VITAB_TRACE.
 
-Worker processes are started with this module as their main module, so their evaluations are traced too.
+Worker processes start with `worker`, so their evaluations are traced too.
 """
 
 import os
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cli import app
-from ablations.execution import evaluation
+from ablations.execution import evaluation, pool
 from ablations.storage import EvaluationStore
 
-_measure, _write = evaluation.measure, EvaluationStore.write_evaluation
+_measure, _write, _worker_main = evaluation.measure, EvaluationStore.write_evaluation, pool._worker_main
 
 
 def measure(store: Any, run: str, text: str, *arguments: Any) -> Any:
@@ -39,9 +39,21 @@ def read(path: Path) -> list[tuple[int, str, str, str]]:
     return [(int(time_ns), event, run, text) for time_ns, event, run, text in lines]
 
 
-if __name__ in ("__main__", "__mp_main__"):  # but not where the module is imported to read traces
+def trace() -> None:
+    """Trace the evaluations of this process."""
     evaluation.measure = measure
     EvaluationStore.write_evaluation = write_evaluation
 
+
+def worker(*arguments: Any) -> None:
+    """Trace the evaluations of a worker process."""
+    trace()
+    _worker_main(*arguments)
+
+
 if __name__ == "__main__":
+    from tests.drills import traced_evaluate  # worker processes import it by this name
+
+    traced_evaluate.trace()
+    pool._worker_main = traced_evaluate.worker
     app()
