@@ -6,8 +6,8 @@
 # angles that are proportional to their positions, so that the scores depend on displacements only. The version for
 # images used here is that of rope-vit (Heo et al. 2024, arXiv 2403.13298).
 #
-# At the end of this chapter you will be able to derive this property, follow the rotation through the code of
-# vitab, say what the base means for a grid of patches, and recognise the most common bug of RoPE. The chapter needs
+# At the end of this chapter you will be able to derive this property, follow the rotation through the code of vitab,
+# say what the base means for a grid of patches, and recognise a common, silent bug of RoPE. The chapter needs
 # [Chapter 3](03_attention.ipynb) (queries, keys and scores) and [Chapter 4](04_positions.ipynb) (why positions are
 # needed). It uses rotations of the plane, and complex numbers where they make code or a formula shorter.
 
@@ -22,7 +22,7 @@ from walkthrough import COLOURS, shapes, source, trained, use_style
 
 from ablations.evaluation.protocols.position_probe import PositionProbe
 from ablations.evaluation.protocols.resolution import resize
-from ablations.reporting.figures.encoding_effects import Effects
+from ablations.reporting.figures.encoding_effects import Effects, by_displacement
 from ablations.reporting.figures.encoding_panels import colour_bar, displacement_map, frequency_plane
 from vit import ViT, get_ops
 from vit.backend.ops import Ops
@@ -40,13 +40,15 @@ QUERY, KEY, FAINT = COLOURS["rope"], COLOURS["sinusoidal"], "#BBBBBB"
 #
 # The score of a query $q$ and a key $k$ is their dot product, divided by $\sqrt{K}$, where $K$ is the head width. This
 # constant is left out until Section 5.6. Let the query belong to position $m$ and the key to position $n$; for now,
-# positions are whole numbers on a line. If a table $p$ is added to the tokens $x$, the score is
+# positions are whole numbers on a line. In this chapter, $q$ and $k$ are column vectors, $j$ is the number of a pair of
+# channels, $\mathrm{i}$ is the imaginary unit, and $dx$ and $dy$ are displacements by columns and rows, not gradients.
+#
+# If a table $p$ is added to the tokens $x$ (rows, as in Chapter 4), the score is
 #
 # $$(x_m + p_m) W_q \cdot (x_n + p_n) W_k.$$
 #
-# It depends on $m$ and $n$ separately. If the content of an image moves by one patch, all scores can change. It would
-# be more natural if the score depended on the content and on the **displacement** $d = n - m$ from the query to the
-# key:
+# If the content of an image moves by one patch, all scores can change. It would be more natural if the score depended
+# on the content and on the **displacement** $d = n - m$ from the query to the key only:
 #
 # $$\mathrm{score}(q \text{ at } m,\ k \text{ at } n) = f(q, k, n - m).$$
 #
@@ -69,9 +71,9 @@ QUERY, KEY, FAINT = COLOURS["rope"], COLOURS["sinusoidal"], "#BBBBBB"
 #    $\mathrm{Rot}(\theta_1)\, \mathrm{Rot}(\theta_2) = \mathrm{Rot}(\theta_1 + \theta_2)$.
 # 3. The transpose is the rotation back: $\mathrm{Rot}(\theta)^\top = \mathrm{Rot}(-\theta)$.
 #
-# The same in complex numbers: write the pair as $z = a + \mathrm{i} b$, where $\mathrm{i}$ is the imaginary unit. Then
-# the rotation is a multiplication by $e^{\mathrm{i}\theta} = \cos\theta + \mathrm{i} \sin\theta$. The next cell checks
-# that both views agree, and the three facts.
+# The same in complex numbers: write the pair as $z = a + \mathrm{i} b$. Then the rotation is a multiplication by
+# $e^{\mathrm{i}\theta} = \cos\theta + \mathrm{i} \sin\theta$. The next cell checks that both views agree, and the three
+# facts.
 
 
 # %%
@@ -93,7 +95,7 @@ np.testing.assert_allclose(rotation(first).T, rotation(-first))
 #
 # The next figure shows frames of one query (red) and one key (blue). In the upper row, both move along the line, two
 # positions apart. They turn together, so the angle between them stays the same, and so does the score. In the lower
-# row, the query stays at position 0 and only the key moves. The angle between them changes, and so does the score.
+# row, only the key moves. The angle between them changes, and so does the score.
 
 # %%
 query, key, omega = np.array([1.0, 0.1]), np.array([0.8, 0.2]), 0.5
@@ -114,34 +116,46 @@ plt.show()
 # %% [markdown]
 # ## 5.3 Only the displacement remains
 #
-# The proof takes one line. By facts 3 and 2,
+# A dot product $u \cdot v$ is $u^\top v$, so $(A u) \cdot (B v) = u^\top A^\top B\, v$ for any matrices $A$ and $B$.
+# With facts 3 and 2,
 #
 # $$\left(\mathrm{Rot}(m\omega)\, q\right) \cdot \left(\mathrm{Rot}(n\omega)\, k\right)
 # = q^\top\, \mathrm{Rot}(m\omega)^\top\, \mathrm{Rot}(n\omega)\, k
 # = q^\top\, \mathrm{Rot}((n - m)\omega)\, k.$$
 #
-# The positions $m$ and $n$ occur only as $n - m = d$. In complex numbers, the dot product of two vectors $z_q$ and
-# $z_k$ of the plane is the real part of $\overline{z_q} z_k$, where the bar is the complex conjugate. With the
-# rotations, it becomes the real part of $\overline{z_q} z_k\, e^{\mathrm{i} d \omega}$. If $|q|$ and $|k|$ are the
-# lengths and $\varphi$ is the angle from $q$ to $k$ before the rotation, this is
+# The positions $m$ and $n$ occur only as $n - m = d$. Query and key must be rotated in the same plane, that is, in the
+# same two channels. Section 5.11 shows what happens otherwise.
+#
+# In complex numbers, let $z_q = a_q + \mathrm{i} b_q$ and $z_k = a_k + \mathrm{i} b_k$. With the complex conjugate
+# $\overline{z_q} = a_q - \mathrm{i} b_q$, the dot product $a_q a_k + b_q b_k$ is the real part of $\overline{z_q} z_k$.
+# In polar form, $z_q = |q|\, e^{\mathrm{i}\alpha_q}$ and $z_k = |k|\, e^{\mathrm{i}\alpha_k}$. The rotations add
+# $m\omega$ to $\alpha_q$ and $n\omega$ to $\alpha_k$, and by fact 1 they keep the lengths. Let
+# $\varphi = \alpha_k - \alpha_q$ be the angle from $q$ to $k$ before the rotation, anticlockwise. After the rotation,
+# the product is $|q|\, |k|\, e^{\mathrm{i}(\varphi + d \omega)}$, and its real part is
 #
 # $$\mathrm{score}(d) = |q|\, |k| \cos(\varphi + d\, \omega).$$
 #
-# For example, let $\omega = 0.1$ and let query and key both be $(1, 0)$. At the positions 2 and 5 they are turned by
-# 0.2 and 0.5 radians, so their score is $\cos(0.5 - 0.2) = \cos 0.3$. At the positions 12 and 15 they are turned by 1.2
-# and 1.5 radians, and the score is $\cos 0.3$ again.
-#
 # The next cell computes the scores of a random query and a random key at all pairs of positions from 0 to 7: once
-# rotated, and once with the vectors of a random table added. With the rotation, the scores are constant along each
-# diagonal, that is, for each displacement.
+# rotated, and once with the vectors of random tables added, which stand for $p_m W_q$ and $p_n W_k$. With the rotation,
+# the scores are constant along each diagonal, that is, for each displacement. Each map has its own scale.
 
 # %%
 rng = np.random.default_rng(10)
 query, key, table_q, table_k = (rng.normal(size=shape) for shape in (2, 2, (8, 2), (8, 2)))
-turned_q, turned_k = (np.stack([rotation(n * omega) @ vector for n in range(8)]) for vector in (query, key))
-matrices = {"rotated": turned_q @ turned_k.T, "table added": (query + table_q) @ (key + table_k).T}
+
+
+def at(places, vector):
+    return np.stack([rotation(n * omega) @ vector for n in places])
+
+
+places = np.arange(8)
+rotated = at(places, query) @ at(places, key).T
+matrices = {"rotated": rotated, "table added": (query + table_q) @ (key + table_k).T}
 for d in range(-7, 8):
-    np.testing.assert_allclose(np.diagonal(matrices["rotated"], d), query @ rotation(d * omega) @ key)
+    np.testing.assert_allclose(np.diagonal(rotated, d), query @ rotation(d * omega) @ key)
+np.testing.assert_allclose(at(places + 5, query) @ at(places + 5, key).T, rotated)
+assert not np.allclose(at(places + 5, query) @ key, at(places, query) @ key)  # the key of a class token
+assert not np.allclose(at(places + 5, key).mean(axis=0), at(places, key).mean(axis=0))  # as if these were values
 
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.2))
 for ax, (title, scores) in zip(axes, matrices.items(), strict=True):
@@ -152,13 +166,17 @@ for ax, (title, scores) in zip(axes, matrices.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# Three consequences:
+# The consequences are:
 #
-# - A constant added to all positions changes nothing. Counting from 0, from 1 or from the centre is the same.
-# - The sign of $d$ matters. Because of $\varphi$, a key three positions to the right can have another score than the
-#   same key three positions to the left.
+# - A constant added to all positions changes no score between two patches. Counting from 0, from 1 or from the centre
+#   is the same. But a class token ([Chapter 2](02_tokens.ipynb)) has no position and is not rotated. The score between
+#   it and a patch depends on the position of this patch, so it does change.
+# - The sign of $d$ matters, because of $\varphi$. A key to the right can have another score than the same key at the
+#   same distance to the left.
 # - RoPE has no parameters. How strongly a pair of channels acts ($|q|\,|k|$), and at which displacement its score is
 #   highest ($\varphi$), depends on query and key. Both come from the learned projections $W_q$ and $W_k$.
+# - Values are not rotated. The output of attention is a weighted sum of values. A rotated value would carry its own
+#   position into this sum, and the output would depend on where the patches are.
 #
 # ## 5.4 Many pairs, many frequencies
 #
@@ -170,9 +188,11 @@ plt.show()
 # $$\omega_j = \beta^{-2j/K}.$$
 #
 # $\beta$ is the **base**. The first pair turns by one radian per position. Each further pair turns more slowly than the
-# one before it, always by the same factor, down to nearly $1/\beta$ radians per position. The pairs work like the hands
-# of a clock: the fast ones distinguish neighbours, the slow ones distinguish distant positions. The score is the sum
-# over all pairs:
+# one before it, always by the same factor. The last one turns by $\beta^{-(1 - 2/K)}$, somewhat more than $1/\beta$.
+# (The sinusoids of Chapter 4 divide by one number less in the exponent and do reach $1/10000$.) Equal factors spread
+# the wavelengths evenly over the orders of magnitude. With equal steps of the frequency instead, nearly all wavelengths
+# would be short. The pairs work like the hands of a clock: the fast ones distinguish neighbours, the slow ones
+# distinguish distant positions. The score is the sum over all pairs:
 #
 # $$\mathrm{score}(d) = \sum_j |q_j|\, |k_j| \cos(\varphi_j + d\, \omega_j),$$
 #
@@ -213,8 +233,7 @@ source(rotary_angles)
 
 # %% [markdown]
 # The figure shows the result for a head with $K = 16$ and $\beta = 100$ on a grid of 4 x 4 patches: a small map for
-# each pair, with the angle of every patch in degrees. A pair consists of two adjacent channels. The pairs of the upper
-# maps turn with the column, those of the lower maps with the row.
+# each pair, with the angle of every patch in degrees. A pair consists of two adjacent channels.
 
 # %%
 x, y = patch_coordinates(4)
@@ -235,22 +254,36 @@ figure.colorbar(picture, ax=axes, label="angle in degrees")
 plt.show()
 
 # %% [markdown]
-# For a key that is $dx$ columns to the right of the query and $dy$ rows below it, the score is a sum of two parts: the
-# column pairs give a function of $dx$, the row pairs a function of $dy$. Section 5.10 comes back to this.
+# For a key that is $dx$ columns to the right of the query and $dy$ rows below it, the score is a function of $dx$ plus
+# a function of $dy$:
+#
+# $$\mathrm{score}(dx, dy) = \sum_{j < K/4} |q_j|\, |k_j| \cos(\varphi_j + dx\, \omega_j)
+# + \sum_{j < K/4} |q_{j'}|\, |k_{j'}| \cos(\varphi_{j'} + dy\, \omega_j) = f(dx) + g(dy),$$
+#
+# where $j' = j + K/4$ numbers the pairs of the second half. Section 5.10 comes back to this.
 #
 # ## 5.6 The rotation in vitab
 #
-# The hook of `rope` is created once for a model. It holds the cosines and sines of all angles; `[None, None]` adds the
-# axes of runs and heads, which share them. In each block, the hook gets `qkv`, the projections of queries, keys and
-# values. It adds the bias, divides the queries by $\sqrt{K}$, and calls `_rotate` on queries and keys. The values are
-# not rotated. A class token, if there is one, is not rotated either.
+# The hook of `rope` is created once for a network, and all blocks use it. Its `Rotation` holds the cosines and sines of
+# all angles; `[None, None]` adds the axes of runs and heads, which share them. The `workspace` holds the arrays of the
+# network, and `ops`, the functions that compute with them.
+#
+# In each block, the attention layer calls `queries_keys` of the hook with `qkv`, the projections of queries, keys and
+# values, and with the scale $1/\sqrt{K}$. As there is a rotation, the hook calls `qkv_bias_rotate`, and this calls
+# `_rotate` on queries and keys (`:2`) of all tokens except a class token (`prefix:`).
 
 # %%
-display(source(RotaryPosition.block_hooks), source(Ops._rotate))
+display(source(RotaryPosition.block_hooks), source(BlockHook.queries_keys))
+display(source(Ops.qkv_bias_rotate), source(Ops._rotate))
 
 # %% [markdown]
-# The next two cells repeat this by hand for the first block of a trained model, with complex numbers. The model has
-# $H = 2$ heads of width $K = 32$, and 4 x 4 patches. All test images pass through it at once.
+# In `_rotate`, the even channels of `x` have the shape $(R, B, N, 2, H, K/2)$, where 2 stands for query and key. The
+# cosines have the shape $(1, 1, N, K/2)$: runs, heads, patches, pairs. `swapaxes(1, 2)` makes this $(1, N, 1, K/2)$,
+# and `[:, None, :, None]` inserts the axes of images and of query and key: $(1, 1, N, 1, 1, K/2)$. Broadcasting does
+# the rest.
+#
+# The next two cells repeat the rotation by hand for the first block of a trained model, with complex numbers. The model
+# has $H = 2$ heads of width $K = 32$, and 4 x 4 patches. All test images pass through it at once.
 
 
 # %%
@@ -267,7 +300,9 @@ network = model.network(images.shape[1])
 network.load(images)
 logits = network.logits().copy()
 attention = network.blocks[0].attn
-shapes(input=attention.qkv.x, queries=attention.q, keys=attention.k, cosines=attention.hook.rotation.cos)
+even = attention.projected[:, :, :, :2, :, 0::2]
+cos = attention.hook.rotation.cos
+shapes(queries=attention.q, keys=attention.k, even=even, cos=cos, broadcast=cos.swapaxes(1, 2)[:, None, :, None])
 
 # %%
 tokens, weight, bias = attention.qkv.x[0], attention.qkv.weight[0], attention.qkv.bias[0]
@@ -288,7 +323,7 @@ np.testing.assert_allclose(attention.v[0], values.swapaxes(1, 2), atol=1e-12)
 # vitab agrees with the rotation by hand. Two more properties can be checked on the trained model:
 #
 # - The option `coordinates=centred` counts positions from the centre of the image instead of from its corner. All
-#   angles differ, but by Section 5.3 the same weights must give the same logits.
+#   angles differ, but by Section 5.3 the same weights must give the same logits, as this model has no class token.
 # - Since values are not rotated, a position acts only through the attention weights, and the tokens do not contain it
 #   at the start. The protocol `position-probe` of Chapter 4 shows whether it can be read from them later.
 
@@ -298,19 +333,25 @@ centred = ViT(config, get_ops("numpy", dtype="float64"), [0])
 centred.load_state_dict(model.state_dict())
 np.testing.assert_allclose(centred.forward(images), logits, atol=1e-9)
 
-r2 = PositionProbe().measure(run).arrays["r2"]
-print("R² of column and row before the first block and after each block:", r2.round(2))
-assert r2[0] < 0.2 < r2[1]
+without = trained(position="none")
+r2 = {name: PositionProbe().measure(each).arrays["r2"] for name, each in (("rope", run), ("none", without))}
+print("R² of column and row before the first block and after each block:")
+print("\n".join(f"{name}: {values.round(2)}" for name, values in r2.items()))
+np.testing.assert_allclose(r2["rope"][0], r2["none"][0], atol=0.02)
+assert r2["rope"][1] > r2["none"][1] + 0.3
+assert r2["none"][1] < r2["rope"][2] < r2["rope"][1]
 
 # %% [markdown]
-# After the first block, much more can be read than before it. Displacements are sufficient for this because the image
-# has edges: a patch at the left edge has no keys to its left, so its softmax runs over other displacements than that of
-# a patch in the middle.
+# Before the first block, both models have the same little information, from the content of the patches. After it, much
+# more can be read from the tokens of `rope` than from those of `none`; after the second block it is less again. A
+# likely reason why displacements can tell a position is that the image has edges: a patch at the left edge has no keys
+# to its left, so its softmax runs over other displacements than that of a patch in the middle.
 #
 # ## 5.7 Scores over the displacement
 #
 # A map of the score over $(dx, dy)$ shows what a query and a key do together. The function `score_map` computes it with
-# the angles of vitab. The figure has three maps for displacements up to 7, as on a grid of 8 x 8 patches:
+# the angles of vitab. The figure has three maps for displacements up to 7, as on a grid of 8 x 8 patches, each with its
+# own scale:
 #
 # 1. Equal vectors, $k = q$. All $\varphi_j$ are 0, so the score is highest at displacement zero.
 # 2. A query and a key that are drawn independently. The highest score can be anywhere.
@@ -329,6 +370,9 @@ def score_map(q, k, reach, base=100.0):
     return (pairs_of(q).conj() * pairs_of(k) * np.exp(1j * angles)).real.sum(axis=1).reshape(dx.shape)
 
 
+by_map = score_map(queries[0, 5, 0] / np.sqrt(32), keys[0, 14, 0], reach=3)  # patches in column 1, row 1 and 2, 3
+np.testing.assert_allclose(by_map[3 + 2, 3 + 1], attention.q[0, 0, 0, 5] @ attention.k[0, 0, 0, 14])
+
 # %%
 q, other = np.random.default_rng(0).normal(size=(2, 32))
 back = pairs_of(q) * np.exp(-1j * rotary_angles(np.array([3]), np.array([-2]), 32)[0])
@@ -345,34 +389,66 @@ for ax, (title, scores) in zip(axes, maps.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# The next figure shows which displacements the heads of the trained model prefer. It takes the mean query and the mean
-# key of each head, before the rotation, over all patches of all test images, and draws their scores over the
-# displacement. The mean of each map is subtracted, because a constant does not change attention.
+# The next figure shows the mean score of each displacement in the four heads of the trained model, over all test images
+# and all pairs of patches. The mean over the keys of each query is subtracted first, because a constant does not change
+# the softmax. Each map has its own scale.
 
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(8, 3.1))
-peaks = []
+means, rows = {}, {}
 for ax, (block, head) in zip(axes, np.ndindex(2, 2), strict=True):
-    projection = network.blocks[block].attn.qkv
-    qkv = (projection.x[0] @ projection.weight[0].T + projection.bias[0]).mean(axis=(0, 1)).reshape(3, 2, 32)
-    scores = score_map(qkv[0, head] / np.sqrt(32), qkv[1, head], reach=3)
-    peaks.append(scores.argmax())
-    scores -= scores.mean()
-    image = displacement_map(ax, scores, largest=np.abs(scores).max())
-    colour_bar(figure, ax, image, "score minus mean", shrink=0.9)
-    ax.set_title(f"block {block + 1}, head {head + 1}")
-assert all(peak != 3 * 7 + 3 for peak in peaks)  # not in the middle
+    name, layer = f"block {block + 1}, head {head + 1}", network.blocks[block].attn
+    scores = layer.q[0, :, head] @ layer.k[0, :, head].swapaxes(1, 2)  # (B, N, N), queries by keys
+    scores -= scores.mean(axis=-1, keepdims=True)
+    means[name] = by_displacement(scores.mean(axis=0))
+    explained = means[name][y - y[:, None] + 3, x - x[:, None] + 3]  # the mean of the displacement of each pair
+    rows[name] = {
+        "standard deviation": scores.std(),
+        "share of variance": 1 - (scores - explained).var() / scores.var(),
+    }
+    image = displacement_map(ax, means[name], largest=np.abs(means[name]).max())
+    colour_bar(figure, ax, image, "mean score", shrink=0.9)
+    ax.set_title(name)
+assert all(mean.argmax() != 3 * 7 + 3 for mean in means.values())  # not in the middle
+assert all(means[f"block 2, head {head}"].argmin() == 3 * 7 + 3 for head in (1, 2))
 plt.show()
 
 # %% [markdown]
-# The heads prefer different directions, and none of the four has its highest score at displacement zero. The phases
-# $\varphi_j$ of the mean query and key, which the projections have learned, make the difference.
+# The heads differ, and none of the four has its highest mean score at displacement zero. In block 2, both heads have
+# their *lowest* there.
+#
+# Such a mean is not an effect of the rotation alone. The content of a patch depends on its place and on that of its
+# neighbours, so the displacement also decides which contents meet. The score map of the *mean* query and the *mean* key
+# of a head does not have this second part: it is the mean over all combinations of a query and a key, from any patches
+# of any images. The table compares the range (largest minus smallest) of both maps and their correlation. It also has
+# the standard deviation of the single scores, and the share of their variance that the displacement explains.
+
+# %%
+for (block, head), (name, mean) in zip(np.ndindex(2, 2), means.items(), strict=True):
+    projection = network.blocks[block].attn.qkv
+    qkv = (projection.x[0] @ projection.weight[0].T + projection.bias[0]).mean(axis=(0, 1)).reshape(3, 2, 32)
+    of_means = score_map(qkv[0, head] / np.sqrt(32), qkv[1, head], reach=3)
+    rows[name] |= {"range of mean scores": np.ptp(mean), "range for mean q and k": np.ptp(of_means)}
+    rows[name]["correlation"] = np.corrcoef(mean.ravel(), of_means.ravel())[0, 1]
+compared = pd.DataFrame(rows).T
+assert (compared["range for mean q and k"] < 0.6 * compared["range of mean scores"]).all()
+assert (compared["range for mean q and k"][:2] < 0.1 * compared["range of mean scores"][:2]).all()
+assert (compared["correlation"][:2] < 0.5).all()
+assert (compared["correlation"][2:] > 0.5).all()
+assert (compared["share of variance"] < 0.3).all()
+compared.round(2)
+
+# %% [markdown]
+# In block 1, the map of the mean query and key is nearly flat and not similar to the figure: what the figure shows
+# there is mainly due to the contents that meet. In block 2, it is similar, with a smaller range. In all heads, the
+# displacement explains a small share of the scores only. The rest depends on the contents.
 #
 # ## 5.8 Decay with distance
 #
 # RoPE is often said to have *long-range decay*: the larger the distance, the smaller the score. The next figure checks
-# this for a long line of positions and the base 10000, which is usual for text, with $K = 64$. It shows the mean score
-# over 2,000 random queries (line) and the range of one standard deviation (band) for three kinds of keys.
+# this for positions on a line, the base 10000, which is usual for text, and $K = 64$. It shows the mean score over
+# 2,000 random queries (line) and one standard deviation (band) for three kinds of keys. The bumps of the curves are
+# distances at which several fast pairs are nearly in step again.
 
 # %%
 rng = np.random.default_rng(0)
@@ -386,7 +462,12 @@ assert (curves["turned back by 40"].argmax(axis=1) == 40).all()
 assert np.abs(curves["independent"].mean(axis=0)).max() < 1
 assert np.ptp(curves["independent"].std(axis=0)) < 1
 assert curves["equal"][:, 64:].mean(axis=0).max() < 0.7 * curves["equal"][:, 0].mean()
-
+falling = np.abs(np.cumsum(turns, axis=1)).sum(axis=1)  # the second factor of the bound below
+assert falling[64:].max() < 0.5 * falling[0]
+for kind, k in kinds.items():
+    products = np.pad(z.conj() * k, ((0, 0), (0, 1)))
+    of_vectors = np.abs(np.diff(products)).max(axis=1)  # the first factor
+    assert (np.abs(curves[kind]) <= of_vectors[:, None] * falling + 1e-9).all()
 figure, axes = plt.subplots(1, 3, figsize=(8, 3), sharey=True)
 for ax, (kind, scores) in zip(axes, curves.items(), strict=True):
     mean, spread = scores.mean(axis=0), scores.std(axis=0)
@@ -404,15 +485,16 @@ plt.show()
 # - **Not true either:** RoPE does not force attention to be local. For every displacement there are keys whose score is
 #   highest there, as the third panel shows. Whether a trained model attends locally depends on what it has learned.
 #
-# The publication of RoPE derives an upper bound of the score that decays. A bound limits how large scores can be; it
-# does not say that they are large nearby.
+# The publication of RoPE derives an upper bound of the score that decays. It is a product of two factors: one depends
+# on query and key, but not on the distance; the other falls with the distance on average. It excludes none of the three
+# panels: all scores in them are within their bounds, as the cell checks.
 #
 # ## 5.9 What the base means on a grid of patches
 #
 # On a grid of $g \times g$ patches the largest displacement along an axis is $g - 1$. Two numbers describe a pair: how
 # far it turns between neighbouring patches, $\omega_j$, and how far across the grid, $(g - 1)\, \omega_j$. The table
-# has both for $\beta = 100$, $K = 32$ and $g = 8$. The figure after it compares four bases. It says that a pair *hardly
-# turns* if it turns by less than 30 degrees across the grid, because the cosine of the angle then stays close to 1.
+# has both for $K = 32$, $g = 8$ and $\beta = 100$, the default of vitab and of rope-vit. The figure after it compares
+# four bases. It says that a pair *hardly turns* if it turns by less than 30 degrees across the grid.
 
 # %%
 grid, head_width = 8, 32
@@ -443,23 +525,33 @@ ax.legend(title="base", loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# The first pair turns by one radian per patch whatever the base is. The base decides how fast the frequencies fall from
-# pair to pair. A pair that hardly turns contributes almost $|q_j|\,|k_j| \cos\varphi_j$: it compares the content of two
-# patches, whatever their displacement. Such pairs are not useless, since some comparisons should not depend on the
-# position. But the position then rests on the other pairs. With base 10000, more than half of the pairs hardly turn on
-# this grid, and with base 10 none.
+# The first pair turns by one radian per patch whatever the base is. Across 8 patches this is more than a full turn, so
+# the pair confuses the displacements 0 and about 6. The base decides how fast the frequencies fall from pair to pair.
+#
+# The less a pair turns, the more its score is a comparison of contents only. Such pairs are not useless, since some
+# comparisons should not depend on the position. But the position then rests on the other pairs. With base 10000, more
+# than half of the pairs hardly turn on this grid, and with base 10 none. The limit of 30 degrees is a convention: a
+# turn by an angle $\delta$ changes the score of a pair by at most $2 \sin(\delta/2)\, |q_j|\, |k_j|$. For 30 degrees
+# this is about half of $|q_j|\, |k_j|$, and is reached for $\varphi_j$ near 90 degrees. From $\varphi_j = 0$ the change
+# is much smaller.
 #
 # To choose a base, decide by which angle $\alpha$, in radians, the slowest pair should turn across the grid. With
 # $j = K/4 - 1$, the condition is $(g - 1)\, \beta^{-(1 - 4/K)} = \alpha$, so
 #
 # $$\beta = \left(\frac{g - 1}{\alpha}\right)^{K / (K - 4)}.$$
 #
-# The next table has this base for several grids. The larger the grid, the larger the base. For the same reason,
-# language models with long texts use large bases.
+# This chapter suggests 30 degrees as a start. The next table has the base for several grids. The larger the grid, the
+# larger the base. For the same reason, language models with long texts use large bases. With the base 100 of rope-vit,
+# the slowest pair turns by about 10 degrees on 14 x 14 patches with $K = 64$.
 
 # %%
 assert (across[10] > 30).all()
 assert (across[10000] < 30).mean() > 0.5
+phi = np.deg2rad(np.arange(361))
+change = np.abs(np.cos(phi + np.deg2rad(30)) - np.cos(phi))  # of the score, for |q| |k| = 1
+np.testing.assert_allclose([change.max(), change[90]], [2 * np.sin(np.deg2rad(15)), 0.5])
+assert change[0] < 0.14
+assert 9 < np.rad2deg(rotary_angles(np.array([13]), np.array([13]), 64).min()) < 11
 
 
 def base_for(grid, degrees, head_width=32):
@@ -475,40 +567,90 @@ table = {
 pd.DataFrame(table, index=[f"{g} x {g} patches" for g in (4, 8, 14, 32)])
 
 # %% [markdown]
+# The rule is only a guide. On the 4 x 4 patches of the model of Section 5.6, half of the pairs hardly turn with base
+# 100, and still the model is far more accurate than one without encoding. The next table compares three bases on this
+# grid, with three seeds each. To save time, these models are trained for 10 epochs instead of 30.
+
+# %%
+rows, slow_pairs = {}, {}
+for base in (10, 100, 10000):
+    slow_pairs[base] = (np.rad2deg(3 * base ** (-4 * j / head_width)) < 30).sum()
+    short = [trained(position=f"rope(base={base})", seed=seed, epochs=10) for seed in range(3)]
+    accuracies = np.array([each.accuracy(each.images) for each in short])
+    rows[base] = [*accuracies, accuracies.mean(), accuracies.std(ddof=1)]
+assert slow_pairs[100] == 4
+by_base = pd.DataFrame(rows, index=["seed 0", "seed 1", "seed 2", "mean", "standard deviation"]).T.rename_axis("base")
+assert run.accuracy(run.images) > without.accuracy(without.images) + 0.1
+assert np.ptp(by_base.iloc[:, :3], axis=1).max() > np.ptp(by_base["mean"])
+by_base.map("{:.1%}".format).assign(**{"pairs that hardly turn": [f"{slow_pairs[base]} of 8" for base in rows]})
+
+# %% [markdown]
+# The seeds of one base can differ by more than the means of the bases, so this table does not show which base is best.
+# [Chapter 9](09_ablation.ipynb) explains how such a comparison is planned.
+#
 # ## 5.10 Learned frequencies
 #
 # The encoding `rope-mixed` learns the frequencies. Each pair has two, $f_x$ and $f_y$, and turns by the angle
 # $x f_x + y f_y$. The vector $(f_x, f_y)$ points in the direction of the image in which the pair turns fastest; its
 # length is the angle per patch in this direction. `rope` is the special case of vectors $(\omega_j, 0)$ and
-# $(0, \omega_j)$, so it turns along the axes only. The frequencies are learned for each block, head and pair, and start
-# with random directions.
+# $(0, \omega_j)$, so it turns along the axes only. The frequencies are learned for each block, head and pair. At the
+# start, each head of each block has one random direction. Half of its pairs point there and the other half at right
+# angles to it, with lengths that fall from pair to pair as in Section 5.5 with base 10.
 #
-# The left panel shows the frequencies of a trained model: a circle marks the start of a pair, and an arrow leads to its
-# value after the training. The other panels show relative scores: the product of a query and a key of ones, divided by
-# $K$.
+# By Section 5.5, a score of `rope` is $f(dx) + g(dy)$. It can favour a column and a row, but it cannot favour one
+# diagonal and reject the other, because the sums over both diagonals are equal:
 #
-# By Section 5.5, a score of `rope` is a function of $dx$ plus a function of $dy$. It can favour a column and a row, but
-# it cannot favour one diagonal and reject the other. A score of `rope-mixed` is not such a sum. The test: a map
-# $s(dx, dy)$ is a sum of this kind exactly if $s(dx, dy) - s(dx, 0) - s(0, dy) + s(0, 0) = 0$ everywhere.
+# $$f(d) + g(d) + f(-d) + g(-d) = f(d) + g(-d) + f(-d) + g(d).$$
+#
+# A score of `rope-mixed` is not such a sum. The test: a map $s(dx, dy)$ is a sum of this kind exactly if
+# $s(dx, dy) - s(dx, 0) - s(0, dy) + s(0, 0) = 0$ everywhere.
+#
+# In the left panel of the figure, a circle marks the start of a pair, and an arrow leads to its value after the
+# training. The axis of $f_y$ points down, like $y$. The other panels show *relative scores*, that is, scores divided by
+# the product of the lengths of query and key, for a query whose pairs all have the same length. Each map has its own
+# scale. In the second and the third panel, the key is the query turned back by the angles of $(3, 3)$. `rope` favours
+# the column and the row of this displacement, so of the other three corners the opposite one has the lowest score. In
+# `rope-mixed` it has the highest. In the fourth panel, the key is the query with the opposite sign in the pairs with
+# $f_x f_y > 0$. This favours one diagonal and rejects the other.
 
 # %%
 mixed = model_of(trained(position="rope-mixed"))
 start = ViT(mixed.config, mixed.ops, mixed.seeds).parameters[FREQUENCIES][0]
 learned = mixed.parameters[FREQUENCIES][0]  # (2, depth, H, K/2)
-dy, dx = np.mgrid[-3:4, -3:4]
+directions = (start[0] + 1j * start[1]) / np.hypot(*start)  # (depth, H, K/2)
+np.testing.assert_allclose(directions, directions[..., :1] * np.repeat([1, 1j], 8), atol=1e-6)
+np.testing.assert_allclose(np.hypot(*start), np.broadcast_to(10.0 ** (-4 * np.tile(j, 2) / 32), (2, 2, 16)), rtol=1e-6)
+
+
+def relative_score(frequencies, phases):
+    dy, dx = np.mgrid[-3:4, -3:4]
+    return np.cos(phases + dx[..., None] * frequencies[0] + dy[..., None] * frequencies[1]).mean(axis=-1)
+
+
+axial = np.array([[*omega, *(0 * omega)], [*(0 * omega), *omega]])  # (2, K/2), those of rope with base 100
+np.testing.assert_allclose(relative_score(axial, 0), Effects(encoding("rope"), model.config, {}).rotation())
+
+head = learned[:, 0, 0]  # block 1, head 1
 relative = {
-    "rope": Effects(encoding("rope"), model.config, {}).rotation(),
-    "rope-mixed\nblock 1, head 1": np.cos(dx[..., None] * learned[0, 0, 0] + dy[..., None] * learned[1, 0, 0]).mean(-1),
+    "rope,\nturned back": relative_score(axial, -3 * axial.sum(axis=0)),
+    "rope-mixed,\nturned back": relative_score(head, -3 * head.sum(axis=0)),
+    "rope-mixed,\none diagonal": relative_score(head, np.pi * (head.prod(axis=0) > 0)),
 }
 for title, s in relative.items():
     rest = s - s[3] - s[:, 3:4] + s[3, 3]  # row 3 has dy = 0, column 3 has dx = 0
-    assert (np.abs(rest).max() < 1e-9) == (title == "rope")
+    difference = np.trace(s) - np.trace(s[::-1])  # of the sums over both diagonals
+    assert (np.abs(rest).max() < 1e-9) == (abs(difference) < 1e-9) == title.startswith("rope,")
+    upper_left, upper_right, lower_left = s[0, 0], s[0, -1], s[-1, 0]
+    assert (upper_left < min(upper_right, lower_left)) == title.startswith("rope,")
+    assert (upper_left > max(upper_right, lower_left)) == title.startswith("rope-mixed,")
+assert upper_left > 0 > max(upper_right, lower_left)
 
-figure, axes = plt.subplots(1, 3, figsize=(8, 3.8))
+figure, axes = plt.subplots(1, 4, figsize=(8, 3.2), width_ratios=(1.5, 1, 1, 1))
 colour_bar(figure, axes[0], frequency_plane(axes[0], start, learned), "block", shrink=0.9)
-axes[0].set_title("frequencies of\nrope-mixed")
+axes[0].set_title("frequencies of rope-mixed\nbefore and after training")
 for ax, (title, scores) in zip(axes[1:], relative.items(), strict=True):
-    colour_bar(figure, ax, displacement_map(ax, scores), "relative score", shrink=0.9)
+    bar = colour_bar(figure, ax, displacement_map(ax, scores), "relative score", shrink=0.9)
+    bar.set_ticks([scores.min(), scores.max()], labels=[f"{scores.min():.1f}", f"{scores.max():.1f}"])
     ax.set_title(title)
 plt.show()
 
@@ -563,19 +705,47 @@ for ax, (convention, pairs) in zip(axes, PAIRS.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# Trouble begins when the conventions are mixed. There are two ways:
+# There are two ways to mix the conventions by mistake.
 #
-# - **Bug A:** queries are rotated by one convention, keys by the other.
-# - **Bug B:** weights that were trained with one convention are used with the other.
+# **Bug A:** queries are rotated by one convention, keys by the other. Then the scores no longer depend on the
+# displacement only, because the proof of Section 5.3 needs the same planes for both. An example with $K = 4$: query and
+# key are both $(1, 0, 0, 0)$. Interleaved, the query at $m$ becomes $(\cos m\omega_0, \sin m\omega_0, 0, 0)$.
+# Half-split, the key at $n$ becomes $(\cos n\omega_0, 0, \sin n\omega_0, 0)$. The score is
 #
-# With bug A, the scores no longer depend on the displacement only. With bug B they do, but they are other functions of
-# the displacement than those that were learned, because each channel turns with another partner and often at another
-# frequency. In both cases all shapes fit, lengths are kept, and no error is raised. The weights can be converted:
-# `to_halves` of vitab permutes the channels of the query and key projections.
+# $$\cos m\omega_0 \cos n\omega_0
+# = \frac{1}{2} \left[\cos((n - m)\, \omega_0) + \cos((n + m)\, \omega_0)\right],$$
 #
-# The next two cells let the trained model of Section 5.6 run with each combination. The hook `ByHand` calls `rotate`
-# instead of the method of vitab. The asserts at the start of the second cell move a query and a key by three
-# positions, and compare their scores.
+# and the sum $n + m$ remains in it.
+#
+# **Bug B:** weights that were trained with one convention are used with the other. The scores depend on the
+# displacement only, but they are other functions of it than those that were learned, because each channel turns with
+# another partner. In two dimensions, the half-split pairs extend over the whole head. So half of the channels that were
+# trained to turn with the column turn with the row, and vice versa, and all channels but two turn by another angle.
+#
+# In both cases all shapes fit, lengths are kept, and no error is raised. The weights can be converted: `to_halves` of
+# vitab permutes the channels of the query and key projections.
+#
+# The next cells check these statements, and run the trained model of Section 5.6 with each combination.
+
+# %%
+unit, two = np.array([1.0, 0, 0, 0]), np.array([1.0, 0.1])  # two angles per position
+by_bug = rotate(unit, 3 * two, "interleaved") @ rotate(unit, 5 * two, "half-split")
+np.testing.assert_allclose(by_bug, (np.cos(5 - 3) + np.cos(5 + 3)) / 2)
+
+
+def score(m, n, of_query, of_key):
+    return rotate(vector, m * angles, of_query) @ rotate(vector[::-1], n * angles, of_key)
+
+
+for convention in PAIRS:
+    np.testing.assert_allclose(score(3, 5, convention, convention), score(0, 2, convention, convention))
+assert abs(score(3, 5, "interleaved", "half-split") - score(0, 2, "interleaved", "half-split")) > 0.1
+
+channel = np.arange(32)
+interleaved, half_split = channel // 2, channel % 16  # the pair of each channel; pairs 0 to 7 turn with the column
+for with_column in (interleaved < 8, interleaved >= 8):
+    assert np.mean((half_split < 8)[with_column]) == 0.5
+assert (interleaved == half_split).sum() == 2
 
 
 # %%
@@ -600,14 +770,6 @@ def logits_with(state, *conventions):
 
 
 # %%
-def score(m, n, of_query, of_key):
-    return rotate(vector, m * angles, of_query) @ rotate(vector[::-1], n * angles, of_key)
-
-
-for convention in PAIRS:
-    np.testing.assert_allclose(score(3, 5, convention, convention), score(0, 2, convention, convention))
-assert abs(score(3, 5, "interleaved", "half-split") - score(0, 2, "interleaved", "half-split")) > 0.1
-
 state = model.state_dict()
 found = {
     "correct": logits_with(state, "interleaved", "interleaved"),
@@ -630,11 +792,14 @@ pd.DataFrame({"test accuracy": {name: f"{value:.1%}" for name, value in accuracy
 #
 # A model that was trained on 8 x 8 pixels can be applied to larger images; with the same patch size, the grid of
 # patches grows. RoPE offers two ways. `extend` counts on: the coordinates of new columns and rows continue beyond the
-# trained range. `interpolate` squeezes the coordinates of the new grid into the range of the trained one, so they are
-# no longer whole numbers. The first figure shows the coordinates of one row of patches. For the fastest pair, which
-# turns by one radian per patch, these are also its angles. The second figure shows the accuracy of the trained model,
-# and for comparison that of a model without positional encoding, on test images that were resized as in the protocol
-# `resolution`.
+# trained range. `interpolate` squeezes the coordinates of the new grid into the range of the trained one. The patch at
+# $x$ covers the interval from $x - 1/2$ to $x + 1/2$, so the trained grid of $g_{\mathrm{old}} = 4$ patches reaches
+# from $-0.5$ to 3.5, and the coordinate on a new grid of $g_{\mathrm{new}}$ patches becomes
+#
+# $$x' = \left(x + \tfrac{1}{2}\right) \frac{g_{\mathrm{old}}}{g_{\mathrm{new}}} - \tfrac{1}{2}.$$
+#
+# The first figure shows the coordinates of one row of patches. The second figure shows the accuracy of the trained
+# model, and of a model without positional encoding, on test images resized as in the protocol `resolution`.
 
 # %%
 ways = (8, None), (16, "extend"), (16, "interpolate")
@@ -643,6 +808,8 @@ for line, (size, way) in enumerate(ways):
     config = run.model_config(size, way)
     columns = coordinates(encoding("rope"), config)[0][: config.grid]
     ax.plot(columns, [line] * len(columns), "o", color=QUERY if way is None else KEY, ms=7)
+    assert np.ptp(columns) == {None: 3, "extend": 7, "interpolate": 3.5}[way]
+np.testing.assert_allclose(columns, (np.arange(8) + 0.5) * 4 / 8 - 0.5)
 ax.axvspan(-0.5, 3.5, color="#EEEEEE", zorder=0)
 ax.text(1.5, -0.75, "trained range", ha="center", va="center", color="#555555")
 ax.set(yticks=range(3), yticklabels=["8 pixels (trained)", "16 pixels, extend", "16 pixels, interpolate"])
@@ -650,8 +817,7 @@ ax.set(xlabel="coordinate x = angle of the fastest pair in radians", ylim=(2.5, 
 plt.show()
 
 # %%
-sizes = (8, 10, 12, 16)
-without = trained(position="none")
+sizes = (8, 10, 12, 14, 16)
 resized = {size: resize(run.images, size) for size in sizes}
 curves = {
     "rope, extend": [run.accuracy(resized[size], "extend") for size in sizes],
@@ -659,6 +825,7 @@ curves = {
     "none": [without.accuracy(resized[size]) for size in sizes],
 }
 assert (np.array(curves["rope, interpolate"]) > curves["rope, extend"])[1:].all()
+assert (np.diff(curves["rope, interpolate"])[1:3] > 0).all()
 assert max(curves["none"][1:]) < 0.5 < curves["none"][0]
 
 figure, ax = plt.subplots(figsize=(7, 3.6))
@@ -669,18 +836,19 @@ ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# On larger images, interpolation is more accurate here. `extend` meets displacements, and so angles, that did not occur
-# in the training. It also sees the parts of a digit at larger displacements than before. `interpolate` keeps the angle
-# between two parts of the image. That a formula can be evaluated beyond the trained range does not mean that the model
-# can use it.
+# On larger images, interpolation is more accurate here. Both ways meet displacements that did not occur in the
+# training, where they were whole numbers up to 3. At 16 pixels, those of `interpolate` are multiples of 0.5 up to 3.5,
+# and those of `extend` reach 7. Only `interpolate` keeps the angle between two parts of the image.
 #
-# Both lose accuracy. The model without encoding shows why: it knows no positions, and still its accuracy falls. A patch
-# of 2 x 2 pixels of a larger image covers a smaller part of the digit, and looks different from those of the training.
+# Both lose accuracy. The model without encoding shows one reason: it knows no positions, and still its accuracy falls.
+# A patch of 2 x 2 pixels of a larger image covers a smaller part of the digit, and looks different from those of the
+# training. Another change is that the softmax runs over more keys. Between 10 and 14 pixels, the accuracy of
+# `interpolate` rises again. The experiment does not show why; the way in which the images are resized may matter.
 #
 # ## What to remember
 #
 # - RoPE rotates pairs of channels of queries and keys by angles proportional to the position. The values are not
-#   rotated, and nothing is learned.
+#   rotated. The rotation itself has no parameters (except in `rope-mixed`).
 # - Rotating the query by $m\omega$ and the key by $n\omega$ is the same as rotating the key by $(n - m)\omega$. So
 #   scores depend on the displacement only.
 # - The score of a pair is $|q|\,|k| \cos(\varphi + d\omega)$. Frequencies are fixed; lengths and phases are learned by
@@ -691,27 +859,28 @@ plt.show()
 #
 # ## Common mistakes
 #
-# - Using weights with the other pairing. Compare the logits with those of the original implementation.
-# - Rotating queries and keys differently. Add a constant to all positions: if a score changes, there is a bug.
-# - Rotating values, or a class token that has no position.
+# - Using weights with the other pairing (bug B). Compare the logits with those of the original implementation.
+# - Rotating queries and keys differently (bug A). Add a constant to all positions: if a score between two patches
+#   changes, there is a bug. This test does not find bug B.
+# - Rotating values, or a class token, which has no position.
 # - Rotating before the bias of the projection is added: the bias is then not rotated, and the model is another one.
 # - Exchanging $x$ and $y$, or the two halves of the pairs, between training and use.
 # - Taking over the base of a language model for a small grid without looking at the angles.
 #
 # ## How to choose the base
 #
-# 1. Find the largest displacement along an axis, $g - 1$, and the number of pairs for each axis, $K/4$.
-# 2. Compute the angle of each pair across the grid, as in Section 5.9. If many pairs hardly turn, take a smaller base;
-#    if the slowest pair makes half a turn or more, take a larger one.
-# 3. The formula of Section 5.9 gives a starting point, not an optimum. Compare two or three bases with several seeds:
-#    `vitab run --grid rope --position "rope(base=10),rope,rope(base=1000)" --seeds 5`.
+# 1. Compute the angle of each pair across the grid, as in Section 5.9. If many pairs hardly turn, take a smaller base.
+#    If the slowest pair makes half a turn or more, take a larger one: for $\varphi = 0$, the cosine falls up to half a
+#    turn and then rises again, so that no pair orders all displacements.
+# 2. The formula of Section 5.9 with 30 degrees gives a starting point, not an optimum. Compare two or three bases with
+#    several seeds: `vitab run --grid rope --position "rope(base=10),rope,rope(base=1000)" --seeds 5`.
 #
 # ## Exercises
 #
 # 1. In the frames of Section 5.2, replace $\omega$ by $2\pi/3$. Which keys in the lower row cannot be distinguished by
 #    their scores? Which wavelength is this?
 # 2. In Section 5.7, make a key whose score is highest at the displacement $(-5, 0)$, and draw its map.
-# 3. Train `trained(position="rope(base=10000)")` and compare its test accuracy with that of base 100. Why does one seed
-#    not decide which base is better?
+# 3. Add the base 1000 and three more seeds to the last table of Section 5.9. Does the order of the means change? What
+#    would a reader conclude who sees only one of the seeds?
 #
 # Next: [Chapter 6: The block and the head](06_block.ipynb)
