@@ -19,6 +19,7 @@ from ablations.commands.reproduce import reproduce
 from ablations.commands.retry import retry
 from ablations.commands.run import run
 from ablations.commands.status import status
+from ablations.commands.track import track
 from ablations.commands.verify import verify
 
 app = typer.Typer(
@@ -52,6 +53,9 @@ for command in (evaluate, report, status, retry, verify, reproduce):
 app.command(
     epilog="\b\nExamples:\n  vitab compare rope learned\n  vitab compare depth=4 depth=2\n  vitab compare short long"
 )(compare)
+app.command(
+    epilog="\b\nExample:\n  vitab track rope --to tensorboard && tensorboard --logdir runs/tracking/tensorboard"
+)(track)
 app.command("grids")(list_grids)
 app.command("protocols")(list_protocols)
 app.command()(bench)

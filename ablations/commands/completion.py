@@ -65,6 +65,12 @@ def precisions() -> Iterable[str]:
     return PRECISIONS
 
 
+def trackers() -> Iterable[str]:
+    from ablations.tracking.registry import TRACKERS
+
+    return TRACKERS
+
+
 def assignments() -> Iterable[str]:
     from ablations.config import FIELDS
 
@@ -95,6 +101,8 @@ NAMES: dict[str, Callable[..., Iterable[str]]] = {
     "recipe": recipes,
     "backend": backends,
     "precision": precisions,
+    "track": trackers,
+    "to": trackers,
     "settings": assignments,
     "metric": metrics,
     "format": lambda: ("markdown", "html"),

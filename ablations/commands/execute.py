@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ablations.execution.resources import ResourcePlan
     from ablations.execution.tasks import ExecutionSettings, Task
     from ablations.storage import Store, StudyPlan
+    from ablations.tracking.live import LiveTracking
 
 
 def allocate(
@@ -50,15 +51,26 @@ def train(
     *,
     quiet: bool,
     last: bool = True,
+    tracking: "LiveTracking | None" = None,
 ) -> None:
     """Train tasks of a plan on this machine.
 
     Ends the program with exit code 1 if a run failed, or 130 if interrupted. Prints the next step if these were the
-    `last` tasks of the plan.
+    `last` tasks of the plan. `tracking` copies the runs to a tracker.
     """
     store.check_writable()
     settings = replace(settings, threads=resources.threads, devices=resources.devices)
-    _train(console, store, plan, resources.tasks, settings, workers=resources.workers, quiet=quiet, last=last)
+    _train(
+        console,
+        store,
+        plan,
+        resources.tasks,
+        settings,
+        workers=resources.workers,
+        quiet=quiet,
+        last=last,
+        tracking=tracking,
+    )
 
 
 def train_on_cluster(
@@ -72,10 +84,11 @@ def train_on_cluster(
     insecure: bool,
     quiet: bool,
     last: bool = True,
+    tracking: "LiveTracking | None" = None,
 ) -> None:
     """Train tasks of a plan on the Dask cluster whose scheduler has this address; otherwise as `train`."""
     with on_cluster(console, store, settings, address, insecure=insecure) as (cluster, settings):
-        _train(console, store, plan, tasks, settings, quiet=quiet, last=last, cluster=cluster)
+        _train(console, store, plan, tasks, settings, quiet=quiet, last=last, cluster=cluster, tracking=tracking)
 
 
 def _train(
@@ -89,6 +102,7 @@ def _train(
     quiet: bool,
     last: bool,
     cluster: "Cluster | None" = None,
+    tracking: "LiveTracking | None" = None,
 ) -> None:
     from ablations.execution.execute import execute_plan
 
@@ -106,6 +120,7 @@ def _train(
         quiet=quiet,
         last=last,
         cluster=cluster,
+        tracking=tracking,
     )
 
 
@@ -172,6 +187,7 @@ def execute(
     quiet: bool,
     last: bool = True,
     cluster: "Cluster | None" = None,
+    tracking: "LiveTracking | None" = None,
 ) -> None:
     """Execute tasks of a study by `start` with progress on the terminal, and print how they ended.
 
@@ -185,7 +201,8 @@ def execute(
         with interrupt, listener:
             if cluster is not None:
                 cluster.log = listener.line
-            outcome = start(listener=listener, stop=interrupt, cluster=cluster)
+            watched = listener if tracking is None else tracking.listener(plan, listener)
+            outcome = start(listener=watched, stop=interrupt, cluster=cluster)
     except KeyboardInterrupt:
         stop(
             f"interrupted after {listener.count} of {total} {noun}s; run the same command again to resume", INTERRUPTED

@@ -43,6 +43,14 @@ Dask = Annotated[
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="With --dask: allow unencrypted connections to other machines.")
 ]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        "--track",
+        metavar="tensorboard|mlflow|wandb|trackio",
+        help="Copy the runs to an experiment tracker while they are trained; later: vitab track.",
+    ),
+]
 ProtocolList = Annotated[
     str | None,
     typer.Option(

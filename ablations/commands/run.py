@@ -21,8 +21,10 @@ from ablations.commands.options import (
     Quiet,
     Runs,
     Stack,
+    Track,
     Workers,
 )
+from ablations.commands.track import live_tracking
 from ablations.errors import UsageError
 
 if TYPE_CHECKING:
@@ -113,6 +115,7 @@ def run(
         typer.Option(metavar="N", help="With --until-decided: maximum number of seeds. Default: four times --seeds."),
     ] = None,
     protocol: ProtocolList = None,
+    track: Track = None,
     quiet: Quiet = False,
 ) -> None:
     """Train the runs of a grid that are not finished yet.
@@ -153,6 +156,7 @@ def run(
     chosen = choose(chosen, precision, used if here else None)
     command = rerun_command(context.obj, chosen.base.precision)
     console, store = make_console(), Store(runs)
+    tracking = context.with_resource(live_tracking(track, store, name, console))
     asked = list(chosen.protocols) if protocol is None else split(protocol, ",")
     if asked:
         chosen = replace(chosen, protocols=tuple(standard_protocols(asked)))
@@ -170,10 +174,19 @@ def run(
         last = plan.design is None and not chosen.protocols
         if tasks and dask is not None:
             train_on_cluster(
-                console, store, plan, tasks, execution, address=dask, insecure=insecure, quiet=quiet, last=last
+                console,
+                store,
+                plan,
+                tasks,
+                execution,
+                address=dask,
+                insecure=insecure,
+                quiet=quiet,
+                last=last,
+                tracking=tracking,
             )
         else:
-            train(console, store, plan, resources_for(tasks), execution, quiet=quiet, last=last)
+            train(console, store, plan, resources_for(tasks), execution, quiet=quiet, last=last, tracking=tracking)
 
     if until_decided:
         plan = first_or_stored_plan(chosen, store, name, plan_of, max_seeds)
@@ -201,7 +214,7 @@ def run(
         evaluate(name, ",".join(asked), data_dir, backend, workers, dask, insecure, runs, False, quiet)
 
 
-LOCAL = ("--runs", "--data-dir", "--workers", "--stack", "--backend", "--dask", "--checkpoint")
+LOCAL = ("--runs", "--data-dir", "--workers", "--stack", "--backend", "--dask", "--checkpoint", "--track")
 """Options that concern one machine and do not change results."""
 FLAGS = ("-q", "--quiet", "--insecure")
 """Such options without a value."""
