@@ -6,9 +6,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ablations.config.safe_text import bold, markdown
+from ablations.reporting.findings import claims
 from ablations.reporting.formatting import interval_cell, p_text, points_text
 from ablations.reporting.tables import Strong, Table, word
-from ablations.statistics import ALPHA, DIFFERENT, MARGIN, Contrast, Verdict, verdict
+from ablations.reporting.wording import axes_text, sentence
+from ablations.statistics import ALPHA, DIFFERENT, MARGIN, Analysis, Contrast, Verdict, verdict
+
+
+def first_screen(analysis: Analysis) -> str:
+    """Return the answer and the table of the contrasts with its legend, as markdown."""
+    answer, *_ = map(sentence, claims(analysis))
+    if not analysis.contrasts:
+        return answer
+    table = verdict_table(analysis.outcomes.axis, analysis.contrasts)
+    legend = verdict_legend(analysis.contrasts)
+    return f"{answer}\n\n{verdict_caption(analysis)}:\n\n{table}\n\n{legend}"
+
+
+def verdict_caption(analysis: Analysis) -> str:
+    """Return what the differences in the table are."""
+    outcomes = analysis.outcomes
+    measure, baseline = outcomes.measure, bold(outcomes.arm_name(outcomes.baseline))
+    unit = f", in {markdown(measure.differences_in)}" if measure.differences_in else ""
+    averaged = any(contrast.cells > 1 for contrast in analysis.contrasts)
+    over = f", averaged over {axes_text(outcomes.cell_axes)}" if averaged else ""
+    return f"Difference in {markdown(measure.noun)} from the baseline {baseline}{unit}{over}"
 
 
 def verdict_table(axis: str, contrasts: Sequence[Contrast]) -> Table:

@@ -62,7 +62,7 @@ def page(markdown: str, files: Mapping[str, bytes]) -> str:
 
     A linked table becomes a download; an image loses its link to the vector file, which is not inside.
     """
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser = _parser()
     parser.block.ruler.before("paragraph", "added", _added, {"alt": ["paragraph"]})
     tokens = parser.parse(markdown)
     titles = []
@@ -88,6 +88,15 @@ def page(markdown: str, files: Mapping[str, bytes]) -> str:
         f'<title>{title}</title>\n<link rel="icon" href="{_ICON}">\n<style>{_STYLE}</style>\n</head>\n'
         f"<body>\n{body}</body>\n</html>\n"
     )
+
+
+def fragment(markdown: str) -> str:
+    """Return markdown as HTML to be put into a page; HTML in it is text."""
+    return str(_parser().render(markdown))
+
+
+def _parser() -> MarkdownIt:
+    return MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 def _added(state: StateBlock, line: int, last: int, silent: bool) -> bool:

@@ -19,12 +19,12 @@ from ablations.reporting.evaluation_sections import Section, choices, introducti
 from ablations.reporting.facts import diverged, failed
 from ablations.reporting.figures.figure import ReportFigure
 from ablations.reporting.findings import claims
-from ablations.reporting.first_screen import verdict_legend, verdict_table
+from ablations.reporting.first_screen import verdict_caption, verdict_legend, verdict_table
 from ablations.reporting.formatting import capital, in_unit, listed, number, p_phrase
 from ablations.reporting.method import described_positions, method
 from ablations.reporting.sequential_text import decision_state, procedure, runs_saved
 from ablations.reporting.tables import Table
-from ablations.reporting.wording import axes_text, sentence
+from ablations.reporting.wording import sentence
 from ablations.statistics import ALPHA, Analysis, Contrast, Outcomes, varying_axes
 from ablations.storage import version_conflicts
 
@@ -109,10 +109,10 @@ def render(
         axes={tables.word(axis): markdown(", ".join(map(level_text, levels))) for axis, levels in axes.items()},
         answer=answer,
         details=details if analysis.contrasts else [],
+        caption=verdict_caption(analysis) if analysis.contrasts else "",
         verdicts=verdict_table(outcomes.axis, analysis.contrasts) if analysis.contrasts else "",
         legend=verdict_legend(analysis.contrasts) if analysis.contrasts else "",
         adjustment=_adjustment(analysis.contrasts),
-        averaged=axes_text(outcomes.cell_axes) if any(contrast.cells > 1 for contrast in analysis.contrasts) else "",
         single=len(outcomes.seeds) == 1,
         arm_axis=tables.word(outcomes.axis),
         cell_axes=cell_axes,
