@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from ablations.commands.attention import attention
 from ablations.commands.base import Commands
 from ablations.commands.bench import bench
 from ablations.commands.compare import compare
@@ -11,8 +12,10 @@ from ablations.commands.completion import add_completion
 from ablations.commands.data import data_app
 from ablations.commands.doctor import doctor
 from ablations.commands.evaluate import evaluate
+from ablations.commands.gallery import gallery
 from ablations.commands.grids import list_grids
 from ablations.commands.positions import positions_app
+from ablations.commands.predict import predict
 from ablations.commands.protocols import list_protocols
 from ablations.commands.report import report
 from ablations.commands.reproduce import reproduce
@@ -50,6 +53,11 @@ def main(
 app.command(epilog="\b\nExample:\n  vitab run --grid rope --position none,rope --depth 2 --seeds 5 --set width=96")(run)
 for command in (evaluate, report, status, retry, verify, reproduce):
     app.command()(command)
+app.command(epilog="\b\nExamples:\n  vitab predict rope,depth=4 photo.png\n  vitab predict 0123abcd photos --csv")(
+    predict
+)
+app.command()(attention)
+app.command()(gallery)
 app.command(
     epilog="\b\nExamples:\n  vitab compare rope learned\n  vitab compare depth=4 depth=2\n  vitab compare short long"
 )(compare)

@@ -92,6 +92,11 @@ def keys(context: typer.Context) -> Iterable[str]:
     return sorted(path.parent.name for place in (runs, runs / "evaluations") for path in place.glob("*/DONE.json"))
 
 
+def runs_and_arms(context: typer.Context) -> Iterable[str]:
+    runs = Path(context.params.get("runs") or "runs")
+    return [*positions(), *sorted(path.parent.name for path in runs.glob("*/DONE.json"))]
+
+
 NAMES: dict[str, Callable[..., Iterable[str]]] = {
     "grid": grids,
     "data": datasets,
@@ -109,7 +114,7 @@ NAMES: dict[str, Callable[..., Iterable[str]]] = {
 }
 LISTS = {"position": positions, "protocol": protocols}
 """Names separated by commas."""
-FROM_RUNS = {"study": studies, "first": arms_and_studies, "second": arms_and_studies, "key": keys}
+FROM_RUNS = {"study": studies, "first": arms_and_studies, "second": arms_and_studies, "key": keys, "run": runs_and_arms}
 """Names that depend on the folder given as --runs."""
 FILES = ("runs", "data_dir", "out")
 

@@ -11,6 +11,18 @@ DataDir = Annotated[
     typer.Option("--data-dir", metavar="DIR", help="Folder of the dataset's files. Default: the user's cache."),
 ]
 Study = Annotated[str | None, typer.Argument(help="Name of the study. Default: all studies.")]
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="Key of a finished run or its first characters, or an arm of a study, such as rope,depth=4,seed=0. "
+        "Default of the seed: the smallest.",
+    ),
+]
+ArmStudy = Annotated[
+    str | None, typer.Option("--study", metavar="NAME", help="Study of the arm. Default: the last one planned.")
+]
+FigureFile = Annotated[Path, typer.Option(metavar="FILE", help="File to write: .png, .pdf or .svg.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print plain lines instead of a live table.")]
 Precision = Annotated[
     str | None,

@@ -48,4 +48,5 @@ def read_picture(
                 fitted = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BICUBIC)
                 return np.asarray(fitted).reshape(image_size, image_size, channels)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
-        raise UsageError(f"cannot read image {name or source} ({error}); fix or remove it") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot read image {name or source} ({reason}); fix or remove it") from error

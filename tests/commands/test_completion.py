@@ -86,6 +86,12 @@ CASES = [
     ("vitab compare rope --study w", ["wide"]),
     ("vitab compare rope sm", ["small"]),
     ("vitab reproduce ", ["0123456789abcdef", "00112233445566aa"]),
+    ("vitab predict ", [*POSITIONS, "0123456789abcdef"]),
+    ("vitab predict rope ru", []),
+    ("vitab predict rope --study w", ["wide"]),
+    ("vitab attention 01", ["0123456789abcdef"]),
+    ("vitab attention rope ru", []),
+    ("vitab gallery ro", ROPES),
     ("vitab data fetch fa", ["fashion-mnist"]),
     ("vitab data sheet dig", ["digits"]),
     ("vitab report --runs ru", []),
@@ -116,7 +122,9 @@ def test_every_name_in_the_tables_is_a_parameter_and_every_path_is_left_to_the_s
     assert paths == set(completion.FILES)
 
 
-@pytest.mark.parametrize("line", ["vitab run --grid ", "vitab run --position ", "vitab report ", "vitab data fetch "])
+@pytest.mark.parametrize(
+    "line", ["vitab run --grid ", "vitab run --position ", "vitab report ", "vitab predict ", "vitab data fetch "]
+)
 def test_completion_imports_nothing_heavy(line: str) -> None:
     code = (
         "import sys, ablations.cli\n"
