@@ -12,6 +12,7 @@ from ablations.commands.completion import add_completion
 from ablations.commands.data import data_app
 from ablations.commands.doctor import doctor
 from ablations.commands.evaluate import evaluate
+from ablations.commands.export import export
 from ablations.commands.gallery import gallery
 from ablations.commands.grids import list_grids
 from ablations.commands.positions import positions_app
@@ -58,6 +59,10 @@ app.command(epilog="\b\nExamples:\n  vitab predict rope,depth=4 photo.png\n  vit
 )
 app.command()(attention)
 app.command()(gallery)
+app.command(
+    epilog="\b\nExamples:\n  vitab export rope,depth=4 --format timm --out rope-timm\n"
+    "  vitab export 0123abcd --format onnx --out rope.onnx"
+)(export)
 app.command(
     epilog="\b\nExamples:\n  vitab compare rope learned\n  vitab compare depth=4 depth=2\n  vitab compare short long"
 )(compare)

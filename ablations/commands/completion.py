@@ -111,6 +111,7 @@ NAMES: dict[str, Callable[..., Iterable[str]]] = {
     "settings": assignments,
     "metric": metrics,
     "format": lambda: ("markdown", "html"),
+    "target": lambda: ("timm", "onnx"),
 }
 LISTS = {"position": positions, "protocol": protocols}
 """Names separated by commas."""
