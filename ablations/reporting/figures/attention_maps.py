@@ -89,6 +89,7 @@ def _bar(page: Page, left: float, top: float, right: float, scale: ScalarMappabl
     bar = page.figure.colorbar(scale, cax=page.axes(left, top, right - left, 0.1), orientation="horizontal")
     bar.locator = MaxNLocator(3 if right - left < 2 else 5, steps=[1, 2, 5, 10])
     bar.update_ticks()
+    bar.ax.tick_params(labelsize=9)
     bar.set_label(label, labelpad=2)
     bar.outline.set(edgecolor=FAINT, linewidth=0.8)
 
