@@ -3,7 +3,7 @@
 from ablations.config.builtin_grids import GRIDS
 from ablations.config.grid import Grid, check_name
 from ablations.config.grid_files import find_grid
-from ablations.config.grid_overrides import override, parse_axes, parse_settings, shrink
+from ablations.config.grid_overrides import coerce_changes, override, parse_axes, parse_settings, shrink
 from ablations.config.labels import Level, count, level_text, name_level, run_label
 from ablations.config.model import vit_config
 from ablations.config.positions import (
@@ -34,6 +34,7 @@ __all__ = [
     "SequentialDesign",
     "check_name",
     "coerce",
+    "coerce_changes",
     "count",
     "find_grid",
     "find_recipe",

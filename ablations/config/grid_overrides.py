@@ -1,4 +1,4 @@
-"""Changes to a grid from the command line."""
+"""Changes to a grid from the command line and from Python."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 from ablations.config.grid import Grid, fit_warmup, with_baseline
 from ablations.config.labels import level_text
 from ablations.config.positions import split_positions
-from ablations.config.run_config import parse
+from ablations.config.run_config import coerce, parse
 from ablations.errors import UsageError
 
 
@@ -26,8 +26,8 @@ def override(
     settings = dict(settings or {})
     if "seed" in settings:
         raise UsageError("seed cannot be set: --seeds N runs the seeds 0 to N - 1")
-    if seeds is not None and seeds < 1:
-        raise UsageError(f"seeds must be an integer of at least 1, got {seeds}")
+    if seeds is not None and not (isinstance(seeds, int) and seeds >= 1):
+        raise UsageError(f"seeds must be an integer of at least 1, got {seeds!r}")
     fit_warmup(settings, grid.axes, grid.base.warmup_epochs)
     merged = {**grid.axes, **{field: tuple(dict.fromkeys(values)) for field, values in (axes or {}).items()}}
     merged = {field: values for field, values in merged.items() if field not in settings}
@@ -54,6 +54,25 @@ def parse_settings(texts: Mapping[str, str | None], pairs: Sequence[str]) -> dic
             raise UsageError(f"--set must be FIELD=VALUE, such as width=96, got {pair!r}")
         settings[field.strip()] = parse(field.strip(), text)
     return settings
+
+
+def coerce_changes(changes: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, ...]], dict[str, Any]]:
+    """Return the axes and the fixed fields among changes from Python: a list is an axis, any other value is fixed.
+
+    A list of names is one value of `classes`. Raises UsageError as `coerce`, and for a list without a value.
+    """
+    axes: dict[str, tuple[Any, ...]] = {}
+    settings: dict[str, Any] = {}
+    for field, value in changes.items():
+        if isinstance(value, list) and not value:
+            raise UsageError(f"{field} must be a value, or a list of at least one, got []")
+        if isinstance(value, list) and not (field == "classes" and all(isinstance(name, str) for name in value)):
+            axes[field] = tuple(coerce(field, level) for level in value)
+        else:
+            settings[field] = coerce(field, value)
+    if "seed" in changes:
+        raise UsageError("seed cannot be set: seeds=N runs the seeds 0 to N - 1")
+    return axes, settings
 
 
 def shrink(grid: Grid) -> Grid:

@@ -16,6 +16,8 @@ from ablations.storage import Store, config_of, readable_config
 from vit import ViT, ViTConfig, get_ops
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ablations.data import Dataset
     from vit.engine import Engine
     from vit.model import Network
@@ -87,6 +89,16 @@ class TrainedModel:
             for start in range(0, len(images), size)
         ]
         return np.concatenate(parts) if parts else np.empty((0, len(self.class_names)), dtype=np.float32)
+
+    def classify(self, *pictures: str | Path) -> "pd.DataFrame":
+        """Return class probabilities of PNG and JPEG files: a row for each file, a column for each class.
+
+        Raises UsageError for a file that cannot be read.
+        """
+        import pandas as pd
+
+        images = np.array([self.preprocessing.read(Path(picture)) for picture in pictures])
+        return pd.DataFrame(self.probabilities(images), index=list(map(str, pictures)), columns=list(self.class_names))
 
     def layers(self, images: np.ndarray) -> "Iterator[Network]":
         """Evaluate uint8 images in batches, and yield the layers with their results after each batch.
