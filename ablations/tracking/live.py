@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 QUEUE_LENGTH = 10_000
 """Maximum number of events that wait for the tracker."""
+BUSY = 1000
+"""Number of waiting events from which epochs are left out; they are copied when their run is finished."""
 FLUSH_LIMIT = 30.0
 """Seconds to wait for the tracker after the last run."""
 QUIET = 2.0
@@ -29,8 +31,8 @@ class LiveTracking:
     """Sends what happens to runs to a tracker.
 
     The events wait in a queue, from which a thread takes them to the process of the tracker. The first one that fails,
-    takes too long or does not fit in the queue ends the tracking, with one warning; the runs go on. A run that another
-    process has finished is left to `vitab track`, so that two processes do not copy the same run.
+    takes too long or finds no place in the queue ends the tracking, with one warning; the runs go on. A run that
+    another process has finished is left to `vitab track`, so that two processes do not copy the same run.
 
     `warn` and `say` print a line; `warn` is called from any thread. `later` is the command that copies finished runs.
     """
@@ -52,6 +54,11 @@ class LiveTracking:
         """Return a listener for the runs of a plan that forwards every event, and sends it to the tracker."""
         self._plan = plan
         return _TrackingListener(self, plan, listener)
+
+    @property
+    def busy(self) -> bool:
+        """Whether many events wait for the tracker."""
+        return self._queue.qsize() >= BUSY
 
     def send(self, method: str, *arguments: Any) -> None:
         """Have a method of `Mirror` called. Returns at once."""
@@ -87,7 +94,7 @@ class LiveTracking:
             place, lacking = self._answers["close"], self._answers["lacking"]
             self.say("; ".join(filter(None, (f"{self.tracker}: {place['where']}", place["next_step"]))))
             if lacking:
-                self.say(f"{count(lacking, 'run')} finished before; to copy them to {self.tracker}: {self.later}")
+                self.say(f"not in {self.tracker}: {count(lacking, 'finished run')}; to copy: {self.later}")
 
     def _start(self) -> None:
         assert self._plan is not None
@@ -153,8 +160,9 @@ class _TrackingListener:
 
     def epoch(self, task: Task, metrics: "EpochMetrics") -> None:
         self._listener.epoch(task, metrics)
-        row = {name: float(value) for name, value in asdict(metrics).items()} | {"epoch": metrics.epoch}
-        self._live.send("epoch", self._run(task), row)
+        if not self._live.busy:
+            row = {name: float(value) for name, value in asdict(metrics).items()} | {"epoch": metrics.epoch}
+            self._live.send("epoch", self._run(task), row)
 
     def finished(self, task: Task, result: Finished) -> None:
         self._listener.finished(task, result)

@@ -18,8 +18,9 @@ class Mirror:
             epochs  number of epochs
             result  digest of the result, by `Store.result_digest`; absent until the run is finished
 
-    It is removed when the run is opened and written when it was closed. So a run without a record, which a killed
-    process may have left in part, is copied anew; and so is one whose result was replaced, or which is elsewhere.
+    It is removed when the run is opened, and written when it was closed, unless it failed. So a run without a record,
+    which a killed process may have left in part, is copied anew; and so is one whose result was replaced, or which is
+    elsewhere.
     """
 
     def __init__(self, tracker: Tracker, store: Store, folder: Path) -> None:
@@ -65,8 +66,8 @@ class Mirror:
         """Close an open run that failed, or without a reason was interrupted."""
         if run.key in self.open:
             self.tracker.stop(run, reason)
-            if self._record(run) is None:  # else another process has taken the run over, and copied it
-                self._close(run, {"epochs": self.epochs[run.key]})
+            taken_over = self._record(run) is not None  # and copied by another process
+            self._close(run, None if reason or taken_over else {"epochs": self.epochs[run.key]})
 
     def report(self, folder: Path) -> None:
         """Copy the report of the study."""
@@ -86,10 +87,11 @@ class Mirror:
             self.fail(run, None)
         return {"where": self.tracker.where, "next_step": self.tracker.next_step}
 
-    def _close(self, run: TrackedRun, record: dict[str, Any]) -> None:
+    def _close(self, run: TrackedRun, record: dict[str, Any] | None) -> None:
         del self.open[run.key], self.epochs[run.key]
-        self._path(run).parent.mkdir(parents=True, exist_ok=True)
-        write_file(self._path(run), to_json({"where": self.where} | record))
+        if record is not None:
+            self._path(run).parent.mkdir(parents=True, exist_ok=True)
+            write_file(self._path(run), to_json({"where": self.where} | record))
 
     def _record(self, run: TrackedRun) -> dict[str, Any] | None:
         """Return the record of a run in this place; None if there is none."""

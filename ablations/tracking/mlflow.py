@@ -26,10 +26,10 @@ class MLflow(Tracker):
 
     def __init__(self, folder: Path, study: str) -> None:
         own = f"sqlite:///{folder.resolve()}/mlflow.db"
-        address = os.environ.get("MLFLOW_TRACKING_URI", own)
+        address = os.environ.get("MLFLOW_TRACKING_URI") or own
         self.study, self.runs = study, dict[str, str]()
         self.client = MlflowClient(address)
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", study)
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or study
         self.where = f"experiment {name} in {folder if address == own else without_credentials(address)}"
         self.next_step = f"to look: mlflow ui --backend-store-uri {shlex.quote(own)}" if address == own else ""
         if (found := self.client.get_experiment_by_name(name)) is not None:

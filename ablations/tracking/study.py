@@ -84,10 +84,11 @@ def written_report(store: Store, study: str) -> Iterator[Path]:
     """
     from ablations.evaluation import load_evaluations
     from ablations.reporting.report import write_report
-    from ablations.storage import load_results, require_one_version
+    from ablations.storage import load_results, version_conflicts
 
     results = load_results(store, study)
-    require_one_version(results)
+    if conflicts := version_conflicts(results):
+        raise UsageError(f"{'; '.join(conflicts)}; to write it all the same: vitab report {study} --mixed")
     with tempfile.TemporaryDirectory(prefix="vitab-") as folder:
         yield write_report(results, Path(folder), "html", evaluations=load_evaluations(store, results.plan))
 

@@ -19,7 +19,7 @@ from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from ablations.tracking.tracker import TrackedRun, Tracker
+from ablations.tracking.tracker import TrackedRun, Tracker, report_text
 
 
 class TensorBoard(Tracker):
@@ -54,12 +54,12 @@ class TensorBoard(Tracker):
     def stop(self, run: TrackedRun, failure: str | None) -> None:
         if failure is not None:
             _add(self.writers[run.key], _text("failure", failure))
-        self._close(run, STATUS_FAILURE)
+        self._close(run, None if failure is None else STATUS_FAILURE)
 
     def report(self, folder: Path) -> None:
         shutil.rmtree(self.folder / "report", ignore_errors=True)
         writer = EventFileWriter(str(self.folder / "report"))
-        _add(writer, _text("report", (folder / "README.md").read_text(encoding="utf-8")))
+        _add(writer, _text("report", report_text(folder)))
         for path in sorted((folder / "figures").glob("*.png")):
             with Image.open(path) as picture:
                 size = {"width": picture.width, "height": picture.height, "colorspace": 4}
@@ -72,12 +72,14 @@ class TensorBoard(Tracker):
         _add(self.writers[run.key], Summary(value=values), epoch)
         self.writers[run.key].flush()
 
-    def _close(self, run: TrackedRun, status: Status) -> None:
-        end = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()))
-        about = hparams.create_summary_metadata(end)
-        value = Summary.Value(tag=hparams.SESSION_END_INFO_TAG, metadata=about, tensor=hparams.NULL_TENSOR)
+    def _close(self, run: TrackedRun, status: Status | None) -> None:
+        """Close a run that ended with a status, or may go on: TensorBoard takes the first status that it reads."""
         writer = self.writers.pop(run.key)
-        _add(writer, Summary(value=[value]))
+        if status is not None:
+            end = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()))
+            about = hparams.create_summary_metadata(end)
+            value = Summary.Value(tag=hparams.SESSION_END_INFO_TAG, metadata=about, tensor=hparams.NULL_TENSOR)
+            _add(writer, Summary(value=[value]))
         writer.close()
 
 

@@ -1,5 +1,6 @@
 """What a tracker is for vitab: a few methods that write runs to it."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,12 @@ class Tracker(ABC):
     @abstractmethod
     def report(self, folder: Path) -> None:
         """Write the report of the study, in place of an earlier one: README.md, report.html, figures/, tables/."""
+
+
+def report_text(folder: Path) -> str:
+    """Return README.md of a report with the names of its figures, for trackers that show pictures in another place."""
+    figure = re.compile(r"\[!\[(.*?)\]\(figures/([^)]*)\.png\)\]\(figures/[^)]*\.svg\)")
+    return figure.sub(r"*Figure `figures/\2`: \1*", (folder / "README.md").read_text(encoding="utf-8"))
 
 
 def without_credentials(address: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ablations.tracking.tracker import TrackedRun, Tracker, without_credentials
+from ablations.tracking.tracker import TrackedRun, Tracker, report_text, without_credentials
 
 REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 """Variables that name a server, the first that is set."""
@@ -65,8 +65,7 @@ class Trackio(Tracker):
         self._remove("report")
         made = self._init("report", resume=False)
         figures = {f"figures/{path.stem}": self.library.Image(path) for path in sorted(folder.glob("figures/*.png"))}
-        text = (folder / "README.md").read_text(encoding="utf-8")
-        made.log({"report": self.library.Markdown(text)} | figures, step=0)
+        made.log({"report": self.library.Markdown(report_text(folder))} | figures, step=0)
         artifact = self.library.Artifact(f"{self.study}-report", type="report")
         artifact.add_dir(folder)
         made.log_artifact(artifact)
