@@ -93,6 +93,7 @@ CELLS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_study_in_a_real_kernel(tmp_path: Path) -> None:
     nbclient = pytest.importorskip("nbclient", reason="needs pip install -e '.[notebooks]'")
     pytest.importorskip("ipykernel", reason="needs pip install -e '.[notebooks]'")

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = re.search(r"^<!-- python example -->\n+```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(EXAMPLE is None, reason="README.md has no block after <!-- python example --> yet")
 @pytest.mark.filterwarnings("ignore:no difference can reach", "ignore:there is only one seed")
 def test_the_python_example(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def script(workers: int) -> str:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["stdin", pytest.param("command", marks=pytest.mark.slow), "file without a guard"])
 def test_worker_processes_do_not_run_the_script_again(trained: Path, here: Path, how: str) -> None:
     text = script(2)
@@ -156,6 +157,7 @@ def test_protocols_of_a_grid_are_measured(trained: Path) -> None:
 # -- the study --
 
 
+@pytest.mark.slow
 def test_a_study_has_the_tables_and_the_report_of_the_commands(runs: Path, here: Path) -> None:
     study = ablations.study("smoke")
     for table, load in (("runs", ablations.load_runs), ("epochs", ablations.load_epochs)):
