@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.config import RunConfig, run_label
+from ablations.config import RunConfig, count, run_label
 from ablations.errors import UsageError, VitabError
 from ablations.execution.plan import shown_axes
 from ablations.machine import versions
 from ablations.storage import Store, StudyPlan
-from ablations.tracking.process import TrackerError, TrackerProcess
+from ablations.tracking.process import TrackerError, TrackerProcess, tracking_folder
 from ablations.tracking.tracker import TrackedRun
 
 NAME_LENGTH = 120
@@ -64,7 +64,8 @@ def track_study(
     except OSError as error:
         raise VitabError(f"cannot start {tracker} in {store.root}: {error.strerror or error}") from error
     except TrackerError as error:
-        raise VitabError(f"{tracker} failed after {copied} runs: {error}") from error
+        log = tracking_folder(store, tracker) / "vitab" / "log"
+        raise VitabError(f"{tracker} failed after {count(copied, 'run')}: {error}; it printed {log}") from error
     return Tracked(copied, len(finished) - copied, len(plan.keys) - len(finished), problem, **place)
 
 

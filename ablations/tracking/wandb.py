@@ -26,8 +26,8 @@ class WeightsAndBiases(Tracker):
     """
 
     def __init__(self, folder: Path, study: str) -> None:
-        for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-            os.environ.setdefault(name, str(folder.resolve()))
+        for name, part in {"WANDB_DIR": ".", "WANDB_CACHE_DIR": "cache", "WANDB_DATA_DIR": "data"}.items():
+            os.environ.setdefault(name, str(folder.resolve() / part))
         self.online = os.environ.setdefault("WANDB_MODE", "offline") in ("online", "shared")
         self.project = os.environ.get("WANDB_PROJECT", "vitab")
         self.folder = Path(os.environ["WANDB_DIR"]) / "wandb"

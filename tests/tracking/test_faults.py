@@ -155,6 +155,7 @@ def test_track_says_why_it_failed_and_goes_on_from_there(
     failed = vitab("track", "--to", "fake")
     assert (failed.exit_code, failed.stdout) == (1, "")
     assert failed.stderr.startswith(f"error: fake failed after 4 runs: {reason}")
+    assert failed.stderr.endswith("; it printed runs/tracking/fake/vitab/log\n")
     assert len(failed.stderr.splitlines()) == 1
     monkeypatch.delenv(FAULT)
     assert succeeds(vitab("track", "--to", "fake"))[0] == (

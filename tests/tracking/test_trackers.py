@@ -126,5 +126,29 @@ def test_runs_are_copied_while_they_are_trained_and_afterwards(tracker: str, mon
     assert {path.name for path in Path().iterdir()} == {"runs", "report of a test"}
 
 
+@pytest.mark.parametrize("tracker", ["mlflow", "wandb", "trackio"], indirect=True)
+def test_the_variables_of_a_tracker_say_where_runs_are_written(tracker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Path("other").resolve()
+    other.mkdir()
+    variables = {
+        "mlflow": {"MLFLOW_TRACKING_URI": f"sqlite:///{other}/mlflow.db", "MLFLOW_EXPERIMENT_NAME": "mine"},
+        "wandb": {"WANDB_DIR": str(other), "WANDB_PROJECT": "mine"},
+        "trackio": {"TRACKIO_DIR": str(other)},
+    }
+    where = {
+        "mlflow": f"experiment mine in sqlite:///{other}/mlflow.db",
+        "wandb": f"offline runs in {other}/wandb",
+        "trackio": f"project smoke in {other}",
+    }
+    succeeds(vitab(*SMOKE, "--seeds", "1"))
+    for name, value in variables[tracker].items():
+        monkeypatch.setenv(name, value)
+    lines = succeeds(vitab("track", "--to", tracker))
+    assert lines[0] == f"copied 2 runs of study smoke to {tracker}: {where[tracker]}"
+    copies, _ = READERS[tracker](other)
+    assert sorted(copy.name.partition(" (")[0] for copy in copies) == ["none, seed 0", "rope, seed 0"]
+    assert {path.name for path in Path("runs/tracking", tracker).iterdir()} <= {"vitab", "cache", "data"}
+
+
 def test_every_tracker_is_tested() -> None:
     assert set(READERS) == set(TRACKERS) == set(REPORT)
