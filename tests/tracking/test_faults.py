@@ -35,7 +35,7 @@ def contents(runs: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "CALL_LIMIT", 4.0)
+    monkeypatch.setattr(process, "CALL_LIMIT", 8.0)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_tracker_that_hangs_costs_no_run(
         "waiting up to 30 s for fake",
     ]
     assert [line for line in result.stderr.splitlines() if "no difference can" not in line] == [
-        "warning: tracking by fake ended: no answer within 4 s; the runs are not affected. Later: vitab track smoke "
+        "warning: tracking by fake ended: no answer within 8 s; the runs are not affected. Later: vitab track smoke "
         "--to fake"
     ]
     assert contents(here / "runs") == contents(here / "alone")
