@@ -49,6 +49,7 @@ def test_runs_that_were_finished_before_are_left_to_track(here: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_runs_of_worker_processes_are_copied(here: Path) -> None:
     succeeds(vitab(*SMOKE, "--workers", "2", "--track", "fake"))  # trains
     made = calls()
