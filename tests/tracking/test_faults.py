@@ -19,6 +19,8 @@ from tests.support.evaluations import succeeds, vitab
 from tests.support.fake_trackers import FAULT, calls
 from tests.tracking.conftest import SMOKE
 
+pytestmark = pytest.mark.slow
+
 
 def contents(runs: Path) -> dict[str, bytes]:
     """What the files of runs and studies contain, besides times and processes."""
