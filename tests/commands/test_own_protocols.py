@@ -206,6 +206,7 @@ def test_a_grid_file_names_a_protocol_in_a_file() -> None:
     assert "lab/mine.py:Mine has changed: its SHA-256 must start with " in refused("evaluate", "mine")
 
 
+@pytest.mark.slow
 def test_worker_processes_have_the_results_of_one_process(store: Store) -> None:
     shutil.copytree("runs", "other")
     evaluate("lab/mine.py:Mine", "lab/mine.py:Mine(factor=2)")

@@ -223,6 +223,7 @@ def test_a_grid_is_trained_once_with_the_bits_of_local_workers(here, local, plac
         assert list(client.list_datasets()) == []
 
 
+@pytest.mark.slow
 def test_evaluations_have_the_bits_of_local_workers(here, local):
     assert vitab(*SMOKE, "--workers", "1", "--runs", "near").exit_code == 0
     shutil.copytree("near", "far")
@@ -251,6 +252,7 @@ def test_evaluations_have_the_bits_of_local_workers(here, local):
     assert again.stdout.splitlines()[0] == "study smoke: 12 evaluations, 0 to do, 12 already finished"
 
 
+@pytest.mark.slow
 def test_a_run_and_its_evaluations_on_a_cluster(local):
     command = [*SMOKE, "--protocol", "calibration", "--seeds", "1", "--dask", local.scheduler_address]
     result = vitab(*command)
@@ -273,6 +275,7 @@ def write_protocol():
     )
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_share_the_folder_is_excluded_from_evaluations(here, local, monkeypatch):
     assert vitab(*SMOKE, "--workers", "1").exit_code == 0
     monkeypatch.setattr(cluster_worker, "shares_folder", lambda *_: False)
