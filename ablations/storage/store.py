@@ -139,19 +139,16 @@ class Store:
         The metadata of the checkpoint tell how the model is used: key, configuration, `preprocessing`, version.
         Raises StorageError, and TakenOverError if the run is no longer `held` or has another result.
         """
-        from ablations.machine import versions
+        from ablations.storage.model_facts import model_facts
         from vit import checkpoint
 
-        config = record.config.canonical()
-        about: dict[str, Any] = {"key": key, "config": config, "version": versions(("vitab",)).get("vitab")}
-        if preprocessing is not None:
-            about["preprocessing"] = preprocessing.to_plain()
-        metadata = {"vitab": json.dumps(about)}  # safetensors shuffles several entries
+        facts = model_facts(key, record.config, preprocessing)
+        metadata = {"vitab": json.dumps(facts)}  # safetensors shuffles several entries
         result = {name: _number(getattr(record, name)) for name in RESULT} | {"key": key}
         if record.diverged is not None:
             result["diverged"] = record.diverged
         contents = {
-            "config.json": to_json(config),
+            "config.json": to_json(facts["config"]),
             "environment.json": to_json(environment),
             "metrics.csv": _metrics_csv(record),
             "predictions.npz": npz_bytes(record.predictions),
@@ -238,21 +235,21 @@ class Store:
 
     def checkpoint(self, key: str) -> dict[str, np.ndarray]:
         """Return the weights of a finished run, with the names and layouts of ViT.state_dict."""
-        from vit import checkpoint
-
-        self._checked(key, "checkpoint.safetensors")
-        state, _ = checkpoint.load(self.folder(key) / "checkpoint.safetensors")
-        return state
+        return self._load_checkpoint(key)[0]
 
     def preprocessing(self, key: str) -> "Preprocessing | None":
         """Return the preprocessing in the checkpoint of a finished run; None in one of an older version."""
         from ablations.data.preprocessing import Preprocessing
+
+        plain = json.loads(self._load_checkpoint(key)[1].get("vitab", "{}")).get("preprocessing")
+        return None if plain is None else Preprocessing.from_plain(plain)
+
+    def _load_checkpoint(self, key: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Return the arrays and the metadata of the checkpoint of a finished run."""
         from vit import checkpoint
 
         self._checked(key, "checkpoint.safetensors")
-        _, metadata = checkpoint.load(self.folder(key) / "checkpoint.safetensors")
-        plain = json.loads(metadata.get("vitab", "{}")).get("preprocessing")
-        return None if plain is None else Preprocessing.from_plain(plain)
+        return checkpoint.load(self.folder(key) / "checkpoint.safetensors")
 
     # -- studies --
 

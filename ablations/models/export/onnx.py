@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ablations.errors import UsageError
-from ablations.models.export.about import about
 from ablations.models.export.encoding import BlockEncoding, block_encodings, token_table
 from ablations.models.trained import TrainedModel
+from ablations.storage.model_facts import model_facts
 from vit.backend.ops import LAYER_NORM_EPSILON
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def onnx_model(model: TrainedModel) -> bytes:
     except ImportError as error:
         raise UsageError("--format onnx needs the package onnx: pip install 'vitab[onnx]'") from error
 
-    facts, c = about(model), model.vit_config
+    facts, c = model_facts(model.key, model.config, model.preprocessing), model.vit_config
     graph = Graph()
     _Writer(graph, model).write()
     metadata = {

@@ -13,9 +13,9 @@ import numpy as np
 from ablations.config import position_label
 from ablations.data.preprocessing import CROP
 from ablations.errors import UsageError
-from ablations.models.export.about import about
 from ablations.models.export.encoding import token_table
 from ablations.models.trained import TrainedModel
+from ablations.storage.model_facts import model_facts
 from vit import ViTConfig, checkpoint
 from vit.positions import POSITIONS, Position, encoding
 from vit.positions.learned import LearnedPosition
@@ -69,7 +69,8 @@ def timm_files(model: TrainedModel) -> dict[str, bytes]:
         "model_args": arguments,
         "pretrained_cfg": pretrained,
     }
-    weights = checkpoint.to_bytes(_state(model), config, {"vitab": json.dumps(about(model))})
+    facts = model_facts(model.key, model.config, model.preprocessing)
+    weights = checkpoint.to_bytes(_state(model), config, {"vitab": json.dumps(facts)})
     return {CONFIG: (json.dumps(plain, indent=2) + "\n").encode(), WEIGHTS: weights}
 
 
