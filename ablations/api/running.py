@@ -164,23 +164,18 @@ def _evaluate(
     backend: str,
 ) -> None:
     """Measure the finished runs of a plan by protocols in their standard spelling."""
-    from ablations.commands.evaluate import gpus
-    from ablations.commands.execute import announce
+    from ablations.commands.evaluate import begin_evaluations, gpus
     from ablations.execution.evaluation import check_datasets, evaluate_and_store, evaluation_work
     from ablations.execution.execute import execute_tasks
     from ablations.execution.resources import resolve_workers
     from ablations.execution.tasks import ExecutionSettings
-    from ablations.machine import available_cores
     from ablations.storage import EvaluationStore
 
-    work, evaluations = evaluation_work(plan, store, protocols), EvaluationStore.beside(store)
+    work = evaluation_work(plan, store, protocols)
     check_datasets(work.tasks, data_dir)
-    evaluations.check_writable()
     number = resolve_workers(workers, runs=len(work.tasks), backend=backend)
+    settings = ExecutionSettings(EvaluationStore.beside(store).root, data_dir, backend, devices=gpus(backend))
+    settings = begin_evaluations(console, store, plan, work, settings, number)
     total = len(work.tasks) + work.done
-    announce(console, plan, "evaluation", total=total, to_do=len(work.tasks), done=work.done)
-    settings = ExecutionSettings(
-        evaluations.root, data_dir, backend, threads=max(1, available_cores() // number), devices=gpus(backend)
-    )
     start = partial(execute_tasks, work.tasks, settings=settings, workers=number, job=evaluate_and_store)
     _require_success(_executed(console, work.tasks, start, done=work.done, noun="evaluation"), total, "evaluation")

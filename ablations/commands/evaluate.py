@@ -135,6 +135,28 @@ def _seconds(store: "Store", task: "Task") -> float:
     return protocol(task.evaluation.protocol).passes(task.config) * tested / (3 * max(speed))
 
 
+def begin_evaluations(
+    console: "Console",
+    store: "Store",
+    plan: "StudyPlan",
+    work: "EvaluationWork",
+    settings: "ExecutionSettings",
+    workers: int,
+) -> "ExecutionSettings":
+    """Print how many evaluations a study has, and return settings with the threads of each worker process.
+
+    Raises UsageError if evaluations cannot be written.
+    """
+    from ablations.commands.execute import announce
+    from ablations.machine import available_cores
+    from ablations.storage import EvaluationStore
+
+    EvaluationStore.beside(store).check_writable()
+    to_do, done = len(work.tasks), work.done
+    announce(console, plan, "evaluation", total=to_do + done, to_do=to_do, done=done)
+    return replace(settings, threads=max(1, available_cores() // max(workers, 1)))
+
+
 def execute_evaluations(
     console: "Console",
     store: "Store",
@@ -151,17 +173,13 @@ def execute_evaluations(
 
     Ends the program with exit code 1 if one failed, or 130 if interrupted.
     """
-    from ablations.commands.execute import announce, execute, on_cluster
+    from ablations.commands.execute import execute, on_cluster
     from ablations.execution.evaluation import evaluate_and_store
     from ablations.execution.execute import execute_tasks
     from ablations.execution.interrupt import Interrupt
-    from ablations.machine import available_cores
-    from ablations.storage import EvaluationStore
 
-    EvaluationStore.beside(store).check_writable()
-    tasks, done, total = work.tasks, work.done, len(work.tasks) + work.done
-    announce(console, plan, "evaluation", total=total, to_do=len(tasks), done=done)
-    settings = replace(settings, threads=max(1, available_cores() // max(workers, 1)))
+    settings = begin_evaluations(console, store, plan, work, settings, workers)
+    tasks = work.tasks
     with ExitStack() as stack:
         cluster = None
         if dask is not None:
@@ -173,8 +191,8 @@ def execute_evaluations(
             tasks,
             partial(execute_tasks, tasks, settings=settings, workers=workers, job=evaluate_and_store),
             noun="evaluation",
-            total=total,
-            done=done,
+            total=len(tasks) + work.done,
+            done=work.done,
             interrupt=Interrupt("ending the evaluations in progress"),
             quiet=quiet,
             cluster=cluster,
