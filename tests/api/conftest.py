@@ -1,6 +1,5 @@
 """A small study, run from Python."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 import ablations
 from ablations.config import GRIDS
+from tests.support.evaluations import working_copy
 
 SMOKE = replace(GRIDS["smoke"], protocols=("calibration",))
 
@@ -24,6 +24,4 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the trained runs as `runs` in the folder in which the test works."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(trained, tmp_path / "runs")
-    return tmp_path / "runs"
+    return working_copy(trained, tmp_path, monkeypatch)

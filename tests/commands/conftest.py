@@ -1,11 +1,10 @@
 """Finished runs that tests of commands evaluate."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.support.evaluations import SMOKE, digests, succeeds, vitab
+from tests.support.evaluations import SMOKE, digests, succeeds, vitab, working_copy
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +18,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the trained runs, in the folder in which the test works. The test must leave them as they are."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(trained, tmp_path / "runs")
-    assert len(digests(tmp_path / "runs")) >= 4 * 7
-    return tmp_path / "runs"
+    runs = working_copy(trained, tmp_path, monkeypatch)
+    assert len(digests(runs)) >= 4 * 7
+    return runs

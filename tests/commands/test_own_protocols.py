@@ -22,6 +22,7 @@ from ablations.execution.dask import runs as cluster_runs
 from ablations.execution.evaluation import evaluation_work
 from ablations.execution.tasks import ExecutionSettings
 from ablations.storage import EvaluationStore, Store
+from tests.support.evaluations import working_copy
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ["run", "--grid", "smoke", "--set", "per_class=5", "--workers", "1"]
@@ -92,8 +93,7 @@ def forget() -> None:
 @pytest.fixture(autouse=True)
 def store(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """Four finished runs, and the protocol in lab/mine.py."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(trained, tmp_path / "runs")
+    working_copy(trained, tmp_path, monkeypatch)
     Path("lab").mkdir()
     write(Path("lab/mine.py"))
     forget()

@@ -1,6 +1,5 @@
 """Small trained models: a study of digits, one with a class token, and one of colour pictures."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ablations.storage import Store
-from tests.support.evaluations import succeeds, vitab
+from tests.support.evaluations import succeeds, vitab, working_copy
 
 TINY = [
     *("--grid", "rope", "--epochs", "1", "--patch", "4", "--workers", "1"),
@@ -45,9 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 @pytest.fixture
 def runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the trained runs as `runs` in the folder in which the test works."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(trained, tmp_path / "runs")
-    return tmp_path / "runs"
+    return working_copy(trained, tmp_path, monkeypatch)
 
 
 @pytest.fixture

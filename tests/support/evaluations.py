@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from ablations.cli import app
@@ -34,6 +36,12 @@ def refused(result: Result) -> str:
     assert (result.exit_code, result.stdout) == (2, ""), result.output
     assert result.stderr.splitlines()[-1:] == result.stderr.splitlines()
     return result.stderr
+
+
+def working_copy(trained: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy trained runs to `runs` in a folder, in which the test then works."""
+    monkeypatch.chdir(folder)
+    return Path(shutil.copytree(trained, folder / "runs"))
 
 
 def digests(runs: Path) -> dict[str, str]:
