@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from ablations.machine.cpu import available_cores
+from ablations.reporting.figures.figure import ReportFigure
+from tests.support.rendering import save_one_pixel
 
 TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 """Variables that change what Rich prints."""
@@ -27,4 +29,11 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """Files of this process are not flushed to the disk: that takes longest of all, and only a power cut shows it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_rendering() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReportFigure, "save", save_one_pixel)
         yield

@@ -107,6 +107,7 @@ def test_from_run_to_report_and_compare() -> None:
     assert environment["code"]["position mine.py:Mine"] == own.digest_of_source(source)
 
 
+@pytest.mark.slow
 def test_the_encoding_in_the_documentation_passes_its_check_and_trains() -> None:
     document = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- mine\.py -->\n```python\n(.*?)```\n\n```bash\n(.*?)```", document, re.DOTALL)

@@ -318,6 +318,7 @@ def run_here(tasks, settings, listener, *, workers, job, stop, idle):
     run_inline(tasks, settings, listener, job=job, stop=stop)
 
 
+@pytest.mark.slow
 def test_a_failed_evaluation_is_reported_as_with_local_workers(local):
     assert vitab(*SMOKE, "--workers", "1", "--seeds", "1", "--position", "none").exit_code == 0
     store = Store(Path("runs"))
@@ -383,7 +384,7 @@ def execute_run(local, store, tasks, log, stop=lambda: False, **setting):
             cluster_runs.run_on_cluster(tasks, ExecutionSettings(store.root, **setting), log, found, stop)
 
 
-@pytest.mark.parametrize(("backend", "most"), [("numpy", 2), ("cupy", 1)])
+@pytest.mark.parametrize(("backend", "most"), [pytest.param("numpy", 2, marks=pytest.mark.slow), ("cupy", 1)])
 def test_as_many_runs_side_by_side_as_threads_or_gpus(local, monkeypatch, backend, most):
     monkeypatch.setattr(cluster_worker, "check_data_and_train", fake_trainer.job_that_counts_others)
     store = Store(Path("runs"))
@@ -514,6 +515,7 @@ def test_a_damaged_run_in_the_spool_folder_is_trained_again(local, monkeypatch):
     assert store.verify(task.key) == []
 
 
+@pytest.mark.slow
 def test_a_run_waits_while_its_worker_has_too_little_memory(local, monkeypatch):
     monkeypatch.setattr(cluster_worker, "check_data_and_train", fake_trainer.job)
     monkeypatch.setattr(cluster_worker, "RESCHEDULE_DELAY", 0.05)

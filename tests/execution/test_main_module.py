@@ -35,7 +35,7 @@ OWN = """def job(task, settings, hooks):
 @pytest.mark.parametrize(
     ("own", "printed"),
     [
-        ("", {"imported __main__", "started", "epoch", "finished test 50.0%"}),
+        pytest.param("", {"imported __main__", "started", "epoch", "finished test 50.0%"}, marks=pytest.mark.slow),
         (OWN, {"imported __main__", "imported __mp_main__", "started", "finished __mp_main__"}),
     ],
     ids=["elsewhere", "main module"],

@@ -362,7 +362,8 @@ def vitab(*arguments, cwd):
     )
 
 
-@pytest.mark.parametrize("second", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("second", ["1", "2"])
 def test_two_programs_share_a_grid_and_train_each_run_once(tmp_path, second):
     command = ("run", "--grid", "smoke", "--seeds", "3", "--epochs", "20", "--workers")
     programs = [vitab(*command, workers, cwd=tmp_path) for workers in ("1", second)]
@@ -389,15 +390,8 @@ def whole(tmp_path_factory):
     return Store(folder / "runs")
 
 
-@pytest.mark.parametrize(
-    ("presses", "workers"),
-    [
-        pytest.param(1, "1", marks=pytest.mark.slow),
-        pytest.param(1, "2", marks=pytest.mark.slow),
-        (2, "1"),
-        pytest.param(2, "2", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("presses", "workers"), [(1, "1"), (1, "2"), (2, "1"), (2, "2")])
 def test_an_interrupted_grid_ends_with_the_same_bits(tmp_path, whole, workers, presses):
     command = (*INTERRUPTED, "--workers", workers)
     store = Store(tmp_path / "runs")

@@ -264,6 +264,7 @@ def test_worker_processes_share_stacks_evenly(store, alone):
     assert [environment(store, key)["stack"] for key in plan.keys] == [3] * 6  # three each, not six and none
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_killed_worker_process_are_retried_alone(store, alone):
     plan, tasks = plan_and_tasks(store, 3, axes={"position": ("none",)}, settings={"epochs": 3})
     killed = []
@@ -336,7 +337,8 @@ def whole(tmp_path_factory):
     return Store(folder / "runs")
 
 
-@pytest.mark.parametrize("count", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", ["1", "2"])
 def test_a_grid_of_stacks_that_is_interrupted_ends_with_the_same_bits(tmp_path, whole, count):
     command = (*INTERRUPTED, "--workers", count)
     store = Store(tmp_path / "runs")

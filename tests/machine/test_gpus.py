@@ -151,6 +151,7 @@ def test_workers_get_the_gpu_that_fewest_have(tmp_path):
     assert hardware.least_used_gpu(("a", "b"), ["a", "b", "b"]) == "a"
 
 
+@pytest.mark.slow
 def test_each_child_sees_one_gpu_and_the_successor_of_a_dead_one_the_same(tmp_path):
     store = Store(tmp_path / "runs")
     grid = override(GRIDS["smoke"], settings={"per_class": 5}, axes={"position": ("none",)}, seeds=4)
@@ -170,7 +171,7 @@ BROKEN = "raise ImportError('libcudart.so.12: cannot open shared object file')"
 @pytest.mark.parametrize(
     ("cupy", "reason"),
     [
-        (NO_DRIVER, "there is no NVIDIA driver"),
+        pytest.param(NO_DRIVER, "there is no NVIDIA driver", marks=pytest.mark.slow),
         (NO_GPU, "CUDA finds no usable GPU (cudaErrorNoDevice: no CUDA-capable device is detected)"),
         pytest.param(NONE_LEFT, "the NVIDIA driver finds no GPU", marks=pytest.mark.slow),
         pytest.param(BROKEN, "CuPy cannot be imported (libcudart.so", marks=pytest.mark.slow),
@@ -185,15 +186,9 @@ def test_a_gpu_that_cannot_be_used_is_one_line(tmp_path, cupy, reason):
     assert [path.name for path in tmp_path.iterdir()] == ["modules"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "cupy",
-    [
-        pytest.param(NO_DRIVER, marks=pytest.mark.slow),
-        NO_GPU,
-        pytest.param(NONE_LEFT, marks=pytest.mark.slow),
-        pytest.param(BROKEN, marks=pytest.mark.slow),
-    ],
-    ids=["no driver", "no GPU", "none visible", "broken"],
+    "cupy", [NO_DRIVER, NO_GPU, NONE_LEFT, BROKEN], ids=["no driver", "no GPU", "none visible", "broken"]
 )
 def test_the_cpu_serves_where_a_gpu_cannot_be_used(tmp_path, cupy):
     doctor = vitab(tmp_path, "doctor", cupy=cupy)
@@ -257,6 +252,7 @@ def test_a_wheel_of_another_cuda_is_named_with_the_way_out(machine, monkeypatch)
     )
 
 
+@pytest.mark.slow
 def test_vit_works_where_importing_cupy_fails(tmp_path):
     (tmp_path / "cupy.py").write_text("raise ImportError('no driver')")
     code = (

@@ -285,6 +285,7 @@ def test_a_run_that_has_no_model(store: Store) -> None:
     )
 
 
+@pytest.mark.slow
 def test_in_a_real_process_without_a_warning(store: Store) -> None:
     (path,) = save_pictures(dataset_of(store, keys_of(store, "arms")["rope,2,0"]).test_images[:1], Path("p"))
     program = [sys.executable, "-W", "error", "-m", "ablations.cli", "predict", ROPE]

@@ -8,12 +8,14 @@ import pytest
 from ablations.config import SequentialDesign
 from ablations.reporting.report import write_report
 from tests.support import synthetic_results
+from tests.support.rendering import rendered
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
     """The report of a complete study."""
-    return write_report(synthetic_results.make(), tmp_path_factory.mktemp("complete"))
+    with rendered():
+        return write_report(synthetic_results.make(), tmp_path_factory.mktemp("complete"))
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +34,8 @@ def grown(tmp_path_factory) -> Path:
             else synthetic_results.accuracy(config)
         ),
     )
-    return write_report(results, tmp_path_factory.mktemp("grown"))
+    with rendered():
+        return write_report(results, tmp_path_factory.mktemp("grown"))
 
 
 @pytest.fixture(scope="session")
@@ -46,4 +49,5 @@ def lossy(tmp_path_factory) -> Path:
 def incomplete_html(tmp_path_factory) -> Path:
     """The report, with its HTML page, of a study in which two runs are missing."""
     lost = synthetic_results.make(missing=lambda c: c.position == "rope" and c.seed == 2 and c.depth == 4)
-    return write_report(lost, tmp_path_factory.mktemp("incomplete"), "html")
+    with rendered():
+        return write_report(lost, tmp_path_factory.mktemp("incomplete"), "html")

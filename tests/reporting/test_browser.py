@@ -13,6 +13,7 @@ import pytest
 from ablations.reporting.html import page
 from ablations.reporting.report import pngs, write_report
 from tests.support import synthetic_evaluations, synthetic_results
+from tests.support.rendering import rendered
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
@@ -77,7 +78,8 @@ def test_a_report_on_a_study_that_grew(grown, tmp_path):
 
 def test_a_report_with_evaluations(tmp_path):
     results = synthetic_results.make()
-    folder = write_report(results, tmp_path, "html", evaluations=synthetic_evaluations.make(results))
+    with rendered():
+        folder = write_report(results, tmp_path, "html", evaluations=synthetic_evaluations.make(results))
     check((folder / "report.html").read_text(encoding="utf-8"), tmp_path)
 
 

@@ -17,6 +17,7 @@ from ablations.reporting.figures.palette import OTHER_MARKS, POSITION_MARKS, arm
 from ablations.reporting.formatting import interval_text, points_text
 from ablations.statistics import Analysis, arrange
 from tests.support import synthetic_results
+from tests.support.rendering import rendered
 from vit.positions import POSITIONS
 
 COLOUR_VISION = {  # Machado et al. 2009, full severity, linear RGB
@@ -135,8 +136,9 @@ def test_a_study_has_all_its_figures_and_drawing_changes_no_global_state(tmp_pat
     for drawing in drawn:
         assert len(drawing.alt) > 30
         assert drawing.caption.endswith(".")
-        drawing.save(tmp_path)
-        assert (tmp_path / f"{drawing.name}.png").stat().st_size < 500_000
+        with rendered():
+            drawing.save(tmp_path)
+        assert 1_000 < (tmp_path / f"{drawing.name}.png").stat().st_size < 500_000
         assert (tmp_path / f"{drawing.name}.svg").stat().st_size < 500_000
         with Image.open(tmp_path / f"{drawing.name}.png") as image:  # opaque: readable on a dark page too
             pixels = np.asarray(image.convert("RGBA"))

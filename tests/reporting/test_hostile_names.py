@@ -32,6 +32,7 @@ from ablations.reporting.tables import Code, Strong, Table
 from tests.reporting.test_browser import CHROMIUM, FLAGS
 from tests.support import fake_trainer, synthetic_results
 from tests.support.archives import pictures
+from tests.support.rendering import rendered
 
 NAMES = (
     '<img src=x onerror="parent.fired=fired=1">',
@@ -142,7 +143,8 @@ def hostile_study():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return write_report(hostile_study(), tmp_path_factory.mktemp("reports"), "html")
+    with rendered():
+        return write_report(hostile_study(), tmp_path_factory.mktemp("reports"), "html")
 
 
 @pytest.fixture(scope="module")

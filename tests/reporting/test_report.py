@@ -29,6 +29,7 @@ from ablations.reporting.tables import Table
 from ablations.reporting.wording import sentence
 from ablations.statistics import Analysis, arrange, baseline_contrasts
 from tests.support import synthetic_results
+from tests.support.rendering import rendered
 
 ROPE = synthetic_results.RunConfig(position="rope")
 
@@ -111,7 +112,8 @@ def test_accuracy_table_and_csv_agree_with_the_runs(folder, text):
 
 
 def test_the_same_runs_give_the_same_bytes(folder, tmp_path):
-    again = write_report(synthetic_results.make(), tmp_path)
+    with rendered():
+        again = write_report(synthetic_results.make(), tmp_path)
     first = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     assert {p.relative_to(again): p.read_bytes() for p in again.rglob("*") if p.is_file()} == first
 

@@ -112,7 +112,7 @@ def test_one_look_is_the_sign_flip_test():
     assert tests.smallest(differences) == pytest.approx(FIXED.smallest(differences) / share)
 
 
-@pytest.mark.parametrize("cells", [1, 4])
+@pytest.mark.parametrize("cells", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_what_an_earlier_look_said_stands(cells):
     """The path up to a look does not depend on what came later, within and beyond the bits of the group."""
     design = SequentialDesign(3, 12)

@@ -91,6 +91,7 @@ def test_a_study_of_two_codes_is_reported_when_asked_and_says_so(edit, component
     assert vitab("retry", "--stale").stdout == "study smoke has no stale run\n"
 
 
+@pytest.mark.slow
 def test_an_interrupted_or_failed_retry_of_stale_runs_keeps_their_results(edit, monkeypatch):
     from ablations.training import trainer
 

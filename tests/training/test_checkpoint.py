@@ -189,6 +189,7 @@ train(config, load("digits"), threads=1, checkpointer=Checkpointer(Path(sys.argv
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing_of_the_result(tmp_path):
     fields = {"patch": 4, "depth": 1, "width": 16, "epochs": 30, "ema": 0.9, "dropout": 0.1}
     path = tmp_path / "resume.bin"

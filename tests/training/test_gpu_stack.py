@@ -70,6 +70,7 @@ def test_batches_that_the_host_makes_are_the_cpus(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose([m.train_loss for m in device.metrics], [m.train_loss for m in cpu.metrics], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bf16_is_another_run_that_learns_as_well() -> None:
     float32, bf16 = run("cupy"), run("cupy", precision="bf16")
     assert not np.array_equal(float32.predictions["probabilities"], bf16.predictions["probabilities"])
@@ -88,6 +89,7 @@ def together(
     return outcomes
 
 
+@pytest.mark.slow
 def test_three_runs_together_are_three_alone() -> None:
     changes = {"crop_padding": 1, "flip": True, "dropout": 0.1, "drop_path": 0.1, "erase": 0.3, "cutmix": 1.0}
     for seed, record in together((0, 1, 2), **changes).items():
@@ -99,6 +101,7 @@ def test_three_runs_together_are_three_alone() -> None:
         )
 
 
+@pytest.mark.slow
 def test_runs_that_smooth_labels_differently_have_their_own_targets() -> None:
     data, outcomes = dataset(), {}
     configs = [RunConfig(**{**CONFIG.__dict__, "seed": seed, "label_smoothing": seed / 5}) for seed in (0, 1)]
@@ -110,6 +113,7 @@ def test_runs_that_smooth_labels_differently_have_their_own_targets() -> None:
         np.testing.assert_allclose(losses, [m.train_loss for m in alone.metrics], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_alone() -> None:
     data, outcomes = dataset(), {}
     configs = [RunConfig(**{**CONFIG.__dict__, "seed": seed}) for seed in (0, 1)]
@@ -152,6 +156,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, changes: di
         assert np.array_equal(resumed.state[name], value), name
 
 
+@pytest.mark.slow
 def test_the_host_is_few_steps_ahead_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a snapshot, Ctrl-C and a sign of life come when they are due, and not when an epoch is over."""
     ahead: list[int] = []

@@ -142,6 +142,7 @@ def test_worker_processes_inherit_the_replacement(installation: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"{installation.parent}/temporary/{PRIVATE}/numba\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_kernels_are_compiled_without_any_cache(installation: Path) -> None:
     (installation.parent / "temporary" / PRIVATE).touch()
     done = execute(installation, KERNEL)
@@ -160,6 +161,7 @@ def test_the_users_choice_for_numba_is_respected_if_it_can_be_written(installati
     assert (done.stderr == "") is usable
 
 
+@pytest.mark.slow
 def test_a_writable_user_cache_serves_a_read_only_installation_silently(installation: Path) -> None:
     cache = installation.parent / "cache"
     done = execute(installation, KERNEL, XDG_CACHE_HOME=str(cache))
@@ -174,6 +176,7 @@ def test_matplotlib_uses_the_replacement_with_the_same_single_line(installation:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_users_choice_for_matplotlib_is_respected(installation: Path) -> None:
     chosen = installation.parent / "chosen"
     done = execute(installation, FIGURES, MPLCONFIGDIR=str(chosen))

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from benchmarks import cubins
-from benchmarks.nvrtc import REMEDY, Cubin, Nvrtc, compile_all, library
+from benchmarks.nvrtc import REMEDY, Nvrtc, compile_all, library
 from tests.support.fake_cupy import OWN_SHARED
 from vit.backend.cuda import sources as cuda_sources
 from vit.backend.cuda.training import TABLE_BYTES
@@ -23,31 +23,26 @@ def nvrtc() -> Nvrtc:
     return Nvrtc()
 
 
-@pytest.fixture(scope="module")
-def compiled(nvrtc: Nvrtc) -> dict[tuple[str, str], Cubin]:
-    return {(cubin.file, cubin.architecture): cubin for cubin in compile_all(nvrtc, cubins.used(), ARCHITECTURES)}
-
-
 def test_the_measured_shapes_launch_every_kernel() -> None:
     launched = {kernel.partition("<")[0] for kernel in cubins.used()}
     assert launched == cuda_sources.kernel_names()
     assert {cuda_sources.file_of(kernel) for kernel in launched} == set(cuda_sources.files())
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("file", cuda_sources.files())
-def test_compiles_without_a_warning_or_a_spill(
-    compiled: dict[tuple[str, str], Cubin], file: str, architecture: str
-) -> None:
-    cubin = compiled[file, architecture]
-    assert cubin.warnings == ""
-    assert cubin.code.startswith(b"\x7fELF")
-    for kernel in cubin.kernels:
-        assert 0 < kernel.registers <= 255
-        assert kernel.shared <= 48 << 10
-        assert kernel.spilled == 0, kernel
+@pytest.mark.slow
+def test_every_file_compiles_without_a_warning_or_a_spill(nvrtc: Nvrtc) -> None:
+    compiled = compile_all(nvrtc, cubins.used(), ARCHITECTURES)
+    assert {(c.file, c.architecture) for c in compiled} == {(f, a) for f in cuda_sources.files() for a in ARCHITECTURES}
+    for cubin in compiled:
+        assert cubin.warnings == "", cubin.file
+        assert cubin.code.startswith(b"\x7fELF"), cubin.file
+        for kernel in cubin.kernels:
+            assert 0 < kernel.registers <= 255, kernel
+            assert kernel.shared <= 48 << 10, kernel
+            assert kernel.spilled == 0, kernel
 
 
+@pytest.mark.slow
 def test_the_kernels_of_float32_compile_for_older_chips(nvrtc: Nvrtc) -> None:
     names = [name for name in cubins.used() if "bf16" not in name and "tensor" not in name]
     assert "adamw" in names
@@ -56,6 +51,7 @@ def test_the_kernels_of_float32_compile_for_older_chips(nvrtc: Nvrtc) -> None:
         assert [kernel.kernel for kernel in cubin.kernels if kernel.spilled] == []
 
 
+@pytest.mark.slow
 def test_own_shared_memory_is_what_the_rest_believes(nvrtc: Nvrtc) -> None:
     assert OWN_SHARED["augment"] == TABLE_BYTES
     none = [f"attention_tensor<{width}, {biased}>" for width in (16, 32, 48, 64) for biased in ("false", "true")]

@@ -100,7 +100,9 @@ ENCODINGS |= dict.fromkeys(ONE, 1) | dict.fromkeys(TWO, 2)
 """Encodings, and how many graphs a step is. Derived tables are computed between two; expressions are not captured."""
 
 
-@pytest.mark.parametrize("position", ENCODINGS)
+@pytest.mark.parametrize(
+    "position", [pytest.param(each, marks=pytest.mark.slow if "lie-rope" in each else ()) for each in ENCODINGS]
+)
 def test_encodings_train_as_on_a_cpu(ops: CudaOps, position: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in (Slope, SlopeByExpressions):
         monkeypatch.setitem(POSITIONS, kind.name, kind)
