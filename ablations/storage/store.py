@@ -132,17 +132,16 @@ class Store:
         model: "ViTConfig",
         held: Held = lambda: True,
         replaces: str | None = None,
-        preprocessing: "Preprocessing | None" = None,
     ) -> None:
         """Write a finished run, DONE.json last, in place of the result with the digest `replaces` if there is one.
 
-        The metadata of the checkpoint tell how the model is used: key, configuration, `preprocessing`, version.
+        The metadata of the checkpoint tell how the model is used: key, configuration, preprocessing, version.
         Raises StorageError, and TakenOverError if the run is no longer `held` or has another result.
         """
         from ablations.storage.model_facts import model_facts
         from vit import checkpoint
 
-        facts = model_facts(key, record.config, preprocessing)
+        facts = model_facts(key, record.config, record.preprocessing)
         metadata = {"vitab": json.dumps(facts)}  # safetensors shuffles several entries
         result = {name: _number(getattr(record, name)) for name in RESULT} | {"key": key}
         if record.diverged is not None:
