@@ -11,7 +11,7 @@ from ablations.config import GRIDS, override
 from ablations.execution import plan as study
 from ablations.execution import worker as workers
 from ablations.execution.tasks import ExecutionSettings, RunHooks, Task
-from ablations.storage import FILES, EvaluationStore, Store, files, finished_keys, problems
+from ablations.storage import FILES, LATER_FILES, EvaluationStore, Store, files, finished_keys, problems
 from tests.drills import dask_kills, evaluation_kills, failing_writes, fuzz, kills
 from tests.drills.common import CHECKPOINT
 from tests.support import fake_trainer
@@ -114,7 +114,7 @@ def store_and_keys(tmp_path_factory):
     return store, plan.keys
 
 
-@pytest.mark.parametrize("name", [*FILES, "DONE.json"])
+@pytest.mark.parametrize("name", [*FILES, *LATER_FILES, "DONE.json"])
 @pytest.mark.parametrize("how", ["emptied", "truncated", "flipped", "swapped", "removed"])
 def test_a_damaged_file_of_a_finished_run_is_detected_or_the_run_is_not_finished(store_and_keys, name, how):
     store, (key, other) = store_and_keys
