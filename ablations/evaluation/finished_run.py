@@ -116,7 +116,8 @@ class FinishedRun:
 
     def close(self) -> None:
         """Release the engines."""
-        self._inference.close()
+        if "_inference" in vars(self):  # it was used
+            self._inference.close()
 
     @cached_property
     def _inference(self) -> Inference:
