@@ -13,7 +13,7 @@ from safetensors import safe_open
 from ablations.errors import UsageError
 from ablations.models import TrainedModel
 from ablations.models.export import timm_files
-from tests.support.exports import COLOUR, GREY, ONE_PATCH, logits, made, pictures
+from tests.support.exports import COLOUR, GREY, ONE_PATCH, import_timm, logits, made, pictures
 
 TABLES = ("learned", "learned-axial", "sinusoidal", "sinusoidal-1d", "learned+sinusoidal")
 ROTARY = (
@@ -57,8 +57,7 @@ def write(model: TrainedModel, folder: Path) -> Path:
 
 
 def load(folder: Path, **arguments: Any) -> Any:
-    timm = pytest.importorskip("timm", reason="needs timm, torch and torchvision")
-    return timm.create_model(f"local-dir:{folder}", pretrained=True, **arguments).eval()
+    return import_timm().create_model(f"local-dir:{folder}", pretrained=True, **arguments).eval()
 
 
 def as_timm_sees_them(model: Any, images: list[Image.Image]) -> Any:
