@@ -39,6 +39,7 @@ def test_timm(store: Store) -> None:
     assert digests(store.root) == before
 
 
+@pytest.mark.slow
 def test_timm_classifies_the_test_images_as_the_run_did(store: Store, pictures: Path) -> None:
     timm = import_timm()
     import torch
@@ -90,7 +91,7 @@ def test_a_run_of_an_older_version(store: Store) -> None:
     assert json.loads(Path("m/config.json").read_bytes())["label_names"][9] == "9"
 
 
-@pytest.mark.parametrize("target", ["timm", "onnx"])
+@pytest.mark.parametrize("target", [pytest.param("timm", marks=pytest.mark.slow), "onnx"])
 def test_the_example_of_the_documentation(target: str, capsys: pytest.CaptureFixture[str]) -> None:
     if target == "timm":
         import_timm()

@@ -60,6 +60,7 @@ def test_the_runs_of_worker_processes_are_copied(here: Path) -> None:
         assert [call[2] for call in made if call[:2] == ["log", name]] == [[1], [2], [3]]
 
 
+@pytest.mark.slow
 def test_the_rounds_of_a_study_that_grows_are_copied(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     succeeds(vitab(*SMOKE, "--seeds", "3", "--until-decided", "--max-seeds", "6", "--track", "fake"))
     made = calls()
@@ -83,6 +84,7 @@ def test_a_failed_run_is_copied_when_it_is_retried(here: Path, monkeypatch: pyte
     assert succeeds(vitab("retry", "--track", "fake")) == ["study smoke has no failed run"]
 
 
+@pytest.mark.slow
 def test_a_stale_run_is_copied_anew_when_it_is_retried(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     succeeds(vitab("track", "--to", "fake"))
     store = Store(finished)
@@ -124,6 +126,7 @@ def test_runs_that_are_not_finished_are_named(finished: Path) -> None:
     assert result.stderr == "note: 1 of 4 runs are not finished\n"
 
 
+@pytest.mark.slow
 def test_the_report_is_that_of_vitab_report(finished: Path) -> None:
     with REAL_REPORT(Store(finished), "smoke") as folder:
         assert succeeds(vitab("report", "smoke", "--check", "--out", folder.parent)) == [f"{folder} matches its 4 runs"]
@@ -131,6 +134,7 @@ def test_the_report_is_that_of_vitab_report(finished: Path) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_study_of_several_versions_gets_no_report(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "written_report", REAL_REPORT)
     store = Store(finished)
