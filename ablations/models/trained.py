@@ -71,9 +71,10 @@ class TrainedModel:
         return self.preprocessing.class_names
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Return class probabilities (n, C) of uint8 images (n, h, w, c) of the size of the training.
+        """Return class probabilities (n, C) of uint8 images (n, h, w, c).
 
-        On the test images, in their order, these are the bits of the stored probabilities of a run trained on a CPU.
+        They have the size of the training, or another one that the encoding serves; ConfigError is raised if it serves
+        none. On the test images, in their order, these are the bits of the stored probabilities of a run trained on a CPU.
         """
         return self._inference.probabilities(images)
 
@@ -84,7 +85,10 @@ class TrainedModel:
         """
         import pandas as pd
 
-        images = np.array([self.preprocessing.read(Path(picture)) for picture in pictures])
+        p = self.preprocessing
+        images = np.empty((len(pictures), p.image_size, p.image_size, p.channels), dtype=np.uint8)
+        for image, picture in zip(images, pictures, strict=True):
+            image[...] = p.read(Path(picture))
         return pd.DataFrame(self.probabilities(images), index=list(map(str, pictures)), columns=list(self.class_names))
 
     def layers(self, images: np.ndarray) -> "Iterator[Network]":
