@@ -73,8 +73,8 @@ class TrainedModel:
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return class probabilities (n, C) of uint8 images (n, h, w, c).
 
-        They have the size of the training, or another one that the encoding serves; ConfigError is raised if it serves
-        none. On the test images, in their order, these are the bits of the stored probabilities of a run trained on a CPU.
+        Raises ConfigError if they have another size than in the training and the encoding cannot serve it. On the test
+        images, in their order, these are the bits of the stored probabilities of a run trained on a CPU.
         """
         return self._inference.probabilities(images)
 
