@@ -11,7 +11,7 @@ import numpy as np
 from ablations.config import RunConfig, run_label, vit_config
 from ablations.data.loading import dataset_for
 from ablations.data.preprocessing import Preprocessing
-from ablations.errors import VitabError
+from ablations.errors import UsageError, VitabError
 from ablations.models.inference import Inference, loaded
 from ablations.storage import Store, config_of, readable_config
 from vit import ViT, ViTConfig, get_ops
@@ -73,9 +73,13 @@ class TrainedModel:
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return class probabilities (n, C) of uint8 images (n, h, w, c).
 
-        Raises ConfigError if they have another size than in the training and the encoding cannot serve it. On the test
-        images, in their order, these are the bits of the stored probabilities of a run trained on a CPU.
+        Raises UsageError if they are not such images, and ConfigError if they have another size than in the training
+        and the encoding cannot serve it. On the test images, in their order, these are the bits of the stored
+        probabilities of a run trained on a CPU.
         """
+        channels = self.preprocessing.channels
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != channels:
+            raise UsageError(f"images must be uint8 (n, h, w, {channels}), got {images.dtype} {images.shape}")
         return self._inference.probabilities(images)
 
     def classify(self, *pictures: str | Path) -> "pd.DataFrame":
