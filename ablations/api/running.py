@@ -53,7 +53,7 @@ def run(
     - `study`: the name of the study, by default that of the grid
     - `runs`: the folder of the runs
     - `data_dir`: the folder of the dataset's files, by default the user's cache
-    - `recipe`: a preset of training fields for photographs, "light" or "strong"; `changes` go before it
+    - `recipe`: a preset of training fields for photographs, "light" or "strong"; `changes` override its fields
     - `seeds`: the number of seeds, 0 to `seeds` - 1
     - `until_decided`: add seeds in rounds to arms that are not yet better, worse or equivalent, up to `max_seeds`, by
       default four times `seeds`
@@ -89,6 +89,9 @@ def run(
 
     if max_seeds is not None and not until_decided:
         raise UsageError("max_seeds requires until_decided=True; without it, seeds=N sets the number of seeds")
+    most = _plain(max_seeds)
+    if most is not None and type(most) is not int:
+        raise UsageError(f"max_seeds must be an integer, got {most!r}")
     given = {name: _plain(value) for name, value in changes.items()}
     axes, settings = coerce_changes(given)
     precision = settings.pop("precision", None)
@@ -109,7 +112,7 @@ def run(
         "recipe": recipe,
         "seeds": _plain(seeds),
         "until_decided": until_decided or None,
-        "max_seeds": _plain(max_seeds),
+        "max_seeds": most,
         "protocol": None if asked is None else list(asked),
     }
     arguments = {option: value for option, value in options.items() if value is not None} | given
@@ -122,7 +125,7 @@ def run(
 
     with live_tracking(track, store, name, console) as tracking:
         if until_decided:
-            plan = first_or_stored_plan(chosen, store, name, plan_of, _plain(max_seeds))
+            plan = first_or_stored_plan(chosen, store, name, plan_of, most)
         else:
             plan = plan_of(chosen)
             require_fixed(store, name)

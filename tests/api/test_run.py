@@ -297,6 +297,7 @@ def test_runs_of_different_code_are_not_compared(runs: Path, monkeypatch: pytest
         ("smoke", {"recipe": "lihgt"}, "unknown recipe 'lihgt' (did you mean 'light'?)"),
         ("smoke", {"stack": 0}, "--stack must be auto or an integer of at least 1, got '0'"),
         ("smoke", {"max_seeds": 9}, "max_seeds requires until_decided=True; without it, seeds=N sets the number of"),
+        ("smoke", {"until_decided": True, "max_seeds": "9"}, "max_seeds must be an integer, got '9'"),
         ("smoke", {"until_decided": True, "position": "rope"}, "--until-decided needs two levels to compare"),
         ("smoke", {"protocol": "shif"}, "unknown protocol 'shif' (did you mean 'shift'?)"),
         ("smoke", {"track": "aim"}, "unknown tracker 'aim'; valid: tensorboard, mlflow, wandb, trackio"),
