@@ -63,7 +63,7 @@ def test_the_drill_of_evaluations_finds_what_it_looks_for(tmp_path):
     (store.folder(keys[1]) / "arrays.npz").write_bytes(b"x")
     assert found(once) == (1, 0, 1, 1)
     before = evaluation_kills.files_of_runs(runs)
-    assert len(before) == 4 * 8 + 1  # with the lease of each run
+    assert len(before) == 4 * 9 + 1  # with the lease of each run
     next(runs.glob("*/result.json")).touch()
     assert sum(before[name] != now for name, now in evaluation_kills.files_of_runs(runs).items()) == 1
 
