@@ -1,48 +1,23 @@
-"""The harness: trains grids of Vision Transformers, stores the runs, analyses them and writes reports."""
+"""The harness: trains grids of Vision Transformers, stores the runs, analyses them and writes reports.
+
+The names of the Python interface are those of `ablations.api`, which is imported when one of them is first used.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ablations.api import (
-        Grid,
-        RunConfig,
-        Study,
-        TrainedModel,
-        UsageError,
-        VitabError,
-        load_epochs,
-        load_evaluations,
-        load_model,
-        load_predictions,
-        load_runs,
-        run,
-        study,
-    )
-
-__all__ = [
-    "Grid",
-    "RunConfig",
-    "Study",
-    "TrainedModel",
-    "UsageError",
-    "VitabError",
-    "load_epochs",
-    "load_evaluations",
-    "load_model",
-    "load_predictions",
-    "load_runs",
-    "run",
-    "study",
-]
+    from ablations.api import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:
-    """Return a name of the Python interface, which is imported when it is first used."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("ablations.api"), name)
+    """Return a name of the Python interface."""
+    if name == "__all__" or not name.startswith("_"):
+        interface = import_module("ablations.api")
+        if name == "__all__" or name in interface.__all__:
+            return getattr(interface, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *import_module("ablations.api").__all__})

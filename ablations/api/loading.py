@@ -83,16 +83,19 @@ def load_evaluations(runs: str | Path = "runs", study: str | None = None) -> "pd
     return _with_arms(results, measured(Store(Path(runs)), results.plan).values)
 
 
-def load_model(run: str, runs: str | Path = "runs", study: str | None = None) -> TrainedModel:
+def load_model(
+    run: str, runs: str | Path = "runs", study: str | None = None, data_dir: str | Path | None = None
+) -> TrainedModel:
     """Return the model of a finished run, on the CPU in float32, with its preprocessing.
 
     `run` is the key of the run or its first characters, or an arm of the study, such as "rope,depth=4,seed=0": a
     positional encoding and fields of the configuration. The default of the seed is the smallest; other fields that
-    vary must be given. The default of `study` is the last one planned. Raises UsageError if no run, or more than one,
-    is meant, and VitabError if the run diverged or its files are damaged.
+    vary must be given. The default of `study` is the last one planned. `data_dir` is the folder of the dataset's files,
+    which only runs of older versions need, because they have not stored their normalisation. Raises UsageError if no
+    run, or more than one, is meant, and VitabError if the run diverged or its files are damaged.
     """
     store = Store(Path(runs))
-    return TrainedModel.load(store, find_run(store, run, study))
+    return TrainedModel.load(store, find_run(store, run, study), None if data_dir is None else Path(data_dir))
 
 
 def results_of(runs: str | Path, study: str | None = None) -> Results:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
+NAME_FAILS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)
+"""Errors of a file that was named, raised where commands look whether it is there."""
 OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 
 
@@ -41,6 +43,8 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             stop("interrupted", INTERRUPTED)
         except OSError as error:
+            if error.filename is not None and error.errno in NAME_FAILS:
+                stop(f"cannot access {os.fsdecode(error.filename)}: {error.strerror}", USAGE)
             if error.filename is not None or error.errno not in OUTPUT_FAILS:
                 raise
             stop(f"cannot write the output: {error.strerror}; finished runs are kept", FAILED)

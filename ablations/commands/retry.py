@@ -8,10 +8,12 @@ import typer
 
 from ablations.commands.base import console as make_console
 from ablations.commands.base import echo
-from ablations.commands.options import Backend, DataDir, Quiet, Runs, Stack, Workers
+from ablations.commands.options import Backend, DataDir, Quiet, Runs, Stack, Track, Workers
+from ablations.commands.track import live_tracking
 
 
 def retry(
+    context: typer.Context,
     study: Annotated[str | None, typer.Argument(help="Name of the study. Default: the last one planned.")] = None,
     stale: Annotated[
         bool,
@@ -26,6 +28,7 @@ def retry(
     workers: Workers = "auto",
     stack: Stack = "auto",
     runs: Runs = Path("runs"),
+    track: Track = None,
     quiet: Quiet = False,
 ) -> None:
     """Retrain the failed or stale runs of a study. Failed evaluations are tried again by `vitab evaluate`."""
@@ -42,6 +45,7 @@ def retry(
     if name is None:
         raise UsageError(store.describe_studies())
     plan = store.read_study(name)
+    tracking = context.with_resource(live_tracking(track, store, name, console))
     again = set(stale_runs(store, plan)) if stale else {key for key in plan.keys if store.failure(key) is not None}
     if not again:
         echo(f"study {name} has no {'stale' if stale else 'failed'} run")
@@ -52,4 +56,5 @@ def retry(
     chosen = resolve_backend(backend)
     check_runs((task.config for task in tasks), chosen)
     resources = allocate(console, tasks, workers=workers, stack=stack, backend=chosen, data_dir=data_dir)
-    train(console, store, plan, resources, ExecutionSettings(runs, data_dir, chosen), quiet=quiet)
+    settings = ExecutionSettings(runs, data_dir, chosen)
+    train(console, store, plan, resources, settings, quiet=quiet, tracking=tracking)

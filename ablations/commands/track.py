@@ -51,7 +51,8 @@ def track(
         echo(f"note: {tracker} gets no report: {found.report}", err=True)
     if found.unfinished:
         echo(f"note: {found.unfinished} of {count(len(plan.keys), 'run')} are not finished", err=True)
-    present = f", {found.present} were there" if found.present else ""
+    were = "was" if found.present == 1 else "were"
+    present = f", {found.present} {were} there" if found.present else ""
     display.say(
         console, f"copied {count(found.copied, 'run')} of study {plan.study} to {tracker}{present}: {found.where}"
     )

@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ablations.errors import UsageError
 
@@ -47,6 +47,8 @@ def read_picture(
                 picture = picture.convert("L" if channels == 1 else "RGB")
                 fitted = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BICUBIC)
                 return np.asarray(fitted).reshape(image_size, image_size, channels)
+    except UnidentifiedImageError as error:
+        raise UsageError(f"cannot read image {name or source} (neither PNG nor JPEG); fix or remove it") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"cannot read image {name or source} ({reason}); fix or remove it") from error

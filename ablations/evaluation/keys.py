@@ -12,7 +12,8 @@ from ablations.storage.code_version import code_version, component_digest, impor
 
 SHARED = (
     *(f"ablations/evaluation/{name}.py" for name in ("finished_run", "numbers", "patches", "protocol")),
-    *(f"ablations/data/{name}.py" for name in ("loader", "normalisation", "split")),
+    *(f"ablations/data/{name}.py" for name in ("augmentation", "loader", "normalisation", "preprocessing", "split")),
+    "ablations/models/inference.py",
     "ablations/config/model.py",
 )
 """Sources that every protocol may depend on, relative to the root of the code."""

@@ -69,8 +69,7 @@ def write_run(
     store: Store, task: Task, record: "RunRecord", dataset: "Dataset", settings: ExecutionSettings, hooks: RunHooks
 ) -> Finished:
     """Write a trained run to the store. Raises TakenOverError when another process has taken the run over."""
-    from ablations.data.loader import DataLoader
-    from ablations.data.preprocessing import Preprocessing
+    from ablations.models.gallery import stored_mistakes
     from ablations.storage.provenance import describe
 
     environment = describe(position=task.config.position, backend=settings.backend, threads=settings.threads)
@@ -79,8 +78,8 @@ def write_run(
     if len(record.places) > 1:
         environment["places"] = list(record.places)
     model = vit_config(task.config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
-    preprocessing = Preprocessing.of(DataLoader.of(task.config, dataset))
-    store.write(task.key, record, environment, model, hooks.holds_lease, task.replaces, preprocessing)
+    mistakes = None if record.diverged else stored_mistakes(record.predictions, dataset.test_images)
+    store.write(task.key, record, environment, model, hooks.holds_lease, task.replaces, mistakes)
     summary = training_summary(float(record.test_accuracy), float(record.validation_accuracy))
     return Finished(summary, float(record.seconds), record.diverged)
 

@@ -1,4 +1,4 @@
-"""Trained models in use: classify pictures, look inside, export. Knows nothing of training or reports."""
+"""Trained models in use: evaluate, classify, look inside, export. Knows nothing of training or reports."""
 
 from ablations.models.find import find_run
 from ablations.models.trained import TrainedModel, label_of

@@ -1,9 +1,12 @@
-"""The test images that a run is most confidently wrong about."""
+"""The test images that runs are most confidently wrong about: selected, and stored with a run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+STORED = 12
+"""Mistakes whose images are stored with a run."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +21,15 @@ class Mistake:
     label_probability: float
 
 
-def mistakes(predictions: Mapping[str, np.ndarray]) -> list[Mistake]:
-    """Return all mistakes in the stored predictions of a run, by decreasing probability of the predicted class.
+def mistakes(predictions: Mapping[str, np.ndarray], count: int | None = None) -> list[Mistake]:
+    """Return the `count` most confident mistakes in the predictions of a run, all by default.
 
-    `predictions` has `labels` (n,), `predicted` (n,) and `probabilities` (n, C), as `Store.predictions` returns them.
+    They are ordered by decreasing probability of the predicted class. `predictions` has `labels` (n,), `predicted` (n,)
+    and `probabilities` (n, C), as `Store.predictions` returns them.
     """
     labels, predicted, probabilities = (predictions[name] for name in ("labels", "predicted", "probabilities"))
     (wrong,) = np.nonzero(predicted != labels)
-    order = np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
+    order = np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")[:count]
     return [
         Mistake(
             int(i),
@@ -36,3 +40,21 @@ def mistakes(predictions: Mapping[str, np.ndarray]) -> list[Mistake]:
         )
         for i in wrong[order]
     ]
+
+
+def most_confident(runs: Sequence[Mapping[str, np.ndarray]], count: int) -> list[Mistake]:
+    """Return the `count` most confident `mistakes` in the predictions of several runs, each image once."""
+    found = [one for run in runs for one in mistakes(run, count)]
+    first: dict[int, Mistake] = {}
+    for one in sorted(found, key=lambda one: -one.predicted_probability):
+        first.setdefault(one.image, one)
+    return list(first.values())[:count]
+
+
+def stored_mistakes(predictions: Mapping[str, np.ndarray], images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the `STORED` most confident mistakes of a run as `Store.mistakes` has them.
+
+    `images` (n, h, w, c) are the test images.
+    """
+    index = np.array([one.image for one in mistakes(predictions, STORED)], dtype=np.int64)
+    return {"image": index, "pixels": images[index]}

@@ -1,5 +1,6 @@
 """Classify pictures with a trained model."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,11 @@ class Prediction:
 def find_pictures(given: Iterable[str]) -> list[str]:
     """Return files as they are given, and the pictures in each folder (see `pictures_in`).
 
-    Raises UsageError for a folder without pictures.
+    A file that cannot be accessed is returned as well. Raises UsageError for a folder without pictures.
     """
     found: list[str] = []
     for text in given:
-        if Path(text).is_dir():
+        if os.path.isdir(text):  # noqa: PTH112  Path.is_dir raises an error for a name that is too long
             pictures = pictures_in(Path(text))
             if not pictures:
                 raise UsageError(f"folder {text} must have at least one PNG or JPEG picture, got none")

@@ -1,6 +1,6 @@
 """A trained model with its preprocessing: from pictures to class probabilities."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,8 @@ import numpy as np
 from ablations.config import RunConfig, run_label, vit_config
 from ablations.data.loading import dataset_for
 from ablations.data.preprocessing import Preprocessing
-from ablations.errors import VitabError
+from ablations.errors import UsageError, VitabError
+from ablations.models.inference import Inference, loaded
 from ablations.storage import Store, config_of, readable_config
 from vit import ViT, ViTConfig, get_ops
 
@@ -19,13 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ablations.data import Dataset
-    from vit.engine import Engine
     from vit.model import Network
-
-CHUNK = 4096
-"""Pictures classified at once, at least one lane."""
-LAYER_BATCH = 64
-"""Pictures of which the results of all layers are in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +54,7 @@ class TrainedModel:
             )
         p = preprocessing
         shape = vit_config(config, image_size=p.image_size, channels=p.channels, classes=len(p.class_names))
-        model = ViT(shape, get_ops("numpy"), [config.seed])
-        model.load_state_dict(store.checkpoint(key))
-        model.derive()
+        model = loaded(store.checkpoint(key), shape, get_ops("numpy"))
         return cls(key, config, preprocessing, model, _batch_size(store, key, config), note)
 
     @property
@@ -78,17 +71,16 @@ class TrainedModel:
         return self.preprocessing.class_names
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Return class probabilities (n, C) of uint8 images (n, h, w, c) of the size of the training.
+        """Return class probabilities (n, C) of uint8 images (n, h, w, c).
 
-        On the test images, in their order, these are the bits of the stored probabilities of a run trained on a CPU.
+        Raises UsageError if they are not such images, and ConfigError if they have another size than in the training
+        and the encoding cannot serve it. On the test images, in their order, these are the bits of the stored
+        probabilities of a run trained on a CPU.
         """
-        engine, ops = self._engine, self.model.ops
-        size = max(1, CHUNK // engine.lane_images) * engine.lane_images
-        parts = [
-            ops.softmax(engine.logits(self.preprocessing.normalise(images[start : start + size])[None]))[0]
-            for start in range(0, len(images), size)
-        ]
-        return np.concatenate(parts) if parts else np.empty((0, len(self.class_names)), dtype=np.float32)
+        channels = self.preprocessing.channels
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != channels:
+            raise UsageError(f"images must be uint8 (n, h, w, {channels}), got {images.dtype} {images.shape}")
+        return self._inference.probabilities(images)
 
     def classify(self, *pictures: str | Path) -> "pd.DataFrame":
         """Return class probabilities of PNG and JPEG files: a row for each file, a column for each class.
@@ -97,7 +89,10 @@ class TrainedModel:
         """
         import pandas as pd
 
-        images = np.array([self.preprocessing.read(Path(picture)) for picture in pictures])
+        p = self.preprocessing
+        images = np.empty((len(pictures), p.image_size, p.image_size, p.channels), dtype=np.uint8)
+        for image, picture in zip(images, pictures, strict=True):
+            image[...] = p.read(Path(picture))
         return pd.DataFrame(self.probabilities(images), index=list(map(str, pictures)), columns=list(self.class_names))
 
     def layers(self, images: np.ndarray) -> "Iterator[Network]":
@@ -105,17 +100,11 @@ class TrainedModel:
 
         There is one run: the arrays of layers are (1, B, ...), and are overwritten by the next batch.
         """
-        network = self.model.network(min(LAYER_BATCH, len(images)))
-        for start in range(0, len(images), LAYER_BATCH):
-            network.load(self.preprocessing.normalise(images[start : start + LAYER_BATCH])[None])
-            network.logits()
-            yield network
+        return self._inference.layers(images)
 
     @cached_property
-    def _engine(self) -> "Engine":
-        from vit.engine import AdamWConfig, Engine
-
-        return Engine(self.model, AdamWConfig(), self.batch_size)
+    def _inference(self) -> Inference:
+        return Inference(self.model, self.preprocessing, self.batch_size)
 
 
 def label_of(key: str, config: RunConfig) -> str:
@@ -123,10 +112,12 @@ def label_of(key: str, config: RunConfig) -> str:
     return f"run {key[:16]}: {run_label(config, ('position', 'depth', 'patch'))}, trained on {config.data}"
 
 
-def dataset_of(store: Store, key: str, data_dir: Path | None = None) -> "Dataset":
+def dataset_of(
+    store: Store, key: str, data_dir: Path | None = None, heartbeat: Callable[[], object] = lambda: None
+) -> "Dataset":
     """Return the dataset of a finished run. Raises VitabError if it is not the one that the run was trained on."""
     config = config_of(store, key)
-    dataset = dataset_for(config, data_dir)
+    dataset = dataset_for(config, data_dir, heartbeat)
     if store.environment(key).get("data_sha256") not in (None, dataset.fingerprint):
         raise VitabError(f"the images of {config.data} differ from those that run {key[:16]} was trained on")
     return dataset

@@ -18,8 +18,10 @@ from ablations.reporting.facts import facts, facts_frame
 from ablations.reporting.figures.evaluations import evaluation_figures
 from ablations.reporting.figures.figure import ReportFigure
 from ablations.reporting.figures.gallery import report_figures
+from ablations.reporting.figures.mistakes import arms_figure
 from ablations.reporting.findings import claims
 from ablations.reporting.html import page
+from ablations.reporting.mistakes import find_mistakes
 from ablations.reporting.paper import FILES as PAPER
 from ablations.reporting.paper import paper
 from ablations.reporting.publish import published
@@ -61,7 +63,8 @@ def compose(results: Results, evaluations: Evaluations | None = None, about: Mea
             f"no finished run of study {results.plan.study!r} has a value of {analysis.outcomes.measure.name}"
         )
     found = None if about else analyse_evaluations(results, evaluations)
-    drawn = report_figures(results, analysis)
+    mistakes = None if about else find_mistakes(results, analysis.outcomes)
+    drawn = [*report_figures(results, analysis), *([arms_figure(mistakes)] if mistakes else [])]
     of_protocols = evaluation_figures(results, found) if found else {}
     study = facts(results, analysis) | {name: value for figure in drawn for name, value in figure.facts.items()}
     exact = ("runs", "evaluations")
@@ -69,6 +72,8 @@ def compose(results: Results, evaluations: Evaluations | None = None, about: Mea
     if found and evaluations:
         study |= evaluation_facts(found)
         framed |= {name: each for name, each in evaluation_frames(results, evaluations, found).items() if len(each)}
+    if mistakes:
+        framed["mistakes"] = mistakes.frame()
     made = {f"{name}.csv": csv_text(frame, exact=name in exact) for name, frame in framed.items()}
     made["study.csv"] = csv_text(facts_frame(study))
     shown = shown_tables(results, analysis)

@@ -13,12 +13,13 @@ from ablations.storage.files import (
 )
 from ablations.storage.records import EpochMetrics, RunRecord
 from ablations.storage.results import Results, load_results
-from ablations.storage.store import FILES, METRICS, RESULT, Store
+from ablations.storage.store import FILES, LATER_FILES, METRICS, RESULT, Store
 from ablations.storage.study_plan import StudyPlan
 from ablations.storage.verification import config_of, evaluations_of, find_key, finished_keys, problems, readable_config
 
 __all__ = [
     "FILES",
+    "LATER_FILES",
     "METRICS",
     "RESULT",
     "EpochMetrics",

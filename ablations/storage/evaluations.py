@@ -8,7 +8,6 @@
 They are claimed, written and verified as runs are (`ablations.storage.store`), and never touch the folder of a run.
 """
 
-import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +26,7 @@ class EvaluationStore(Store):
     """The evaluations of the runs in a folder."""
 
     files: ClassVar[tuple[str, ...]] = FILES
+    later_files: ClassVar[tuple[str, ...]] = ()
     repeat: ClassVar[str] = "evaluate the study again"
     has_studies: ClassVar[bool] = False
 
@@ -61,8 +61,7 @@ class EvaluationStore(Store):
 
     def arrays(self, key: str) -> dict[str, np.ndarray]:
         """Return the arrays of a finished evaluation."""
-        with np.load(io.BytesIO(self._checked(key, "arrays.npz"))) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        return self._arrays(key, "arrays.npz")
 
     def finished(self, runs: Iterable[str], *, verify: bool = True) -> dict[str, dict[str, Any]]:
         """Return the results of all finished evaluations of these runs, by key.

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ablations.config import RunConfig
+
+if TYPE_CHECKING:
+    from ablations.data.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class RunRecord:
     """Of all training steps."""
     train_seconds: float
     seconds: float
+    preprocessing: "Preprocessing | None" = None
+    """What the model needs to be used on pictures; None is stored as in runs of older versions."""
     stack: int = 1
     """Runs that were trained as one model when it ended, itself included."""
     diverged: int | None = None

@@ -14,6 +14,8 @@ from ablations.storage.study_plan import StudyPlan
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ablations.data.preprocessing import Preprocessing
+
 EPOCH_KEYS = ("position", "depth", "patch", "seed")
 
 
@@ -29,6 +31,8 @@ class Results:
     environments: dict[str, dict[str, Any]] = field(default_factory=dict)  # by key
     checkpoint: Callable[[str], dict[str, np.ndarray]] = lambda key: {}  # the weights of the run of this key
     predictions: Callable[[str], dict[str, np.ndarray]] = lambda key: {}
+    mistakes: Callable[[str], dict[str, np.ndarray] | None] = lambda key: None
+    preprocessing: Callable[[str], "Preprocessing | None"] = lambda key: None
 
 
 def load_results(store: Store, study: str) -> Results:
@@ -62,4 +66,6 @@ def load_results(store: Store, study: str) -> Results:
         environments=environments,
         checkpoint=store.checkpoint,
         predictions=store.predictions,
+        mistakes=store.mistakes,
+        preprocessing=store.preprocessing,
     )

@@ -4,6 +4,7 @@
 
     runs/<first 16 characters of the key>/
         config.json  environment.json  metrics.csv  predictions.npz  checkpoint.safetensors  result.json
+        mistakes.npz    absent in runs of older versions
         DONE.json       written last: the key and the SHA-256 of every other file
         failure.json    instead, when the run failed: the reason and the traceback
     runs/studies/<study>.json   the plan, with a checksum of its own
@@ -20,7 +21,7 @@ import io
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -45,6 +46,7 @@ FILES = (
     "checkpoint.safetensors",
     "result.json",
 )
+LATER_FILES = ("mistakes.npz",)
 METRICS = (
     "epoch",
     "learning_rate",
@@ -76,6 +78,8 @@ class Store:
 
     files: ClassVar[tuple[str, ...]] = FILES
     """Names of the files of a run, besides DONE.json."""
+    later_files: ClassVar[tuple[str, ...]] = LATER_FILES
+    """Names of files that runs of older versions do not have."""
     repeat: ClassVar[str] = "run the study again"
     """How a damaged run is repaired, after its folder was deleted."""
     has_studies: ClassVar[bool] = True
@@ -132,17 +136,18 @@ class Store:
         model: "ViTConfig",
         held: Held = lambda: True,
         replaces: str | None = None,
-        preprocessing: "Preprocessing | None" = None,
+        mistakes: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Write a finished run, DONE.json last, in place of the result with the digest `replaces` if there is one.
 
-        The metadata of the checkpoint tell how the model is used: key, configuration, `preprocessing`, version.
+        The metadata of the checkpoint tell how the model is used: key, configuration, preprocessing, version.
+        `mistakes` are the test images that it is most confidently wrong about, as the method of this name returns them.
         Raises StorageError, and TakenOverError if the run is no longer `held` or has another result.
         """
         from ablations.storage.model_facts import model_facts
         from vit import checkpoint
 
-        facts = model_facts(key, record.config, preprocessing)
+        facts = model_facts(key, record.config, record.preprocessing)
         metadata = {"vitab": json.dumps(facts)}  # safetensors shuffles several entries
         result = {name: _number(getattr(record, name)) for name in RESULT} | {"key": key}
         if record.diverged is not None:
@@ -155,6 +160,8 @@ class Store:
             "checkpoint.safetensors": checkpoint.to_bytes(record.state, model, metadata),
             "result.json": to_json(result),
         }
+        if mistakes is not None:
+            contents["mistakes.npz"] = npz_bytes(mistakes)
         self._put(key, contents, held, replaces)
 
     def contents(self, key: str) -> tuple[dict[str, bytes], dict[str, str]]:
@@ -174,10 +181,11 @@ class Store:
 
         Raises VitabError, and writes nothing, if it is damaged.
         """
-        for name in self.files:
+        names = (*self.files, *(name for name in self.later_files if name in sums))
+        for name in names:
             if hashlib.sha256(contents.get(name, b"")).hexdigest() != sums.get(name):
                 raise VitabError(f"{name} of run {key[:16]} does not match its checksum")
-        self._put(key, {name: contents[name] for name in self.files}, held, replaces)
+        self._put(key, {name: contents[name] for name in names}, held, replaces)
 
     def fail(self, key: str, config: RunConfig, error: str, details: str = "", attempt: int = 0) -> None:
         """Record why a run failed: one line, and the traceback if there is one. A finished run keeps its result."""
@@ -230,8 +238,15 @@ class Store:
 
     def predictions(self, key: str) -> dict[str, np.ndarray]:
         """Return labels (n,), predicted (n,) and probabilities (n, C) of the test examples of a finished run."""
-        with np.load(io.BytesIO(self._checked(key, "predictions.npz"))) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        return self._arrays(key, "predictions.npz")
+
+    def mistakes(self, key: str) -> dict[str, np.ndarray] | None:
+        """Return the test images that a finished run is most confidently wrong about, the most confident first.
+
+        `image` (k,) are their indices among the test images, `pixels` (k, h, w, c) uint8. None for a run of an older
+        version.
+        """
+        return self._arrays(key, "mistakes.npz") if "mistakes.npz" in (self._manifest(key) or {}) else None
 
     def checkpoint(self, key: str) -> dict[str, np.ndarray]:
         """Return the weights of a finished run, with the names and layouts of ViT.state_dict."""
@@ -340,6 +355,11 @@ class Store:
             raise VitabError(f"{path} is damaged: delete {path.parent} and {self.repeat}")
         return content
 
+    def _arrays(self, key: str, name: str) -> dict[str, np.ndarray]:
+        """Return the arrays in an .npz file of a finished run."""
+        with np.load(io.BytesIO(self._checked(key, name))) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
     def _fresh(self, key: str) -> Path:
         """Return the folder of a run, without DONE.json and without temporary files of killed attempts."""
         folder = self.folder(key)
@@ -365,7 +385,7 @@ def _metrics_csv(record: "RunRecord") -> bytes:
     return text.getvalue().encode()
 
 
-def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Return the content of a compressed .npz file."""
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)

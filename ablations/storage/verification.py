@@ -33,6 +33,7 @@ def problems(store: Store, key: str) -> list[str]:
         "environment.json": store.environment,
         "metrics.csv": store.metrics,
         "predictions.npz": store.predictions,
+        "mistakes.npz": store.mistakes,
         "checkpoint.safetensors": store.checkpoint,
         "result.json": store.result,
         "config.json": lambda key: config_of(store, key),

@@ -12,6 +12,7 @@ import numpy as np
 from ablations.config import RunConfig, vit_config
 from ablations.data import Dataset
 from ablations.data.loader import Batch, DataLoader
+from ablations.data.preprocessing import Preprocessing
 from ablations.storage import EpochMetrics, RunRecord
 from ablations.training.checkpoint import Checkpointer, TrainingState
 from ablations.training.outcome import accuracy, cross_entropy, diverged_record, trained_record
@@ -293,6 +294,7 @@ class Stack:
             "seconds": self.seconds(member),
             "stack": len(self.members),
             "places": member.places,
+            "preprocessing": Preprocessing.of(member.loader),
         }
 
     def _resume(self) -> None:

@@ -13,8 +13,9 @@ import ablations
 from ablations.config import FIELDS
 from ablations.data.loading import dataset_for
 from ablations.evaluation.keys import key_of
+from ablations.models import trained
 from ablations.storage import METRICS, RESULT, EvaluationStore, Store
-from tests.support.trained_models import make_diverged, make_unfinished
+from tests.support.trained_models import make_diverged, make_old, make_unfinished
 
 
 def test_a_row_of_runs_is_the_configuration_and_the_result(runs: Path) -> None:
@@ -94,6 +95,18 @@ def test_a_model_has_the_stored_probabilities(runs: Path) -> None:
     np.testing.assert_array_equal(model.probabilities(images), store.predictions(key)["probabilities"])
     assert ablations.load_model(key[:10], str(runs), "smoke").key == key
     assert model.model.forward(model.preprocessing.normalise(images[:2])[None]).shape == (1, 2, 10)
+
+
+def test_a_model_of_an_older_version_needs_its_data(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(runs)
+    key = store.read_study("smoke").keys[0]
+    make_old(store, key)
+    asked = []
+    load = trained.dataset_of
+    monkeypatch.setattr(trained, "dataset_of", lambda store, key, folder: asked.append(folder) or load(store, key))
+    found = ablations.load_model(key, data_dir="some folder")
+    assert asked == [Path("some folder")]
+    assert found.note.startswith(f"the checkpoint of run {key[:16]} is of an older version")
 
 
 def test_a_model_classifies_pictures_in_files(runs: Path) -> None:

@@ -148,6 +148,63 @@ def test_the_command_of_a_plan_runs_the_same_study(here: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("trained_at_once")
+@pytest.mark.filterwarnings("ignore:no difference can reach")
+def test_a_recipe_is_below_the_changes(here: Path) -> None:
+    options = {"recipe": "light", "epochs": 3, "data": "digits", "study": "any", "workers": 1}
+    plan = ablations.run("smoke", **SMALL, **options).plan
+    succeeds(vitab("run", "--grid", "smoke", "--set", "per_class=5", "--recipe", "light", "--epochs", "3", "--dry-run"))
+    config = plan.configs[0]
+    assert (config.epochs, config.crop_padding, config.label_smoothing) == (3, 4, 0.1)
+    assert 'ablations.run("smoke", study="any", recipe="light", per_class=5, epochs=3, data="digits")' in plan.command
+    succeeds(vitab("run", "--grid", "smoke", "--set", "per_class=5", "--recipe", "light", "--epochs", "3"))
+    assert Store(here / "runs").read_study("smoke").keys == plan.keys
+
+
+def test_stacks_have_the_results_of_single_runs(trained: Path, here: Path) -> None:
+    with pytest.warns(UserWarning, match="no difference can reach"):
+        study = ablations.run("smoke", workers=1, stack=2, **SMALL)
+    assert contents(here / "runs") == contents(trained)
+    assert {Store(here / "runs").environment(key)["stack"] for key in study.plan.keys} == {2}
+
+
+@pytest.mark.usefixtures("trained_at_once")
+@pytest.mark.filterwarnings("ignore:no difference can reach")
+def test_protocols_that_are_asked_for() -> None:
+    study = ablations.run(SMOKE, protocol="per-class,calibration", workers=1, **SMALL)
+    assert study.plan.protocols == ("per-class", "calibration")
+    assert set(study.evaluations["protocol"]) == {"per-class", "calibration"}
+    assert 'protocol=["per-class", "calibration"]' in study.plan.command
+    assert ablations.run(SMOKE, runs="others", protocol=[], workers=1, **SMALL).plan.protocols == ()
+
+
+@pytest.mark.usefixtures("trained_at_once")
+def test_seeds_are_added_until_the_contrasts_are_decided(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {"seeds": 3, "until_decided": True, "max_seeds": 6, "workers": 1, "per_class": 5}
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        study = ablations.run("smoke", **asked)
+    succeeds(vitab("run", "--grid", "smoke", "--set", "per_class=5", "--seeds", "3", "--until-decided",
+                   "--max-seeds", "6", "--runs", "theirs", "--workers", "1"))  # fmt: skip
+    theirs = Store(here / "theirs").read_study("smoke")
+    assert study.plan == replace(theirs, command=study.plan.command)
+    assert len(study.runs) == len(theirs.keys) == 12
+    assert "seeds=3, until_decided=True, max_seeds=6, per_class=5" in study.plan.command
+    assert "12 of at most 12 runs were needed" in capsys.readouterr().out
+    with pytest.raises(ablations.UsageError, match="was started with --seeds 3 --max-seeds 6, which cannot be changed"):
+        ablations.run("smoke", **asked | {"max_seeds": 9})
+
+
+def test_failed_runs_of_a_growing_study_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train_with_failures)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(
+            ablations.VitabError, match=r"2 of .* runs failed; .*none, seed 1: the run cannot be trained"
+        ):
+            ablations.run("smoke", seeds=3, until_decided=True, workers=1, **SMALL)
+
+
 def test_protocols_of_a_grid_are_measured(trained: Path) -> None:
     plan = Store(trained).read_study("smoke")
     assert plan.protocols == ("calibration",)
@@ -237,6 +294,13 @@ def test_runs_of_different_code_are_not_compared(runs: Path, monkeypatch: pytest
         ("smoke", {"seeds": 0}, "seeds must be an integer of at least 1, got 0"),
         ("smoke", {"seeds": "3"}, "seeds must be an integer of at least 1, got '3'"),
         ("smoke", {"study": "a/b"}, "study must be up to 100 letters, digits, "),
+        ("smoke", {"recipe": "lihgt"}, "unknown recipe 'lihgt' (did you mean 'light'?)"),
+        ("smoke", {"stack": 0}, "--stack must be auto or an integer of at least 1, got '0'"),
+        ("smoke", {"max_seeds": 9}, "max_seeds requires until_decided=True; without it, seeds=N sets the number of"),
+        ("smoke", {"until_decided": True, "max_seeds": "9"}, "max_seeds must be an integer, got '9'"),
+        ("smoke", {"until_decided": True, "position": "rope"}, "--until-decided needs two levels to compare"),
+        ("smoke", {"protocol": "shif"}, "unknown protocol 'shif' (did you mean 'shift'?)"),
+        ("smoke", {"track": "aim"}, "unknown tracker 'aim'; valid: tensorboard, mlflow, wandb, trackio"),
         ("smoke", {"workers": 0}, "--workers must be auto or an integer of at least 1, got '0'"),
         ("smoke", {"backend": "torch"}, "--backend must be auto, numpy, cupy, got 'torch'"),
         ("smoke", {"precision": "bf16"}, "precision must be float32 with backend numpy, got 'bf16'"),

@@ -11,7 +11,7 @@ from ablations.config import GRIDS, override
 from ablations.execution import plan as study
 from ablations.execution import worker as workers
 from ablations.execution.tasks import ExecutionSettings, RunHooks, Task
-from ablations.storage import FILES, EvaluationStore, Store, files, finished_keys, problems
+from ablations.storage import FILES, LATER_FILES, EvaluationStore, Store, files, finished_keys, problems
 from tests.drills import dask_kills, evaluation_kills, failing_writes, fuzz, kills
 from tests.drills.common import CHECKPOINT
 from tests.support import fake_trainer
@@ -63,7 +63,7 @@ def test_the_drill_of_evaluations_finds_what_it_looks_for(tmp_path):
     (store.folder(keys[1]) / "arrays.npz").write_bytes(b"x")
     assert found(once) == (1, 0, 1, 1)
     before = evaluation_kills.files_of_runs(runs)
-    assert len(before) == 4 * 8 + 1  # with the lease of each run
+    assert len(before) == 4 * 9 + 1  # with the lease of each run
     next(runs.glob("*/result.json")).touch()
     assert sum(before[name] != now for name, now in evaluation_kills.files_of_runs(runs).items()) == 1
 
@@ -114,7 +114,7 @@ def store_and_keys(tmp_path_factory):
     return store, plan.keys
 
 
-@pytest.mark.parametrize("name", [*FILES, "DONE.json"])
+@pytest.mark.parametrize("name", [*FILES, *LATER_FILES, "DONE.json"])
 @pytest.mark.parametrize("how", ["emptied", "truncated", "flipped", "swapped", "removed"])
 def test_a_damaged_file_of_a_finished_run_is_detected_or_the_run_is_not_finished(store_and_keys, name, how):
     store, (key, other) = store_and_keys

@@ -208,16 +208,20 @@ BAD = [
     ([RUN, "p/00000.png", "--out", "map"], "--out must end in .png, .pdf, .svg, got map"),
     ([RUN, "p/00000.png", "--out", "no/map.png"], "--out must be in a folder that exists, got no/map.png"),
     ([RUN, "p/00000.png", "--out", "folder.png"], "--out must be a file, got the folder folder.png"),
+    ([RUN, "p/00000.png", "--out", "m" * 300 + ".png"], "m.png: File name too long"),
     ([RUN], "Missing argument 'PICTURE'"),
     ([RUN, "p"], "cannot read image p (Is a directory); fix or remove it"),
     ([RUN, "none.png"], "cannot read image none.png (No such file or directory); fix or remove it"),
-    ([RUN, "runs/studies/arms.json"], "cannot read image runs/studies/arms.json (cannot identify image file"),
+    (
+        [RUN, "runs/studies/arms.json"],
+        "cannot read image runs/studies/arms.json (neither PNG nor JPEG); fix or remove it",
+    ),
     (["rope", "p/00000.png"], "'rope' means 2 arms of study arms"),
     (["learned", "p/00000.png"], "no run of study arms is 'learned'"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments)[:60] for arguments, _ in BAD])
 def test_bad_input_is_one_line_and_nothing_is_written(
     store: Store, picture: Path, arguments: list[str], message: str
 ) -> None:

@@ -14,6 +14,7 @@ from ablations.models.trained import dataset_of
 from ablations.storage import Store
 from tests.support import own_encoding
 from tests.support.evaluations import digests, refused, succeeds, vitab
+from tests.support.exports import import_timm
 from tests.support.trained_models import keys_of, make_diverged, make_old
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,8 +39,9 @@ def test_timm(store: Store) -> None:
     assert digests(store.root) == before
 
 
+@pytest.mark.slow
 def test_timm_classifies_the_test_images_as_the_run_did(store: Store, pictures: Path) -> None:
-    timm = pytest.importorskip("timm", reason="needs timm, torch and torchvision")
+    timm = import_timm()
     import torch
 
     for study, arm in (("token", "rope(base=10),2,0"), ("colour", "learned,1,0")):
@@ -89,9 +91,12 @@ def test_a_run_of_an_older_version(store: Store) -> None:
     assert json.loads(Path("m/config.json").read_bytes())["label_names"][9] == "9"
 
 
-@pytest.mark.parametrize("target", ["timm", "onnx"])
+@pytest.mark.parametrize("target", [pytest.param("timm", marks=pytest.mark.slow), "onnx"])
 def test_the_example_of_the_documentation(target: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("timm" if target == "timm" else "onnxruntime", reason="needs timm, or onnx and onnxruntime")
+    if target == "timm":
+        import_timm()
+    else:
+        pytest.importorskip("onnxruntime", reason="needs onnx and onnxruntime")
     text = (ROOT / "docs" / "export.md").read_text()
     (code,) = re.findall(rf"<!-- example: {target} -->\n```python\n(.*?)```", text, re.DOTALL)
     out = {"timm": "rope-timm", "onnx": "rope.onnx"}[target]

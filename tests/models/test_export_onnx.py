@@ -31,7 +31,14 @@ def _onnx() -> None:
     pytest.importorskip("onnx", reason=REASON)
 
 
-@pytest.mark.parametrize("shape", [COLOUR, GREY, ONE_PATCH], ids=["mean", "class token", "one patch"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(COLOUR, id="mean", marks=pytest.mark.slow),
+        pytest.param(GREY, id="class token"),
+        pytest.param(ONE_PATCH, id="one patch", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("position", ALL)
 def test_the_same_logits_and_probabilities(position: str, shape: dict) -> None:
     model = made(position, **shape)

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from ablations.errors import UsageError
 from ablations.models import TrainedModel
 from ablations.models.export import timm_files
-from tests.support.exports import COLOUR, GREY, ONE_PATCH, logits, made, pictures
+from tests.support.exports import COLOUR, GREY, ONE_PATCH, import_timm, logits, made, pictures
 
 TABLES = ("learned", "learned-axial", "sinusoidal", "sinusoidal-1d", "learned+sinusoidal")
 ROTARY = (
@@ -57,8 +57,7 @@ def write(model: TrainedModel, folder: Path) -> Path:
 
 
 def load(folder: Path, **arguments: Any) -> Any:
-    timm = pytest.importorskip("timm", reason="needs timm, torch and torchvision")
-    return timm.create_model(f"local-dir:{folder}", pretrained=True, **arguments).eval()
+    return import_timm().create_model(f"local-dir:{folder}", pretrained=True, **arguments).eval()
 
 
 def as_timm_sees_them(model: Any, images: list[Image.Image]) -> Any:
@@ -78,6 +77,7 @@ def timm_logits(model: Any, images: np.ndarray) -> np.ndarray:
         return model(batch).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [COLOUR, GREY], ids=["mean", "class token"])
 @pytest.mark.parametrize("position", ARCHITECTURES)
 def test_the_same_logits(tmp_path: Path, caplog: pytest.LogCaptureFixture, position: str, shape: dict) -> None:
@@ -88,6 +88,7 @@ def test_the_same_logits(tmp_path: Path, caplog: pytest.LogCaptureFixture, posit
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", ["none", "learned", "rope", "rope-dinov3", "relative-bias"])
 def test_a_single_patch(tmp_path: Path, position: str) -> None:
     model = made(position, **ONE_PATCH)
@@ -96,6 +97,7 @@ def test_a_single_patch(tmp_path: Path, position: str) -> None:
     np.testing.assert_allclose(timm_logits(theirs, images), logits(model, images), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pictures_of_other_sizes_are_cut_and_resized_as_by_vitab(tmp_path: Path) -> None:
     model = made("rope", **GREY)
     theirs = load(write(model, tmp_path / "m"))
@@ -107,6 +109,7 @@ def test_pictures_of_other_sizes_are_cut_and_resized_as_by_vitab(tmp_path: Path)
     np.testing.assert_allclose(batch[0, 0].numpy(), ours[..., 0], rtol=0, atol=1.01 / (255 * 0.2))  # one grey value
 
 
+@pytest.mark.slow
 def test_another_head_for_fine_tuning(tmp_path: Path) -> None:
     model = made("rope-mixed", **COLOUR)
     theirs = load(write(model, tmp_path / "m"), num_classes=7)

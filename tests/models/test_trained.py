@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from ablations.data import load
-from ablations.errors import VitabError
+from ablations.errors import UsageError, VitabError
 from ablations.models import TrainedModel, find_run
 from ablations.models.trained import dataset_of, top
 from ablations.storage import Store, config_of, to_json
 from tests.support.evaluations import succeeds, vitab
 from tests.support.own_encoding import write
 from tests.support.trained_models import keys_of, make_diverged, make_old, replace_file
+from vit import ConfigError
 from vit.positions import own
 
 
@@ -41,6 +42,16 @@ def test_a_batch_of_the_size_of_the_training_is_not_larger_than_its_images(store
     del environment["dataset"]  # as in runs of older versions
     replace_file(store, key, "environment.json", to_json(environment))
     assert TrainedModel.load(store, key).batch_size == 64
+
+
+def test_images_of_another_size_or_kind(store: Store) -> None:
+    model = TrainedModel.load(store, keys_of(store, "arms")["rope,1,0"])
+    assert model.probabilities(np.zeros((2, 12, 12, 1), np.uint8)).shape == (2, 10)
+    with pytest.raises(ConfigError, match=r"patch_size must divide the image size 9 \(1, 3, 9\), got 4"):
+        model.probabilities(np.zeros((1, 9, 9, 1), np.uint8))
+    for images in (np.zeros((2, 8, 8, 3), np.uint8), np.zeros((8, 8, 1), np.uint8), np.zeros((2, 8, 8, 1))):
+        with pytest.raises(UsageError, match=r"^images must be uint8 \(n, h, w, 1\), got (uint8|float64) \("):
+            model.probabilities(images)
 
 
 def test_few_pictures_and_none(store: Store) -> None:

@@ -19,6 +19,7 @@ TABLES = {
     "Paired contrasts": ("contrasts", "study", "missing"),
     "Ranks over settings": ("ranks",),
     "Evaluations": ("evaluation_findings", "evaluation_means", "study"),
+    "Most confident mistakes": ("mistakes",),
     "Figures": ("accuracy", "study"),
     "How to read this": ("contrasts", "study"),
 }

@@ -208,6 +208,7 @@ NEUTRAL = {
     "ablations.config.sequential_design": "which runs there are",
     "ablations.data": "exports",
     "ablations.data.dataset": "pixels, which are part of a run's key",
+    "ablations.data.preprocessing": "written after training",
     "ablations.errors": "messages",
     "ablations.storage": "exports",
     "ablations.storage.files": "written after training",

@@ -8,7 +8,8 @@ import pytest
 from ablations.config import RunConfig, run_key, vit_config
 from ablations.data import load
 from ablations.errors import UsageError, VitabError
-from ablations.storage import METRICS, Store, StudyPlan, files, load_results
+from ablations.models.gallery import stored_mistakes
+from ablations.storage import METRICS, Store, StudyPlan, files, load_results, problems
 from tests.support import fake_trainer
 
 FILES = {
@@ -16,6 +17,7 @@ FILES = {
     "environment.json",
     "metrics.csv",
     "predictions.npz",
+    "mistakes.npz",
     "checkpoint.safetensors",
     "result.json",
     "DONE.json",
@@ -50,7 +52,9 @@ def plan(digits):
 def finish(store, config, digits):
     key = run_key(config, digits.fingerprint)
     model = vit_config(config, image_size=8, channels=1, classes=10)
-    store.write(key, fake_trainer.train(config, digits), {"threads": 1}, model)
+    record = fake_trainer.train(config, digits)
+    mistakes = stored_mistakes(record.predictions, digits.test_images)
+    store.write(key, record, {"threads": 1}, model, mistakes=mistakes)
     return key
 
 
@@ -214,3 +218,34 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
         files.write_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_run_of_an_older_version_has_no_mistakes_and_is_intact(tmp_path, digits):
+    old, new = Store(tmp_path / "old"), Store(tmp_path / "new")
+    key = run_key(CONFIGS[0], digits.fingerprint)
+    model = vit_config(CONFIGS[0], image_size=8, channels=1, classes=10)
+    old.write(key, fake_trainer.train(CONFIGS[0], digits), {"threads": 1, "code": {}}, model)
+    assert "mistakes.npz" not in {path.name for path in old.folder(key).iterdir()}
+    assert old.mistakes(key) is None
+    assert old.verify(key) == []
+    assert "mistakes.npz" not in " ".join(problems(old, key))
+    new.receive(key, *old.contents(key))
+    assert new.mistakes(key) is None
+
+
+def test_the_images_of_mistakes_are_checked_and_received(tmp_path, digits):
+    store, other = Store(tmp_path / "a"), Store(tmp_path / "b")
+    key = finish(store, CONFIGS[0], digits)
+    found = store.mistakes(key)
+    wrong = np.flatnonzero(digits.test_labels != 0)[:12]
+    np.testing.assert_array_equal(found["image"], wrong)
+    np.testing.assert_array_equal(found["pixels"], digits.test_images[wrong])
+    contents, sums = store.contents(key)
+    other.receive(key, contents, sums)
+    np.testing.assert_array_equal(other.mistakes(key)["pixels"], found["pixels"])
+    with pytest.raises(VitabError, match=r"mistakes.npz of run .* does not match its checksum"):
+        Store(tmp_path / "c").receive(key, contents | {"mistakes.npz": b"other"}, sums)
+    (store.folder(key) / "mistakes.npz").write_bytes(b"damaged")
+    assert "mistakes.npz does not match its checksum" in problems(store, key)
+    with pytest.raises(VitabError, match=r"mistakes.npz is damaged: delete .* and run the study again"):
+        store.mistakes(key)

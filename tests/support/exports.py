@@ -1,11 +1,18 @@
-"""Models to export, of any encoding and shape, without training."""
+"""Models to export, of any encoding and shape, without training; and timm, which loads them."""
+
+import sys
+from functools import cache
+from typing import Any
 
 import numpy as np
+import pytest
 
 from ablations.config import RunConfig
 from ablations.data.preprocessing import Preprocessing
 from ablations.models import TrainedModel
 from tests.support.small import ENCODINGS, config, scrambled
+
+TIMM = "needs timm, torch and torchvision"
 
 COLOUR = {"pool": "mean", "image_size": 6, "patch_size": 2, "channels": 3}
 GREY = {"pool": "cls", "image_size": 10, "patch_size": 2, "channels": 1, "mlp_ratio": 2.5, "classes": 3}
@@ -36,3 +43,35 @@ def pictures(model: TrainedModel, count: int) -> np.ndarray:
 def logits(model: TrainedModel, images: np.ndarray) -> np.ndarray:
     """Logits (n, C) of uint8 images."""
     return model.model.forward(model.preprocessing.normalise(images)[None])[0]
+
+
+def import_timm() -> Any:
+    """The module timm. Skips the test if it, torch or torchvision is not installed."""
+    pytest.importorskip("torch", reason=TIMM)
+    _import_torchvision()
+    return pytest.importorskip("timm", reason=TIMM)
+
+
+@cache
+def _import_torchvision() -> Any:
+    """Import torchvision, of which timm uses Python code only, also if its operators are built for another PyTorch.
+
+    Its wheels on PyPI are for CUDA. Beside a PyTorch for CPUs, which is a tenth of the size, they lack operators whose
+    shapes torchvision registers when it is imported. Returns what must be kept alive.
+    """
+    try:
+        import torchvision
+    except ModuleNotFoundError:
+        pytest.skip(TIMM)
+    except RuntimeError:
+        import torch
+
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        declared = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            declared.define(f"{operator}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+        import torchvision
+
+        return declared
+    return torchvision

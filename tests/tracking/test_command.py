@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+import ablations
 from ablations.commands.run import rerun_command
 from ablations.storage import Store
 from ablations.tracking import registry, study
+from tests.support import fake_trainer
 from tests.support.evaluations import digests, refused, succeeds, vitab
 from tests.support.fake_trackers import calls
 from tests.support.tracked import replace_file
@@ -58,6 +60,7 @@ def test_the_runs_of_worker_processes_are_copied(here: Path) -> None:
         assert [call[2] for call in made if call[:2] == ["log", name]] == [[1], [2], [3]]
 
 
+@pytest.mark.slow
 def test_the_rounds_of_a_study_that_grows_are_copied(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     succeeds(vitab(*SMOKE, "--seeds", "3", "--until-decided", "--max-seeds", "6", "--track", "fake"))
     made = calls()
@@ -65,6 +68,42 @@ def test_the_rounds_of_a_study_that_grows_are_copied(here: Path, monkeypatch: py
     store = Store(here / "runs")
     assert [call[0] for call in made].count("finish") == len(store.read_study("smoke").keys) == 12
     assert made[-1][0] == "report"
+
+
+def test_a_failed_run_is_copied_when_it_is_retried(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train_with_failures)
+    assert vitab(*SMOKE, "--track", "fake").exit_code == 1
+    assert len([call for call in calls() if call[0] == "finish"]) == 2
+    before = len(calls())
+    monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train)
+    lines = succeeds(vitab("retry", "--track", "fake", "--workers", "1"))
+    assert lines[-1] == "fake: notes in runs/tracking/fake; to look: cat"
+    made = calls()[before:]
+    assert [call[1] for call in made if call[0] == "finish"] == ["none, seed 1", "rope, seed 1"]
+    assert made[-1][0] == "report"
+    assert succeeds(vitab("retry", "--track", "fake")) == ["study smoke has no failed run"]
+
+
+@pytest.mark.slow
+def test_a_stale_run_is_copied_anew_when_it_is_retried(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    succeeds(vitab("track", "--to", "fake"))
+    store = Store(finished)
+    key = store.read_study("smoke").keys[0]
+    code = store.environment(key)["code"]
+    replace_file(store, key, "environment.json", code=code | {"training": "other"})
+    before = len(calls())
+    succeeds(vitab("retry", "--stale", "--track", "fake", "--workers", "1"))
+    assert [call[:2] for call in calls()[before:] if call[0] == "finish"] == [["finish", "none, seed 0"]]
+
+
+def test_runs_from_python_are_copied(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.warns(UserWarning, match="no difference can reach"):
+        ablations.run("smoke", per_class=5, epochs=3, workers=1, track="fake")
+    assert capsys.readouterr().out.splitlines()[-1] == "fake: notes in runs/tracking/fake; to look: cat"
+    assert len([call for call in calls() if call[0] == "finish"]) == 4
+    assert "track" not in Store(here / "runs").read_study("smoke").command
+    with pytest.raises(ablations.UsageError, match="unknown tracker 'aim'"):
+        ablations.run("smoke", track="aim")
 
 
 def test_a_folder_that_is_not_the_default_is_in_the_commands_that_are_named(here: Path) -> None:
@@ -87,6 +126,7 @@ def test_runs_that_are_not_finished_are_named(finished: Path) -> None:
     assert result.stderr == "note: 1 of 4 runs are not finished\n"
 
 
+@pytest.mark.slow
 def test_the_report_is_that_of_vitab_report(finished: Path) -> None:
     with REAL_REPORT(Store(finished), "smoke") as folder:
         assert succeeds(vitab("report", "smoke", "--check", "--out", folder.parent)) == [f"{folder} matches its 4 runs"]
@@ -94,6 +134,7 @@ def test_the_report_is_that_of_vitab_report(finished: Path) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_study_of_several_versions_gets_no_report(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "written_report", REAL_REPORT)
     store = Store(finished)
@@ -123,6 +164,7 @@ BAD = [
         "no study has a finished run; there are no studies in nowhere yet",
     ),
     (["track", "smoke"], "Missing option '--to'"),
+    (["retry", "smoke", "--track", "aim"], "unknown tracker 'aim'; valid: tensorboard, mlflow, wandb, trackio"),
     ([*SMOKE, "--track", "aim"], "unknown tracker 'aim'; valid: tensorboard, mlflow, wandb, trackio"),
 ]
 

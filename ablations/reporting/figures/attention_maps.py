@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import seaborn as sns
 from matplotlib.cm import ScalarMappable
@@ -87,11 +89,21 @@ def _coloured(picture: np.ndarray, values: FloatArray, scale: ScalarMappable) ->
 def _bar(page: Page, left: float, top: float, right: float, scale: ScalarMappable, label: str) -> None:
     """Draw the bar of the colours."""
     bar = page.figure.colorbar(scale, cax=page.axes(left, top, right - left, 0.1), orientation="horizontal")
-    bar.locator = MaxNLocator(3 if right - left < 2 else 5, steps=[1, 2, 5, 10])
-    bar.update_ticks()
+    if right - left < 2:
+        ends = list(map(float, bar.ax.get_xlim()))
+        bar.set_ticks(ends, labels=_different(ends))
+    else:
+        bar.locator = MaxNLocator(5, steps=[1, 2, 5, 10])
+        bar.update_ticks()
     bar.ax.tick_params(labelsize=9)
     bar.set_label(label, labelpad=2)
     bar.outline.set(edgecolor=FAINT, linewidth=0.8)
+
+
+def _different(values: Sequence[float]) -> list[str]:
+    """Return different values as texts with the fewest digits that show a difference, at least three."""
+    texts = [[f"{value:.{digits}g}" for value in values] for digits in range(3, 8)]
+    return next((shown for shown in texts if len(set(shown)) == len(values)), texts[-1])
 
 
 def _product(depth: int) -> str:
