@@ -68,7 +68,7 @@ def _window(way: Way, steps: int) -> float:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Measured peaks of the GPU, from a large matrix product of random numbers in bf16 (or float32) and a large copy."""
+    """Measured peaks of the GPU, by a large product of random matrices in bf16 (or float32) and a large copy."""
 
     tflops: float
     """10^12 operations per second; a multiply-add counts as two."""

@@ -280,8 +280,9 @@ class TestPeers:
         _, rows = self.measured(tmp_path, "quick")
         for row in rows:
             assert 0 < row["eager images/s"] < 8 / 2e-3
-            assert row["eager images/s"] < row["compiled images/s"] < 8 / 1e-3
-            assert row["ratio"] == pytest.approx(row["images/s"] / row["compiled images/s"])
+            assert 0 < row["compiled images/s"] < 8 / 1e-3
+            faster = max(row["eager images/s"], row["compiled images/s"])
+            assert row["ratio"] == pytest.approx(row["images/s"] / faster)
 
     def test_a_peer_that_fails_costs_its_own_columns(self, tmp_path: Path) -> None:
         prepared, rows = self.measured(tmp_path, "failing")
