@@ -41,6 +41,6 @@ def protocols(context: Context) -> Iterator[Row]:
     from benchmarks.gpu.protocols import compared
 
     ops = context.ops()
-    for name in PROTOCOLS:
+    for name in context.options.get("protocols", PROTOCOLS):
         for check in compared(ops, name):
             yield checked(check, ops.precision) | {"protocol": name}

@@ -7,6 +7,8 @@ from pathlib import Path
 
 SECONDS = 10.0
 """Seconds without a note after which a worker counts as hanging, unless its last note allows more."""
+ON_HOST = 60.0
+"""Seconds that work may take in which the GPU has no part, such as the reference of a check on a busy machine."""
 _HEAD = struct.Struct("<Qdi")
 _BYTES = 4096
 

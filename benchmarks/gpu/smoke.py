@@ -24,7 +24,7 @@ NEEDED = {
     "torch": "speed and study, to compare with",
     "PIL": "smoke and checks (augmented batches), study",
     "sklearn": "checks (protocols), study (digits)",
-    "pandas": "checks (protocols), study",
+    "pandas": "study",
     "numba": "study",
     "threadpoolctl": "study",
     "typer": "study",

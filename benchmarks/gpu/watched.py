@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.gpu.progress import Progress
+from benchmarks.gpu.progress import ON_HOST, Progress
 from vit.backend.cuda.launch import Launch
 from vit.backend.cuda.ops import Device, Replayable
 from vit.backend.ops import Array
@@ -52,16 +52,19 @@ class WatchedDevice:
 
     def to_numpy(self, array: Array) -> Array:
         self._progress.note(f"reading results; last started: {self._last}")
-        return self._device.to_numpy(array)
+        host = self._device.to_numpy(array)
+        self._progress.note(f"after {self._last}", ON_HOST)
+        return host
 
     def _start(self, about: str, name: str, start: Callable[[], object]) -> None:
-        self._progress.note(about)
         self._last = about
+        self._progress.note(about)
         start()
         if self._capturing is not None:
             self._capturing.append(name)
         elif self._waits:
             self._device.mark().wait()
+        self._progress.note(f"after {about}", ON_HOST)
 
 
 Start = Callable[[str, str, Callable[[], object]], None]

@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.gpu.progress import Progress
+from benchmarks.gpu.progress import ON_HOST, Progress
 
 if TYPE_CHECKING:
     from vit.backend.cuda.ops import CudaOps
@@ -56,7 +56,7 @@ class Context:
     def left(self) -> float:
         return self.seconds - (time.monotonic() - self.start)
 
-    def note(self, what: str, seconds: float = 30.0) -> None:
+    def note(self, what: str, seconds: float = ON_HOST) -> None:
         """Say what is done next, and for how long it may take."""
         self.progress.note(what, seconds)
 

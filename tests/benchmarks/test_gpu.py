@@ -168,7 +168,9 @@ class TestWatching:
     def progress(self, tmp_path: Path) -> Progress:
         return Progress(tmp_path / "progress")
 
-    def test_every_launch_product_and_graph_is_noted_before_it_starts(self, progress: Progress) -> None:
+    def test_every_launch_product_and_graph_is_noted_before_it_starts(
+        self, progress: Progress, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         noted: list[str] = []
         device = CpuDevice(lambda *launch: noted.append(progress.read().what))
         device._launch.compile = lambda kernels: noted.append(progress.read().what)  # type: ignore[union-attr]
@@ -182,13 +184,15 @@ class TestWatching:
         ] or noted[1].startswith("kernel fill<float, ")
         a = np.eye(4, dtype=np.float32)[None]
         ops.matmul(a, a)
-        assert progress.read().what == "cuBLAS product (1, 4, 4) @ (1, 4, 4), float32 to float32"
+        assert progress.read().what == "after cuBLAS product (1, 4, 4) @ (1, 4, 4), float32 to float32"
         graph = ops.capture(lambda: (ops.matmul(a, a, out=a.copy()), ops.fill(a, 2.0)))
         graph.launch()
         assert noted[-1].startswith("graph of 2 launches: cuBLAS, fill<float, ")
-        assert progress.read().what == noted[-1]
+        assert progress.read().what == f"after {noted[-1]}"
+        monkeypatch.setattr(device, "to_numpy", lambda array: noted.append(progress.read().what))
         ops.to_numpy(a)
-        assert progress.read().what.startswith("reading results; last started: graph of 2")
+        assert noted[-1].startswith("reading results; last started: graph of 2 launches")
+        assert progress.read().seconds > 10, "what the host then does is no hang"
         assert {name.partition("<")[0] for name in watched.launched} == {"fill"}
 
 
@@ -295,7 +299,7 @@ class TestPeers:
 
 REHEARSALS: dict[str, dict[str, Any]] = {
     "smoke": {},
-    "checks": {"precisions": ["bf16"], "encodings": ["rope", "rope-mixed"]},
+    "checks": {"precisions": ["bf16"], "encodings": ["rope-mixed"], "protocols": ["shuffle"]},
     "speed": {"shapes": {"tiny": TINY}, "peaks": {"size": 16, "numbers": 4096, "window": 0.01}, "runs": [2]}
     | {"torch": "tests.support.fake_peer:quick"},
     "scaling": {"shapes": {"tiny": TINY}, "runs": [1, 2]},
@@ -404,7 +408,19 @@ def test_what_a_step_moves_counts_the_batch_and_not_the_data_set() -> None:
     assert together.bytes > 4 * together.engine.model.parameters.flat.nbytes  # AdamW alone reads four such arrays
 
 
-def test_every_encoding_and_protocol_is_checked() -> None:
+@pytest.mark.slow
+def test_every_protocol_is_compared() -> None:
+    from ablations.evaluation.registry import PROTOCOLS
+    from benchmarks.gpu.protocols import compared
+
+    ops = cuda_ops("float32")
+    for name in PROTOCOLS:
+        checks = list(compared(ops, name, images=12))
+        assert [check for check in checks if not check.passed] == []
+        assert len(checks) == 4, "two of each of two encodings"
+
+
+def test_every_encoding_is_checked() -> None:
     from ablations.config.builtin_grids import ENCODINGS
     from vit.positions import POSITIONS
 

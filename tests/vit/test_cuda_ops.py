@@ -8,7 +8,6 @@ from vit.backend.cuda.kernels import CudaKernels
 from vit.backend.cuda.ops import BY_KERNEL, CudaOps
 from vit.backend.ops import Ops
 
-
 EXTRA = {"cross_entropy": ["totals"], "residual_layer_norm_backward": ["dbranch"]}
 """Arguments that only kernels have, all of them optional."""
 
