@@ -3,7 +3,6 @@
 PyTorch compiles its models in processes of its own while vitab compiles its kernels; then the steps of both alternate.
 """
 
-import atexit
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -73,7 +72,7 @@ class Speed:
         self.make = torch_maker(context)
         self.compilations: Compilations | None = None
         self.eager: Peer | None = None
-        atexit.register(self.close)
+        context.at_end.callback(self.close)
 
     def close(self) -> None:
         for peers in filter(None, (self.compilations, self.eager)):

@@ -73,8 +73,7 @@ class Study:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self._folder = tempfile.TemporaryDirectory()
-        self.folder = Path(self._folder.name)
+        self.folder = Path(context.at_end.enter_context(tempfile.TemporaryDirectory()))
 
     def packages(self) -> Iterator[Row]:
         from importlib.util import find_spec
@@ -189,5 +188,5 @@ def write_cifar10(folder: Path, images: int) -> Path:
         records = rng.integers(0, 256, (images, 1 + 3 * 32 * 32), dtype=np.uint8)
         records[:, 0] = np.arange(images) % 10
         (folder / f"{name}.bin").write_bytes(records.tobytes())
-    (folder / "batches.meta.txt").write_text("\n".join(f"class {i}" for i in range(10)) + "\n")
+    (folder / "batches.meta.txt").write_text("\n".join(f"class{i}" for i in range(10)) + "\n")
     return folder

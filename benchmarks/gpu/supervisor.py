@@ -185,7 +185,7 @@ class _Worker:
         self.item: str | None = None
         self.ended_items = 0
         self.doing, self.patience, self.status = Doing(), STARTING, ""
-        number = len(list(folder.iterdir()))
+        number = len([*folder.glob("errors*")])
         self._errors = folder / f"errors{number}"
         self._progress = Progress(folder / f"progress{number}")
         reading, writing = os.pipe()
@@ -205,6 +205,7 @@ class _Worker:
                 stdout=errors,
                 stderr=errors,
                 pass_fds=(writing,),
+                env=os.environ | {"TMPDIR": str(folder)},  # which is removed, however the worker ends
                 cwd=ROOT,
             )
         os.close(writing)

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib import import_module
@@ -51,6 +51,8 @@ class Context:
     rows: list[Row] = field(default_factory=list)
     """Results so far, also of workers before this one."""
     start: float = field(default_factory=time.monotonic)
+    at_end: ExitStack = field(default_factory=ExitStack)
+    """What is to be closed when the worker ends."""
 
     @property
     def left(self) -> float:
@@ -203,7 +205,10 @@ def machine() -> Row:
 
 def main(arguments: Sequence[str]) -> int:
     faulthandler.enable()
-    code = Worker(json.loads(arguments[0])).run()
+    worker = Worker(json.loads(arguments[0]))
+    code = worker.run()
+    with suppress(Exception):
+        worker.context.at_end.close()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # without waiting for threads or for a device that is lost
