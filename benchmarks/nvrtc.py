@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from vit.backend.cuda import sources as cuda_sources
 
@@ -59,7 +60,7 @@ class Nvrtc:
         for builtins in path.parent.glob("libnvrtc-builtins.so.*"):
             ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
         self._library = ctypes.CDLL(str(path))
-        self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
+        declare(self._library)
 
     @cached_property
     def architectures(self) -> list[str]:
@@ -108,6 +109,29 @@ class Nvrtc:
     def _call(self, name: str, *arguments: object) -> None:
         if code := getattr(self._library, f"nvrtc{name}")(*arguments):
             raise RuntimeError(f"nvrtc{name}: {self._library.nvrtcGetErrorString(code).decode()}")
+
+
+def declare(library: Any) -> None:
+    """Declare the C signatures of nvrtc.h."""
+    pointer, whole, text = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
+    signatures = {
+        "nvrtcGetNumSupportedArchs": [pointer],
+        "nvrtcGetSupportedArchs": [pointer],
+        "nvrtcCreateProgram": [pointer, text, text, whole, pointer, pointer],
+        "nvrtcDestroyProgram": [pointer],
+        "nvrtcAddNameExpression": [pointer, text],
+        "nvrtcCompileProgram": [pointer, whole, pointer],
+        "nvrtcGetLoweredName": [pointer, text, pointer],
+        "nvrtcGetProgramLogSize": [pointer, pointer],
+        "nvrtcGetProgramLog": [pointer, pointer],
+        "nvrtcGetCUBINSize": [pointer, pointer],
+        "nvrtcGetCUBIN": [pointer, pointer],
+    }
+    for name, kinds in signatures.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = kinds, whole
+    library.nvrtcGetErrorString.argtypes = [whole]
+    library.nvrtcGetErrorString.restype = text
 
 
 def by_file(kernels: Iterable[str]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""PyTorch in separate processes (peers), compiled in the background, timed alternately with vitab, or many at once.
+"""PyTorch in separate processes (peers), compiled in the background, and timed alternately with vitab.
 
 A peer that fails, hangs or runs out of memory affects only its own measurements. Every wait has a timeout.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from benchmarks.gpu_speed import Way
+from benchmarks.gpu.steps import Way
 from benchmarks.shapes import GPU_SHAPES
 
 WARM_UP_STEPS = 10
@@ -52,7 +52,7 @@ class Peer:
     """Process that trains one model at a time."""
 
     def __init__(self, make: Make = torch_stepper, *, compiled: bool = False) -> None:
-        self.name = "torch compile" if compiled else "torch eager"
+        self.name = "torch compiled" if compiled else "torch eager"
         context = multiprocessing.get_context("spawn")
         self._connection, remote = context.Pipe()
         self._process = context.Process(target=_peer_main, args=(remote, make, compiled))
@@ -64,10 +64,6 @@ class Peer:
     def make(self, shape: str, position: str) -> None:
         """Start to create and warm up a model. The answer is the number of images per step."""
         self._send("make", shape, position)
-
-    def time(self, seconds: float) -> None:
-        """Start to train for `seconds`. The answer is the number of images per second."""
-        self._send("time", seconds)
 
     @property
     def answered(self) -> bool:
@@ -128,25 +124,14 @@ def _peer_main(connection: Connection, make: Make, compiled: bool) -> None:
                     stepper.start(WARM_UP_STEPS)
                     stepper.wait()
                     answer: Any = stepper.batch
-                elif kind == "steps":
+                else:
                     answer = stepper.start(*arguments)
                     stepper.wait()
-                else:
-                    answer = _train(stepper, *arguments)
             except Exception as error:
                 lines = f"{type(error).__name__}: {error}".splitlines()
                 connection.send((False, lines[0][:200]))
             else:
                 connection.send((True, answer))
-
-
-def _train(stepper: Stepper, seconds: float) -> float:
-    start, images = time.perf_counter(), 0
-    while (passed := time.perf_counter() - start) < seconds:
-        stepper.start(5)
-        stepper.wait()
-        images += 5 * stepper.batch
-    return images / passed
 
 
 class Compilations:
@@ -192,29 +177,3 @@ class Compilations:
         for peer, _ in self.ready.values():
             peer.close()
         self.ready = {}
-
-
-class Crowd:
-    """Peers that train at the same time, each with its own model."""
-
-    def __init__(self, most: int, make: Make = torch_stepper) -> None:
-        self._peers = [Peer(make) for _ in range(most)]
-
-    def make(self, shape: str, position: str, within: float) -> None:
-        """Create a model in every peer, within `within` seconds in total. Raise PeerError if a peer fails."""
-        for peer in self._peers:
-            peer.make(shape, position)
-        end = time.monotonic() + within
-        for peer in self._peers:
-            peer.answer(end - time.monotonic())
-
-    def images_per_s(self, count: int, seconds: float) -> float:
-        """Return the images per second of the first `count` peers together, measured for `seconds`. Raise PeerError."""
-        for peer in self._peers[:count]:
-            peer.time(seconds)
-        end = time.monotonic() + seconds + ANSWER_TIMEOUT
-        return float(sum(peer.answer(end - time.monotonic()) for peer in self._peers[:count]))
-
-    def close(self) -> None:
-        for peer in self._peers:
-            peer.close()

@@ -7,13 +7,13 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 _logger = logging.getLogger("vit")  # without a handler, its warnings are lines on stderr
 
 
 def user_cache() -> Path:
     """Return the cache folder of the user, which may not exist; it starts with ~ if there is no home directory."""
+    from platformdirs import user_cache_path
+
     try:
         return user_cache_path("vitab", appauthor=False)
     except RuntimeError:

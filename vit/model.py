@@ -38,21 +38,21 @@ def attention_is_fusible(config: ViTConfig) -> bool:
         return False
 
 
-def _probe(config: ViTConfig, backend: str) -> Workspace:
+def _probe(config: ViTConfig, backend: str, *, training: bool = True) -> Workspace:
     """Return a workspace of arrays whose values must not be used."""
     ops = ProbeOps(backend)
     position = encoding(config.position)
     layouts = [layout(config), *map(table_layout, (position.tables(config), position.table_gradients(config)))]
     parameters, tables, dtables = (Views(of, ops.empty((1, of.size))) for of in layouts)
-    return Workspace(ops, parameters, parameters, parameters, 2, True, tables, dtables)
+    return Workspace(ops, parameters, parameters, parameters, 2, training, tables, dtables)
 
 
 @cache
 def capture_problem(config: ViTConfig, backend: str) -> str | None:
     """Return what keeps a backend from capturing a pass and replaying it, or None if nothing does.
 
-    Found out by a pass over arrays without values, in which every computation outside the kernels of the backend
-    raises. An encoding that computes with array expressions has such a problem.
+    Found out by passes of training and evaluation over arrays without values, in which every computation outside the
+    kernels of the backend raises. An encoding that computes with array expressions has such a problem.
     """
     error = capture_error(config, backend)
     return None if error is None else str(error)
@@ -61,9 +61,13 @@ def capture_problem(config: ViTConfig, backend: str) -> str | None:
 def capture_error(config: ViTConfig, backend: str) -> UncapturableError | None:
     """Return the exception whose message is `capture_problem`; its traceback shows where."""
     try:
-        network = Network(config, _probe(config, backend))
-        network.inputs(2)
-        network.train(1.0)
+        for training in (True, False):
+            network = Network(config, _probe(config, backend, training=training))
+            network.inputs(2)
+            if training:
+                network.train(1.0)
+            else:
+                network.logits()
     except UncapturableError as error:
         return error
     except ValueError as error:

@@ -1,107 +1,265 @@
-"""What `python -m benchmarks.gpu` does, on a device that is none: parts, budget, records, verdicts and the table."""
+"""What `python -m benchmarks.gpu` does on a machine without a GPU: supervision, items, measurements and verdicts."""
 
-import gc
 import json
-import weakref
-from collections.abc import Callable
-from dataclasses import asdict
+import os
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import gpu, gpu_checks, gpu_result, gpu_speed
-from benchmarks.gpu_result import Record, Result
-from benchmarks.gpu_speed import Way, time_ways
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu import comparisons, scaling, smoke, speed, steps, verdicts
+from benchmarks.gpu.progress import Doing, Progress
+from benchmarks.gpu.steps import Way, time_ways
+from benchmarks.gpu.supervisor import Stage, Supervisor, descendants, text_of
+from benchmarks.gpu.watched import WatchedDevice
+from benchmarks.gpu.worker import Context
 from benchmarks.shapes import GPU_SHAPES, Shape
 from tests.support import fake_peer
 from tests.support.cuda_device import CpuDevice, cuda_ops
+from tests.support.cuda_shim import compiler
+from vit.backend.cuda.ops import CudaOps
+from vit.backend.cuda.sources import kernel_names
 
-TINY = {"tiny": Shape(32, 1, 2, 4, 8, 1, 5, 8)}
+TINY = [32, 1, 2, 4, 8, 1, 5, 8]
+PATIENCE = 0.06
+"""Of the supervisor in tests: 0.6 s in place of 10."""
+
+
+def supervised(tmp_path: Path, *items: str, seconds: float = 60.0, tell: Any = print) -> Stage:
+    stage = Stage("checks", seconds, tmp_path / "gpu.checks.json")
+    worker = (sys.executable, "-m", "tests.support.stage_worker")
+    return Supervisor(stage, {"items": items}, worker=worker, tell=tell, patience=PATIENCE).run()
+
+
+def written(stage: Stage) -> Any:
+    return json.loads(stage.path.read_text())
+
+
+class TestSupervision:
+    def test_results_are_written_after_every_row(self, tmp_path: Path) -> None:
+        seen: list[int] = []
+        path = tmp_path / "gpu.checks.json"
+        tell = lambda line: seen.append(len(json.loads(path.read_text())["rows"]))  # noqa: E731
+        stage = supervised(tmp_path, "good", "raising", "last", tell=tell)
+        assert seen == [0, 1, 2, 2, 3] or seen[:2] == [0, 1]
+        assert (stage.ended, stage.passed, stage.not_run) == ("finished", False, [])
+        found = written(stage)
+        assert found["machine"] == {"gpus": ["none"]}
+        assert [row["item"] for row in found["rows"]] == ["good", "good", "raising", "last"]
+        (problem,) = found["problems"]
+        assert (problem["item"], problem["what"]) == ("raising", "ValueError: no such kernel")
+        assert "in raising" in problem["traceback"]
+        assert found["rows"][-1]["before"] == 3
+        assert found["rows"][-1]["pid"] == found["rows"][1]["pid"], "an error costs no new process"
+        text = "\n".join(command.summary(stage))
+        assert "PROBLEM raising: ValueError: no such kernel\n    Traceback" in text
+        assert "checks: NOT PASSED, finished, in " in text
+        assert "2 of 2 checks hold, 1 problems" in text
+
+    def test_what_hangs_is_named_and_the_rest_goes_on_in_a_new_process(self, tmp_path: Path) -> None:
+        stage = supervised(tmp_path, "good", "hanging", "last")
+        assert stage.ended == "finished"
+        first, again = stage.problems
+        assert first["what"] == "no sign of life for 1 s: reading results"
+        assert again["what"] == "no sign of life for 1 s: kernel one, if it is waited for"
+        assert "in hanging" in again["traceback"], "where Python was"
+        rows = {row["item"]: row for row in stage.rows}
+        assert rows["last"]["pid"] != rows["good"]["pid"]
+        assert rows["last"]["before"] == 4, "the rows of earlier processes"
+        for row in stage.rows:
+            if "child" in row:
+                assert _is_gone(row["child"])
+
+    def test_a_crash_and_a_lost_gpu_cost_their_own_item(self, tmp_path: Path) -> None:
+        stage = supervised(tmp_path, "crashing", "losing", "last")
+        assert [(p["item"], p["what"]) for p in stage.problems] == [
+            ("crashing", "ended with SIGABRT: kernel two"),
+            ("losing", "RuntimeError: kernel three"),
+            ("losing", "the GPU is lost after it: an illegal memory access"),
+        ]
+        assert [row["item"] for row in stage.rows] == ["last"]
+        assert stage.ended == "finished"
+
+    def test_the_end_comes_in_time_and_names_what_did_not_run(self, tmp_path: Path) -> None:
+        begun = time.monotonic()
+        stage = supervised(tmp_path, "slow", "last", seconds=5.0)
+        assert time.monotonic() - begun < 10
+        assert stage.ended == "stopped at the time limit, in slow: slow"
+        assert stage.not_run == ["slow", "last"]
+        assert not stage.passed
+        assert "NOT RUN: slow; last" in command.summary(stage)
+
+    def test_nothing_runs_without_what_everything_needs(self, tmp_path: Path) -> None:
+        stage = supervised(tmp_path, "needed", "last")
+        assert stage.ended == "needed has failed, which all others need"
+        assert stage.not_run == ["last"]
+        assert len(stage.problems) == 1
+
+    def test_a_worker_that_cannot_start_is_a_problem(self, tmp_path: Path) -> None:
+        stage = Stage("speed", 30.0, tmp_path / "gpu.speed.json", summarise=verdicts.of_speed)
+        worker = (sys.executable, "-c", "import no_such_module")
+        Supervisor(stage, worker=worker, tell=lambda line: None).run()
+        assert stage.ended == "the worker cannot start"
+        assert "No module named 'no_such_module'" in stage.problems[0]["traceback"]
+        assert not stage.passed
+        assert [aim["reached"] for aim in written(stage)["aims"]] == [None] * 4
+
+
+def _is_gone(process: int) -> bool:
+    try:
+        return ") Z " in Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return True
+
+
+def test_descendants_are_found() -> None:
+    assert os.getpid() in descendants(os.getppid())
+    assert descendants(2**22 + 1) == []
+
+
+def test_a_note_is_read_by_another(tmp_path: Path) -> None:
+    mine, theirs = Progress(tmp_path / "p"), Progress(tmp_path / "p")
+    assert theirs.read() == Doing(0, 10.0, "starting")
+    mine.note("compiling\u2026", 60)
+    mine.note("x" * 10_000)
+    read = theirs.read()
+    assert (read.count, read.seconds, len(read.what)) == (2, 10.0, 4096 - 20)
+
+
+def test_a_row_is_a_line() -> None:
+    row = {"item": "R", "passed": False, "images/s": 12345.6, "error": 0.00123, "none": None, "note": "short"}
+    assert text_of(row | {"traceback": "one\ntwo"}) == "FAILED R: images/s 12,346, error 0.00123, none -, two (short)"
+
+
+def test_stages_end_in_a_quarter_of_an_hour_and_some() -> None:
+    assert command.STAGES == {"smoke": 60, "checks": 150, "speed": 180, "scaling": 120, "study": 120}
+
+
+def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    assert command.main(["--stage", "smoke"]) == 2
+    assert capsys.readouterr().err.startswith("benchmarks.gpu needs a GPU and CuPy: pip install")
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--stage", "all"])
+    assert "invalid choice: 'all' (choose from" in capsys.readouterr().err
+
+
+def test_measurements_come_only_after_passed_checks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run: list[str] = []
+
+    def ran(name: str, folder: Path, worker: Any = ()) -> Stage:
+        run.append(name)
+        return Stage(name, 1.0, folder)  # nothing ran, so nothing passed
+
+    monkeypatch.setattr(command, "run", ran)
+    assert command.main([], worker=("python",)) == 1
+    assert run == ["smoke", "checks"]
+    assert "speed is left out, since the checks have not passed" in capsys.readouterr().out
+
+
+class TestWatching:
+    @pytest.fixture
+    def progress(self, tmp_path: Path) -> Progress:
+        return Progress(tmp_path / "progress")
+
+    def test_every_launch_product_and_graph_is_noted_before_it_starts(
+        self, progress: Progress, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        noted: list[str] = []
+        device = CpuDevice(lambda *launch: noted.append(progress.read().what))
+        device._launch.compile = lambda kernels: noted.append(progress.read().what)  # type: ignore[union-attr]
+        watched: Any = WatchedDevice(device, progress, waits=True)  # type: ignore[arg-type]
+        ops = CudaOps(watched, "float32")
+        ops.load_kernels(lambda: ops.fill(ops.empty((8,)), 1.0))
+        ops.fill(ops.empty((8,)), 1.0)
+        assert noted == [
+            "compiling fill<float, 4>",
+            "kernel fill<float, 4>, grid (1, 8, 1), block (256, 1, 1), 0 bytes of shared memory",
+        ] or noted[1].startswith("kernel fill<float, ")
+        a = np.eye(4, dtype=np.float32)[None]
+        ops.matmul(a, a)
+        assert progress.read().what == "after cuBLAS product (1, 4, 4) @ (1, 4, 4), float32 to float32"
+        graph = ops.capture(lambda: (ops.matmul(a, a, out=a.copy()), ops.fill(a, 2.0)))
+        graph.launch()
+        assert noted[-1].startswith("graph of 2 launches: cuBLAS, fill<float, ")
+        assert progress.read().what == f"after {noted[-1]}"
+        monkeypatch.setattr(device, "to_numpy", lambda array: noted.append(progress.read().what))
+        ops.to_numpy(a)
+        assert noted[-1].startswith("reading results; last started: graph of 2 launches")
+        assert progress.read().seconds > 10, "what the host then does is no hang"
+        assert {name.partition("<")[0] for name in watched.launched} == {"fill"}
+
+
+def test_smoke_launches_every_kernel(tmp_path: Path) -> None:
+    """By a run that only notes what it would launch."""
+    names: set[str] = set()
+    with np.errstate(all="ignore"):
+        for precision in ("bf16", "float32"):
+            ops = CudaOps(CpuDevice(), precision)  # type: ignore[arg-type]
+            for name, check in smoke.kernel_checks().items():
+                names |= smoke._noted(ops, check, name)
+    assert {name.partition("<")[0] for name in names} == kernel_names()
+    assert {name.rpartition(",")[2] for name in names if name.startswith("bias_gelu<bf16")} >= {" true>", " false>"}
+
+
+def context(tmp_path: Path, **options: Any) -> Context:
+    """A context whose GPU is a device on the CPU, with kernels by `Ops`."""
+    made = Context(Progress(tmp_path / "progress"), options={"shapes": {"tiny": TINY}} | options)
+    ops = cuda_ops("bf16")
+    made.fast_ops = lambda: ops  # type: ignore[method-assign]
+    return made
 
 
 @pytest.fixture
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name, value in (
-        (gpu, "GPU_SHAPES", TINY),
-        (gpu_result, "GPU_SHAPES", TINY),
-        (gpu, "RUNS", (1, 2)),
-        (gpu, "PROCESSES", (1, 2)),
-        (gpu, "PROCESS_SECONDS", 0.1),
-        (gpu_speed, "IMAGES", 16),
-    ):
-        monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(gpu_speed.measure_peaks, "__defaults__", (16, 1 << 12, 0.01))  # which were bound before
-    monkeypatch.setattr(gpu_speed.time_ways, "__defaults__", (2, 0.01))
+def quick_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "IMAGES", 16)
+    monkeypatch.setattr(steps.time_ways, "__defaults__", (2, 0.01))  # which were bound before
 
 
-small = pytest.mark.usefixtures("_small")
+@pytest.mark.usefixtures("quick_windows")
+class TestMeasurements:
+    def test_scaling_is_over_r(self, tmp_path: Path) -> None:
+        given = context(tmp_path, runs=[1, 2])
+        rows = list(scaling.over_runs(given, "tiny", "rope"))
+        assert [(row["R"], row["shape"], row["position"]) for row in rows] == [(1, "tiny", "rope"), (2, "tiny", "rope")]
+        for row in rows:
+            assert row["images/s"] == pytest.approx(8 * row["R"] / row["ms"] * 1e3)
+        assert rows[0]["growth"] == 1
+        assert rows[1]["growth"] == pytest.approx(rows[1]["images/s"] / rows[0]["images/s"])
 
+    def test_too_little_memory_ends_the_values_of_r(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Full(steps.RunsAsOne):
+            def __init__(self, shape: Shape, position: str, runs: int, ops: Any) -> None:
+                if runs > 1:
+                    raise MemoryError
+                super().__init__(shape, position, runs, ops)
 
-@pytest.fixture
-def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two parts that say nothing of a device."""
+        monkeypatch.setattr(steps, "RunsAsOne", Full)
+        rows = list(scaling.over_runs(context(tmp_path, runs=[1, 2, 4]), "tiny", "rope"))
+        assert [row.get("note") for row in rows] == [None, "no memory for R=2"]
+        measured = speed.Speed(context(tmp_path, runs=[2, 4]), {"tiny": Shape(*TINY)})
+        assert [row["note"] for row in measured.stacks("tiny", "rope")] == ["no memory for R=2"]
 
-    def first(ops: Any) -> list[gpu_checks.Check]:
-        return [gpu_checks.Check("one", 0.5, 1.0)]
-
-    def second(ops: Any) -> list[gpu_checks.Check]:
-        return [gpu_checks.Check("another", 0.0, 1.0)]
-
-    monkeypatch.setattr(gpu_checks, "CHECKS", (first, second))
-    monkeypatch.setattr(gpu_checks, "compile_host_side", print)
-
-
-class Clock:
-    """Seconds that pass when somebody says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def benchmark(budget: gpu.Budget, saved: list[str] | None = None, **changes: Any) -> gpu.Benchmark:
-    options: dict[str, Any] = {"shapes": ["tiny"], "positions": ["learned", "rope"], "make": None}
-    kept: list[str] = [] if saved is None else saved
-    save: Callable[[Result], None] = lambda result: kept.append(json.dumps(result.as_json()))  # noqa: E731
-    return gpu.Benchmark(cuda_ops, ("bf16", "float32"), budget, save, **options | changes)
-
-
-@pytest.mark.slow
-@small
-def test_the_whole_of_it() -> None:
-    saved: list[str] = []
-    result = benchmark(gpu.Budget(1e6), saved).run()
-    assert result.correct
-    assert result.expected == [
-        (precision, part)
-        for precision in ("bf16", "float32")
-        for part in ("operations", "draws", "gradients", "stacks", "training")
-    ]
-    assert [(r.shape, r.position, r.runs) for r in result.records] == [
-        ("tiny", position, runs) for position in ("learned", "rope") for runs in (1, 2)
-    ]
-    assert result.peaks is not None
-    for record in result.records:
-        assert record.ms is not None
-        assert record.images_per_s == pytest.approx(8 * record.runs / record.ms * 1e3)
-        assert record.product_peak_share is not None
-        operations = record.product_peak_share * result.peaks.tflops * 1e12 * record.ms / 1e3
-        assert operations == pytest.approx(record.runs * 8 * 3 * forward_operations())
-        assert record.copy_peak_share is not None
-        assert record.copy_peak_share > 0
-    by_runs = {(r.position, r.runs): r for r in result.records}
-    assert by_runs["rope", 1].growth == 1
-    doubled, alone = by_runs["rope", 2], by_runs["rope", 1]
-    assert doubled.growth == pytest.approx(doubled.images_per_s / alone.images_per_s)  # type: ignore[operator]
-    written = json.loads(saved[-1])
-    assert written["records"][-1]["position"] == "rope"
-    assert written["correct"]
-    text = gpu.table(result)
-    assert f"{len(result.checks)} of {len(result.checks)} checks passed" in text
-    assert text.count("\ntiny") == 4
+    def test_shares_are_of_the_measured_peaks(self, tmp_path: Path) -> None:
+        given = context(tmp_path, peaks={"size": 16, "numbers": 1 << 12, "window": 0.01}, runs=[2])
+        measured = speed.Speed(given, speed.shapes_of(given))
+        assert measured.make is None or measured.make is not fake_peer.quick
+        measured.make = None
+        (peaks,) = measured.peaks()
+        given.rows.append(peaks)
+        (row,) = measured.alone("tiny", "rope")
+        done = row["share of peak product"] * peaks["TFLOP/s"] * 1e12 * row["ms"] / 1e3
+        assert done == pytest.approx(8 * 3 * forward_operations())
+        assert row["share of peak copy"] > 0
+        assert "ratio" not in row
+        (stacked,) = measured.stacks("tiny", "rope")
+        assert stacked["R"] == 2
 
 
 def forward_operations() -> int:
@@ -111,250 +269,149 @@ def forward_operations() -> int:
     return 2 * tokens * 16 * width + block + 2 * width * 5
 
 
-class TestBudget:
-    def test_a_part_ends_when_its_share_of_the_time_does(self) -> None:
-        clock = Clock()
-        budget = gpu.Budget(100, clock)
-        budget.part("checks")
-        clock.now += 19
-        assert budget.allows("one more")
-        assert not budget.allows("a long one", needed=2)
-        budget.notes.clear()
-        budget.part("compile")
-        clock.now += 23.5
-        assert budget.allows("what the checks left")
-        clock.now += 1
-        assert not budget.allows("another")
-        assert budget.notes == ["compile: no time for another"]
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_windows")
+class TestPeers:
+    def measured(self, tmp_path: Path, maker: str) -> tuple[list[Any], Any]:
+        given = context(tmp_path, torch=f"tests.support.fake_peer:{maker}")
+        measured = speed.Speed(given, speed.shapes_of(given))
+        prepared = list(measured.prepare([("tiny", "rope"), ("tiny", "learned")]))
+        rows = [row for position in ("rope", "learned") for row in measured.alone("tiny", position)]
+        measured.close()
+        return prepared, rows
 
-    def test_what_is_not_a_parts_own_moves_its_end_and_not_the_last(self) -> None:
-        clock = Clock()
-        budget = gpu.Budget(100, clock)
-        budget.part("checks")
-        budget.spare(10)
-        assert budget.left == pytest.approx(30)
-        budget.spare(1000)
-        assert budget.left == pytest.approx(100)
+    def test_columns_are_filled(self, tmp_path: Path) -> None:
+        _, rows = self.measured(tmp_path, "quick")
+        for row in rows:
+            assert 0 < row["eager images/s"] < 8 / 2e-3
+            assert 0 < row["compiled images/s"] < 8 / 1e-3
+            faster = max(row["eager images/s"], row["compiled images/s"])
+            assert row["ratio"] == pytest.approx(row["images/s"] / faster)
 
-
-@small
-@pytest.mark.usefixtures("few_checks")
-class TestChecks:
-    def test_the_fastest_precision_is_checked_whatever_time_there_is(self) -> None:
-        result = benchmark(gpu.Budget(0)).run()
-        assert [(c["precision"], c["part"], c["passed"]) for c in result.checks] == [
-            ("bf16", "first", True),
-            ("bf16", "second", True),
-        ]
-        assert result.not_run == [("float32", "first"), ("float32", "second")]
-        assert not result.correct, "what did not run has not passed"
-        assert "checks: no time for first in float32" in result.left_out
-        text = gpu.table(result)
-        assert "NOT RUN float32: second" in text
-        assert "alone: no time for tiny, learned, R=1" in text
-
-    def test_compiling_does_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As a first check of each precision compiles for longer than all checks may take."""
-        clock = Clock()
-
-        def compiles(ops: Any) -> list[gpu_checks.Check]:
-            ops.device.compiling += 50
-            clock.now += 50
-            return [gpu_checks.Check("compiled", 0.0, 1.0)]
-
-        monkeypatch.setattr(gpu_checks, "CHECKS", (compiles, *gpu_checks.CHECKS))
-        monkeypatch.setattr(CpuDevice, "compiling", 0.0)
-        made = benchmark(gpu.Budget(200, clock))
-        made.check()
-        made.peers.close()
-        assert made.result.correct
-        assert made.result.left_out == []
-        assert made.result.seconds == 100
-
-    def test_nothing_checked_is_not_correct(self) -> None:
-        assert not Result({}, "bf16").correct
-
-    def test_one_that_breaks_off_has_failed_and_the_others_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def broken(ops: Any) -> list[gpu_checks.Check]:
-            raise RuntimeError("an illegal memory access was encountered")
-
-        monkeypatch.setattr(gpu_checks, "CHECKS", (broken, *gpu_checks.CHECKS))
-        saved: list[str] = []
-        result = benchmark(gpu.Budget(1e6), saved, positions=["rope"]).run()
-        assert not result.correct
-        assert len(result.checks) == 6
-        assert "checks: broken in bf16: RuntimeError: an illegal memory access was encountered" in result.left_out
-        assert "FAILED bf16: raised an error: error -, limit 0" in gpu.table(result)
-        assert json.loads(saved[-1])["checks"][0]["error"] is None
-
-    def test_a_failed_check_is_shown(self) -> None:
-        found = gpu_checks.Check("add", 0.5, 1e-3)
-        assert not found.passed
-        assert not gpu_checks.Check("add", float("nan"), 1e-3).passed
-        checks = [{"precision": "bf16", "part": "operations", **asdict(found), "passed": found.passed}]
-        result = Result({}, "bf16", [("bf16", "operations")], checks=checks)
-        assert not result.correct
-        assert "0 of 1 checks passed" in gpu.table(result)
-        assert "FAILED bf16: add: error 0.5, limit 0.001" in gpu.table(result)
+    def test_a_peer_that_fails_costs_its_own_columns(self, tmp_path: Path) -> None:
+        prepared, rows = self.measured(tmp_path, "failing")
+        assert {row["note"] for row in prepared if "note" in row} == {"torch compiled: RuntimeError: out of memory"}
+        rope, learned = rows
+        assert ("eager images/s" in rope, "compiled images/s" in rope) == (True, False)
+        assert learned["note"] == "torch eager: RuntimeError: out of memory"
+        assert "ratio" not in learned
 
 
-@small
-@pytest.mark.usefixtures("few_checks")
-class TestRows:
-    def test_too_little_memory_leaves_a_row_empty(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """And what the row had taken is given back before the next: nothing holds on to it."""
-        failed: list[weakref.ref[gpu.RunsAsOne]] = []
-        gone: list[bool] = []
-
-        class Full(gpu.RunsAsOne):
-            def __init__(self, shape: Shape, position: str, runs: int, ops: Any) -> None:
-                super().__init__(shape, position, runs, ops)
-                if runs > 1:
-                    failed.append(weakref.ref(self))
-                    raise MemoryError
-
-        def release(ops: Any) -> None:
-            gc.collect()
-            gone.extend(ref() is None for ref in failed)
-
-        monkeypatch.setattr(gpu, "RunsAsOne", Full)
-        monkeypatch.setattr(gpu_speed, "release", release)
-        result = benchmark(gpu.Budget(1e6), positions=["rope"]).run()
-        assert [r.ms is None for r in result.records] == [False, True]
-        assert result.left_out == ["stacks: tiny, rope, R=2: no memory"]
-        assert gone == [True]
-
-    def test_all_of_one_run_come_before_any_of_more(self) -> None:
-        saved: list[str] = []
-        benchmark(gpu.Budget(1e6), saved).run()
-        rows = [[(r["position"], r["runs"]) for r in json.loads(text)["records"]] for text in saved]
-        assert next(row for row in rows if len(row) == 3)[:2] == [("learned", 1), ("rope", 1)]
-        assert next(row for row in rows if len(row) == 3)[2] == ("rope", 2)
+NUMPY = ("--backend", "numpy", "--workers", "1")
+NARROW = ("--set", "width=16", "--set", "heads=2")
+REHEARSALS: dict[str, dict[str, Any]] = {
+    "smoke": {},
+    "checks": {"precisions": ["bf16"], "encodings": ["rope-mixed"], "protocols": ["shuffle"]},
+    "speed": {"shapes": {"tiny": TINY}, "peaks": {"size": 16, "numbers": 4096, "window": 0.01}, "runs": [2]}
+    | {"torch": "tests.support.fake_peer:quick"},
+    "scaling": {"shapes": {"tiny": TINY}, "runs": [1, 2]},
+    "study": {"grid": "smoke", "arguments": [*NUMPY, *NARROW], "images": 20}
+    | {"torch": "tests.support.fake_peer:quick"},
+}
 
 
 @pytest.mark.slow
-@small
-@pytest.mark.usefixtures("few_checks")
-class TestPeers:
-    def test_columns_are_filled(self) -> None:
-        result = benchmark(gpu.Budget(300), make=fake_peer.quick).run()
-        assert result.left_out == []
-        alone = {r.position: r for r in result.records if r.runs == 1}
-        for record in alone.values():
-            eager, compiled = record.torch_eager_images_per_s, record.torch_compile_images_per_s
-            assert eager is not None
-            assert compiled is not None
-            assert eager < 8 / 2e-3
-            assert compiled < 8 / 1e-3
-            assert record.ratio == pytest.approx(record.images_per_s / max(eager, compiled))  # type: ignore[operator]
-            assert record.ratio_to == "both"
-        processes = {(r.position, r.runs): r.processes_images_per_s for r in result.records}
-        assert all(0 < processes[position, runs] < runs * 8 / 2e-3 for position in alone for runs in (1, 2))  # type: ignore[operator]
+@pytest.mark.skipif(compiler() is None, reason="g++ is not installed: CUDA kernels cannot run on the CPU")
+class TestRehearsal:
+    """Whole stages as on a GPU, in processes whose CuPy is the fake one and whose kernels are compiled by g++."""
 
-    def test_a_peer_that_fails_costs_its_own_columns(self) -> None:
-        result = benchmark(gpu.Budget(300), make=fake_peer.failing).run()
-        alone = {r.position: r for r in result.records if r.runs == 1}
-        assert all(record.ms for record in alone.values())
-        assert [alone[p].ratio_to for p in ("learned", "rope")] == [None, "eager"]
-        assert "compile: torch compile: RuntimeError: out of memory, tiny, rope" in result.left_out
-        reason = "PeerError: torch eager: RuntimeError: out of memory"
-        assert f"alone: torch eager, tiny, learned, R=1: {reason}" in result.left_out
-        assert f"processes: processes, tiny, learned: {reason}" in result.left_out
-        assert "eager" in gpu.table(result).split("tiny       rope        1")[1].splitlines()[0]
-
-    def test_compiling_that_hangs_is_cut_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        clock = Clock()
-        monkeypatch.setattr(gpu.time, "sleep", lambda seconds: setattr(clock, "now", clock.now + 10))
-        result = benchmark(gpu.Budget(300, clock), make=fake_peer.hanging, positions=["rope"]).run()
-        assert "compile: torch compile took too long, tiny, rope" in result.left_out
-        (alone,) = (r for r in result.records if r.runs == 1)
-        assert alone.ratio_to == "eager"
-
-    def test_the_end_comes_wherever_it_hangs(self, capsys: pytest.CaptureFixture[str]) -> None:
-        saved: list[str] = []
-        made = benchmark(gpu.Budget(300), saved)
-        left: list[int] = []
-        gpu.stop_after(0.0, made, left.append).join(30)
-        assert left == [1]
-        assert json.loads(saved[-1])["left_out"] == [": stopped at the time limit"]
-        assert "stopped at the time limit" in capsys.readouterr().out
-
-
-def test_parts_end_before_the_whole_and_the_whole_in_under_eight_minutes() -> None:
-    ends = list(gpu.ENDS.values())
-    assert ends == sorted(ends)
-    assert ends[-1] == 1
-    assert gpu.SECONDS + 2 * gpu.GRACE < 8 * 60
+    @pytest.mark.parametrize("stage", REHEARSALS)
+    def test_a_stage_passes(
+        self, stage: str, tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(command.STAGES, stage, 400.0)  # kernels may have to be compiled first
+        folder = pytestconfig.cache.mkdir("cuda_shim")
+        worker = (sys.executable, "-m", "tests.support.gpu_rehearsal", str(folder))
+        done = command.run(stage, tmp_path, REHEARSALS[stage], worker)
+        assert done.problems == []
+        assert [row for row in done.rows if row.get("passed") is False] == []
+        assert done.not_run == []
+        assert done.passed
 
 
 class TestVerdicts:
-    """By records made up to hold, each then changed in one place."""
+    """By rows made up to reach every aim, each then changed in one place."""
 
-    def result(self, **changes: Any) -> Result:
-        records = []
+    def rows(self, best: float = 9000.0, **changes: Any) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = [{"item": "peaks", "TFLOP/s": 800.0}]
         for shape, about in GPU_SHAPES.items():
             for position in ("learned", "rope"):
-                alone = Record(shape, position, 1, 1.0, 2000.0, 0.3, ratio=2.0)
-                both = {"torch_eager_images_per_s": 800.0, "torch_compile_images_per_s": 1000.0}
-                own = changes.get(shape, {}) if position == "rope" else {}
-                records.append(Record(**asdict(alone) | both | own))
+                row = {"shape": shape, "width": about.width, "position": position, "R": 1, "images/s": 2000.0}
+                row |= {"eager images/s": 800.0, "compiled images/s": 1000.0, "ratio": 2.0}
+                row |= changes.get(shape, {}) if position == "rope" else {}
                 share = 0.45 if about.width == 384 else 0.2
-                records.append(Record(shape, position, 64, 1.0, changes.get("best", 9000.0), share))
-        return Result({}, "bf16", records=records)
+                more = {"R": 64, "images/s": best, "share of peak product": share}
+                rows += [row, {key: row[key] for key in ("shape", "width", "position")} | more]
+        return rows
 
-    def test_all_hold(self) -> None:
-        verdicts = self.result().verdicts()
-        assert [v.holds for v in verdicts] == [True] * 4
-        assert [v.value for v in verdicts] == [2.0, 2.0, 9.0, 0.45]
+    def test_all_are_reached(self) -> None:
+        found = verdicts.of_speed(self.rows())
+        assert [v["reached"] for v in found] == [True] * 4
+        assert [v["value"] for v in found] == [2.0, 2.0, 9.0, 0.45]
 
     def test_one_row_that_is_too_slow_is_enough(self) -> None:
-        verdicts = self.result(digits={"ratio": 1.4}, wide={"ratio": 0.99}, best=7000.0).verdicts()
-        assert [v.holds for v in verdicts] == [False, False, False, True]
-        assert verdicts[0].where == "digits, rope, R=1"
-        assert "1.40    1.50  NO (digits, rope, R=1)" in gpu.table(self.result(digits={"ratio": 1.4}))
+        found = verdicts.of_speed(self.rows(digits={"ratio": 1.4}, wide={"ratio": 0.99}, best=7000.0))
+        assert [v["reached"] for v in found] == [False, False, False, True]
+        assert found[0]["where"] == "digits, rope, R=1"
 
     def test_beside_eager_alone_nothing_is_decided(self) -> None:
-        verdicts = self.result(micro={"torch_compile_images_per_s": None}).verdicts()
-        assert [v.holds for v in verdicts] == [None, True, None, True]
-        assert verdicts[0].where == "not measured with both kinds of PyTorch: micro, rope, R=1"
+        found = verdicts.of_speed(self.rows(micro={"compiled images/s": None}))
+        assert [v["reached"] for v in found] == [None, True, None, True]
+        assert found[0]["where"] == "not measured beside both eager and compiled PyTorch: micro, rope, R=1"
 
-    def test_rows_that_are_missing_decide_nothing(self) -> None:
-        result = self.result()
-        result.records = [r for r in result.records if (r.shape, r.position, r.runs) != ("wide", "rope", 1)]
-        assert [v.holds for v in result.verdicts()] == [True, None, True, True]
-        assert [v.holds for v in Result({}, "bf16").verdicts()] == [None] * 4
+    def test_nothing_measured_decides_nothing(self) -> None:
+        assert [v["reached"] for v in verdicts.of_speed([])] == [None] * 4
+        assert [v["reached"] for v in verdicts.of_study([])] == [None]
+
+    def test_the_study(self) -> None:
+        rows = [{"grid": "digits", "passed": True, "seconds": 30.0}]
+        assert verdicts.of_study(rows)[0]["reached"] is None
+        rows.append({"grid": "digits, compiled", "passed": True, "seconds": 9.0})
+        assert verdicts.of_study(rows)[0]["reached"] is True
+        rows[-1]["passed"] = False
+        assert verdicts.of_study(rows)[0]["reached"] is None
 
 
 def test_peers_are_taken_in_turn_and_the_faster_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[str] = []
+    now = [100.0]
 
     def way(name: str, seconds: float) -> Way:
-        def start(steps: int) -> None:
+        def start(count: int) -> None:
             turns.append(name)
-            clock.now += steps * seconds
+            now[0] += count * seconds
 
         return Way(name, 8, start, lambda: None)
 
-    clock = Clock()
-    monkeypatch.setattr(gpu_speed.time, "perf_counter", clock)
+    monkeypatch.setattr(steps.time, "perf_counter", lambda: now[0])
     times = time_ways([way("vitab", 1e-3), way("torch eager", 4e-3)], windows=3, window=0.01)
     assert times["vitab"].seconds == pytest.approx(1e-3)
     assert times["torch eager"].seconds == pytest.approx(4e-3)
     assert turns[-6:] == ["vitab", "torch eager"] * 3
 
 
-def test_without_a_gpu_it_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "cupy_problem", lambda: "CuPy is not installed (pip install it)")
-    assert gpu.main([]) == 2
-    assert capsys.readouterr().err == "benchmarks.gpu needs a GPU: CuPy is not installed (pip install it)\n"
-
-
-@small
+@pytest.mark.usefixtures("quick_windows")
 def test_what_a_step_moves_counts_the_batch_and_not_the_data_set() -> None:
-    together = gpu.RunsAsOne(TINY["tiny"], "rope", 2, cuda_ops())
+    together = steps.RunsAsOne(Shape(*TINY), "rope", 2, cuda_ops())
     together.way().start(2)
-    whole = together.engine.bytes_named
-    assert together.bytes == whole - 16 * 64 + 16 * 64 * 16 // 16
-    weights = together.engine.model.parameters.flat.nbytes
-    assert np.isfinite(together.bytes)
-    assert together.bytes > 4 * weights  # AdamW alone reads four such arrays
+    assert together.bytes == together.engine.bytes_named - 16 * 64 + 16 * 64 * 16 // 16
+    assert together.bytes > 4 * together.engine.model.parameters.flat.nbytes  # AdamW alone reads four such arrays
+
+
+@pytest.mark.slow
+def test_every_protocol_is_compared() -> None:
+    from ablations.evaluation.registry import PROTOCOLS
+    from benchmarks.gpu.protocols import compared
+
+    ops = cuda_ops("float32")
+    for name in PROTOCOLS:
+        checks = list(compared(ops, name, images=12))
+        assert [check for check in checks if not check.passed] == []
+        assert len(checks) == 4, "two of each of two encodings"
+
+
+def test_every_encoding_is_checked() -> None:
+    from ablations.config.builtin_grids import ENCODINGS
+    from vit.positions import POSITIONS
+
+    assert set(comparisons.ENCODINGS) >= {*POSITIONS, *ENCODINGS}

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import nvrtc
+from benchmarks.gpu.signatures import Declarations
 
 LAYOUTS = {"nvidia-cuda-nvrtc 13": "cu13/lib", "nvidia-cuda-nvrtc-cu12": "cuda_nvrtc/lib"}
 
@@ -20,9 +21,9 @@ def test_builtins_are_loaded_first_by_path(layout: str, tmp_path: Path, monkeypa
         (folder / name).touch()
     loaded: list[tuple[str, int]] = []
 
-    def load(path: str, mode: int = ctypes.DEFAULT_MODE) -> SimpleNamespace:
+    def load(path: str, mode: int = ctypes.DEFAULT_MODE) -> Declarations:
         loaded.append((path, mode))
-        return SimpleNamespace(nvrtcGetErrorString=SimpleNamespace())
+        return Declarations()
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.peers import Compilations, Crowd, Peer, PeerError
+from benchmarks.peers import Compilations, Peer, PeerError
 from tests.support import fake_peer
 
 
@@ -16,7 +16,7 @@ def _none_is_left() -> Iterator[None]:
     assert multiprocessing.active_children() == []
 
 
-def test_a_peer_takes_turns_and_trains_for_a_time() -> None:
+def test_a_peer_takes_turns() -> None:
     peer = Peer(fake_peer.quick)
     peer.make("tiny", "rope")
     way = peer.way(peer.answer())
@@ -26,8 +26,6 @@ def test_a_peer_takes_turns_and_trains_for_a_time() -> None:
     way.wait()
     assert time.perf_counter() - begun > 0.1
     way.wait()  # nothing was started
-    peer.time(0.2)
-    assert 0.2 * fake_peer.BATCH / 2e-3 < peer.answer() < 1.01 * fake_peer.BATCH / 2e-3
     peer.close()
 
 
@@ -46,7 +44,7 @@ def test_nobody_waits_for_one_that_hangs_or_has_ended() -> None:
     peer = Peer(fake_peer.hanging, compiled=True)
     peer.make("tiny", "rope")
     begun = time.perf_counter()
-    with pytest.raises(PeerError, match="torch compile did not answer within 0 s"):
+    with pytest.raises(PeerError, match="torch compiled did not answer within 0 s"):
         peer.answer(0.1)
     assert peer.pending == 1
     peer.close()
@@ -87,15 +85,4 @@ def test_compilations_go_some_at_a_time_and_those_that_take_too_long_end() -> No
     broken = Compilations(wanted[:1], fake_peer.failing)
     while not broken.over:
         broken.look()
-    assert broken.failed == {wanted[0]: "torch compile: RuntimeError: out of memory"}
-
-
-def test_a_crowd_adds_up() -> None:
-    crowd = Crowd(3, fake_peer.quick)
-    crowd.make("tiny", "rope", within=30)
-    assert 0 < crowd.images_per_s(1, 0.3) < 1.01 * fake_peer.BATCH / 2e-3 < crowd.images_per_s(3, 0.5)
-    crowd.close()
-    broken = Crowd(2, fake_peer.failing)
-    with pytest.raises(PeerError, match="out of memory"):
-        broken.make("tiny", "learned", within=30)
-    broken.close()
+    assert broken.failed == {wanted[0]: "torch compiled: RuntimeError: out of memory"}

@@ -96,7 +96,7 @@ def test_without_a_home_directory_nothing_is_written_to_a_folder_named_tilde(
         raise RuntimeError("could not determine the home directory")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(caches, "user_cache_path", no_home)
+    monkeypatch.setattr("platformdirs.user_cache_path", no_home)
     assert caches.user_cache() == Path("~/.cache/vitab")
     assert not caches.is_writable(caches.user_cache() / "data")
     assert list(tmp_path.iterdir()) == []

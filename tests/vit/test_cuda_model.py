@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import gpu_checks
-from benchmarks.gpu_checks import Check, from_device, images_and_labels, small
+from benchmarks.gpu import comparisons
+from benchmarks.gpu.comparisons import Check, from_device, images_and_labels, small
 from tests.support.cuda_device import cuda_ops
 from tests.support.cuda_shim import Shim, compiler
 from tests.support.small import Slope, SlopeByExpressions
@@ -35,10 +35,10 @@ def ops(request: pytest.FixtureRequest, shim: Shim) -> CudaOps:
 @pytest.mark.parametrize(
     "part",
     [
-        gpu_checks.draws,
-        lambda ops: gpu_checks.gradients(ops, ("none", "learned", "sinusoidal", "rope")),
-        lambda ops: gpu_checks.stacks(ops, runs=3, steps=3),
-        gpu_checks.training,
+        comparisons.draws,
+        lambda ops: comparisons.gradients(ops, ("none", "learned", "sinusoidal", "rope")),
+        lambda ops: comparisons.stacks(ops, runs=3, steps=3),
+        comparisons.training,
     ],
     ids=["draws", "whole gradients", "three runs and three times one", "ten losses"],
 )
@@ -86,11 +86,11 @@ def test_attention_by_products_is_the_fused_one(ops: CudaOps, monkeypatch: pytes
         model = ViT(config, ops, seeds=[1, 2])
         losses.append(from_device(ops, model.loss_and_gradients(images, labels)))
         gradients.append(model.gradients(1))
-    limit = gpu_checks.GRADIENT_LIMITS[ops.precision]
+    limit = comparisons.GRADIENT_LIMITS[ops.precision]
     np.testing.assert_allclose(*losses, rtol=limit)
-    fused_gradients, others = map(gpu_checks.without_key_bias, gradients)
+    fused_gradients, others = map(comparisons.without_key_bias, gradients)
     for name, value in others.items():
-        assert gpu_checks.distance(fused_gradients[name], value) < 2 * limit, name
+        assert comparisons.distance(fused_gradients[name], value) < 2 * limit, name
 
 
 ENCODINGS = {"slope": 2, "slope-by-expressions": 0}
@@ -110,7 +110,7 @@ def test_encodings_train_as_on_a_cpu(ops: CudaOps, position: str, monkeypatch: p
         with pytest.raises(ConfigError, match="which needs an array expression"):
             ViT(small(position), ops, seeds=[1]).network(1)
         return
-    checks = [*gpu_checks.gradients(ops, (position,)), *gpu_checks.training(ops, (position,), steps=5)]
+    checks = [*comparisons.gradients(ops, (position,)), *comparisons.training(ops, (position,), steps=5)]
     # the gradient of a slope is a small difference of large sums, whose terms bf16 rounds
     slack = 2 if position == "slope" else 1
     assert [check for check in checks if not check.error <= slack * check.limit] == []

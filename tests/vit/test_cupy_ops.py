@@ -13,7 +13,7 @@ from ablations.config import RunConfig
 from ablations.data import load_for
 from ablations.training.checkpoint import Checkpointer
 from ablations.training.trainer import train
-from benchmarks import gpu_checks
+from benchmarks.gpu import comparisons
 from tests.support.cuda_shim import Shim, compiler
 from tests.support.fake_cupy import FakeCupy, Library, Stream
 from tests.support.small import Slope, SlopeByExpressions
@@ -49,14 +49,14 @@ def cupy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
 def test_steps_are_captured_and_right(precision: str) -> None:
     ops: Any = get_ops("cupy", precision=precision)
-    checks = [*gpu_checks.training(ops, ("rope",), steps=5), *gpu_checks.stacks(ops, runs=2, steps=3)]
+    checks = [*comparisons.training(ops, ("rope",), steps=5), *comparisons.stacks(ops, runs=2, steps=3)]
     assert [check for check in checks if not check.passed] == []
 
 
 def test_a_step_is_one_launch_of_one_graph(cupy: FakeCupy) -> None:
     ops: Any = get_ops("cupy")
-    config = gpu_checks.small("rope")
-    images, labels = gpu_checks.images_and_labels(config, 1, 4)
+    config = comparisons.small("rope")
+    images, labels = comparisons.images_and_labels(config, 1, 4)
     targets = np.eye(7, dtype=np.float32)[labels]
     engine = GraphEngine(ViT(config, ops, seeds=[1]), AdamWConfig(), 4)
     for _ in range(4):
@@ -74,7 +74,7 @@ def test_a_step_is_one_launch_of_one_graph(cupy: FakeCupy) -> None:
 
 
 def erasing_error(ops: Any, size: int) -> float:
-    return gpu_checks.loading_error(ops, DeviceAugmentation(4, True, erase=1.0), size, size, batch=1)
+    return comparisons.loading_error(ops, DeviceAugmentation(4, True, erase=1.0), size, size, batch=1)
 
 
 class TestSharedMemory:
@@ -87,26 +87,26 @@ class TestSharedMemory:
     def test_attention_is_right_at_every_size(self, cupy: FakeCupy, tokens: int, head_width: int) -> None:
         ops: Any = get_ops("cupy")
         for position in ("rope", "bias"):
-            error = gpu_checks.attention_error(ops, position, 1, 1, tokens, 1, head_width)
-            assert error <= 2 * gpu_checks.LIMITS["bf16"]
+            error = comparisons.attention_error(ops, position, 1, 1, tokens, 1, head_width)
+            assert error <= 2 * comparisons.LIMITS["bf16"]
 
     @pytest.mark.parametrize("size", [121, 122, 128, 177])
     def test_pictures_are_changed_at_every_size(self, cupy: FakeCupy, size: int) -> None:
         ops: Any = get_ops("cupy", precision="float32")
-        assert erasing_error(ops, size) <= gpu_checks.LIMITS["float32"]
+        assert erasing_error(ops, size) <= comparisons.LIMITS["float32"]
 
     @pytest.mark.parametrize("cupy", [{"capability": "75", "block_shared": 64 << 10}], indirect=True)
     def test_a_chip_with_less_takes_smaller_pictures(self, cupy: FakeCupy) -> None:
         ops: Any = get_ops("cupy")
         assert ops.kernels.image_bytes == (64 << 10) - 5136
-        assert erasing_error(ops, 141) <= gpu_checks.LIMITS["float32"]
+        assert erasing_error(ops, 141) <= comparisons.LIMITS["float32"]
         with pytest.raises(ValueError, match="at most 4 channels and 60400 bytes, got 142 x 142 x 3"):
             erasing_error(ops, 142)
 
     @pytest.mark.parametrize("cupy", [{"block_shared": 64 << 10}], indirect=True)
     def test_a_kernel_that_no_block_can_hold_is_told(self, cupy: FakeCupy) -> None:
         with pytest.raises(RuntimeError, match=r"attention_tensor<64, false> takes 92160 bytes .* this GPU has 65536"):
-            gpu_checks.attention_error(get_ops("cupy"), "none", 1, 1, 256, 1, 64)  # type: ignore[arg-type]
+            comparisons.attention_error(get_ops("cupy"), "none", 1, 1, 256, 1, 64)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("cupy")
@@ -193,10 +193,10 @@ def test_nothing_takes_an_array_of_the_device_for_one_of_the_host(
 @pytest.mark.usefixtures("cupy")
 def test_models_load_and_tell_their_weights_and_gradients() -> None:
     ops: Any = get_ops("cupy", precision="float32")
-    assert [check for check in gpu_checks.gradients(ops, tuple(POSITIONS)) if not check.passed] == []
-    model = ViT(gpu_checks.small("learned"), ops, seeds=[1, 2])
-    images, _ = gpu_checks.images_and_labels(model.config, 2, 5)
-    larger = ViT(gpu_checks.small("learned", image_size=24), ops, seeds=[3])
+    assert [check for check in comparisons.gradients(ops, tuple(POSITIONS)) if not check.passed] == []
+    model = ViT(comparisons.small("learned"), ops, seeds=[1, 2])
+    images, _ = comparisons.images_and_labels(model.config, 2, 5)
+    larger = ViT(comparisons.small("learned", image_size=24), ops, seeds=[3])
     model.load_state_dict(larger.state_dict(), 1)  # another grid of patches
     exact = ViT(model.config, get_ops("numpy", "float64"), seeds=[1, 2])
     for run in range(2):
@@ -251,7 +251,7 @@ class TestChoices:
 
     def test_an_encoding_of_array_expressions_needs_float32(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(POSITIONS, SlopeByExpressions.name, SlopeByExpressions)
-        config = gpu_checks.small(SlopeByExpressions.name)
+        config = comparisons.small(SlopeByExpressions.name)
         with pytest.raises(
             ValueError,
             match=r"with position 'slope-by-expressions', which needs an array expression \(numpy.add\), got bf16",

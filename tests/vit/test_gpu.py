@@ -10,8 +10,8 @@ import pytest
 from ablations.config import RunConfig
 from ablations.data import load_for
 from ablations.training.trainer import train
-from benchmarks import gpu_checks
-from benchmarks.gpu_checks import Check
+from benchmarks.gpu import comparisons
+from benchmarks.gpu.comparisons import Check
 from vit import ViT, get_ops
 from vit.backend import cupy_precisions, cupy_problem
 from vit.graph_engine import AdamWConfig, DeviceAugmentation, GraphEngine
@@ -34,11 +34,11 @@ def ops(request: pytest.FixtureRequest) -> Any:
 
 ALL = (*POSITIONS, "rope(base=10)", "cpe(where=each)", "lie-rope(block=16, heads=shared)", "rope+learned")
 PARTS: dict[str, Callable[[Any], Iterator[Check]]] = {
-    "operations": gpu_checks.operations,
-    "draws": gpu_checks.draws,
-    "gradients": partial(gpu_checks.gradients, positions=ALL),
-    "stacks": gpu_checks.stacks,
-    "training": partial(gpu_checks.training, positions=ALL),
+    "operations": comparisons.operations,
+    "draws": comparisons.draws,
+    "gradients": partial(comparisons.gradients, positions=ALL),
+    "stacks": comparisons.stacks,
+    "training": partial(comparisons.training, positions=ALL),
 }
 
 
@@ -52,7 +52,7 @@ def test_checks(ops: Any, part: str) -> None:
 def test_replays_give_the_bits_of_steps_that_run_as_they_are(ops: Any) -> None:
     weights = []
     for captured in (True, False):
-        config = gpu_checks.small("rope", dropout=0.1, drop_path=0.2)
+        config = comparisons.small("rope", dropout=0.1, drop_path=0.2)
         engine = GraphEngine(ViT(config, ops, seeds=[1, 2]), AdamWConfig(), 4, ema=0.9)
         if not captured:
             engine._run = lambda key, work, *kept: work()  # type: ignore[method-assign]
@@ -71,8 +71,8 @@ def test_replays_give_the_bits_of_steps_that_run_as_they_are(ops: Any) -> None:
 
 def test_models_side_by_side_do_not_disturb_each_other(ops: Any) -> None:
     """Two engines share a stream, scratch memory and kernels."""
-    config = gpu_checks.small("rope", pool="mean")
-    images, labels = gpu_checks.images_and_labels(config, 1, 6)
+    config = comparisons.small("rope", pool="mean")
+    images, labels = comparisons.images_and_labels(config, 1, 6)
     targets = np.eye(config.classes, dtype=np.float32)[labels]
 
     def engine() -> GraphEngine:

@@ -162,8 +162,10 @@ def _device(number: int) -> CupyDevice:
 
 def _cublas_library() -> ctypes.CDLL:
     """Return the libcublas that CuPy loads, from wheels or the CUDA toolkit."""
-    from cuda.pathfinder import load_nvidia_dynamic_lib
-
+    try:
+        from cuda.pathfinder import load_nvidia_dynamic_lib
+    except ImportError:  # CuPy 13 has no pathfinder: the dynamic linker finds its libraries
+        return ctypes.CDLL(f"libcublas.so.{cupy.cuda.runtime.runtimeGetVersion() // 1000}")
     return ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
 
 
@@ -197,9 +199,11 @@ def device_problem() -> str | None:
 
 
 def _headers() -> str:
-    """Return the folder of the CUDA runtime headers, which CuPy's own kernels include."""
-    from cuda.pathfinder import find_nvidia_header_directory
-
+    """Return the folder of the CUDA runtime headers, which CuPy's own kernels include; "" if it cannot be found out."""
+    try:
+        from cuda.pathfinder import find_nvidia_header_directory
+    except ImportError:  # CuPy 13 searches for them itself
+        return ""
     if found := find_nvidia_header_directory("cudart"):
         return str(found)
     raise RuntimeError("no headers")

@@ -298,6 +298,25 @@ def _halvings(matrices):
 
 
 @_jit
+def _to_lanes(matrices, factor, lanes):
+    """lanes = factor times up to `LANES` matrices (n, b, b), as (b, b, LANES)."""
+    count, size, _ = matrices.shape
+    for n in range(count):
+        for i in range(size):
+            for j in range(size):
+                lanes[i, j, n] = matrices[n, i, j] * factor
+
+
+@_jit
+def _from_lanes(lanes, matrices):
+    count, size, _ = matrices.shape
+    for n in range(count):
+        for i in range(size):
+            for j in range(size):
+                matrices[n, i, j] = lanes[i, j, n]
+
+
+@_jit
 def matrix_exponentials(x, out):
     """out = exp(x) for skew-symmetric matrices (n, b, b)."""
     count, size, _ = x.shape
@@ -307,16 +326,8 @@ def matrix_exponentials(x, out):
     for first in range(0, count, LANES):
         part = x[first : first + LANES]
         halvings = _halvings(part)
-        factor = x.dtype.type(0.5) ** halvings
-        for n in range(len(part)):
-            for i in range(size):
-                for j in range(size):
-                    scaled[0, i, j, n] = part[n, i, j] * factor
-        result = _exponentials(scaled, halvings, powers, even, odd, spare)
-        for n in range(len(part)):
-            for i in range(size):
-                for j in range(size):
-                    out[first + n, i, j] = result[0, i, j, n]
+        _to_lanes(part, x.dtype.type(0.5) ** halvings, scaled[0])
+        _from_lanes(_exponentials(scaled, halvings, powers, even, odd, spare)[0], out[first : first + LANES])
 
 
 @_jit
@@ -330,13 +341,6 @@ def matrix_exponentials_backward(x, dout, dx):
         part = x[first : first + LANES]
         halvings = _halvings(part)
         factor = x.dtype.type(0.5) ** halvings
-        for n in range(len(part)):
-            for i in range(size):
-                for j in range(size):
-                    scaled[0, i, j, n] = -part[n, i, j] * factor
-                    scaled[1, i, j, n] = dout[first + n, i, j] * factor
-        result = _exponentials(scaled, halvings, powers, even, odd, spare)
-        for n in range(len(part)):
-            for i in range(size):
-                for j in range(size):
-                    dx[first + n, i, j] = result[1, i, j, n]
+        _to_lanes(part, -factor, scaled[0])
+        _to_lanes(dout[first : first + LANES], factor, scaled[1])
+        _from_lanes(_exponentials(scaled, halvings, powers, even, odd, spare)[1], dx[first : first + LANES])

@@ -73,7 +73,8 @@ class AttentionKernels(Launcher):
         float32, with any stride between runs, or None. Overwrites `out` and `logsumexp` (R, B, H, T) float32. Raises
         ValueError unless `fits`. bf16 products use tensor cores, with float32 sums and softmax.
         """
-        inputs = self._check_attention(qkv, bias, scale, cos, sin, prefix, score_bias, out, logsumexp)
+        forward = (qkv, bias, scale, cos, sin, prefix, score_bias)
+        inputs = self._check_attention(forward, out, logsumexp)
         launch = _Shape(qkv, aligned(out))
         kernel, shared = launch.kernel("attention", biased=score_bias is not None), launch.shared(backward=False)
         self.launch(kernel, launch.grid, launch.block, shared, (*inputs, out, logsumexp, *launch.sizes))
@@ -100,7 +101,8 @@ class AttentionKernels(Launcher):
         `dout` is (R, B, T, H K), `dbias` and `dscore_bias` are float32; the other arguments are those of `attention`,
         with its results.
         """
-        inputs = self._check_attention(qkv, bias, scale, cos, sin, prefix, score_bias, out, logsumexp)
+        forward = (qkv, bias, scale, cos, sin, prefix, score_bias)
+        inputs = self._check_attention(forward, out, logsumexp)
         require_shape(out.shape, dout=dout)
         require_shape(qkv.shape, dqkv=dqkv)
         require_shape(bias.shape, dbias=dbias)
@@ -139,19 +141,12 @@ class AttentionKernels(Launcher):
         self.launch(launch.kernel("score_bias_gradient"), grid, launch.block, shared, args)
         self.sum_parts(sums, parts, columns, dscore_bias)
 
-    def _check_attention(
-        self,
-        qkv: Array,
-        bias: Array,
-        scale: float,
-        cos: Array | None,
-        sin: Array | None,
-        prefix: int,
-        score_bias: Array | None,
-        out: Array,
-        logsumexp: Array,
-    ) -> tuple[Any, ...]:
-        """Check the arguments of both passes, and return those that all kernels of attention read."""
+    def _check_attention(self, forward: tuple[Any, ...], out: Array, logsumexp: Array) -> tuple[Any, ...]:
+        """Check the arguments of both passes, and return those that all kernels of attention read.
+
+        `forward` are the first seven of `attention`.
+        """
+        qkv, bias, scale, cos, sin, prefix, score_bias = forward
         runs, batch, tokens, _, heads, head_width = qkv.shape
         if not fits(tokens, head_width):
             raise ValueError(

@@ -126,7 +126,7 @@ class Cublas:
         self._library = library
         self._compute = _COMPUTE_TYPE[precision]
         self._one, self._zero = ctypes.c_float(1), ctypes.c_float(0)
-        self._declare()
+        declare(library)
         self._handle = ctypes.c_void_p()
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
         self._call("cublasSetStream_v2", self._handle, stream)  # first: it resets the workspace
@@ -169,34 +169,26 @@ class Cublas:
             text = self._library.cublasGetStatusString(status).decode()
             raise CublasError(f"cuBLAS: {name} failed with status {status}, {text}")
 
-    def _declare(self) -> None:
-        """Declare the C signatures, so that ctypes does not truncate addresses to 32 bits."""
-        pointer, whole, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
-        head = [pointer, whole, whole, whole, whole, whole, pointer]
-        matrix, batched = [pointer, whole, whole], [pointer, whole, whole, long]
-        signatures = {
-            "cublasCreate_v2": [pointer],
-            "cublasDestroy_v2": [pointer],
-            "cublasSetStream_v2": [pointer, pointer],
-            "cublasSetWorkspace_v2": [pointer, pointer, ctypes.c_size_t],
-            "cublasSetMathMode": [pointer, whole],
-            "cublasGemmEx": [*head, *matrix, *matrix, pointer, *matrix, whole, whole],
-            "cublasGemmStridedBatchedEx": [
-                *head,
-                *batched,
-                *batched,
-                pointer,
-                *batched,
-                whole,
-                whole,
-                whole,
-            ],
-        }
-        for name, kinds in signatures.items():
-            function = getattr(self._library, name)
-            function.argtypes, function.restype = kinds, whole
-        self._library.cublasGetStatusString.argtypes = [whole]
-        self._library.cublasGetStatusString.restype = ctypes.c_char_p
+
+def declare(library: Any) -> None:
+    """Declare the C signatures, so that ctypes does not truncate addresses to 32 bits."""
+    pointer, whole, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+    head = [pointer, whole, whole, whole, whole, whole, pointer]
+    matrix, batched = [pointer, whole, whole], [pointer, whole, whole, long]
+    signatures = {
+        "cublasCreate_v2": [pointer],
+        "cublasDestroy_v2": [pointer],
+        "cublasSetStream_v2": [pointer, pointer],
+        "cublasSetWorkspace_v2": [pointer, pointer, ctypes.c_size_t],
+        "cublasSetMathMode": [pointer, whole],
+        "cublasGemmEx": [*head, *matrix, *matrix, pointer, *matrix, whole, whole],
+        "cublasGemmStridedBatchedEx": [*head, *batched, *batched, pointer, *batched, whole, whole, whole],
+    }
+    for name, kinds in signatures.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = kinds, whole
+    library.cublasGetStatusString.argtypes = [whole]
+    library.cublasGetStatusString.restype = ctypes.c_char_p
 
 
 def _operation(matrices: Matrices) -> int:

@@ -175,37 +175,7 @@ class CudaOps(Ops):
             self._products.matmul(a, b, out)
         return out
 
-    # Patches and tokens
-
-    def patchify(self, images: Array, patch: int, out: Array) -> Array:
-        return self.kernels.patchify(images, patch, out)
-
-    def add_bias(self, x: Array, bias: Array) -> Array:
-        return self.kernels.add_bias(x, bias)
-
-    def sum_tokens(self, dy: Array, out: Array) -> Array:
-        return self.kernels.sum_tokens(dy, out)
-
-    def add_table(self, x: Array, table: Array) -> None:
-        self.kernels.add_table(x, table)
-
-    def sum_images(self, dy: Array, out: Array) -> None:
-        self.kernels.sum_images(dy, out)
-
-    def mean_tokens(self, x: Array, out: Array) -> None:
-        self.kernels.mean_tokens(x, out)
-
-    def mean_tokens_backward(self, dy: Array, out: Array) -> None:
-        self.kernels.mean_tokens_backward(dy, out)
-
-    def copy_tokens(self, source: Array, out: Array) -> None:
-        self.kernels.copy_tokens(source, out)
-
-    def fill(self, out: Array, value: float) -> None:
-        self.kernels.fill(out, value)
-
-    def add(self, x: Array, y: Array) -> None:
-        self.kernels.add(x, y)
+    # Everything else is a kernel of the same name; see `BY_KERNEL`
 
     def dropout(
         self,
@@ -222,180 +192,34 @@ class CudaOps(Ops):
         rates = {"rate": rate, "path_rate": path_rate}
         self.kernels.dropout(x, bias, **rates, seeds=seeds, step=step, site=site, out=out)
 
-    # Convolution of patch tokens
-
-    def add_branch(self, stream: Array, branch: Array, bias: Array, out: Array) -> None:
-        self.kernels.add_branch(stream, branch, bias, out)
-
-    def add_depthwise_conv(self, x: Array, weight: Array, bias: Array, prefix: int, out: Array) -> None:
-        self.kernels.add_depthwise_conv(x, weight, bias, prefix, out)
-
-    def add_depthwise_conv_backward(
-        self, dy: Array, x: Array, weight: Array, prefix: int, *, out: Array, dweight: Array, dbias: Array
-    ) -> None:
-        self.kernels.add_depthwise_conv_backward(dy, x, weight, prefix, out=out, dweight=dweight, dbias=dbias)
-
-    # Layer normalisation
-
-    def residual_layer_norm(
-        self,
-        x: Array,
-        branch: Array | None,
-        branch_bias: Array | None,
-        weight: Array,
-        bias: Array,
-        *,
-        stream: Array,
-        out: Array,
-        mean: Array,
-        rstd: Array,
-    ) -> None:
-        self.kernels.residual_layer_norm(
-            x, branch, branch_bias, weight, bias, stream=stream, out=out, mean=mean, rstd=rstd
-        )
-
-    def residual_layer_norm_backward(
-        self,
-        dout: Array,
-        dstream: Array,
-        stream: Array,
-        weight: Array,
-        mean: Array,
-        rstd: Array,
-        *,
-        dweight: Array,
-        dbias: Array,
-        dbranch_bias: Array | None,
-    ) -> None:
-        sums = {"dweight": dweight, "dbias": dbias, "dbranch_bias": dbranch_bias}
-        self.kernels.residual_layer_norm_backward(dout, dstream, stream, weight, mean, rstd, **sums)
-
     def residual_layer_norm_backward_rounded(
-        self,
-        dout: Array,
-        dstream: Array,
-        stream: Array,
-        weight: Array,
-        mean: Array,
-        rstd: Array,
-        *,
-        dweight: Array,
-        dbias: Array,
-        dbranch_bias: Array | None,
-        rounded: Array,
+        self, dout: Array, dstream: Array, *saved: Array, rounded: Array, **sums: Array
     ) -> None:
-        sums = {"dweight": dweight, "dbias": dbias, "dbranch_bias": dbranch_bias}
-        self.kernels.residual_layer_norm_backward(dout, dstream, stream, weight, mean, rstd, **sums, dbranch=rounded)
-
-    # GELU
-
-    def bias_gelu(self, x: Array, bias: Array, *, out: Array, derivative: bool) -> None:
-        self.kernels.bias_gelu(x, bias, out=out, derivative=derivative)
-
-    def bias_gelu_backward(self, dy: Array, derivative: Array, *, dbias: Array) -> Array:
-        return self.kernels.bias_gelu_backward(dy, derivative, dbias=dbias)
-
-    # Attention
+        self.kernels.residual_layer_norm_backward(dout, dstream, *saved, **sums, dbranch=rounded)
 
     def fuses_attention(self, tokens: int, head_width: int) -> bool:
         return cuda_attention.fits(tokens, head_width)
 
-    def attention(
-        self,
-        qkv: Array,
-        bias: Array,
-        scale: float,
-        cos: Array | None,
-        sin: Array | None,
-        prefix: int,
-        score_bias: Array | None,
-        *,
-        out: Array,
-        logsumexp: Array,
-    ) -> None:
-        self.kernels.attention(qkv, bias, scale, cos, sin, prefix, score_bias, out=out, logsumexp=logsumexp)
 
-    def attention_backward(
-        self,
-        dout: Array,
-        qkv: Array,
-        bias: Array,
-        scale: float,
-        cos: Array | None,
-        sin: Array | None,
-        prefix: int,
-        score_bias: Array | None,
-        out: Array,
-        logsumexp: Array,
-        *,
-        dqkv: Array,
-        dbias: Array,
-        dscore_bias: Array | None,
-    ) -> None:
-        forward = (qkv, bias, scale, cos, sin, prefix, score_bias, out, logsumexp)
-        self.kernels.attention_backward(dout, *forward, dqkv=dqkv, dbias=dbias, dscore_bias=dscore_bias)
+BY_KERNEL = (
+    *("patchify", "add_bias", "sum_tokens", "add_table", "sum_images", "mean_tokens", "mean_tokens_backward"),
+    *("copy_tokens", "fill", "add", "add_branch", "add_depthwise_conv", "add_depthwise_conv_backward"),
+    *("residual_layer_norm", "residual_layer_norm_backward", "bias_gelu", "bias_gelu_backward"),
+    *("attention", "attention_backward", "qkv_bias", "qkv_bias_backward"),
+    *("qkv_bias_rotate", "qkv_bias_rotate_backward", "rotation_gradient", "qkv_bias_turn", "qkv_bias_turn_backward"),
+    *("add_score_bias", "score_bias_gradient", "add_relative_scores", "relative_scores_gradient", "add_to_queries"),
+    *("softmax", "softmax_backward", "cross_entropy"),
+)
+"""Operations of `Ops` that are a method of `CudaKernels` with the same arguments. That of `cross_entropy` also adds the
+sum of the losses and the number of correct predictions to `totals` (R, 2), if given."""
 
-    def qkv_bias(self, qkv: Array, bias: Array, scale: float) -> None:
-        self.kernels.qkv_bias(qkv, bias, scale)
 
-    def qkv_bias_backward(self, dqkv: Array, scale: float, *, dbias: Array) -> None:
-        self.kernels.qkv_bias_backward(dqkv, scale, dbias=dbias)
+def _by_kernel(name: str) -> Callable[..., Any]:
+    def operation(self: CudaOps, *arguments: Any, **named: Any) -> Any:
+        return getattr(self.kernels, name)(*arguments, **named)
 
-    def qkv_bias_rotate(self, qkv: Array, bias: Array, scale: float, cos: Array, sin: Array, prefix: int) -> None:
-        self.kernels.qkv_bias_rotate(qkv, bias, scale, cos, sin, prefix)
+    return operation
 
-    def qkv_bias_rotate_backward(
-        self, dqkv: Array, scale: float, cos: Array, sin: Array, prefix: int, *, dbias: Array
-    ) -> None:
-        self.kernels.qkv_bias_rotate_backward(dqkv, scale, cos, sin, prefix, dbias=dbias)
 
-    def rotation_gradient(self, qkv: Array, bias: Array | None, dqkv: Array, prefix: int, out: Array) -> None:
-        self.kernels.rotation_gradient(qkv, bias, dqkv, prefix, out)
-
-    def add_score_bias(self, scores: Array, bias: Array) -> None:
-        self.kernels.add_score_bias(scores, bias)
-
-    def score_bias_gradient(self, dscores: Array, out: Array) -> None:
-        self.kernels.score_bias_gradient(dscores, out)
-
-    def add_relative_scores(self, scores: Array, products: Array, prefix: int) -> None:
-        self.kernels.add_relative_scores(scores, products, prefix)
-
-    def relative_scores_gradient(self, dscores: Array, prefix: int, out: Array) -> None:
-        self.kernels.relative_scores_gradient(dscores, prefix, out)
-
-    def qkv_bias_turn(self, qkv: Array, bias: Array, scale: float, matrices: Array, prefix: int) -> None:
-        self.kernels.qkv_bias_turn(qkv, bias, scale, matrices, prefix)
-
-    def qkv_bias_turn_backward(
-        self, qkv: Array, dqkv: Array, scale: float, matrices: Array, prefix: int, *, dbias: Array, dmatrices: Array
-    ) -> None:
-        sums = {"dbias": dbias, "dmatrices": dmatrices}
-        self.kernels.qkv_bias_turn_backward(qkv, dqkv, scale, matrices, prefix, **sums)
-
-    def add_to_queries(self, dqkv: Array, dqueries: Array) -> None:
-        self.kernels.add_to_queries(dqkv, dqueries)
-
-    def softmax(self, x: Array) -> Array:
-        return self.kernels.softmax(x)
-
-    def softmax_backward(self, dy: Array, y: Array) -> Array:
-        return self.kernels.softmax_backward(dy, y)
-
-    # Loss
-
-    def cross_entropy(
-        self,
-        logits: Array,
-        targets: Array,
-        scale: float,
-        *,
-        losses: Array,
-        dlogits: Array,
-        totals: Array | None = None,
-    ) -> None:
-        """Compute `Ops.cross_entropy`; add the sum of the losses and the number of correct predictions to `totals`.
-
-        `totals` is (R, 2) or None. A prediction is correct if the largest logit is at the largest target.
-        """
-        self.kernels.cross_entropy(logits, targets, scale, losses=losses, dlogits=dlogits, totals=totals)
+for _name in BY_KERNEL:
+    setattr(CudaOps, _name, _by_kernel(_name))

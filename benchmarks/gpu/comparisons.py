@@ -1,24 +1,27 @@
-"""Correctness checks of a device: operations, random draws, gradients, stacks, and training.
+"""Correctness checks of a device: operations, random draws, gradients, stacks, training, and captured work.
 
 A check compares an error with its limit. `python -m benchmarks.gpu` and the tests marked `gpu` run the checks on a GPU.
-Other tests run them on the CPU with the same kernels and engine.
+Other tests run them on the CPU with the same kernels and engine. The reference is `Ops` in float64 on NumPy, which
+needs no compiler. It needs SciPy for the error function, and Pillow for the augmentation of images.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from types import ModuleType
 
 import numpy as np
 
-from benchmarks.shapes import POSITIONS
-from tests.support import draws as reference
 from tests.support.cases import KEPT, Case
-from tests.support.operations import CUDA_CASES, Maker, cases_of
-from vit import ViT, ViTConfig, get_ops, one_hot
+from tests.support.operations import CUDA_CASES, cases_of
+from vit import ViT, ViTConfig, one_hot
 from vit.backend import Array, Ops
 from vit.backend.cuda.ops import CudaOps
-from vit.engine import Engine
 from vit.graph_engine import AdamWConfig, DeviceAugmentation, GraphEngine
+from vit.optim import AdamW
+from vit.positions import POSITIONS
 
+ENCODINGS = (*POSITIONS, "rope(base=10)", "cpe(where=each)", "lie-rope(block=16, heads=shared)", "rope+learned")
+"""Every encoding, those with options that change its kernels, and a sum."""
 LIMITS = {"float32": 2e-5, "tf32": 2e-3, "bf16": 1.6e-2}
 """Maximum error of an operation, relative to the largest magnitude: a few rounding errors of float32, TF32 or bf16."""
 GRADIENT_LIMITS = {"float32": 1e-4, "tf32": 2e-2, "bf16": 8e-2}
@@ -84,10 +87,10 @@ class Check:
 
 def operations(ops: CudaOps, runs: int = 2) -> Iterator[Check]:
     """Compare every operation with float64 `Ops` on the same arrays, rounded as on the device."""
-    yield from _prepared(ops, lambda: _operations(ops, runs))
+    yield from prepared(ops, lambda: _operations(ops, runs))
 
 
-def _prepared(ops: CudaOps, checks: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+def prepared(ops: CudaOps, checks: Callable[[], Iterator[Check]]) -> Iterator[Check]:
     """Compile all kernels of the checks together, and return the checks. A run without launches finds the kernels."""
     with np.errstate(all="ignore"):
         ops.load_kernels(lambda: list(checks()))
@@ -97,18 +100,20 @@ def _prepared(ops: CudaOps, checks: Callable[[], Iterator[Check]]) -> Iterator[C
 def _operations(ops: CudaOps, runs: int) -> Iterator[Check]:
     for method, make in CUDA_CASES:
         if method not in OWN_LAUNCH:
-            yield Check(make.__name__, max(_errors(ops, method, make, runs)), LIMITS[ops.precision])
+            cases = cases_of(method, make, runs)
+            yield Check(make.__name__, max(errors(ops, method, cases)), LIMITS[ops.precision])
     for position in ("none", "rope", "bias"):
         worst = max(attention_error(ops, position, 2, *size) for size in ATTENTIONS)
         yield Check(f"attention, {position}", worst, 2 * LIMITS[ops.precision])
 
 
-def _errors(ops: CudaOps, method: str, make: Maker, runs: int) -> Iterator[float]:
+def errors(ops: CudaOps, method: str, cases: Sequence[Case]) -> Iterator[float]:
+    """Yield the errors of an operation, one for each array that it writes."""
     narrow = ROUNDED.get(method, ()) if ops.rounds_operands else ()
-    for case in cases_of(method, make, runs):
+    for case in cases:
         held = {name: on_device(ops, array, name in narrow, name) for name, array in case.arrays.items()}
         exact = Case({name: from_device(ops, array) for name, array in held.items()}, case.written, case.other)
-        expected = exact.run(Ops(np, "float64"), method)
+        expected = exact.run(reference(), method)
         getattr(ops, method)(**held, **case.other)
         amplified = expected.arrays.get("rstd", np.ones(1)).max()  # a small divisor amplifies rounding errors
         for name in case.written:
@@ -142,7 +147,7 @@ def attention_error(ops: CudaOps, position: str, runs: int, batch: int, tokens: 
 
     `position` is "none", "rope" (angles of each run and head) or "bias" (a bias of the scores, with its gradient).
     """
-    rng, exactly = np.random.default_rng(11), Ops(np, "float64")
+    rng, exactly = np.random.default_rng(11), reference()
     angles = rng.normal(size=(runs, heads, tokens - 1, width // 2))
     cos, sin = (np.cos(angles), np.sin(angles)) if position == "rope" else (None, None)
     score_bias = rng.normal(size=(runs, heads, tokens, tokens)) if position == "bias" else None
@@ -175,10 +180,10 @@ def _both_passes(
 
 def draws(ops: CudaOps) -> Iterator[Check]:
     """Compare batches and dropout with a host implementation that uses the same random draws."""
-    yield from _prepared(ops, lambda: _draws(ops))
+    yield from prepared(ops, lambda: each_draw(ops))
 
 
-def _draws(ops: CudaOps) -> Iterator[Check]:
+def each_draw(ops: CudaOps) -> Iterator[Check]:
     limit = LIMITS[ops.precision]
     for bias in (True, False):
         yield Check(f"dropout, {'with' if bias else 'no'} bias", _dropout_error(ops, bias), limit)
@@ -191,6 +196,8 @@ def _draws(ops: CudaOps) -> Iterator[Check]:
 
 
 def _dropout_error(ops: CudaOps, bias: bool) -> float:
+    from tests.support.draws import dropped
+
     rng = np.random.default_rng(23)
     x = on_device(ops, rng.normal(size=(2, 3, 5, 48)), ops.rounds_operands)
     added = on_device(ops, rng.normal(size=(2, 48)), narrow=False) if bias else None
@@ -199,7 +206,7 @@ def _dropout_error(ops: CudaOps, bias: bool) -> float:
     out = ops.empty_operand(x.shape)
     ops.dropout(x, added, **drawn, **{name: ops.xp.asarray(value) for name, value in state.items()}, out=out)
     exact = (from_device(ops, x), None if added is None else from_device(ops, added))
-    return distance(from_device(ops, out), reference.dropped(*exact, **drawn, **state))  # type: ignore[arg-type]
+    return distance(from_device(ops, out), dropped(*exact, **drawn, **state))  # type: ignore[arg-type]
 
 
 def loading_error(ops: CudaOps, recipe: DeviceAugmentation, size: int = 12, patch: int = 4, batch: int = 6) -> float:
@@ -208,6 +215,8 @@ def loading_error(ops: CudaOps, recipe: DeviceAugmentation, size: int = 12, patc
     TrivialAugment rounds its levels. With it, return instead the share of patch elements with an error of more than
     half a level, if the targets are correct.
     """
+    from tests.support.draws import loaded
+
     rng, runs, classes = np.random.default_rng(size), 2, 7
     images = rng.integers(0, 256, size=(3 * batch, size, size, 3), dtype=np.uint8)
     images[::3] = 90 + images[::3] // 4  # a reduced range of levels
@@ -223,7 +232,7 @@ def loading_error(ops: CudaOps, recipe: DeviceAugmentation, size: int = 12, patc
     held = [ops.xp.asarray(array) for array in (*data, *state)]
     held_named = {name: ops.xp.asarray(value) for name, value in named.items()}
     ops.kernels.load_batch(*held, **plain, **held_named, patches=patches, targets=targets)
-    wanted = reference.loaded(*data, *state, batch, classes, **plain, **named)
+    wanted = loaded(*data, *state, batch, classes, **plain, **named)
     errors = [distance(from_device(ops, got), exact) for got, exact in zip((patches, targets), wanted, strict=True)]
     if recipe.trivial_augment and errors[1] <= LIMITS["float32"]:
         off = np.abs(from_device(ops, patches) - wanted[0]) * 255 * float(named["std"].min())
@@ -254,16 +263,16 @@ def images_and_labels(config: ViTConfig, runs: int, batch: int) -> tuple[np.ndar
     return images, rng.integers(config.classes, size=(runs, batch))
 
 
-def gradients(ops: CudaOps, positions: Sequence[str] = POSITIONS) -> Iterator[Check]:
+def gradients(ops: CudaOps, positions: Sequence[str] = ENCODINGS) -> Iterator[Check]:
     """Compare the gradients of whole models with float64, by the largest relative error of any array."""
-    yield from _prepared(ops, lambda: _gradients(ops, positions))
+    yield from prepared(ops, lambda: _gradients(ops, positions))
 
 
 def _gradients(ops: CudaOps, positions: Sequence[str]) -> Iterator[Check]:
     for position in positions:
         config = small(position, pool="mean" if position in BIASES else "cls")
         images, labels = images_and_labels(config, 2, 5)
-        ours, exact = (ViT(config, each, seeds=[1, 2]) for each in (ops, get_ops("numpy", "float64")))
+        ours, exact = (ViT(config, each, seeds=[1, 2]) for each in (ops, reference()))
         for model in (ours, exact):
             for run in range(2):
                 model.load_state_dict(_scrambled(exact.state_dict(run), run), run)
@@ -293,34 +302,89 @@ def stacks(ops: CudaOps, runs: int = 8, steps: int = 4) -> Iterator[Check]:
     yield Check(f"R={runs} against {runs} x R=1", distance(losses(slice(None)), alone), LOSS_LIMITS[ops.precision])
 
 
-def training(ops: CudaOps, positions: Sequence[str] = POSITIONS, steps: int = 10) -> Iterator[Check]:
-    """Compare the losses of ten steps with those of the NumPy backend. Includes clipping, AdamW and rounded copies."""
+def training(ops: CudaOps, positions: Sequence[str] = ENCODINGS, steps: int = 10) -> Iterator[Check]:
+    """Compare the losses of ten steps with those on NumPy. Includes clipping, AdamW and rounded copies."""
     for position in positions:
         config = small(position)
         images, labels = images_and_labels(config, 1, 6)
         targets = one_hot(labels, config.classes, 0.1).astype(np.float32)
-        device = GraphEngine(ViT(config, ops, seeds=[3]), AdamWConfig(), 6)
-        cpu = Engine(ViT(config, get_ops("numpy"), seeds=[3]), AdamWConfig(), 6, threads=1)
-        ours = [from_device(ops, device.step(images, targets, 3e-3)) for _ in range(steps)]
-        theirs = [cpu.step(images, targets, 3e-3) for _ in range(steps)]
-        cpu.close()
-        yield Check(f"ten losses, {position}", distance(np.stack(ours), np.stack(theirs)), LOSS_LIMITS[ops.precision])
+        engine = GraphEngine(ViT(config, ops, seeds=[3]), AdamWConfig(), 6)
+        ours = [from_device(ops, engine.step(images, targets, 3e-3)) for _ in range(steps)]
+        theirs = reference_losses(ViT(config, reference(), seeds=[3]), images, targets, steps, 3e-3)
+        yield Check(f"ten losses, {position}", distance(np.stack(ours), theirs), LOSS_LIMITS[ops.precision])
 
 
-def compile_host_side() -> None:
-    """Compile the host kernels that the checks need. They are cached on disk."""
-    config = small("rope")
-    images, labels = images_and_labels(config, 1, 6)
-    ViT(config, get_ops("numpy", "float64"), seeds=[3]).loss_and_gradients(images, labels)
-    cpu = Engine(ViT(config, get_ops("numpy"), seeds=[3]), AdamWConfig(), 6, threads=1)
-    for _ in range(3):
-        cpu.step(images, one_hot(labels, config.classes, 0.1).astype(np.float32), 3e-3)
-    cpu.close()
+def reference_losses(model: ViT, images: np.ndarray, targets: np.ndarray, steps: int, rate: float) -> np.ndarray:
+    """Train a model by its layers and AdamW alone, on one batch. Return the losses (steps, R)."""
+    network, losses = model.network(images.shape[1]), []
+    views, rates = network.workspace.gradients, np.full(len(images), rate)
+    optimizer = AdamW(model.layout, model.parameters.flat, AdamWConfig(), model.ops)
+    for step in range(1, steps + 1):
+        model.derive(step)
+        network.load(images, targets)
+        losses.append(network.train(1 / images.shape[1]).mean(axis=1))
+        model.derive_backward(network.workspace.dtables, views)
+        optimizer.step = step
+        slices = range(len(optimizer.slices))
+        scale = optimizer.clip_scale([optimizer.sum_of_squares(views.flat, i) for i in slices])
+        for i in slices:
+            optimizer.update(views.flat, i, scale, rates)
+    return np.stack(losses)
 
 
-CHECKS: tuple[Callable[[CudaOps], Iterator[Check]], ...] = (operations, draws, gradients, stacks, training)
-ON_HOST_TOO = (gradients, training)
-"""Checks that also train on the host."""
+def captured(ops: CudaOps, positions: Sequence[str] = ENCODINGS) -> Iterator[Check]:
+    """Compare captured steps and evaluations with those that run as they are. All numbers must be the same bits.
+
+    Batches are gathered, augmented, dropped and averaged, as in an epoch. The first replay of each kind counts, too.
+    """
+    for position in positions:
+        as_they_are, replayed = (_epochs(ops, position, captures=captures) for captures in (False, True))
+        for what, expected in as_they_are.items():
+            yield Check(f"captured {what}, {position}", distance(replayed[what], expected), 0.0)
+
+
+def _epochs(ops: CudaOps, position: str, *, captures: bool) -> dict[str, np.ndarray]:
+    """Train for two epochs of three steps; return what can differ."""
+    config = small(position, dropout=0.1, drop_path=0.2)
+    engine = GraphEngine(ViT(config, ops, seeds=[1, 2]), AdamWConfig(), 4, ema=0.9)
+    if not captures:
+        engine._run = lambda key, work, *kept: work()  # type: ignore[method-assign]
+    rng, moments = np.random.default_rng(1), np.full((2, 3), 0.5)
+    images = rng.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+    data = engine.resident(images, rng.integers(0, config.classes, 12), moments, moments)
+    found: dict[str, np.ndarray] = {}
+    losses = []
+    for epoch in range(2):
+        engine.start_epoch(np.stack([rng.permutation(12)] * 2), np.full((2, 3), 1e-3 * (1 + epoch)))
+        for _ in range(3):
+            engine.train(data, DeviceAugmentation(2, True), 1, 3)
+            losses.append(engine.totals)
+            found.setdefault("gradient of the first step", from_device(ops, engine.gradient))
+    found["losses"] = np.stack(losses)
+    order = np.stack([np.arange(11)] * 2)  # 4, 4 and 3 images: the second one is captured, in the second round all are
+    logits = [from_device(ops, engine.evaluate(data, order)) for _ in range(2)]
+    found["evaluation"] = np.stack(logits)
+    names = ("parameters", "first", "second", "average")
+    found |= {name: from_device(ops, getattr(engine.optimizer, name)) for name in names}
+    engine.close()
+    return found
+
+
+def reference() -> Ops:
+    """Return float64 `Ops` on NumPy, without the CPU kernels that encodings use if the library is NumPy itself."""
+    library = ModuleType("numpy")
+    library.__dict__.update(np.__dict__)
+    return Ops(library, "float64")
+
+
+CHECKS: dict[str, Callable[[CudaOps], Iterator[Check]]] = {
+    "operations": operations,
+    "draws": draws,
+    "gradients": gradients,
+    "stacks": stacks,
+    "training": training,
+    "captured": captured,
+}
 
 
 def distance(actual: np.ndarray, expected: np.ndarray) -> float:

@@ -1,0 +1,100 @@
+"""Evaluation protocols on a GPU beside the same on NumPy, for models that are in no store."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ablations.config import RunConfig
+from ablations.data import Dataset
+from ablations.evaluation.finished_run import FinishedRun
+from ablations.evaluation.registry import protocol
+from benchmarks.gpu.comparisons import GRADIENT_LIMITS, Check, reference
+from vit import ViT, ViTConfig
+from vit.backend import Ops
+from vit.backend.cuda.ops import CudaOps
+from vit.graph_engine import AdamWConfig, GraphEngine
+
+if TYPE_CHECKING:
+    from vit.model import Network
+
+CONFIG = RunConfig(patch=4, width=32, heads=2, depth=2, batch_size=16)
+POSITIONS = ("rope", "learned")
+"""Encodings of the models: one that extends to other grids, and one whose table is resized."""
+REFERENCE = reference()
+
+
+class _Plain:
+    """A model as an engine, by `Ops` alone."""
+
+    lane_images = 64
+
+    def __init__(self, model: ViT) -> None:
+        self.model, self.ops = model, model.ops
+
+    def logits(self, images: Any) -> Any:
+        return self.model.forward(images)
+
+
+class UnstoredRun(FinishedRun):
+    """A model that counts as a finished run. `answers` are the probabilities that a protocol has asked for."""
+
+    def __init__(self, config: RunConfig, data: Dataset, state: dict[str, np.ndarray], ops: Ops) -> None:
+        super().__init__(None, "")  # type: ignore[arg-type]
+        self._data, self._state, self._ops = data, state, ops
+        self.__dict__ |= {"config": config, "dataset": data}
+        self.answers: list[np.ndarray] = []
+        self.stored_probabilities = self.probabilities_in_place = self.probabilities(data.test_images)
+
+    def probabilities(self, images: np.ndarray, other_grid: str | None = None) -> np.ndarray:
+        self.answers.append(super().probabilities(images, other_grid))
+        return self.answers[-1]
+
+    def layers(self, images: np.ndarray) -> "Iterator[Network]":
+        """Evaluate on NumPy, as the product does, whatever computes the probabilities."""
+        network = self._model(self.model_config(), REFERENCE).network(len(images))
+        network.load(self.loader.normalise(images)[None])
+        network.logits()
+        yield network
+
+    def _model(self, config: ViTConfig, ops: Any) -> ViT:
+        model = ViT(config, ops, [self.config.seed])
+        model.load_state_dict(self._state)
+        model.derive()
+        return model
+
+    def _engine(self, config: ViTConfig) -> Any:
+        if config not in self._engines:
+            model = self._model(config, self._ops)
+            made: Any = _Plain(model)
+            if isinstance(self._ops, CudaOps):
+                made = GraphEngine(model, AdamWConfig(), self.loader.batch_size)
+            self._engines[config] = made
+        return self._engines[config]
+
+
+def compared(ops: CudaOps, name: str, images: int = 40) -> Iterator[Check]:
+    """Compare the probabilities and the names of the metrics of a protocol with those on NumPy."""
+    rng = np.random.default_rng(21)
+    pixels = rng.integers(0, 256, (2 * images, 16, 16, 3), dtype=np.uint8)
+    labels = np.arange(2 * images) % 4
+    data = Dataset("made", pixels[:images], labels[:images], pixels[images:], labels[images:], ("a", "b", "c", "d"))
+    for position in POSITIONS:
+        config = replace(CONFIG, position=position)
+        model = ViT(_architecture(config), REFERENCE, seeds=[5])
+        state = {key: value + 0.1 * rng.normal(size=value.shape) for key, value in model.state_dict().items()}
+        runs = [UnstoredRun(config, data, state, each) for each in (ops, REFERENCE)]
+        found, wanted = (protocol(name).measure(run) for run in runs)
+        pairs = [*zip(*(run.answers for run in runs), strict=True)]
+        error = max(float(np.abs(ours - exact).max()) for ours, exact in pairs)
+        yield Check(f"{len(pairs)} evaluations, {position}", error, GRADIENT_LIMITS[ops.precision])
+        yield Check(f"metrics, {position}", float(set(found.metrics) != set(wanted.metrics)), 0.0)
+        if isinstance(ops, CudaOps):
+            runs[0]._engines.clear()
+
+
+def _architecture(config: RunConfig) -> ViTConfig:
+    from ablations.config import vit_config
+
+    return vit_config(config, image_size=16, channels=3, classes=4)
