@@ -31,6 +31,7 @@ def run(
     workers: int | str = "auto",
     backend: str = "auto",
     seeds: int | None = None,
+    match: str | None = None,
     quiet: bool = False,
     **changes: Any,
 ) -> Study:
@@ -48,6 +49,8 @@ def run(
     - `workers`: the number of worker processes, which changes no result; "auto" is one per core, or one per GPU
     - `backend`: "numpy" or "cupy"; "auto" is cupy if there is a usable GPU
     - `seeds`: the number of seeds, 0 to `seeds` - 1
+    - `match`: "flops" or "seconds" gives every arm the training FLOPs, or the measured training time, of the baseline
+      arm instead of its epochs; by default as the grid says
     - `quiet`: print nothing
     - `changes`: fields of a run, such as `position=["none", "rope"], depth=2, epochs=3`; a list makes the field an axis
       with these levels, any other value is the same in all runs
@@ -56,11 +59,12 @@ def run(
     finished then.
     """
     from ablations.api.command import command_of
-    from ablations.commands.display import say
+    from ablations.commands.display import describe_match, say
     from ablations.commands.evaluate import standard_protocols
     from ablations.commands.execute import allocate, begin, diverged_warning
-    from ablations.config import check_name, coerce_changes, find_grid, override
+    from ablations.config import check_match, check_name, coerce_changes, find_grid, override
     from ablations.execution.execute import execute_plan
+    from ablations.execution.paired_times import PairedTimes
     from ablations.execution.plan import plan_study, unfinished_tasks
     from ablations.execution.resources import resolve_backend, resolve_workers
     from ablations.execution.tasks import ExecutionSettings
@@ -79,15 +83,22 @@ def run(
     resolve_workers(str(workers), runs=1, backend=used)
     chosen = choose(chosen, precision, used)
     chosen = replace(chosen, protocols=tuple(standard_protocols(chosen.protocols)))
+    if match is not None:
+        chosen = replace(chosen, match=check_match(match))
     if (precision := chosen.base.precision) != "float32" and "precision" not in axes:
         given["precision"] = precision
-    options = {"study": study, "seeds": _plain(seeds)}
+    options = {"study": study, "seeds": _plain(seeds), "match": match}
     arguments = {option: value for option, value in options.items() if value is not None} | given
     command = command_of(grid if isinstance(grid, Grid) else str(grid), arguments)
 
     console, store, data = _console(quiet), Store(Path(runs)), None if data_dir is None else Path(data_dir)
-    plan = plan_study(chosen, store, study=name, data_dir=data, command=command)
+    times = PairedTimes(
+        store, name, data, used, str(workers), "auto", len(chosen.seeds), say=lambda line: say(console, line)
+    )
     require_fixed(store, name)
+    plan = plan_study(chosen, store, study=name, data_dir=data, command=command, times=times)
+    for described in describe_match(plan):
+        say(console, described)
     if backend != used == "numpy" and (line := unused_gpu()):
         say(console, f"note: {line}")
     tasks = unfinished_tasks(plan, store, data)
