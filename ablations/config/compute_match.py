@@ -72,11 +72,11 @@ class ComputeMatch:
         return found
 
     def describe_epochs(self) -> str:
-        """Return the epochs of the arms over all settings as text: `none: 30, rope: 29 to 30`, or `30 in every arm`."""
+        """Return the epochs of the arms over all settings as text: `30 for none, 29 to 30 for rope`."""
         found = {arm: _range(sorted(map(self.epochs_of, keys))) for arm, keys in self.arms.items()}
         if len(set(found.values())) == 1:
-            return f"{next(iter(found.values()))} in every arm"
-        return ", ".join(f"{name_level(self.compared, arm)}: {epochs}" for arm, epochs in found.items())
+            return f"{next(iter(found.values()))} for every arm"
+        return ", ".join(f"{epochs} for {name_level(self.compared, arm)}" for arm, epochs in found.items())
 
     def describe_shares(self) -> str:
         """Return the `share_of` all arms and settings as text: `97 % to 101 %`."""
