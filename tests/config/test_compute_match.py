@@ -14,7 +14,9 @@ COSTS = {("none", 2): 1.0, ("rope", 2): 1.5, ("cpe", 2): 2.6, ("none", 4): 1.0, 
 
 def grid(**changes):
     base = RunConfig(epochs=10, warmup_epochs=1.0)
-    return Grid(**{"name": "g", "question": "?", "base": base, "axes": AXES, "seeds": (3, 5), "match": "flops"} | changes)
+    return Grid(
+        **{"name": "g", "question": "?", "base": base, "axes": AXES, "seeds": (3, 5), "match": "flops"} | changes
+    )
 
 
 def costs(pairs):

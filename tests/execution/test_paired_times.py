@@ -144,7 +144,9 @@ def _measure(root, barrier, answers, dies):
 def test_processes_that_start_together_agree_and_a_killed_one_leaves_no_trace(tmp_path, measured):
     context = multiprocessing.get_context("fork")
     barrier, answers = context.Barrier(3), context.Queue()
-    others = [context.Process(target=_measure, args=(tmp_path, barrier, answers, dies)) for dies in (True, False, False)]
+    others = [
+        context.Process(target=_measure, args=(tmp_path, barrier, answers, dies)) for dies in (True, False, False)
+    ]
     for process in others:
         process.start()
     found = {answers.get(timeout=60) for _ in range(2)}
