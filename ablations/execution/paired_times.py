@@ -128,7 +128,7 @@ class PairedTimes:
         return found
 
     def _measure_pair(self, pair: Pair, threads: int, stack: int) -> RelativeCost:
-        from ablations.training.trainer import epoch_times
+        from ablations.training.timing import epoch_times
 
         datasets = [dataset_for(config, self.data_dir) for config in pair]
         ratios = np.empty(0)

@@ -1,9 +1,6 @@
 """Training of one run or a stack: from a RunConfig to a RunRecord, with the test set used once, at the end."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,11 +9,8 @@ from ablations.data import Dataset
 from ablations.storage import EpochMetrics, RunRecord
 from ablations.training.checkpoint import Checkpointer
 from ablations.training.stack import Stack, StackedRun
-from vit import cost
 
-__all__ = ["EpochMetrics", "RunRecord", "calibrate", "epoch_times", "train", "train_together"]
-
-CALIBRATION_STEPS = 6
+__all__ = ["EpochMetrics", "RunRecord", "make_stack", "train", "train_together"]
 
 
 def train(
@@ -73,13 +67,14 @@ def train_together(
             train_together(half, dataset, on_end, backend=backend, threads=threads)
 
 
-def _make_stack(
+def make_stack(
     members: Sequence[StackedRun],
     dataset: Dataset,
     backend: str,
     threads: int | None,
     on_end: Callable[[StackedRun, RunRecord | BaseException], None] = lambda member, outcome: None,
 ) -> Stack:
+    """Return the stack of these runs on a backend."""
     if backend == "cupy":
         from ablations.training.gpu_stack import DeviceStack
 
@@ -97,7 +92,7 @@ def _train_stack(
     """Train runs of one resume_point; return those that are left if there was too little memory for all of them."""
     stack = None
     try:
-        stack = _make_stack(members, dataset, backend, threads, on_end)
+        stack = make_stack(members, dataset, backend, threads, on_end)
         while stack.live and (done := len(stack.live[0][1].metrics)) < stack.config.epochs:
             stack.epoch(done + 1)
         stack.keep_before_test()
@@ -115,59 +110,3 @@ def _train_stack(
         if stack is not None:
             stack.close()
     return [member for member in members if not member.over]
-
-
-def calibrate(
-    config: RunConfig, dataset: Dataset, *, backend: str = "numpy", threads: int | None = None, stack: int = 1
-) -> float:
-    """Estimate the seconds per epoch of this run from a few steps; its share of them in a stack."""
-    times = []
-    with _trial(config, dataset, backend, threads, stack) as (trial, steps):
-        for _ in range(CALIBRATION_STEPS):
-            begun = time.perf_counter()
-            trial()
-            times.append(time.perf_counter() - begun)
-    return float(np.median(times[2:])) * steps
-
-
-def epoch_times(
-    configs: Sequence[RunConfig],
-    datasets: Sequence[Dataset],
-    *,
-    seconds: float,
-    backend: str = "numpy",
-    threads: int | None = None,
-    stack: int = 1,
-) -> np.ndarray:
-    """Measure the seconds per epoch of runs in turn, (rounds, runs), for so long but at least five rounds.
-
-    A round times a few steps of each run, directly after untimed steps of the same run.
-    """
-    from ablations.machine.bench import alternate
-
-    with ExitStack() as contexts:
-        trials, steps = zip(
-            *(
-                contexts.enter_context(_trial(config, dataset, backend, threads, stack))
-                for config, dataset in zip(configs, datasets, strict=True)
-            ),
-            strict=True,
-        )
-        return alternate(trials, seconds) * np.array(steps)
-
-
-@contextmanager
-def _trial(
-    config: RunConfig, dataset: Dataset, backend: str, threads: int | None, stack: int
-) -> Iterator[tuple[Callable[[], object], float]]:
-    """Return a context with a function that executes a training step, and the number of such steps in an epoch.
-
-    The number includes the validation, and is the share of one run in a stack.
-    """
-    members = [StackedRun(replace(config, seed=config.seed + r), dataset) for r in range(stack)]
-    together = _make_stack(members, dataset, backend, threads)
-    try:
-        forward_only = len(members[0].loader.validation) / together.batch_size / cost.TRAINING_FACTOR
-        yield together.trial(), (together.steps + forward_only) / stack
-    finally:
-        together.close()

@@ -38,7 +38,7 @@ def timed(monkeypatch):
         costs = {"none": 1.0, "rope": 1.28, "cpe": 0.5} if len(pairs) == 1 else {"none": 1.0, "rope": 2.0, "cpe": 0.5}
         return np.array([[costs[config.position.split("(")[0]] for config in configs]] * 20)
 
-    monkeypatch.setattr("ablations.training.trainer.epoch_times", epoch_times)
+    monkeypatch.setattr("ablations.training.timing.epoch_times", epoch_times)
     return pairs
 
 

@@ -29,7 +29,7 @@ def measured(monkeypatch):
         pairs.append((*(config.position for config in configs), settings["threads"], settings["stack"]))
         return np.array([[COSTS[config.position] for config in configs]] * 20)
 
-    monkeypatch.setattr("ablations.training.trainer.epoch_times", epoch_times)
+    monkeypatch.setattr("ablations.training.timing.epoch_times", epoch_times)
     monkeypatch.setattr("ablations.machine.compilation.compile_kernels", lambda say: None)
     monkeypatch.setattr(paired_times, "available_cores", lambda: 4)
     return pairs
@@ -92,7 +92,7 @@ def test_stacks_are_timed_in_stacks_that_fit(tmp_path, measured, monkeypatch):
 
     times(tmp_path, stack="2")([(ROPE, NONE)])
     assert measured[-1][-1] == 2
-    monkeypatch.setattr("ablations.training.trainer.epoch_times", too_large)
+    monkeypatch.setattr("ablations.training.timing.epoch_times", too_large)
     assert times(tmp_path, stack="8")([(CPE, NONE)])[0].value == 1.5
 
 
@@ -131,9 +131,9 @@ def _measure(root, barrier, answers, dies):
         return np.array([[1.0 + os.getpid(), 1.0]] * 20)
 
     import ablations.machine.compilation
-    import ablations.training.trainer
+    import ablations.training.timing
 
-    ablations.training.trainer.epoch_times = epoch_times
+    ablations.training.timing.epoch_times = epoch_times
     ablations.machine.compilation.compile_kernels = lambda say: None
     paired_times.POLL = 0.02
     barrier.wait()
