@@ -2,7 +2,7 @@
 
 from ablations.config.builtin_grids import GRIDS
 from ablations.config.compute_match import ComputeMatch, Costs, RelativeCost, match_epochs
-from ablations.config.grid import Grid, check_match, check_name
+from ablations.config.grid import MATCHES, Grid, check_match, check_name
 from ablations.config.grid_files import find_grid
 from ablations.config.grid_overrides import coerce_changes, override, parse_axes, parse_settings, shrink
 from ablations.config.labels import Level, count, level_text, name_level, run_label
@@ -25,6 +25,7 @@ __all__ = [
     "FIELDS",
     "GRIDS",
     "LABELS",
+    "MATCHES",
     "POOLS",
     "PRECISIONS",
     "RECIPES",

@@ -51,18 +51,19 @@ def compare(
     last: Callable[[], str],
     mixed: bool = False,
     metric: str = ACCURACY_NAME,
+    options: str = "",
 ) -> str:
     """Return a comparison as markdown: of two studies if both names are studies and `study` is None, else of two arms.
 
     Runs are compared by their test accuracy or another `metric`. Raises UsageError for runs of different code or data,
-    unless `mixed` is given; then the first line warns of it.
+    unless `mixed` is given; then the first line warns of it. `options` are added to commands that messages name.
     """
     if study is None and {first, second} <= set(store.studies()):
         if first == second:
             raise UsageError(f"{first} and {second} are the same study")
         sources = load_results(store, first), load_results(store, second)
         found = version_conflicts(*sources) if mixed else require_one_version(*sources)
-        abouts = [_measured(store, results, metric) for results in sources]
+        abouts = [_measured(store, results, metric, options) for results in sources]
         outcomes, differ = two_studies(*sources, *abouts)
         fields = "; ".join(f"{tables.word(name)} {a} against {b}" for name, (a, b) in differ.items())
         by = f", by {metric}" if metric != ACCURACY_NAME else ""
@@ -74,7 +75,7 @@ def compare(
     else:
         results = load_results(store, study or last())
         found = version_conflicts(results) if mixed else require_one_version(results)
-        about = _measured(store, results, metric)
+        about = _measured(store, results, metric, options)
         (outcomes, tests), sources = two_arms(results, first, second, about), (results, results)
         by = f", by {code(about.measure.name)}" if about else ""
         equal = f" {compute_clause(results.plan.match, outcomes.axis)}" if results.plan.match else ""
@@ -87,10 +88,10 @@ def compare(
     return f"{title}\n\n{comparison_text(outcomes, sources, tests)}"
 
 
-def _measured(store: Store, results: Results, metric: str) -> Measured | None:
+def _measured(store: Store, results: Results, metric: str, options: str) -> Measured | None:
     if metric == ACCURACY_NAME:
         return None
-    return find_measured(load_evaluations(store, results.plan), results.plan.study, metric)
+    return find_measured(load_evaluations(store, results.plan), results.plan.study, metric, options)
 
 
 def two_arms(results: Results, first: str, second: str, about: Measured | None = None) -> tuple[Outcomes, Procedure]:
