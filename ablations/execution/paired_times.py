@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from ablations.config import RelativeCost, RunConfig, count, run_key
+from ablations.config import FIELDS, RelativeCost, RunConfig, count, name_level, run_key
 from ablations.data.loading import dataset_for
-from ablations.errors import UsageError
+from ablations.errors import UsageError, VitabError
 from ablations.execution.lease import Heartbeat, LeaseManager
 from ablations.execution.resources import parse_stack, resolve_workers
 from ablations.execution.stacking import VARYING_FIELDS
@@ -35,6 +35,8 @@ MOST = 4
 """Measurements of a pair, until the interval of the median is narrow."""
 NARROW = 0.03
 """Width of the interval relative to the median, at which a measurement ends."""
+UNCERTAIN = 0.1
+"""Width of the interval relative to the median, above which a line says so."""
 POLL = 0.5
 """Seconds between two looks at the measurement of another process."""
 
@@ -123,8 +125,13 @@ class PairedTimes:
         stack = min(self.seeds, parse_stack(self.stack) or (1 if self.backend == "numpy" else self.seeds))
         found: dict[str, RelativeCost] = {}
         for key, pair in pairs.items():
-            found[key] = self._measure_pair(pair, threads, stack)
+            found[key] = cost = self._measure_pair(pair, threads, stack)
             on_pair(found)
+            if cost.low and cost.high and cost.high - cost.low > UNCERTAIN * cost.value:
+                self.say(
+                    f"note: an epoch of {_difference(*pair)} takes {cost.low:.2f} to {cost.high:.2f} times as long as "
+                    "that of the baseline; other programs on this machine make the measurement uncertain"
+                )
         return found
 
     def _measure_pair(self, pair: Pair, threads: int, stack: int) -> RelativeCost:
@@ -137,7 +144,7 @@ class PairedTimes:
                 times = epoch_times(pair, datasets, seconds=SECONDS, backend=self.backend, threads=threads, stack=stack)
             except MemoryError:
                 if stack == 1:
-                    raise
+                    raise VitabError(f"{_difference(*pair)} and the baseline do not fit into memory together") from None
                 return self._measure_pair(pair, threads, stack // 2)
             ratios = np.append(ratios, times[:, 0] / times[:, 1])
             middle, low, high = median_interval(ratios)
@@ -178,6 +185,12 @@ class PairedTimes:
         plain = {"pairs": {key: asdict(cost) for key, cost in (known | found).items()}}
         with storage_errors(f"cannot write {self.path}"):
             write_file(self.path, to_json(plain | {"sha256": _digest(plain)}))
+
+
+def _difference(arm: RunConfig, baseline: RunConfig) -> str:
+    """Return the level by which an arm differs from the baseline."""
+    axes = [name for name in FIELDS if getattr(arm, name) != getattr(baseline, name)]
+    return ", ".join(name_level(axis, getattr(arm, axis)) for axis in axes)
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float, float]:

@@ -132,6 +132,7 @@ def check_model(config: RunConfig, dataset: "Dataset") -> None:
 def _model(config: RunConfig, dataset: "Dataset", place: str = "") -> "ViTConfig":
     """Return the model of a run. Raises UsageError, also for an exception of an encoding in a file or a package."""
     from vit import ConfigError
+    from vit.cost import forward_flops
     from vit.model import capture_problem
     from vit.positions import encoding, own
 
@@ -141,6 +142,7 @@ def _model(config: RunConfig, dataset: "Dataset", place: str = "") -> "ViTConfig
         model = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
         if kinds:
             capture_problem(model, "numpy")  # a pass without values
+            forward_flops(model)
     except ConfigError as error:
         raise UsageError(f"{str(error).replace('patch_size', 'patch')}{place}") from error
     except Exception as error:

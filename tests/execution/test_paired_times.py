@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ablations.config import RelativeCost, RunConfig
-from ablations.errors import UsageError
+from ablations.errors import UsageError, VitabError
 from ablations.execution import paired_times
 from ablations.execution.paired_times import PairedTimes, median_interval
 from ablations.storage import Store
@@ -94,6 +94,25 @@ def test_stacks_are_timed_in_stacks_that_fit(tmp_path, measured, monkeypatch):
     assert measured[-1][-1] == 2
     monkeypatch.setattr("ablations.training.timing.epoch_times", too_large)
     assert times(tmp_path, stack="8")([(CPE, NONE)])[0].value == 1.5
+
+    def nothing_fits(configs, datasets, **settings):
+        raise MemoryError
+
+    monkeypatch.setattr("ablations.training.timing.epoch_times", nothing_fits)
+    wide = tuple(replace(config, width=32) for config in (ROPE, NONE))
+    with pytest.raises(VitabError, match="rope and the baseline do not fit into memory together"):
+        times(tmp_path)([wide])
+
+
+def test_an_uncertain_time_is_told_of(tmp_path, measured, monkeypatch):
+    def epoch_times(configs, datasets, **settings):
+        return np.array([[1.0, 1.0], [1.3, 1.0]] * 10)
+
+    lines = []
+    monkeypatch.setattr("ablations.training.timing.epoch_times", epoch_times)
+    times(tmp_path, lines)([(ROPE, NONE)])
+    assert lines[0] == "measuring the time of an epoch in 1 pair of arm and baseline, up to 12 s each"
+    assert lines[1].startswith("note: an epoch of rope takes 1.00 to 1.30 times as long as that of the baseline;")
 
 
 def test_where_the_runs_are_trained_elsewhere_nothing_is_measured(tmp_path, measured):
