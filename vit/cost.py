@@ -2,6 +2,7 @@
 
 from vit.config import ViTConfig
 from vit.model import layout
+from vit.positions import encoding
 
 TRAINING_FACTOR = 3
 """Operations of a training step relative to a forward pass; the backward pass has twice as many."""
@@ -13,11 +14,14 @@ def parameters(config: ViTConfig) -> int:
 
 
 def forward_flops(config: ViTConfig) -> int:
-    """Return the floating-point operations of the matrix products of a forward pass on one image.
+    """Return the floating-point operations of the products of a forward pass on one image.
 
-    A multiply-add counts as two operations. Operations outside matrix products are not counted.
+    Products are the matrix products of the layers and those of the encoding (`Position.flops`): its rotations,
+    convolutions and matrix products. A multiply-add counts as two operations. Elementwise operations, such as norms,
+    activations and additions of tables or biases, are not counted.
     """
     tokens, width = config.tokens, config.width
     block = tokens * width * (4 * width + 2 * config.hidden) + 2 * tokens * tokens * width
     embedding = config.patches * config.patch_width * width
-    return 2 * (embedding + config.depth * block + width * config.classes)
+    layers = 2 * (embedding + config.depth * block + width * config.classes)
+    return layers + encoding(config.position).flops(config)

@@ -34,6 +34,7 @@ def run(
     seeds: int | None = None,
     until_decided: bool = False,
     max_seeds: int | None = None,
+    match: str | None = None,
     protocol: str | Sequence[str] | None = None,
     workers: int | str = "auto",
     stack: int | str = "auto",
@@ -57,6 +58,8 @@ def run(
     - `seeds`: the number of seeds, 0 to `seeds` - 1
     - `until_decided`: add seeds in rounds to arms that are not yet better, worse or equivalent, up to `max_seeds`, by
       default four times `seeds`
+    - `match`: "flops" or "seconds" gives every arm the training FLOPs, or the measured training time, of the baseline
+      arm instead of its epochs; by default as the grid says
     - `protocol`: protocols that are measured after the training, such as "resolution" or ["shift", "calibration"], by
       default those of the grid
     - `workers`: the number of worker processes, which changes no result; "auto" is one per core, or one per GPU
@@ -71,13 +74,14 @@ def run(
     finished then.
     """
     from ablations.api.command import command_of
-    from ablations.commands.display import say
+    from ablations.commands.display import describe_match, say
     from ablations.commands.evaluate import standard_protocols
     from ablations.commands.execute import allocate, begin, diverged_warning
     from ablations.commands.track import live_tracking
     from ablations.commands.until_decided import train_in_rounds
-    from ablations.config import check_name, coerce_changes, find_grid, find_recipe, override
+    from ablations.config import check_match, check_name, coerce_changes, find_grid, find_recipe, override
     from ablations.execution.execute import execute_plan
+    from ablations.execution.paired_times import PairedTimes
     from ablations.execution.plan import plan_study, unfinished_tasks
     from ablations.execution.resources import parse_stack, resolve_backend, resolve_workers
     from ablations.execution.tasks import ExecutionSettings
@@ -105,6 +109,8 @@ def run(
     chosen = choose(chosen, precision, used)
     asked = split(protocol, ",") if isinstance(protocol, str) else protocol
     chosen = replace(chosen, protocols=tuple(standard_protocols(chosen.protocols if asked is None else asked)))
+    if match is not None:
+        chosen = replace(chosen, match=check_match(match))
     if (precision := chosen.base.precision) != "float32" and "precision" not in axes:
         given["precision"] = precision
     options = {
@@ -113,22 +119,28 @@ def run(
         "seeds": _plain(seeds),
         "until_decided": until_decided or None,
         "max_seeds": most,
+        "match": match,
         "protocol": None if asked is None else list(asked),
     }
     arguments = {option: value for option, value in options.items() if value is not None} | given
     command = command_of(grid if isinstance(grid, Grid) else str(grid), arguments)
 
     console, store, data = _console(quiet), Store(Path(runs)), None if data_dir is None else Path(data_dir)
+    times = PairedTimes(
+        store, name, data, used, str(workers), str(stack), len(chosen.seeds), say=lambda line: say(console, line)
+    )
 
     def plan_of(grid: Grid) -> "StudyPlan":
-        return plan_study(grid, store, study=name, data_dir=data, command=command)
+        return plan_study(grid, store, study=name, data_dir=data, command=command, times=times)
 
     with live_tracking(track, store, name, console) as tracking:
         if until_decided:
             plan = first_or_stored_plan(chosen, store, name, plan_of, most)
         else:
-            plan = plan_of(chosen)
             require_fixed(store, name)
+            plan = plan_of(chosen)
+        for described in describe_match(plan):
+            say(console, described)
         if backend != used == "numpy" and (line := unused_gpu()):
             say(console, f"note: {line}")
         failed: dict[str, str] = {}

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ablations.commands.base import runs_option
 from ablations.commands.options import Mixed, Runs
 from ablations.commands.report import Metric, last_study
 
@@ -28,5 +29,14 @@ def compare(
     from ablations.storage import Store
 
     store = Store(runs)
-    text = compared(store, first, second, study=study, last=lambda: last_study(store), mixed=mixed, metric=metric)
+    text = compared(
+        store,
+        first,
+        second,
+        study=study,
+        last=lambda: last_study(store),
+        mixed=mixed,
+        metric=metric,
+        options=runs_option(runs),
+    )
     typer.echo(text, nl=False)

@@ -65,6 +65,12 @@ def precisions() -> Iterable[str]:
     return PRECISIONS
 
 
+def matches() -> Iterable[str]:
+    from ablations.config import MATCHES
+
+    return MATCHES
+
+
 def trackers() -> Iterable[str]:
     from ablations.tracking.registry import TRACKERS
 
@@ -106,6 +112,7 @@ NAMES: dict[str, Callable[..., Iterable[str]]] = {
     "recipe": recipes,
     "backend": backends,
     "precision": precisions,
+    "match": matches,
     "track": trackers,
     "to": trackers,
     "settings": assignments,

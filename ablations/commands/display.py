@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ablations.config import Grid, count, level_text, position_label, run_label
+from ablations.config import Grid, count, level_text, name_level, position_label, run_label
 from ablations.config.safe_text import one_line, visible
 from ablations.errors import UsageError
 from ablations.execution.lease import HEARTBEAT_INTERVAL, LEASE_TIMEOUT, active_lease
@@ -47,8 +47,13 @@ def add_row(rows: Table, *cells: str) -> None:
 def show_plan(
     console: Console, plan: StudyPlan, arms: Sequence[Arm], needs: Sequence[MemoryEstimate], resources: ResourcePlan
 ) -> None:
-    """Print the arms of a plan, their cost and memory, and the estimated time."""
-    numbers = ("runs", "done", "parameters", "FLOPs/run", "memory", "time/run")
+    """Print the arms of a plan, their cost and memory, and the estimated time.
+
+    The arms of a study that matches compute have their epochs, and their share of the compute of the baseline arm.
+    """
+    match = plan.match
+    cost = ("epochs", "share") if match else ("FLOPs/run",)
+    numbers = ("runs", "done", "parameters", *cost, "memory", "time/run")
     axes = shown_axes(plan)
     rows = table(*(axis.replace("_", " ") for axis in axes), *numbers, right=numbers)
     for arm, need in zip(arms, needs, strict=True):
@@ -58,7 +63,11 @@ def show_plan(
             str(len(arm.keys)),
             str(arm.done),
             f"{arm.parameters:,}",
-            magnitude(arm.flops),
+            *(
+                (str(arm.config.epochs), f"{100 * match.share_of(match.levels(arm.config)):.0f} %")
+                if match
+                else (magnitude(arm.flops),)
+            ),
             format_bytes(need.device or need.process),
             "" if arm.seconds is None else duration(arm.seconds),
         )
@@ -75,6 +84,18 @@ def show_plan(
             f"about {duration(seconds / resources.workers)} with {workers}, {machine_hours(seconds, resources)}, "
             "estimated from a few steps timed on this machine",
         )
+
+
+def describe_match(plan: StudyPlan) -> list[str]:
+    """Return lines with the epochs of the arms of a study that matches compute; none of another study."""
+    match = plan.match
+    if match is None:
+        return []
+    what = {"flops": "training FLOPs", "seconds": "training time"}[match.measure]
+    return [
+        f"epochs for equal {what}: {match.describe_epochs()}; rounding gives {match.describe_shares()} of the "
+        f"{'FLOPs' if match.measure == 'flops' else 'time'} of {name_level(match.compared, match.baseline)}"
+    ]
 
 
 def machine_hours(seconds: float, resources: ResourcePlan) -> str:
@@ -239,6 +260,7 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
                 lines.append(f"{name} failed: {reason} ({store.folder(key) / 'failure.json'})")
             else:
                 counts["to do"] += 1
+        lines += [f"{plan.study}: {line}" for line in describe_match(plan)]
         if warning := stale_runs_warning(plan, stale[plan.study]):
             lines.append(warning)
         add_row(rows, plan.study, *map(str, counts.values()), plan.question)

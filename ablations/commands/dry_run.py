@@ -10,7 +10,7 @@ from ablations.execution.resources import memory_need
 from ablations.execution.stacking import shape
 from ablations.statistics import forecast_power, forecast_sequential_power, least_p
 from ablations.training.gpu_fallbacks import gpu_fallbacks
-from ablations.training.trainer import calibrate
+from ablations.training.timing import calibrate
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -58,7 +58,7 @@ def report(
     if not mixed:
         require_one_version(results)
     evaluations = load_evaluations(store, results.plan)
-    about = find_measured(evaluations, name, metric)
+    about = find_measured(evaluations, name, metric, runs_option(runs))
     renewed = list(map(protocol_as_given, evaluations.outdated_protocols))
     if note := outdated_note(evaluations.outdated, name, renewed, runs_option(runs)):
         echo(f"note: {note}", err=True)
@@ -67,12 +67,14 @@ def report(
     if check:
         from ablations.reporting.check import differences
 
-        found, folder = differences(results, out, evaluations, about), report_folder(results, out, about)
+        options = runs_option(runs) + ("" if out == Path("reports") else f" --out {shlex.quote(str(out))}")
+        found = differences(results, out, evaluations, about, options=options)
+        folder = report_folder(results, out, about)
         for line in found:
             echo(line)
         if found:
             again = f"vitab report {name}" + (f" --metric {shlex.quote(about.measure.name)}" if about else "")
-            again += runs_option(runs)
+            again += options
             stop(f"{folder} does not match the runs in {runs}; to rewrite it, run: {again}", FAILED)
         echo(f"{folder} matches its {len(results.runs)} runs")
         return

@@ -114,6 +114,14 @@ def run(
         int | None,
         typer.Option(metavar="N", help="With --until-decided: maximum number of seeds. Default: four times --seeds."),
     ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            metavar="flops|seconds",
+            help="Give every arm the training FLOPs, or the measured training time, of the baseline arm instead of its "
+            "epochs.",
+        ),
+    ] = None,
     protocol: ProtocolList = None,
     track: Track = None,
     quiet: Quiet = False,
@@ -125,7 +133,18 @@ def run(
     """
     from ablations.commands import display
     from ablations.commands.execute import allocate, train, train_on_cluster, warn
-    from ablations.config import check_name, count, find_grid, find_recipe, override, parse_axes, parse_settings, shrink
+    from ablations.config import (
+        check_match,
+        check_name,
+        count,
+        find_grid,
+        find_recipe,
+        override,
+        parse_axes,
+        parse_settings,
+        shrink,
+    )
+    from ablations.execution.paired_times import PairedTimes
     from ablations.execution.plan import plan_study, unfinished_tasks
     from ablations.execution.resources import parse_stack, resolve_backend, resolve_workers
     from ablations.execution.tasks import ExecutionSettings
@@ -160,9 +179,23 @@ def run(
     asked = list(chosen.protocols) if protocol is None else split(protocol, ",")
     if asked:
         chosen = replace(chosen, protocols=tuple(standard_protocols(asked)))
+    if match is not None:
+        chosen = replace(chosen, match=check_match(match))
+    times = PairedTimes(
+        store,
+        name,
+        data_dir,
+        used,
+        workers,
+        stack,
+        len(chosen.seeds),
+        say=lambda line: display.say(console, line),
+        keep=not dry_run,
+        here=dask is None,
+    )
 
     def plan_of(grid: "Grid") -> "StudyPlan":
-        return plan_study(grid, store, study=name, data_dir=data_dir, command=command)
+        return plan_study(grid, store, study=name, data_dir=data_dir, command=command, times=times)
 
     def resources_for(tasks: "Sequence[Task]") -> "ResourcePlan":
         return allocate(console, tasks, workers=workers, stack=stack, backend=used, data_dir=data_dir)
@@ -191,8 +224,10 @@ def run(
     if until_decided:
         plan = first_or_stored_plan(chosen, store, name, plan_of, max_seeds)
     else:
-        plan = plan_of(chosen)
         require_fixed(store, name)
+        plan = plan_of(chosen)
+    for line in display.describe_match(plan):
+        display.say(console, line)
     if warning := power_warning(with_seeds(chosen, plan.design.maximum) if plan.design else chosen):
         warn(warning)
     if dry_run:

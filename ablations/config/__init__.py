@@ -1,7 +1,8 @@
 """What a run is, what a grid of runs is, the built-in grids and recipes. Imports no other room."""
 
 from ablations.config.builtin_grids import GRIDS
-from ablations.config.grid import Grid, check_name
+from ablations.config.compute_match import ComputeMatch, Costs, RelativeCost, match_epochs
+from ablations.config.grid import MATCHES, Grid, check_match, check_name
 from ablations.config.grid_files import find_grid
 from ablations.config.grid_overrides import coerce_changes, override, parse_axes, parse_settings, shrink
 from ablations.config.labels import Level, count, level_text, name_level, run_label
@@ -24,14 +25,19 @@ __all__ = [
     "FIELDS",
     "GRIDS",
     "LABELS",
+    "MATCHES",
     "POOLS",
     "PRECISIONS",
     "RECIPES",
+    "ComputeMatch",
+    "Costs",
     "Grid",
     "Level",
     "Recipe",
+    "RelativeCost",
     "RunConfig",
     "SequentialDesign",
+    "check_match",
     "check_name",
     "coerce",
     "coerce_changes",
@@ -39,6 +45,7 @@ __all__ = [
     "find_grid",
     "find_recipe",
     "level_text",
+    "match_epochs",
     "name_level",
     "override",
     "parse",

@@ -28,6 +28,8 @@ class Grid:
     baseline: str = "none"
     protocols: tuple[str, ...] = ()
     """Evaluation protocols chosen before the training."""
+    match: str | None = None
+    """flops or seconds: the training compute that all arms share; None: they share the epochs."""
 
     @property
     def compared(self) -> str:
@@ -51,6 +53,8 @@ class Grid:
         So paired comparisons are possible as early in a study as they can be. Raises UsageError for an invalid run, or
         two levels of an axis with one label.
         """
+        if self.match is not None:
+            check_match(self.match)
         for name, levels in self.axes.items():
             _require_labels(name, levels)
         names = [name for name in self.axes if name not in _FASTEST] + [n for n in _FASTEST if n in self.axes]
@@ -69,6 +73,16 @@ _FASTEST = ("patch", "depth", "position")
 def fit_warmup(settings: dict[str, Any], axes: Mapping[str, Any], warmup: float) -> None:
     if "warmup_epochs" not in {*settings, *axes} and warmup >= settings.get("epochs", math.inf):
         settings["warmup_epochs"] = settings["epochs"] / 10
+
+
+MATCHES = ("flops", "seconds")
+
+
+def check_match(match: object) -> str:
+    """Return a valid `match` of a grid. Raises UsageError otherwise."""
+    if match not in MATCHES:
+        raise UsageError(f"match must be {' or '.join(map(repr, MATCHES))}, got {match!r}")
+    return str(match)
 
 
 def with_baseline(grid: Grid, baseline: object = None) -> Grid:

@@ -11,7 +11,7 @@ from ablations.config.grid import Grid, check_name, fit_warmup, with_baseline
 from ablations.config.run_config import RunConfig, coerce
 from ablations.errors import UsageError, unknown_name
 
-TOML_FIELDS = ("name", "question", "baseline", "seeds", "protocols", "base", "axes")
+TOML_FIELDS = ("name", "question", "baseline", "seeds", "protocols", "match", "base", "axes")
 
 
 def find_grid(name: str) -> Grid:
@@ -34,6 +34,7 @@ def load_grid(path: Path) -> Grid:
         baseline = "none"                               # the level of position (or the first axis) to compare with
         seeds = 3                                       # or [0, 1, 2]
         protocols = ["resolution", "shift"]             # measured after the training; default: none
+        match = "flops"                                 # or "seconds": compute that arms share; default: equal epochs
 
         [base]                                          # any field of RunConfig
         epochs = 20
@@ -84,6 +85,7 @@ def grid_from_mapping(table: Mapping[str, Any], *, default_name: str) -> Grid:
         axes=values,
         seeds=_seeds(table.get("seeds", 3)),
         protocols=_protocols(table.get("protocols", [])),
+        match=table.get("match"),
     )
     grid = with_baseline(grid, table.get("baseline"))
     grid.expand()

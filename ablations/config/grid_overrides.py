@@ -76,13 +76,13 @@ def coerce_changes(changes: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, ...
 
 
 def shrink(grid: Grid) -> Grid:
-    """Return a grid that trains in seconds: one seed, two epochs, few images, the smallest depth."""
+    """Return a grid that trains in seconds: one seed, two epochs in every arm, few images, the smallest depth."""
     axes = {field: values for field, values in grid.axes.items() if field not in _SHRUNK}
     if "depth" in grid.axes:
         axes["depth"] = (min(grid.axes["depth"]),)
     few = min(20, grid.base.per_class or 20)
     base = replace(grid.base, epochs=2, warmup_epochs=0.2, per_class=few, data_fraction=1.0)
-    return replace(grid, name=f"{grid.name}-smoke", base=base, axes=axes, seeds=grid.seeds[:1])
+    return replace(grid, name=f"{grid.name}-smoke", base=base, axes=axes, seeds=grid.seeds[:1], match=None)
 
 
 _SHRUNK = ("epochs", "warmup_epochs", "per_class", "data_fraction")

@@ -3,10 +3,22 @@
 import shlex
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablations.config import Grid, RunConfig, position_as_given, position_sources, run_key, run_label, vit_config
+from ablations.config import (
+    Costs,
+    Grid,
+    RelativeCost,
+    RunConfig,
+    match_epochs,
+    position_as_given,
+    position_sources,
+    run_key,
+    run_label,
+    vit_config,
+)
 from ablations.data.loading import dataset_for
 from ablations.errors import UsageError
 from ablations.execution.tasks import Task
@@ -38,22 +50,25 @@ class Arm:
         return len(self.keys) - self.done
 
 
-def make_plan(grid: Grid, *, study: str, data_dir: Path | None = None, command: str = "") -> StudyPlan:
+def make_plan(
+    grid: Grid, *, study: str, data_dir: Path | None = None, command: str = "", times: Costs | None = None
+) -> StudyPlan:
     """Return the plan of a study. Nothing is written.
 
-    Raises UsageError for an impossible run: a field out of range, a dataset that cannot be read, or a model that does
-    not fit the images.
+    `times` measures the relative times of an epoch, which a grid that matches seconds needs. Raises UsageError for an
+    impossible run: a field out of range, a dataset that cannot be read, or a model that does not fit the images; and
+    for arms that cannot be matched.
     """
     configs = grid.expand()
-    keys = []
-    checked = set()
-    for config in configs:
-        dataset = dataset_for(config, data_dir)
-        shape = replace(config, seed=0)
-        if shape not in checked:
-            check_model(config, dataset)
-            checked.add(shape)
-        keys.append(run_key(config, dataset.fingerprint))
+    for config in dict.fromkeys(replace(config, seed=0) for config in configs):
+        check_model(config, dataset_for(config, data_dir))
+    match = None
+    if grid.match is not None:
+        costs = times if grid.match == "seconds" else partial(relative_flops, data_dir=data_dir)
+        assert costs is not None
+        match = match_epochs(grid, configs, costs)
+        configs = list(map(match.matched, configs))
+    keys = [run_key(config, dataset_for(config, data_dir).fingerprint) for config in configs]
     return StudyPlan(
         study=study,
         grid=grid.name,
@@ -65,12 +80,31 @@ def make_plan(grid: Grid, *, study: str, data_dir: Path | None = None, command: 
         configs=tuple(configs),
         command=command,
         protocols=grid.protocols,
+        match=match,
     )
 
 
-def plan_study(grid: Grid, store: Store, *, study: str, data_dir: Path | None, command: str) -> StudyPlan:
+def relative_flops(pairs: Sequence[tuple[RunConfig, RunConfig]], data_dir: Path | None) -> list[RelativeCost]:
+    """Return the FLOPs of an epoch of the first run of each pair, divided by those of the second."""
+    return [RelativeCost(epoch_flops(arm, data_dir) / epoch_flops(baseline, data_dir)) for arm, baseline in pairs]
+
+
+def epoch_flops(config: RunConfig, data_dir: Path | None) -> int:
+    """Return the training FLOPs of an epoch, accurate to a fraction of a percent."""
+    from ablations.data.loader import steps_of
+    from vit import cost
+
+    dataset = dataset_for(config, data_dir)
+    steps, batch = steps_of(config, len(dataset.train_labels))
+    return cost.TRAINING_FACTOR * cost.forward_flops(_model(config, dataset)) * steps * batch
+
+
+def plan_study(
+    grid: Grid, store: Store, *, study: str, data_dir: Path | None, command: str, times: Costs | None = None
+) -> StudyPlan:
     """Return the plan of a study in a folder of runs, as `make_plan` and `with_protocols_chosen_before`."""
-    return with_protocols_chosen_before(make_plan(grid, study=study, data_dir=data_dir, command=command), store)
+    plan = make_plan(grid, study=study, data_dir=data_dir, command=command, times=times)
+    return with_protocols_chosen_before(plan, store)
 
 
 def with_protocols_chosen_before(plan: StudyPlan, store: Store) -> StudyPlan:
@@ -98,6 +132,7 @@ def check_model(config: RunConfig, dataset: "Dataset") -> None:
 def _model(config: RunConfig, dataset: "Dataset", place: str = "") -> "ViTConfig":
     """Return the model of a run. Raises UsageError, also for an exception of an encoding in a file or a package."""
     from vit import ConfigError
+    from vit.cost import forward_flops
     from vit.model import capture_problem
     from vit.positions import encoding, own
 
@@ -107,6 +142,7 @@ def _model(config: RunConfig, dataset: "Dataset", place: str = "") -> "ViTConfig
         model = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
         if kinds:
             capture_problem(model, "numpy")  # a pass without values
+            forward_flops(model)
     except ConfigError as error:
         raise UsageError(f"{str(error).replace('patch_size', 'patch')}{place}") from error
     except Exception as error:
@@ -146,7 +182,7 @@ def _arm(
 
     dataset = dataset_for(config, data_dir)
     model = _model(config, dataset)
-    steps, batch = steps_of(config, len(dataset.train_labels))
+    steps, _ = steps_of(config, len(dataset.train_labels))
     done = sum(store.done(key) for key in keys)
     seconds = measure(config, dataset) * config.epochs if measure and done < len(keys) else None
     return Arm(
@@ -155,7 +191,7 @@ def _arm(
         done=done,
         parameters=cost.parameters(model),
         steps=config.epochs * steps,
-        flops=cost.TRAINING_FACTOR * cost.forward_flops(model) * config.epochs * steps * batch,
+        flops=epoch_flops(config, data_dir) * config.epochs,
         seconds=seconds,
     )
 

@@ -28,7 +28,7 @@ class Speed:
     milliseconds: float
     images_per_s: float
     gflops: float
-    """10^9 floating-point operations of the matrix products a second."""
+    """10^9 floating-point operations, as `vit.cost` counts them, a second."""
     products_share: float | None
     """The time of the matrix products alone over that of the step; None where a step is not captured on a tape."""
     peer_milliseconds: float | None = None

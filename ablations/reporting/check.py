@@ -29,11 +29,16 @@ ROUNDING = 2e-5
 
 
 def differences(
-    results: Results, out: Path, evaluations: Evaluations | None = None, about: Measured | None = None
+    results: Results,
+    out: Path,
+    evaluations: Evaluations | None = None,
+    about: Measured | None = None,
+    *,
+    options: str = "",
 ) -> list[str]:
     """Return a line for every difference between the `report_folder` and the report computed from the runs.
 
-    `evaluations` and `about` as in `compose`.
+    `evaluations` and `about` as in `compose`. `options` are added to the command that a message names.
 
     README.md and LaTeX are compared line by line; a CSV cell by cell, numbers up to `ROUNDING`. Figures are only
     checked to exist, because their bytes depend on the font renderer. report.html, if it exists, must contain the same
@@ -42,8 +47,8 @@ def differences(
     """
     folder = report_folder(results, out, about)
     if not folder.is_dir():
-        option = f" --metric {shlex.quote(about.measure.name)}" if about else ""
-        raise UsageError(f"no report in {folder}; write it with: vitab report {results.plan.study}{option}")
+        metric = f" --metric {shlex.quote(about.measure.name)}" if about else ""
+        raise UsageError(f"no report in {folder}; write it with: vitab report {results.plan.study}{metric}{options}")
     report = compose(results, evaluations, about)
     found = list(_text_differences("README.md", _read(folder / "README.md"), report.text))
     for name, expected in report.tables.items():

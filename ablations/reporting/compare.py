@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ablations.config import level_text
+from ablations.config import FIELDS, level_text
 from ablations.config.safe_text import LONGEST, bold, code, markdown, shortened
 from ablations.errors import UsageError, unknown_name
 from ablations.evaluation import load_evaluations
 from ablations.reporting import tables
+from ablations.reporting.compute import compute_clause
 from ablations.reporting.findings import ContrastFinding
 from ablations.reporting.formatting import interval_text, listed, number, p_text, points_text
 from ablations.reporting.measured import ACCURACY_NAME, Measured, find_measured
@@ -50,18 +51,19 @@ def compare(
     last: Callable[[], str],
     mixed: bool = False,
     metric: str = ACCURACY_NAME,
+    options: str = "",
 ) -> str:
     """Return a comparison as markdown: of two studies if both names are studies and `study` is None, else of two arms.
 
     Runs are compared by their test accuracy or another `metric`. Raises UsageError for runs of different code or data,
-    unless `mixed` is given; then the first line warns of it.
+    unless `mixed` is given; then the first line warns of it. `options` are added to commands that messages name.
     """
     if study is None and {first, second} <= set(store.studies()):
         if first == second:
             raise UsageError(f"{first} and {second} are the same study")
         sources = load_results(store, first), load_results(store, second)
         found = version_conflicts(*sources) if mixed else require_one_version(*sources)
-        abouts = [_measured(store, results, metric) for results in sources]
+        abouts = [_measured(store, results, metric, options) for results in sources]
         outcomes, differ = two_studies(*sources, *abouts)
         fields = "; ".join(f"{tables.word(name)} {a} against {b}" for name, (a, b) in differ.items())
         by = f", by {metric}" if metric != ACCURACY_NAME else ""
@@ -73,22 +75,23 @@ def compare(
     else:
         results = load_results(store, study or last())
         found = version_conflicts(results) if mixed else require_one_version(results)
-        about = _measured(store, results, metric)
+        about = _measured(store, results, metric, options)
         (outcomes, tests), sources = two_arms(results, first, second, about), (results, results)
         by = f", by {code(about.measure.name)}" if about else ""
+        equal = f" {compute_clause(results.plan.match, outcomes.axis)}" if results.plan.match else ""
         title = (
-            f"Two arms of study {markdown(results.plan.study)}{by}. p is for this comparison alone: if it was selected "
-            "from several, use the adjusted p of the report."
+            f"Two arms of study {markdown(results.plan.study)}{by}.{equal} p is for this comparison alone: if it was "
+            "selected from several, use the adjusted p of the report."
         )
     if found:
         title = f"**Mixed runs.** {markdown('; '.join(found))}. This may be the cause of differences.\n\n{title}"
     return f"{title}\n\n{comparison_text(outcomes, sources, tests)}"
 
 
-def _measured(store: Store, results: Results, metric: str) -> Measured | None:
+def _measured(store: Store, results: Results, metric: str, options: str) -> Measured | None:
     if metric == ACCURACY_NAME:
         return None
-    return find_measured(load_evaluations(store, results.plan), results.plan.study, metric)
+    return find_measured(load_evaluations(store, results.plan), results.plan.study, metric, options)
 
 
 def two_arms(results: Results, first: str, second: str, about: Measured | None = None) -> tuple[Outcomes, Procedure]:
@@ -166,10 +169,16 @@ def _levels(results: Results, axis: str) -> list[Any]:
 
 
 def _fields_that_differ(first: Results, second: Results, axes: set[str]) -> dict[str, tuple[str, str]]:
-    configs = first.plan.configs[0], second.plan.configs[0]
-    names = [name for name in vars(configs[0]) if name not in axes and name not in NOT_COMPARED]
-    values = {name: (level_text(getattr(configs[0], name)), level_text(getattr(configs[1], name))) for name in names}
+    names = [name for name in FIELDS if name not in axes and name not in NOT_COMPARED]
+    values = {name: (_values(first, name), _values(second, name)) for name in names}
     return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
+
+
+def _values(results: Results, field: str) -> str:
+    """Return the value of a field in the runs of a study as text; the smallest and largest where it was matched."""
+    levels = _levels(results, field)
+    ends = (min(levels), max(levels)) if len(levels) > 1 else levels
+    return " to ".join(map(level_text, ends))
 
 
 def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results], tests: Procedure = FIXED) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ablations.config import level_text, name_level
+from ablations.reporting.compute import compute_facts
 from ablations.reporting.dataset_text import folder_facts
 from ablations.reporting.sequential_text import sample_size, spending
 from ablations.statistics import ALPHA, LEVEL, MARGIN, Analysis, diverged_keys, planned_seeds, varying_axes
@@ -45,6 +46,7 @@ def facts(results: Results, analysis: Analysis) -> dict[str, Any]:
         "run_minutes": seconds / 60,
         "run_hours": seconds / 3600,
     }
+    found |= compute_facts(plan)
     return found | (_rounds(results, analysis) if plan.design else {}) | _same_in_all(results)
 
 
@@ -89,6 +91,8 @@ def _same_in_all(results: Results) -> dict[str, Any]:
     from ablations.data import DATASETS
 
     varying = {*varying_axes(results), "seed"}
+    if results.plan.match is not None:
+        varying |= {"epochs", "warmup_epochs"}
     found: dict[str, Any] = {}
     for name, value in asdict(results.plan.configs[0]).items():
         if name not in varying and value is not None:

@@ -51,10 +51,11 @@ def measured(evaluations: Evaluations, text: str, metric: Metric) -> Measured:
     return Measured(found, dict(zip(here["key"], here["value"], strict=True)), given, text in evaluations.beforehand)
 
 
-def find_measured(evaluations: Evaluations, study: str, name: str) -> Measured | None:
+def find_measured(evaluations: Evaluations, study: str, name: str, options: str = "") -> Measured | None:
     """Return the metric that a name such as `calibration:nll` means; None for `accuracy`.
 
-    The name of a protocol alone means its first metric. Raises UsageError if no run has such a metric.
+    The name of a protocol alone means its first metric. Raises UsageError if no run has such a metric; `options` are
+    added to the command that its message names.
     """
     if name == ACCURACY_NAME:
         return None
@@ -62,7 +63,7 @@ def find_measured(evaluations: Evaluations, study: str, name: str) -> Measured |
         for spelled in (text, protocol_as_given(text), protocol_label(text)):
             if name == spelled or name.startswith(f"{spelled}:"):
                 return _of_protocol(evaluations, study, text, name.removeprefix(spelled).removeprefix(":"))
-    return _of_protocol(evaluations, study, *_with_another_spelling(evaluations, study, name))
+    return _of_protocol(evaluations, study, *_with_another_spelling(evaluations, study, name, options))
 
 
 def _of_protocol(evaluations: Evaluations, study: str, text: str, metric: str) -> Measured:
@@ -76,7 +77,7 @@ def _of_protocol(evaluations: Evaluations, study: str, text: str, metric: str) -
     return measured(evaluations, text, metrics[metric or next(iter(metrics))])
 
 
-def _with_another_spelling(evaluations: Evaluations, study: str, name: str) -> tuple[str, str]:
+def _with_another_spelling(evaluations: Evaluations, study: str, name: str, options: str) -> tuple[str, str]:
     """Return protocol and metric of a name. Raises UsageError if no run is measured by the protocol."""
     spelled, colon, metric = name.rpartition(":")
     if not colon or spelled.endswith(".py") or name.endswith(")"):
@@ -90,7 +91,7 @@ def _with_another_spelling(evaluations: Evaluations, study: str, name: str) -> t
         raise unknown_name("metric", name, known) from None
     if text not in evaluations.protocols:
         given = protocol_as_given(text)
-        command = f"vitab evaluate {study} --protocol {shlex.quote(given)}"
+        command = f"vitab evaluate {study} --protocol {shlex.quote(given)}{options}"
         raise UsageError(f"no run of study {study} is measured by {given}; run: {command}")
     return text, metric
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ablations.config import level_text, position_description
 from ablations.config.safe_text import markdown
+from ablations.reporting.compute import compute_sentence, epochs_range
 from ablations.reporting.dataset_text import first_value, images, percent, varying_subset
 from ablations.statistics import varying_axes
 
@@ -33,6 +34,11 @@ def method(results: Results) -> list[str]:
         """Return whether an optional field is on in any run."""
         return name in varying or bool(first_value(runs, name))
 
+    match, first = results.plan.match, results.plan.configs[0]
+    epochs = value("epochs") if match is None else epochs_range(match)
+    warm_up = f"{value('warmup_epochs', 'g')} epochs of linear warm-up"
+    if match is not None and "warmup_epochs" not in varying:
+        warm_up = f"linear warm-up over {percent(first.warmup_epochs / first.epochs)} of the epochs"
     share = "share" if "validation" in varying else percent(runs["validation"].iloc[0])
     products = value("precision") if "precision" in runs else "float32"
     return [
@@ -42,9 +48,8 @@ def method(results: Results) -> list[str]:
         "initial weights, and the order and augmentation of the images. Runs with the same seed that differ only in "
         "position share all of these; such runs form a pair. The test set is used once, after the last epoch.",
         _model(runs, varying),
-        f"**Training.** {value('epochs')} epochs, batch size {value('batch_size')}, AdamW with learning rate "
-        f"{value('learning_rate', 'g')} after {value('warmup_epochs', 'g')} epochs of linear warm-up, then cosine "
-        f"decay; weight decay {value('weight_decay', 'g')}"
+        f"**Training.** {epochs} epochs, batch size {value('batch_size')}, AdamW with learning rate "
+        f"{value('learning_rate', 'g')} after {warm_up}, then cosine decay; weight decay {value('weight_decay', 'g')}"
         + (f", gradients clipped at norm {value('clip_norm', 'g')}" if given("clip_norm") else "")
         + (f", label smoothing {value('label_smoothing', 'g')}" if given("label_smoothing") else "")
         + (f", dropout {value('dropout', 'g')}" if given("dropout") else "")
@@ -52,6 +57,7 @@ def method(results: Results) -> list[str]:
         + (f", averaged weights with decay {value('ema', 'g')}" if given("ema") else "")
         + (f", matrix products in {products}" if products != "float32" else "")
         + ".",
+        *filter(None, [compute_sentence(results.plan)]),
         _augmentation(value, given),
     ]
 
@@ -61,7 +67,8 @@ def _varied(results: Results) -> str:
     if not axes:
         return "**What varies.** Only the seed."
     text = "; ".join(_levels(name.replace("_", " "), levels) for name, levels in axes.items())
-    return f"**What varies.** {text[:1].upper()}{text[1:]}. Everything else is the same in all runs."
+    matched = ", except the epochs" if results.plan.match else ""
+    return f"**What varies.** {text[:1].upper()}{text[1:]}. Everything else is the same in all runs{matched}."
 
 
 def described_positions(results: Results) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ablations.config import count, level_text
 from ablations.config.safe_text import code, code_block, markdown
 from ablations.reporting import run_tables, tables
+from ablations.reporting.compute import compute_note
 from ablations.reporting.dataset_text import images
 from ablations.reporting.evaluation_sections import Section, choices, introduction, outdated_note, sections
 from ablations.reporting.facts import diverged, failed
@@ -152,6 +153,9 @@ def render(
         images=images(results),
         method=method(results),
         positions=described_positions(results),
+        compute_note=compute_note(plan),
+        compute=tabulated["compute"].get("", ""),
+        measured=plan.match is not None and plan.match.measure == "seconds",
         cost=tabulated["cost"][""],
         totals=_totals(study),
         failed=markdown(_counted(failed(results, outcomes.axis), len(results.plan.keys), "failed")),

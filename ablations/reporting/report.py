@@ -12,6 +12,7 @@ import pandas as pd
 from ablations.errors import UsageError
 from ablations.reporting import run_tables, tables
 from ablations.reporting.claims_table import findings_table
+from ablations.reporting.compute import compute_frame, compute_table
 from ablations.reporting.evaluation_analysis import EvaluationAnalysis, analyse_evaluations
 from ablations.reporting.evaluation_sections import evaluation_facts, evaluation_frames
 from ablations.reporting.facts import facts, facts_frame
@@ -105,6 +106,7 @@ def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, Ta
         "rounds": {"": tables.rounds_table(analysis.rounds)}
         if analysis.rounds and outcomes.measure.is_accuracy
         else {},
+        "compute": {"": compute_table(results.plan)} if results.plan.match else {},
         "cost": {"": run_tables.cost_table(results, outcomes)},
     }
 
@@ -183,6 +185,7 @@ def frames(results: Results, analysis: Analysis, about: Measured | None = None) 
         "main_effects": tables.main_effects_frame(analysis.main_effects),
         "ranks": tables.ranks_frame(analysis.ranks),
         "rounds": tables.rounds_frame(analysis.rounds) if about is None else pd.DataFrame(),
+        "compute": compute_frame(results.plan),
         "cost": run_tables.cost_frame(results, analysis.outcomes),
         "runs": run_tables.runs_frame(results, about),
         "missing": run_tables.missing_frame(results),

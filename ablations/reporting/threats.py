@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablations.config import FIELDS, count
+from ablations.reporting.compute import compute_limits
 from ablations.reporting.formatting import listed
 from ablations.statistics import Analysis
 from ablations.storage import version_conflicts
@@ -101,6 +102,8 @@ def _training(results: Results, analysis: Analysis) -> Items:
                 "suit some arms better than others.",
             )
         )
+    if limits := compute_limits(results.plan):
+        found.append(("Compute", limits))
     sizes = _range(runs["parameters"].min(), runs["parameters"].max())
     epochs = _range(runs["epochs"].min(), runs["epochs"].max())
     found.append(
@@ -189,11 +192,15 @@ def checklist(results: Results, analysis: Analysis, study: dict[str, Any]) -> It
     data = f"; data: SHA-256 {listed(digests)}" if digests else ""
     hardware = f" on {listed(machines)}" if machines else ""
     folder = ", with the image folder as --data-dir" if "folder" in set(results.runs["data"]) else ""
+    match = results.plan.match
+    again = "trains all runs again"
+    if match is not None and match.measure == "seconds":
+        again += ", after another measurement of the times that determine their epochs"
     found = [
         (
             "Experimental result reproducibility",
-            f"Yes. In an empty folder of runs, the command {results.plan.command}{folder} trains all runs again; each "
-            "run stores its configuration, seed, code digest, package versions, predictions and weights, with "
+            f"Yes. In an empty folder of runs, the command {results.plan.command}{folder} {again}; each run stores its "
+            "configuration, seed, code digest, package versions, predictions and weights, with "
             "checksums.",
         ),
         ("Open access to data and code", f"{code}{changed}{data}."),

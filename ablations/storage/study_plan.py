@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ablations.config import RunConfig, SequentialDesign
+from ablations.config import ComputeMatch, RunConfig, SequentialDesign
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class StudyPlan:
     """Of a study that grows in rounds: the runs are those asked for so far."""
     protocols: tuple[str, ...] = ()
     """Evaluation protocols chosen before the training, in their standard spelling."""
+    match: ComputeMatch | None = None
+    """How the epochs of the arms were chosen, if not equal."""
 
     @property
     def runs(self) -> dict[str, RunConfig]:
@@ -35,6 +37,9 @@ class StudyPlan:
         design = {} if self.design is None else asdict(self.design)
         if not self.protocols:  # as in plans that are older than the field
             del plain["protocols"]
+        del plain["match"]
+        if self.match is not None:
+            plain["match"] = self.match.to_plain()
         return plain | {"configs": [config.canonical() for config in self.configs], "design": design}
 
     @classmethod
@@ -52,6 +57,7 @@ class StudyPlan:
             command=plain["command"],
             design=SequentialDesign(**plain["design"]) if plain.get("design") else None,
             protocols=tuple(plain.get("protocols", ())),
+            match=ComputeMatch.from_plain(plain["match"]) if "match" in plain else None,
         )
 
 

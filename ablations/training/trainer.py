@@ -1,8 +1,6 @@
 """Training of one run or a stack: from a RunConfig to a RunRecord, with the test set used once, at the end."""
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -11,11 +9,8 @@ from ablations.data import Dataset
 from ablations.storage import EpochMetrics, RunRecord
 from ablations.training.checkpoint import Checkpointer
 from ablations.training.stack import Stack, StackedRun
-from vit import cost
 
-__all__ = ["EpochMetrics", "RunRecord", "calibrate", "train", "train_together"]
-
-CALIBRATION_STEPS = 6
+__all__ = ["EpochMetrics", "RunRecord", "make_stack", "train", "train_together"]
 
 
 def train(
@@ -72,13 +67,14 @@ def train_together(
             train_together(half, dataset, on_end, backend=backend, threads=threads)
 
 
-def _make_stack(
+def make_stack(
     members: Sequence[StackedRun],
     dataset: Dataset,
     backend: str,
     threads: int | None,
     on_end: Callable[[StackedRun, RunRecord | BaseException], None] = lambda member, outcome: None,
 ) -> Stack:
+    """Return the stack of these runs on a backend."""
     if backend == "cupy":
         from ablations.training.gpu_stack import DeviceStack
 
@@ -96,7 +92,7 @@ def _train_stack(
     """Train runs of one resume_point; return those that are left if there was too little memory for all of them."""
     stack = None
     try:
-        stack = _make_stack(members, dataset, backend, threads, on_end)
+        stack = make_stack(members, dataset, backend, threads, on_end)
         while stack.live and (done := len(stack.live[0][1].metrics)) < stack.config.epochs:
             stack.epoch(done + 1)
         stack.keep_before_test()
@@ -114,22 +110,3 @@ def _train_stack(
         if stack is not None:
             stack.close()
     return [member for member in members if not member.over]
-
-
-def calibrate(
-    config: RunConfig, dataset: Dataset, *, backend: str = "numpy", threads: int | None = None, stack: int = 1
-) -> float:
-    """Estimate the seconds per epoch of this run from a few steps; its share of them in a stack."""
-    members = [StackedRun(replace(config, seed=config.seed + r), dataset) for r in range(stack)]
-    together = _make_stack(members, dataset, backend, threads)
-    trial = together.trial()
-    times = []
-    try:
-        for _ in range(CALIBRATION_STEPS):
-            begun = time.perf_counter()
-            trial()
-            times.append(time.perf_counter() - begun)
-    finally:
-        together.close()
-    forward_only = len(members[0].loader.validation) / together.batch_size / cost.TRAINING_FACTOR
-    return float(np.median(times[2:])) * (together.steps + forward_only) / stack

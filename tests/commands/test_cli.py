@@ -351,7 +351,7 @@ def test_report_takes_the_last_study(here, monkeypatch):
 
 def test_report_check_fails_when_the_report_no_longer_follows(here, monkeypatch):
     found = []
-    monkeypatch.setattr("ablations.reporting.check.differences", lambda *rest: found)
+    monkeypatch.setattr("ablations.reporting.check.differences", lambda *rest, options: found)
     vitab(*SMOKE)
     result = vitab("report", "--check")
     assert (result.exit_code, result.stdout) == (0, "reports/smoke matches its 4 runs\n")
@@ -362,6 +362,16 @@ def test_report_check_fails_when_the_report_no_longer_follows(here, monkeypatch)
         "error: reports/smoke does not match the runs in runs; to rewrite it, run: vitab report smoke\n"
     )
     assert not Path("reports").exists()
+
+
+def test_commands_in_messages_name_the_folders_that_were_given(here):
+    vitab(*SMOKE, "--runs", "old runs")
+    elsewhere = ["--runs", "old runs", "--out", "elsewhere"]
+    checked = vitab("report", "smoke", "--check", *elsewhere)
+    assert "write it with: vitab report smoke --runs 'old runs' --out elsewhere\n" in checked.stderr
+    for command in (["report", "smoke"], ["compare", "rope", "none"]):
+        refused = vitab(*command, "--metric", "shift", "--runs", "old runs")
+        assert "run: vitab evaluate smoke --protocol shift --runs 'old runs'\n" in refused.stderr
 
 
 def test_compare_two_arms_and_two_studies(here):

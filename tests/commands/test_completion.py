@@ -65,6 +65,7 @@ CASES = [
     ("vitab run --position none,rope,s", ["none,rope,sinusoidal", "none,rope,sinusoidal-1d"]),
     ("vitab run --backend ", ["auto", "numpy", "cupy"]),
     ("vitab run --precision ", ["float32", "tf32", "bf16"]),
+    ("vitab run --match ", ["flops", "seconds"]),
     ("vitab run --set wi", ["width="]),
     ("vitab bench --position ro", ROPES),
     ("vitab positions ro", ROPES),

@@ -198,6 +198,7 @@ def test_data_may_differ_where_the_runs_ask_for_it_and_nowhere_else():
 NEUTRAL = {
     "ablations.config": "exports",
     "ablations.config.builtin_grids": "grids are expanded to runs",
+    "ablations.config.compute_match": "epochs, which are part of a run's key",
     "ablations.config.grid": "grids are expanded to runs",
     "ablations.config.grid_files": "grids are expanded to runs",
     "ablations.config.grid_overrides": "grids are expanded to runs",

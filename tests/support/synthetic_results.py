@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablations.config import GRIDS, Grid, RunConfig, SequentialDesign, vit_config
+from ablations.config import GRIDS, ComputeMatch, Grid, RunConfig, SequentialDesign, vit_config
 from vit import ViT, get_ops
 
 GAIN = {"none": 0.0, "learned": 21.5, "sinusoidal": 21.3, "rope": 22.6}
@@ -28,6 +28,7 @@ class Plan:
     configs: list[RunConfig]
     command: str
     design: SequentialDesign | None = None
+    match: ComputeMatch | None = None
 
     @property
     def runs(self) -> dict[str, RunConfig]:

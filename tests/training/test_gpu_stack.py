@@ -14,7 +14,8 @@ from ablations.training import gpu_stack as device_stack
 from ablations.training import stack
 from ablations.training.checkpoint import Checkpointer
 from ablations.training.stack import StackedRun
-from ablations.training.trainer import calibrate, train, train_together
+from ablations.training.timing import calibrate
+from ablations.training.trainer import train, train_together
 from tests.support.cuda_device import CpuDevice, cuda_ops
 from vit import get_ops
 from vit.backend.cuda.training import TABLE_BYTES

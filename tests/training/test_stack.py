@@ -13,7 +13,8 @@ from ablations.storage import RunRecord
 from ablations.training import stack
 from ablations.training.checkpoint import Checkpointer
 from ablations.training.stack import Stack, StackedRun
-from ablations.training.trainer import calibrate, train, train_together
+from ablations.training.timing import calibrate
+from ablations.training.trainer import train, train_together
 from tests.training.test_trainer import BASE, EVERYTHING, FEW, STEPS, outcome, same_bits
 from vit.engine import Engine
 
@@ -177,7 +178,7 @@ def test_evaluation_in_parts_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_calibration_counts_the_share_of_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()
-    monkeypatch.setattr("ablations.training.trainer.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("ablations.training.timing.time.perf_counter", lambda: float(next(clock)))
     assert calibrate(BASE, FEW, threads=1, stack=4) == pytest.approx((STEPS + 40 / 32 / 3) / 4)
 
 

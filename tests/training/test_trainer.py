@@ -14,9 +14,10 @@ from ablations.data import Dataset, load, split, subset
 from ablations.data.loader import DataLoader
 from ablations.errors import VitabError
 from ablations.storage import RunRecord
-from ablations.training import stack, trainer
+from ablations.training import stack, timing
 from ablations.training.stack import Stack, StackedRun
-from ablations.training.trainer import EpochMetrics, calibrate, train, train_together
+from ablations.training.timing import calibrate, epoch_times
+from ablations.training.trainer import EpochMetrics, train, train_together
 from vit import ViT, cost, get_ops
 from vit.engine import Engine
 from vit.optim import warmup_cosine
@@ -429,7 +430,7 @@ class TestCalibration:
     ) -> None:
         """By a clock by which each step takes one second."""
         clock = itertools.count()
-        monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+        monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
         seconds = calibrate(replace(BASE, **changes), FEW, threads=1)
         batch, count = (160, 1) if "batch_size" in changes else (32, STEPS)
         assert seconds == pytest.approx(count + 40 / batch / 3)
@@ -437,4 +438,19 @@ class TestCalibration:
     def test_changes_nothing_of_a_run(self) -> None:
         first = run()
         calibrate(BASE, FEW, threads=2)
+        epoch_times([BASE, BASE], [FEW, FEW], seconds=0, threads=2)
         assert same_bits(run(), first)
+
+    def test_runs_are_timed_in_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A step of the first takes one second, of the second two; an epoch has more steps, a third of them more."""
+        executed: list[object] = []
+
+        def alternate(works: Any, seconds: float) -> np.ndarray:
+            executed.extend(work() for work in works)
+            return np.array([[1.0, 2.0]])
+
+        assert epoch_times([BASE], [FEW], seconds=0, threads=1).shape == (5, 1)
+        monkeypatch.setattr(timing, "alternate", alternate)
+        ((first, second),) = epoch_times([BASE, replace(BASE, depth=2)], [FEW, FEW], seconds=1, threads=1)
+        assert (first, second) == pytest.approx((STEPS + 40 / 32 / 3, 2 * (STEPS + 40 / 32 / 3)))
+        assert len(executed) == 2

@@ -38,6 +38,7 @@ __all__ = [
     "normalising_grid",
     "option",
     "patch_coordinates",
+    "rotation_flops",
     "served",
     "switch",
 ]
@@ -236,6 +237,14 @@ class Position(Options):
         """Return the learned parameters of the encoding."""
         return []
 
+    def flops(self, config: Geometry) -> int:
+        """Return the floating-point operations that the encoding adds to a forward pass on one image.
+
+        As in `vit.cost`, these are its products with parameters, tables or activations, a multiply-add as two.
+        Additions of tables and biases are not counted, nor is what `derive` computes once per step for all images.
+        """
+        return 0
+
     def hooks(self, config: Geometry, workspace: Workspace) -> Hooks:
         """Return the hooks of a network with the parameters, tables and buffers of `workspace`.
 
@@ -318,6 +327,15 @@ def coordinates(position: Position, config: Geometry) -> tuple[np.ndarray, np.nd
 def normalising_grid(position: Position, config: Geometry) -> int:
     """Return the grid of which normalised coordinates are a fraction: the trained one if the encoding extends."""
     return config.trained_grid or config.grid if served(position, config) == "extend" else config.grid
+
+
+def rotation_flops(config: Geometry, size: int = 2) -> int:
+    """Return the operations of rotating groups of `size` channels of all queries and keys of one image.
+
+    A rotation is a product with a matrix, so each channel takes `size` multiply-adds.
+    """
+    channels = 2 * config.patches * config.width  # of queries and keys
+    return 2 * size * channels * config.depth
 
 
 def patch_coordinates(grid: int) -> tuple[np.ndarray, np.ndarray]:

@@ -39,6 +39,9 @@ class CombinedPosition(Position):
     def declare(self, config: Geometry) -> list[Parameter]:
         return [parameter for part in self.parts for parameter in part.declare(config)]
 
+    def flops(self, config: Geometry) -> int:
+        return sum(part.flops(config) for part in self.parts)
+
     def token_hook(self, config: Geometry, workspace: Workspace) -> TokenHook:
         return _TokenHooks([part.token_hook(config, own) for part, own in self._workspaces(workspace)])
 

@@ -48,6 +48,9 @@ class ConvolutionPosition(Position):
             ]
         return declared
 
+    def flops(self, config: Geometry) -> int:
+        return 2 * 9 * config.patches * config.width * len(self._blocks(config))
+
     def block_hooks(self, config: Geometry, workspace: Workspace) -> Sequence[BlockHook]:
         names = self._blocks(config)
         return [

@@ -10,7 +10,16 @@ import numpy as np
 from vit.backend import Array
 from vit.errors import ConfigError
 from vit.parameters import Parameter
-from vit.positions.base import BlockHook, Geometry, Position, choice, normalising_grid, option, patch_coordinates
+from vit.positions.base import (
+    BlockHook,
+    Geometry,
+    Position,
+    choice,
+    normalising_grid,
+    option,
+    patch_coordinates,
+    rotation_flops,
+)
 from vit.positions.exponential import exponential, exponential_gradient
 from vit.workspace import Workspace
 
@@ -97,6 +106,9 @@ class LieRotaryPosition(Position):
         last = max(normalising_grid(self, config) - 1, 1)
         x, y = (xp.asarray(c[:, None, None, None] / last, dtype=dtype) for c in patch_coordinates(config.grid))
         return x, y
+
+    def flops(self, config: Geometry) -> int:
+        return rotation_flops(config, self.block)
 
     def block_hooks(self, config: Geometry, workspace: Workspace) -> Sequence[BlockHook]:
         matrices, dmatrices = workspace.tables["matrices"], workspace.dtables["matrices"]

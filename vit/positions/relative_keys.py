@@ -43,6 +43,10 @@ class RelativeKeysPosition(Position):
         }
         return {**state, **resized}
 
+    def flops(self, config: Geometry) -> int:
+        vectors = 2 * (2 * config.grid - 1)
+        return 2 * config.tokens * config.width * vectors * config.depth
+
     def block_hooks(self, config: Geometry, workspace: Workspace) -> Sequence[BlockHook]:
         return [_RelativeKeysHook(workspace, config, _name(i)) for i in range(config.depth)]
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from vit.errors import ConfigError
-from vit.positions.base import BlockHook, Geometry, Position, Rotation, choice, coordinates, option
+from vit.positions.base import BlockHook, Geometry, Position, Rotation, choice, coordinates, option, rotation_flops
 from vit.workspace import Workspace
 
 BASE = 100.0
@@ -34,6 +34,9 @@ class RotaryPosition(Position):
 
     def check(self, config: Geometry) -> None:
         check_head_width(self, config, 4)
+
+    def flops(self, config: Geometry) -> int:
+        return rotation_flops(config)
 
     def block_hooks(self, config: Geometry, workspace: Workspace) -> Sequence[BlockHook]:
         angles = rotary_angles(*coordinates(self, config), config.head_width, self.base, self.coordinates == "centred")

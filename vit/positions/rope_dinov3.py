@@ -17,6 +17,7 @@ from vit.positions.base import (
     normalising_grid,
     option,
     patch_coordinates,
+    rotation_flops,
 )
 from vit.positions.pairs import from_halves, to_halves
 from vit.positions.rope import check_head_width
@@ -74,6 +75,9 @@ class Dinov3RotaryPosition(Position):
         )
         for name, function in (("cos", np.cos), ("sin", np.sin)):
             tables[name][:, 0] = xp.asarray(function(angles), dtype=tables[name].dtype)
+
+    def flops(self, config: Geometry) -> int:
+        return rotation_flops(config)
 
     def block_hooks(self, config: Geometry, workspace: Workspace) -> Sequence[BlockHook]:
         if self.random:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vit.backend import Array
 from vit.parameters import Parameter
-from vit.positions.base import BlockHook, Geometry, Position, Rotation, coordinates, option
+from vit.positions.base import BlockHook, Geometry, Position, Rotation, coordinates, option, rotation_flops
 from vit.positions.rope import check_head_width
 from vit.workspace import Workspace
 
@@ -81,6 +81,9 @@ class MixedRotaryPosition(Position):
         """Return the column and the row of each patch, (N, 1)."""
         x, y = (xp.asarray(c[:, None], dtype=dtype) for c in coordinates(self, config))
         return x, y
+
+    def flops(self, config: Geometry) -> int:
+        return rotation_flops(config)
 
     def block_hooks(self, config: Geometry, workspace: Workspace) -> Sequence[BlockHook]:
         cos, sin, dangles = workspace.tables["cos"], workspace.tables["sin"], workspace.dtables["angles"]

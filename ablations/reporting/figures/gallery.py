@@ -219,6 +219,8 @@ def _learning(results: Results, outcomes: Outcomes) -> ReportFigure | None:
     epochs = results.epochs.merge(results.runs[["key", *shared, "diverged"]], on="key")
     if epochs.empty:
         return None
+    matched = results.plan.match is not None and results.runs["epochs"].nunique() > 1  # then all end at 100 %
+    epochs["share"] = 100 * epochs["epoch"] / epochs["key"].map(results.runs.set_index("key")["epochs"])
     names, marks = names_of(outcomes), marks_of(outcomes)
     rows, columns = panels_of(outcomes)
     banded = len(names) <= figures.MOST_BANDS
@@ -240,9 +242,9 @@ def _learning(results: Results, outcomes: Outcomes) -> ReportFigure | None:
         here = np.ones(len(epochs), dtype=bool)
         for axis, level in zip(outcomes.cell_axes, outcomes.cells[cell], strict=True):
             here &= (epochs[axis] == level_text(level)).to_numpy()
-        figures.learning_curves(ax, epochs[here], outcomes.axis, by_name, marks)
+        figures.learning_curves(ax, epochs[here], outcomes.axis, by_name, marks, "share" if matched else "epoch")
         ax.set_title(panel_title(outcomes.cell_name(cell)), loc="left")
-    figure.supxlabel("epoch", fontsize=11)
+    figure.supxlabel("share of the training compute (percent)" if matched else "epoch", fontsize=11)
     figure.supylabel("validation accuracy", fontsize=11)
     if len(names) > 1:
         arm_legend(figure, marks, line=2.5, handlelength=2)
@@ -251,7 +253,8 @@ def _learning(results: Results, outcomes: Outcomes) -> ReportFigure | None:
         "Learning curves",
         f"Validation accuracy after every epoch for {listed(names)}, one panel per setting.",
         f"Line: mean over seeds{'; band: lowest to highest seed' * banded}. "
-        "The validation images are held out from the training set; the test set contains none of them."
+        + ("All arms have the same compute, in different numbers of epochs. " if matched else "")
+        + "The validation images are held out from the training set; the test set contains none of them."
         + (
             " Cross: last epoch of a run that diverged; the lines show the runs that are still training."
             if (epochs["diverged"] > 0).any()

@@ -160,19 +160,21 @@ def means_heatmap(
 
 
 def learning_curves(
-    ax: Axes, epochs: pd.DataFrame, axis: str, names: Mapping[str, str], marks: Mapping[str, Mark]
+    ax: Axes, epochs: pd.DataFrame, axis: str, names: Mapping[str, str], marks: Mapping[str, Mark], x: str = "epoch"
 ) -> Axes:
     """Draw validation accuracy after each epoch: mean over the runs of an arm, band from the lowest to the highest.
 
+    `x` is the column of the horizontal axis: epoch, or the share of the training.
+
     More arms than `MOST_BANDS` have no bands, which would hide each other.
 
-    `epochs` has the columns `axis`, key, epoch, validation_accuracy (0..1) and diverged (0 if the run did not); `names`
+    `epochs` has the columns `axis`, `x`, key, validation_accuracy (0..1) and diverged (0 if the run did not); `names`
     turns levels into arm names. A cross marks the last epoch of a run that diverged.
     """
     last = epochs[epochs["diverged"] > 0].groupby("key").tail(1)
     curves = (
         epochs.assign(percent=100 * epochs["validation_accuracy"])
-        .groupby([axis, "epoch"], sort=True)["percent"]
+        .groupby([axis, x], sort=True)["percent"]
         .agg(["mean", "min", "max"])
     )
     present = set(curves.index.get_level_values(0))
@@ -185,11 +187,12 @@ def learning_curves(
                 ax.fill_between(curve.index, curve["min"], curve["max"], color=mark.colour, alpha=0.22, lw=0)
             ax.plot(curve.index, curve["mean"], color=mark.colour, lw=1.8, label=name)
             ended = last[last[axis] == level]
-            mark_diverged(ax, ended["epoch"], 100 * ended["validation_accuracy"], mark.colour)
-            epoch, mean = curve.index[some], curve["mean"].iloc[some]
-            ax.plot(epoch, mean, mark.marker, color=mark.colour, ms=5 * mark.scale, mec="white", mew=0.6)
+            mark_diverged(ax, ended[x], 100 * ended["validation_accuracy"], mark.colour)
+            places, mean = curve.index[some], curve["mean"].iloc[some]
+            ax.plot(places, mean, mark.marker, color=mark.colour, ms=5 * mark.scale, mec="white", mew=0.6)
     percent_ticks(ax.yaxis)
-    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    if x == "epoch":
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     ax.margins(x=0.02)
     ax.grid(axis="y")
     return ax
