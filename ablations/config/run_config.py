@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ablations.config.columns import COLUMNS_VALID, TABLES, is_columns, standard_columns
 from ablations.config.positions import position_identity, standard_position
 from ablations.errors import UsageError, unknown_name
 
-DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist", "folder")
+OWN_DATA = ("folder", "csv", "npz", "parquet", "idx")  # read from --data-dir
+DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist", *OWN_DATA)
 LABELS = ("fine", "coarse")
 POOLS = ("mean", "cls")
 PRECISIONS = ("float32", "tf32", "bf16")
@@ -26,6 +28,7 @@ class RunConfig:
 
     data: str = "digits"  # a name of ablations.data.DATASETS
     labels: str = "fine"  # cifar100: "fine" (100 classes) or "coarse" (20)
+    columns: str = ""  # of a table in csv or parquet, such as "file=id,label=dx,group=patient"; the others are guessed
     classes: int | tuple[str, ...] | None = None  # the first N classes, or these names; None: all
     per_class: int | None = None  # training images kept of each class; None: all
     data_fraction: float = 1.0  # share of the training part that is used
@@ -78,6 +81,8 @@ class RunConfig:
             raise UsageError(
                 f"labels must be 'fine' with data {self.data!r}, got 'coarse' (only cifar100 has coarse labels)"
             )
+        if self.columns and self.data not in TABLES:
+            raise UsageError(f"columns are for data {' or '.join(TABLES)}, got {self.columns!r} with data {self.data!r}")
         if self.warmup_epochs >= self.epochs:
             raise UsageError(f"warmup_epochs must be below epochs ({self.epochs}), got {_show(self.warmup_epochs)}")
 
@@ -86,6 +91,8 @@ class RunConfig:
         plain = {name: _plain(name, getattr(self, name)) for name in sorted(FIELDS)}
         if self.precision == "float32":  # as in the keys of runs that are older than the field
             del plain["precision"]
+        if not self.columns:
+            del plain["columns"]
         return plain
 
 
@@ -135,6 +142,7 @@ _SHARE_BELOW_1 = _real("of at least 0 and below 1", lambda value: 0 <= value < 1
 RULES: dict[str, Rule] = {
     "data": _TEXT,
     "labels": _choice(LABELS),
+    "columns": Rule(COLUMNS_VALID, lambda value: isinstance(value, str) and is_columns(value)),
     "classes": Rule("an integer of at least 2, or two or more different class names", _is_classes),
     "per_class": Rule("an integer of at least 1, or none", lambda value: value is None or _whole(1).accepts(value)),
     "data_fraction": _real("above 0, at most 1", lambda value: 0 < value <= 1),
@@ -187,6 +195,8 @@ def coerce(name: str, value: Any) -> Any:
         value = float(value)
     if not RULES[name].accepts(value):
         raise UsageError(f"{name} must be {RULES[name].valid}, got {_show(value)}")
+    if name == "columns":
+        return standard_columns(value)
     return standard_position(value) if name == "position" else value
 
 

@@ -1,11 +1,14 @@
 """Dataset: arrays, class names and a fingerprint."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ablations.data.normalisation import histogram
 from ablations.errors import UsageError
 
 
@@ -20,6 +23,12 @@ class Dataset:
         test_images: uint8 (m, height, width, channels).
         test_labels: int64 (m,).
         class_names: One name a class, in label order.
+        validation_images: How many of the training images, the last ones, are a validation part that the data came
+            with; 0 where each run cuts one off by its seed.
+        train_groups: int64 (n,), what each training image belongs to, such as a patient: images of a group are not
+            divided between training and validation. None: each image is on its own.
+        skipped: Numbers of what was passed over in reading, by reason.
+        fingerprint: SHA-256 of all the above but the name and what was skipped; computed unless it is known.
 
     Raises:
         UsageError: if shapes, types or labels do not fit together.
@@ -31,7 +40,10 @@ class Dataset:
     test_images: NDArray[np.uint8] = field(repr=False)
     test_labels: NDArray[np.int64] = field(repr=False)
     class_names: tuple[str, ...] = field(repr=False)
-    fingerprint: str = field(init=False)
+    validation_images: int = 0
+    train_groups: NDArray[np.int64] | None = field(default=None, repr=False)
+    skipped: Mapping[str, int] = field(default_factory=dict, repr=False)
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
@@ -40,7 +52,20 @@ class Dataset:
         train, test = self.train_images.shape[1:], self.test_images.shape[1:]
         if train != test:
             raise UsageError(f"{self.name}: training and test images must have the same shape, got {train} and {test}")
-        object.__setattr__(self, "fingerprint", _fingerprint(self))
+        if self.train_groups is not None and self.train_groups.shape != self.train_labels.shape:
+            raise UsageError(f"{self.name}: {len(self.train_groups)} groups for {len(self.train_labels)} training images")
+        if not 0 <= self.validation_images < len(self.train_labels):
+            raise UsageError(
+                f"{self.name}: {self.validation_images} of {len(self.train_labels)} training images are for validation, "
+                "which leaves none to train on"
+            )
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", _fingerprint(self))
+
+    @cached_property
+    def train_histogram(self) -> NDArray[np.int64]:
+        """How often each channel has each value in the training images, (c, 256)."""
+        return histogram(self.train_images)
 
     @property
     def image_size(self) -> int:
@@ -70,10 +95,14 @@ def _check_part(part: str, images: NDArray[np.uint8], labels: NDArray[np.int64],
 
 
 def _fingerprint(dataset: Dataset) -> str:
-    """Return the SHA-256 of shapes, pixels, labels and class names."""
+    """Return the SHA-256 of shapes, pixels, labels and class names, and of what else decides on the parts."""
     digest = hashlib.sha256()
     for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     digest.update("\0".join(dataset.class_names).encode())
+    if dataset.validation_images:
+        digest.update(f"validation {dataset.validation_images}".encode())
+    if dataset.train_groups is not None:
+        digest.update(b"groups" + np.ascontiguousarray(dataset.train_groups).data)
     return digest.hexdigest()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ablations.config import RunConfig
 from ablations.data.heartbeat import heartbeat_listener
+from ablations.data.reading import Reading
 
 if TYPE_CHECKING:
     from ablations.data import Dataset
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 def dataset_for(config: RunConfig, data_dir: Path | None, heartbeat: Callable[[], object] = lambda: None) -> "Dataset":
     """Return the dataset of a run, with heartbeats while it is read. The last few are kept in memory."""
     with heartbeat_listener(heartbeat):
-        return _read(config.data, config.labels, config.classes, config.per_class, data_dir)
+        return _read(config.data, config.labels, config.classes, config.per_class, Reading.of(config), data_dir)
 
 
 @lru_cache(maxsize=4)
@@ -24,8 +25,9 @@ def _read(
     labels: str,
     classes: int | tuple[str, ...] | None,
     per_class: int | None,
+    reading: Reading,
     data_dir: Path | None,
 ) -> "Dataset":
     from ablations.data import load
 
-    return load(data, data_dir=data_dir, labels=labels, classes=classes, per_class=per_class)
+    return load(data, data_dir=data_dir, labels=labels, classes=classes, per_class=per_class, reading=reading)

@@ -59,6 +59,49 @@ def take(labels: NDArray[np.int64], order: Indices, total: int, *, at_least: int
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
+def take_groups(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], order: Indices, total: int, *, at_least: int = 0
+) -> Indices:
+    """Return about ``total`` examples in proportion to the classes, all or none of each group; sorted.
+
+    Groups come in turn, and one is taken if that brings the numbers of examples of each class nearer to those of `take`
+    (in squares), unless it holds the last examples of a class. With one example in each group this is `take`.
+
+    Args:
+        groups: (n,), 0 to G - 1.
+        order: The order (G,) in which groups are considered.
+        at_least: 1 to take a further group, the smallest, for each class without an example, where it has two groups.
+    """
+    by_group = np.argsort(groups, kind="stable")
+    members = np.split(by_group, np.cumsum(np.bincount(groups, minlength=len(order)))[:-1])
+    counted = [np.unique(labels[member], return_counts=True) for member in members]
+    lacking = apportion(np.bincount(labels), total, at_least=at_least)
+    left = np.bincount(labels)
+    taken = np.zeros(len(order), dtype=bool)
+
+    def take_one(group: int) -> None:
+        classes, counts = counted[group]
+        taken[group] = True
+        lacking[classes] -= counts
+        left[classes] -= counts
+
+    def is_last(group: int) -> bool:
+        classes, counts = counted[group]
+        return bool((left[classes] == counts).any())
+
+    for group in order:
+        classes, counts = counted[group]
+        if (counts * (2 * lacking[classes] - counts)).sum() > 0 and not is_last(group):
+            take_one(group)
+    for label in range(len(left)) if at_least else ():
+        having = [g for g in order if label in counted[g][0]]
+        if not any(taken[g] for g in having):
+            rest = [g for g in having if not is_last(g)]
+            if rest:
+                take_one(min(rest, key=lambda g: len(members[g])))
+    return np.flatnonzero(taken[groups]).astype(np.int64)
+
+
 def apportion(counts: NDArray[np.int64], total: int, *, at_least: int = 0) -> Indices:
     """Share ``total`` seats in proportion to ``counts`` by the largest remainder; ties go to the lower class.
 

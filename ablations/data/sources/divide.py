@@ -1,0 +1,108 @@
+"""The parts of a source: those it came with, or a test part cut off by the names of its pictures."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablations.data.sources.source import Source
+from ablations.data.split import fixed_order, take, take_groups
+from ablations.errors import UsageError
+
+TEST_FRACTION = 0.2
+SHOWN = 10
+
+
+def divide(source: Source) -> Source:
+    """Return the source with each picture in ``train``, ``validation`` or ``test``.
+
+    A source with training and validation pictures but no test pictures is validated on a share of the training
+    pictures and tested on the others, as ImageNet is. Of a source without parts, ``TEST_FRACTION`` of each class becomes
+    the test part. The choice goes by the names of the pictures (or of their groups), so it is the same on every machine.
+
+    Raises:
+        UsageError: if a class would lack pictures to train on or to test with, or a group is in more than one part.
+    """
+    parts = source.parts
+    if not (parts != "").any():
+        return replace(source, parts=_cut(source))
+    if not (parts == "test").any():
+        parts = np.where(parts == "validation", "test", parts)
+    divided = replace(source, parts=parts)
+    _check_classes(divided)
+    _check_groups(divided)
+    return divided
+
+
+def _cut(source: Source) -> NDArray[np.str_]:
+    counts = np.bincount(source.labels, minlength=len(source.class_names))
+    if (counts < 2).any():
+        raise UsageError(
+            f"{source.path}: every class must have at least 2 pictures, one of them for the test, got 1 for "
+            f"{_listed(_of(source, counts < 2))}"
+        )
+    total = round(TEST_FRACTION * len(source))
+    if source.groups is None:
+        held = take(source.labels, fixed_order([f"0/{name}" for name in source.names]), total, at_least=1)
+    else:
+        names, groups = np.unique(source.groups, return_inverse=True)
+        alone = _groups_of_classes(source, groups) < 2
+        if alone.any():
+            raise UsageError(
+                f"{source.path}: every class must have pictures of at least 2 groups, so that one can be kept for the "
+                f"test, got 1 group for {_listed(_of(source, alone))}"
+            )
+        order = fixed_order([f"0/{name}" for name in names])
+        held = take_groups(source.labels, groups, order, total, at_least=1)
+    parts = np.full(len(source), "train", dtype="<U10")
+    parts[held] = "test"
+    return parts
+
+
+def _groups_of_classes(source: Source, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return in how many groups each class is found, (C,)."""
+    pairs = np.unique(np.stack([source.labels, groups]), axis=1)
+    return np.bincount(pairs[0], minlength=len(source.class_names))
+
+
+def _check_classes(source: Source) -> None:
+    """Raise UsageError if the parts do not have the same classes."""
+    has = {
+        part: np.bincount(source.labels[source.parts == part], minlength=len(source.class_names)) > 0
+        for part in dict.fromkeys(source.parts.tolist())
+    }
+    if "train" not in has:
+        raise UsageError(f"{source.path}: there must be pictures to train on, got only {' and '.join(sorted(has))}")
+    if "test" not in has:
+        raise UsageError(f"{source.path}: there must be test or validation pictures beside those to train on, got none")
+    for part, there in has.items():
+        odd = (there != has["train"]) if part == "test" else there & ~has["train"]
+        if odd.any():
+            raise UsageError(
+                f"{source.path}: the parts train and {part} must have the same classes, got "
+                f"{_listed(_of(source, odd))} in only one of them"
+            )
+
+
+def _check_groups(source: Source) -> None:
+    """Raise UsageError if pictures of a group are in more than one part."""
+    if source.groups is None:
+        return
+    pairs = np.unique(np.stack([source.groups, source.parts.astype(source.groups.dtype)]), axis=1)
+    names, counts = np.unique(pairs[0], return_counts=True)
+    if (counts > 1).any():
+        odd = names[counts > 1].tolist()
+        raise UsageError(
+            f"{source.path}: the pictures of a group must be in one part, got {len(odd):,} of {len(names):,} groups in "
+            f"several: {_listed(odd)}"
+        )
+
+
+def _of(source: Source, which: NDArray[np.bool_]) -> list[str]:
+    return [name for name, yes in zip(source.class_names, which, strict=True) if yes]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", ... ({len(names):,} in all)" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,49 @@
+"""Files in a folder: which are pictures, which count as passed over, and which do not count."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from ablations.data.heartbeat import send_heartbeat
+from ablations.data.pictures import SUFFIXES
+
+IGNORED = frozenset(("__macosx", "@eadir", "thumbs.db", "desktop.ini", "lost+found"))
+"""Names that operating systems leave behind, in lower case. Hidden files and folders are ignored, too."""
+
+
+def is_ignored(name: str) -> bool:
+    """Return whether a file or folder of this name is passed over without being counted."""
+    return name.startswith(".") or name.lower() in IGNORED
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_ignored(path.name))
+
+
+def pictures_below(folder: Path, skipped: Counter[str]) -> list[str]:
+    """Return the paths of the pictures in a folder and its subfolders, relative to it with ``/``, by their parts.
+
+    Other files are counted in ``skipped`` by their suffix.
+    """
+    found: list[tuple[str, ...]] = []
+    for place, name in _files_below(folder, ()):
+        suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
+        if suffix in SUFFIXES:
+            found.append((*place, name))
+        else:
+            skipped[suffix or "without a suffix"] += 1
+    return ["/".join(parts) for parts in sorted(found)]
+
+
+def _files_below(folder: Path, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    send_heartbeat()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_ignored(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(Path(entry.path), (*place, entry.name))
+            elif entry.is_file():
+                yield place, entry.name
