@@ -73,6 +73,11 @@ class Dataset:
         return int(self.train_images.shape[1])
 
     @property
+    def train_part(self) -> int:
+        """Number of training images without those of a validation part that the data came with."""
+        return len(self.train_labels) - self.validation_images
+
+    @property
     def channels(self) -> int:
         """1 for grey, 3 for red, green, blue."""
         return int(self.train_images.shape[3])

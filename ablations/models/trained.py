@@ -149,8 +149,9 @@ def _batch_size(store: Store, key: str, config: RunConfig) -> int:
     """Return the images per step of a finished run: those of the configuration, unless there were fewer in all."""
     from ablations.data.loader import steps_of
 
-    images = store.environment(key).get("dataset", {}).get("train_images")
-    return config.batch_size if images is None else steps_of(config, images)[1]
+    recorded = store.environment(key).get("dataset", {})
+    images, validation = recorded.get("train_images"), recorded.get("validation_images", 0)
+    return config.batch_size if images is None else steps_of(config, images, validation)[1]
 
 
 def top(probabilities: np.ndarray, count: int) -> Sequence[int]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ablations.config import RunConfig, vit_config
-from ablations.data.loader import is_augmented, parts_of, steps_of
+from ablations.data.loader import parts_of, steps_of
 
 if TYPE_CHECKING:
     from ablations.data import Dataset
@@ -46,8 +46,8 @@ def estimate_memory(
     from vit.memory import device_training_bytes, parameter_bytes, training_bytes
 
     model = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
-    used, held = parts_of(config, len(dataset.train_labels))
-    _, batch = steps_of(config, len(dataset.train_labels))
+    used, held = parts_of(config, dataset.train_part, dataset.validation_images)
+    _, batch = steps_of(config, dataset.train_part, dataset.validation_images)
     pixels = dataset.image_size**2 * dataset.channels
     numbers = 4 * (pixels + dataset.classes)  # of an image as a model reads it, with its target, in float32
     parameters = parameter_bytes(model)
@@ -55,7 +55,7 @@ def estimate_memory(
     kept = 3 * parameters + average  # what a snapshot of a run holds
     tested = len(dataset.test_labels)
 
-    loader = 8 * (used + held) + (0 if is_augmented(config) else used * numbers)
+    loader = 8 * (used + held)  # indices; batches are made from the dataset
     batches = 3 * batch * numbers  # at work, coming, and side by side with those of other runs
     evaluated = 3 * min(EVALUATED, max(held, tested)) * 4 * pixels
     results = 2 * parameters + 3 * tested * 4 * dataset.classes

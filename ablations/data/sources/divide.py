@@ -11,6 +11,8 @@ from ablations.data.split import fixed_order, take, take_groups
 from ablations.errors import UsageError
 
 TEST_FRACTION = 0.2
+LEAST = 3
+"""Pictures of a class: one in each part."""
 SHOWN = 10
 
 
@@ -37,14 +39,14 @@ def divide(source: Source) -> Source:
 
 def _cut(source: Source) -> NDArray[np.str_]:
     counts = np.bincount(source.labels, minlength=len(source.class_names))
-    if (counts < 2).any():
+    if (counts < LEAST).any():
         raise UsageError(
-            f"{source.path}: every class must have at least 2 pictures, one of them for the test, got 1 for "
-            f"{_listed(_of(source, counts < 2))}"
+            f"{source.path}: every class must have at least {LEAST} pictures, so that one can be trained on, one held "
+            f"out for validation and one kept for the test; got fewer of {_listed(_of(source, counts < LEAST))}"
         )
     total = round(TEST_FRACTION * len(source))
     if source.groups is None:
-        held = take(source.labels, fixed_order([f"0/{name}" for name in source.names]), total, at_least=1)
+        held = take(source.labels, fixed_order([f"0/{name}" for name in source.names]), total, at_least=1, leave=2)
     else:
         names, groups = np.unique(source.groups, return_inverse=True)
         alone = _groups_of_classes(source, groups) < 2
