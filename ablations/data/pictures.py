@@ -1,6 +1,14 @@
-"""Pictures in files: read, turned upright, cut to a square and resized."""
+"""Pictures in files: decoded, turned upright, brought to 8 bits and a square of the size of the model.
+
+PNG, JPEG, WebP, BMP, TIFF and GIF are read; of several frames or pages, the first. Grey values of 16 bits are divided by
+257, and floating-point grey values from 0 to 1 are multiplied by 255, as scikit-image's `img_as_ubyte` does. Values
+outside these ranges are refused, because no rule could tell what they mean.
+"""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,12 +18,31 @@ from PIL import Image, ImageOps
 
 from ablations.errors import UsageError
 
-FORMATS = ("PNG", "JPEG")
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg"))
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"))
+CROP, PAD, STRETCH = "crop", "pad", "stretch"
+RESIZES = {
+    CROP: "the largest centred square was cut out",
+    PAD: "made square with black margins",
+    STRETCH: "stretched to a square",
+}
+"""Ways to make a picture square, each with what it does to the picture."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture as an array, and what it was in its file."""
+
+    pixels: NDArray[np.uint8]
+    """(image_size, image_size, channels)."""
+    width: int
+    height: int
+    mode: str
+    """Pillow's name of the kind of pixels, such as `RGB`, `L`, `I;16` or `CMYK`."""
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """Return the PNG and JPEG files in a folder and its subfolders, by name, without hidden files."""
+    """Return the pictures in a folder and its subfolders, by name, without hidden files."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -24,29 +51,89 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def read_picture(
-    source: Path | BinaryIO, image_size: int, channels: int = 3, *, name: str | None = None
+    source: Path | BinaryIO, image_size: int, channels: int = 3, *, resize: str = CROP, name: str | None = None
 ) -> NDArray[np.uint8]:
     """Return a picture as uint8 (image_size, image_size, channels), in grey or colour for 1 or 3 channels.
 
-    It is turned upright by its EXIF orientation, transparent parts become white, the largest centred square is cut out
-    and resized (bicubic). Grey values of 16 bits are divided by 257. Raises UsageError, with `name` or the path, if it
-    cannot be read.
+    It is turned upright by its EXIF orientation, transparent parts become white, and it is made square as `resize` says:
+    `crop`, `pad` or `stretch` (bicubic). Raises UsageError, with `name` or the path, if it cannot be read.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source, formats=FORMATS) as file:
-                picture = ImageOps.exif_transpose(file)
-                if picture.mode.startswith("I"):
-                    picture = Image.fromarray((np.asarray(picture, dtype=np.float64) / 257).round().astype(np.uint8))
-                if picture.mode == "F":
-                    raise ValueError("floating-point pixels; save it with 8 or 16 bits per channel")
-                if picture.has_transparency_data:
-                    picture = picture.convert("RGBA")
-                    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-                picture = picture.convert("L" if channels == 1 else "RGB")
-                fitted = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BICUBIC)
-                return np.asarray(fitted).reshape(image_size, image_size, channels)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"cannot read image {name or source} ({reason}); fix or remove it") from error
+        with pillow_warnings():
+            return decode(source, image_size, channels, resize).pixels
+    except ValueError as error:
+        raise UsageError(f"cannot read image {name or source} ({error}); fix or remove it") from error
+
+
+def decode(source: Path | BinaryIO, image_size: int, channels: int, resize: str = CROP) -> Decoded:
+    """Return a picture as `read_picture` does, with what it was in its file.
+
+    To be called within `pillow_warnings`, from any number of threads. Raises ValueError, with the reason, if it cannot be
+    read.
+    """
+    try:
+        with Image.open(source, formats=FORMATS) as file:
+            width, height, mode = *file.size, file.mode
+            picture = _flat(_eight_bits(ImageOps.exif_transpose(file)))
+        squared = _square(picture.convert("L" if channels == 1 else "RGB"), image_size, resize)
+        return Decoded(np.asarray(squared).reshape(image_size, image_size, channels), width, height, mode)
+    except MemoryError:
+        raise
+    except Exception as error:  # files that are damaged make Pillow raise errors of many kinds
+        known = isinstance(error, OSError | ValueError | SyntaxError | Image.DecompressionBombError | Warning)
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ValueError(reason if known else f"{type(error).__name__}: {reason}") from error
+
+
+@contextmanager
+def pillow_warnings() -> Iterator[None]:
+    """Refuse pictures so large that they may be an attack, and hide what else Pillow warns of: metadata, palettes.
+
+    Filters of warnings are of the process: threads that decode share one such context.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Return greyscale of 16 bits or in floating point with 8 bits; other pictures as they are."""
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture, dtype=np.float64)
+        _check_range(values, 65535, "integers of more than 8 bits")
+        return Image.fromarray((values / 257).round().astype(np.uint8))
+    if picture.mode == "F":
+        values = np.asarray(picture, dtype=np.float64)
+        _check_range(values, 1, "floating-point pixels")
+        return Image.fromarray((values * 255).round().astype(np.uint8))
+    return picture
+
+
+def _check_range(values: NDArray[np.float64], highest: int, what: str) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(f"{what} must be finite")
+    if values.min() < 0 or values.max() > highest:
+        raise ValueError(f"{what} must be from 0 to {highest}, got {values.min():g} to {values.max():g}")
+
+
+def _flat(picture: Image.Image) -> Image.Image:
+    """Return a picture with its transparent parts over white."""
+    if not picture.has_transparency_data:
+        return picture
+    picture = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+
+
+def _square(picture: Image.Image, side: int, resize: str) -> Image.Image:
+    if resize == STRETCH:
+        return picture.resize((side, side), Image.Resampling.BICUBIC)
+    if resize == PAD:
+        scale = side / max(picture.size)
+        width, height = (max(1, round(scale * length)) for length in picture.size)
+        page = Image.new(picture.mode, (side, side))
+        page.paste(
+            picture.resize((width, height), Image.Resampling.BICUBIC), ((side - width) // 2, (side - height) // 2)
+        )
+        return page
+    return ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
