@@ -53,11 +53,11 @@ class Dataset:
         if train != test:
             raise UsageError(f"{self.name}: training and test images must have the same shape, got {train} and {test}")
         if self.train_groups is not None and self.train_groups.shape != self.train_labels.shape:
-            raise UsageError(f"{self.name}: {len(self.train_groups)} groups for {len(self.train_labels)} training images")
+            raise UsageError(f"{self.name}: there must be a group for each of the {len(self.train_labels)} training images")
         if not 0 <= self.validation_images < len(self.train_labels):
             raise UsageError(
-                f"{self.name}: {self.validation_images} of {len(self.train_labels)} training images are for validation, "
-                "which leaves none to train on"
+                f"{self.name}: validation must leave images to train on, got {self.validation_images} of "
+                f"{len(self.train_labels)}"
             )
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", _fingerprint(self))

@@ -84,8 +84,8 @@ class DataLoader:
             train, validation = split(dataset.train_labels, config.validation, config.seed, dataset.train_groups)
         if not len(validation):
             raise UsageError(
-                f"validation must hold out at least one of {len(dataset.train_labels)} training images and leave one of "
-                f"each class, got {config.validation:g}"
+                f"validation must hold out at least one of {len(dataset.train_labels)} training images and leave one "
+                f"of each class, got {config.validation:g}"
             )
         if config.data_fraction < 1:
             train = train[subsample(dataset.train_labels[train], config.data_fraction, config.seed)]

@@ -51,6 +51,8 @@ def _read_own(kind: str, data_dir: Path | None, labels: str, reading: Reading) -
     return read_source(kind, data_dir, reading)
 
 
+AS_IT_COMES = Reading()
+
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
     for info in (
@@ -122,7 +124,7 @@ def load(
     labels: str = "fine",
     classes: int | tuple[str, ...] | None = None,
     per_class: int | None = None,
-    reading: Reading = Reading(),
+    reading: Reading = AS_IT_COMES,
 ) -> Dataset:
     """Read a dataset, or a part of it, from this machine, never from the network.
 

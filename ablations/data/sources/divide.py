@@ -19,9 +19,9 @@ SHOWN = 10
 def divide(source: Source) -> Source:
     """Return the source with each picture in ``train``, ``validation`` or ``test``.
 
-    A source with training and validation pictures but no test pictures is validated on a share of the training
-    pictures and tested on the others, as ImageNet is. Of a source without parts, ``TEST_FRACTION`` of each class becomes
-    the test part. The choice goes by the names of the pictures (or of their groups), so it is the same on every machine.
+    The validation pictures of a source without test pictures become the test part, as is usual for ImageNet. Of a
+    source without parts, ``TEST_FRACTION`` of each class becomes the test part; the choice goes by the names of the
+    pictures, or of their groups, so that it is the same on every machine.
 
     Raises:
         UsageError: if a class would lack pictures to train on or to test with, or a group is in more than one part.

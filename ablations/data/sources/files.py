@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ablations.data.heartbeat import send_heartbeat
 from ablations.data.pictures import SUFFIXES
+from ablations.errors import UsageError
 
 IGNORED = frozenset(("__macosx", "@eadir", "thumbs.db", "desktop.ini", "lost+found"))
 """Names that operating systems leave behind, in lower case. Hidden files and folders are ignored, too."""
@@ -47,3 +48,18 @@ def _files_below(folder: Path, place: tuple[str, ...]) -> Iterator[tuple[tuple[s
                 yield from _files_below(Path(entry.path), (*place, entry.name))
             elif entry.is_file():
                 yield place, entry.name
+
+
+def only_file(path: Path, suffix: str) -> Path:
+    """Return a path to a file, or the only file with this suffix in a folder.
+
+    Raises:
+        UsageError: if the folder has none, or several.
+    """
+    if not path.is_dir():
+        return path
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() == suffix and not is_ignored(file.name))
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found[:10])
+        raise UsageError(f"--data-dir must name one {suffix} file in {path}, got {names or 'none there'}")
+    return found[0]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.data.sources import folder
+from ablations.data.sources import csv, folder, idx, npz, parquet
 from ablations.data.sources.source import Source
 from ablations.errors import UsageError
 
@@ -37,6 +37,34 @@ KINDS: dict[str, Kind] = {
             "a folder with one folder of pictures for each class",
             folder.find,
             lambda path, columns: folder.read(path),
+        ),
+        Kind(
+            "csv",
+            "your own pictures, listed in the file --data-dir with a label for each",
+            "a CSV file with a column of files and one of labels",
+            csv.find,
+            csv.read,
+        ),
+        Kind(
+            "npz",
+            "your own arrays in the file --data-dir, named as by Keras or MedMNIST",
+            "an .npz file of arrays such as x_train, y_train, x_test and y_test",
+            npz.find,
+            lambda path, columns: npz.read(path),
+        ),
+        Kind(
+            "parquet",
+            "your own Parquet file or folder of shards in --data-dir, as on the Hugging Face Hub",
+            "a .parquet file or a folder of them",
+            parquet.find,
+            parquet.read,
+        ),
+        Kind(
+            "idx",
+            "your own files in --data-dir in the format of MNIST, gzipped or not",
+            "a folder with the files of MNIST, or files of the same form",
+            idx.find,
+            lambda path, columns: idx.read(path),
         ),
     )
 }
