@@ -28,3 +28,12 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _decoded_pictures_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Pictures that tests decode are not kept in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("decoded")
+        patch.setattr("ablations.data.locations.decoded_folder", lambda: folder)
+        yield

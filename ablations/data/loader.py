@@ -150,7 +150,7 @@ class DataLoader:
 
 
 def _histogram(dataset: Dataset, train: np.ndarray) -> np.ndarray:
-    """Return the histogram of the images with these indices, from that of all training images if they are most of them."""
+    """Return the histogram of the images with these indices, from that of all training images if they are many."""
     number = len(dataset.train_labels)
     if len(train) < number / 2:
         return histogram(dataset.train_images, train)

@@ -91,7 +91,7 @@ class TrainedModel:
         return np.concatenate(parts) if parts else np.empty((0, len(self.class_names)), dtype=np.float32)
 
     def classify(self, *pictures: str | Path) -> "pd.DataFrame":
-        """Return class probabilities of PNG and JPEG files: a row for each file, a column for each class.
+        """Return class probabilities of pictures in files: a row for each file, a column for each class.
 
         Raises UsageError for a file that cannot be read.
         """
