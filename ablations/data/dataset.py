@@ -53,7 +53,7 @@ class Dataset:
         if train != test:
             raise UsageError(f"{self.name}: training and test images must have the same shape, got {train} and {test}")
         if self.train_groups is not None and self.train_groups.shape != self.train_labels.shape:
-            raise UsageError(f"{self.name}: there must be a group for each of the {len(self.train_labels)} training images")
+            raise UsageError(f"{self.name}: there must be a group for each of {len(self.train_labels)} training images")
         if not 0 <= self.validation_images < len(self.train_labels):
             raise UsageError(
                 f"{self.name}: validation must leave images to train on, got {self.validation_images} of "

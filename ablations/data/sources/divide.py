@@ -49,7 +49,7 @@ def _cut(source: Source) -> NDArray[np.str_]:
         held = take(source.labels, fixed_order([f"0/{name}" for name in source.names]), total, at_least=1, leave=2)
     else:
         names, groups = np.unique(source.groups, return_inverse=True)
-        alone = _groups_of_classes(source, groups) < 2
+        alone = _spread(source.labels, groups, len(source.class_names)) < 2
         if alone.any():
             raise UsageError(
                 f"{source.path}: every class must have pictures of at least 2 groups, so that one can be kept for the "
@@ -62,10 +62,10 @@ def _cut(source: Source) -> NDArray[np.str_]:
     return parts
 
 
-def _groups_of_classes(source: Source, groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return in how many groups each class is found, (C,)."""
-    pairs = np.unique(np.stack([source.labels, groups]), axis=1)
-    return np.bincount(pairs[0], minlength=len(source.class_names))
+def _spread(of: NDArray[np.int64], over: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+    """Return over how many values of `over` (n,) each value 0 to number - 1 of `of` (n,) is spread."""
+    pairs = np.unique(np.stack([of, over]), axis=1)
+    return np.bincount(pairs[0], minlength=number)
 
 
 def _check_classes(source: Source) -> None:
@@ -91,10 +91,10 @@ def _check_groups(source: Source) -> None:
     """Raise UsageError if pictures of a group are in more than one part."""
     if source.groups is None:
         return
-    pairs = np.unique(np.stack([source.groups, source.parts.astype(source.groups.dtype)]), axis=1)
-    names, counts = np.unique(pairs[0], return_counts=True)
-    if (counts > 1).any():
-        odd = names[counts > 1].tolist()
+    names, groups = np.unique(source.groups, return_inverse=True)
+    spread = _spread(groups, np.unique(source.parts, return_inverse=True)[1], len(names))
+    if (spread > 1).any():
+        odd = names[spread > 1].tolist()
         raise UsageError(
             f"{source.path}: the pictures of a group must be in one part, got {len(odd):,} of {len(names):,} groups in "
             f"several: {_listed(odd)}"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ablations.config import count
+from ablations.data.pictures import SUFFIXES
 from ablations.data.sources.files import folders_in, is_ignored, pictures_below
 from ablations.data.sources.part_names import VALID, part_of, part_within, repeated
 from ablations.data.sources.source import Source
@@ -51,7 +53,7 @@ def read(data_dir: Path) -> Source:
         path=data_dir,
         names=names,
         labels=numbers.astype(np.int64),
-        parts=np.array(of),
+        parts=np.array(of, dtype="<U10"),
         class_names=tuple(map(str, class_names)),
         read=lambda i: (data_dir / names[i]).read_bytes(),
         files=[f"{data_dir}/{name}" for name in names],
@@ -107,7 +109,7 @@ def _pictures(root: Path, skipped: Counter[str]) -> list[tuple[str, str]]:
     if len(folders) < 2:
         raise UsageError(
             f"{root}: there must be at least 2 class folders with pictures, got {len(folders)}"
-            + (f" and {flat:,} pictures in no class folder (for those, see --data csv)" if flat else "")
+            + (f" and {count(flat, 'picture')} in no class folder (for those, see --data csv)" if flat else "")
         )
     skipped.update(outside)
     found = []
@@ -123,8 +125,6 @@ def _files_at(root: Path, skipped: Counter[str]) -> int:
     """Count the files that lie in no class folder, and return how many of them are pictures."""
     top = Counter[str]()
     files = [path for path in root.iterdir() if path.is_file() and not is_ignored(path.name)]
-    from ablations.data.pictures import SUFFIXES
-
     for path in files:
         suffix = path.suffix.lower()
         top["in no class folder" if suffix in SUFFIXES else suffix or "without a suffix"] += 1

@@ -24,7 +24,7 @@ PARTS = {**ALIASES, "t10k": "test"}
 NAME = re.compile(
     rf"(?P<set>.*?)(?P<part>{'|'.join(PARTS)})[-_.](?P<what>images|labels)([-_.]idx\d)?([-_.](ubyte|int))?(\.gz)?", re.I
 )
-VALID = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, or .gz of these"
+VALID = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, plain or .gz"
 
 
 def find(path: Path) -> Path | None:

@@ -27,6 +27,7 @@ IMAGES = frozenset(("x", "image", "images", "data"))
 LABELS = frozenset(("y", "label", "labels", "target", "targets"))
 CLASS_NAMES = frozenset(("class_names", "classes", "label_names"))
 CHANNELS = (1, 3, 4)
+AT_ONCE = 1 << 20
 VALID = "x_train, y_train, x_test, y_test (Keras) or train_images, train_labels, test_images, test_labels (MedMNIST)"
 
 
@@ -200,7 +201,8 @@ def _stream(array: _Array, start: int) -> tuple[int, Iterator[Content]]:
         size = array.dtype.itemsize * int(np.prod(shape))
         with zipfile.ZipFile(array.path) as archive, archive.open(f"{array.name}.npy") as file:
             _header(file)
-            file.seek(start * size, 1)
+            for skipped in range(0, start * size, AT_ONCE):  # `seek` reads 16 MiB at once
+                file.read(min(AT_ONCE, start * size - skipped))
             while True:
                 data = file.read(size)
                 if len(data) < size:

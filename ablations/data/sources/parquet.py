@@ -132,7 +132,7 @@ def _open(path: Path) -> "ParquetFile":
     except ImportError as error:
         raise UsageError("--data parquet needs the package pyarrow: pip install 'vitab[parquet]'") from error
     try:
-        return pq.ParquetFile(path, buffer_size=BUFFER)
+        return pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{path}: not a readable Parquet file ({_one_line(error)})") from error
 
