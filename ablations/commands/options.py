@@ -8,7 +8,14 @@ import typer
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of the runs.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", metavar="DIR", help="Folder of the dataset's files. Default: the user's cache."),
+    typer.Option("--data-dir", metavar="PATH", help="Folder or file of the dataset. Default: the user's cache."),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="file=NAME,...",
+        help="For csv and parquet: columns of file (or image), label, split and group. Default: the usual names.",
+    ),
 ]
 Study = Annotated[str | None, typer.Argument(help="Name of the study. Default: all studies.")]
 Run = Annotated[

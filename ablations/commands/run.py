@@ -13,6 +13,7 @@ from ablations.commands.base import echo
 from ablations.commands.evaluate import evaluate, standard_protocols
 from ablations.commands.options import (
     Backend,
+    Columns,
     Dask,
     DataDir,
     Insecure,
@@ -41,6 +42,7 @@ def run(
     ],
     data: Annotated[str | None, typer.Option(metavar="NAME", help="Name of a dataset (see `vitab data`).")] = None,
     data_dir: DataDir = None,
+    columns: Columns = None,
     labels: Annotated[
         str | None, typer.Option(metavar="fine|coarse", help="For cifar100: 100 fine or 20 coarse classes.")
     ] = None,
@@ -136,7 +138,14 @@ def run(
     from ablations.training.precision import choose
     from vit.options import split
 
-    fields = {"data": data, "labels": labels, "classes": classes, "per_class": per_class, "epochs": epochs}
+    fields = {
+        "data": data,
+        "columns": columns,
+        "labels": labels,
+        "classes": classes,
+        "per_class": per_class,
+        "epochs": epochs,
+    }
     axes = {"position": position, "depth": depth, "patch": patch}
     chosen = override(find_grid(grid), settings=find_recipe(recipe) if recipe is not None else {})
     chosen = shrink(chosen) if smoke else chosen

@@ -2,6 +2,7 @@
 
 from ablations.data.sources.divide import divide
 from ablations.data.sources.kinds import KINDS, find_source, open_source
+from ablations.data.sources.skipped import skipped_text
 from ablations.data.sources.source import Content, Source
 
-__all__ = ["KINDS", "Content", "Source", "divide", "find_source", "open_source"]
+__all__ = ["KINDS", "Content", "Source", "divide", "find_source", "open_source", "skipped_text"]

@@ -77,7 +77,6 @@ def read(path: Path, columns: str = "") -> Source:
     parts = np.full(len(names), "", dtype="<U10")
     if "split" in values:
         parts = parts_from(str(path), chosen["split"], values["split"])
-        parts = parts if len(set(parts.tolist())) > 1 else np.full_like(parts, "")
     return Source(
         kind="csv",
         path=path,

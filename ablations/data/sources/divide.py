@@ -20,14 +20,14 @@ def divide(source: Source) -> Source:
     """Return the source with each picture in ``train``, ``validation`` or ``test``.
 
     The validation pictures of a source without test pictures become the test part, as is usual for ImageNet. Of a
-    source without parts, ``TEST_FRACTION`` of each class becomes the test part; the choice goes by the names of the
-    pictures, or of their groups, so that it is the same on every machine.
+    source without parts, or with training pictures only, ``TEST_FRACTION`` of each class becomes the test part; the
+    choice goes by the names of the pictures, or of their groups, so that it is the same on every machine.
 
     Raises:
         UsageError: if a class would lack pictures to train on or to test with, or a group is in more than one part.
     """
     parts = source.parts
-    if not (parts != "").any():
+    if set(parts.tolist()) in ({""}, {"train"}):
         return replace(source, parts=_cut(source))
     if not (parts == "test").any():
         parts = np.where(parts == "validation", "test", parts)

@@ -29,7 +29,7 @@ def pictures_below(folder: Path, skipped: Counter[str]) -> list[str]:
     Other files are counted in ``skipped`` by their suffix.
     """
     found: list[tuple[str, ...]] = []
-    for place, name in _files_below(folder, ()):
+    for place, name in files_below(folder):
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
         if suffix in SUFFIXES:
             found.append((*place, name))
@@ -38,14 +38,15 @@ def pictures_below(folder: Path, skipped: Counter[str]) -> list[str]:
     return ["/".join(parts) for parts in sorted(found)]
 
 
-def _files_below(folder: Path, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+def files_below(folder: Path, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the subfolders (after ``place``) and the name of each file below a folder that is not ignored."""
     send_heartbeat()
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_ignored(entry.name):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                yield from _files_below(Path(entry.path), (*place, entry.name))
+                yield from files_below(Path(entry.path), (*place, entry.name))
             elif entry.is_file():
                 yield place, entry.name
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ablations.config import count
 from ablations.data.pictures import SUFFIXES
-from ablations.data.sources.files import folders_in, is_ignored, pictures_below
+from ablations.data.sources.files import files_below, folders_in, is_ignored, pictures_below
 from ablations.data.sources.part_names import VALID, part_of, part_within, repeated
 from ablations.data.sources.source import Source
 from ablations.errors import UsageError
@@ -133,10 +133,11 @@ def _files_at(root: Path, skipped: Counter[str]) -> int:
 
 
 def _count_outside(root: Path, parts: set[Path], skipped: Counter[str]) -> None:
-    """Count files beside the folders of the parts, and folders that are none."""
+    """Count files beside the folders of the parts, and those in other folders."""
     _files_at(root, skipped)
-    if others := [top.name for top in folders_in(root) if top not in parts]:
-        skipped["folders beside the parts"] += len(others)
+    for top in folders_in(root):
+        if top not in parts:
+            skipped["in other folders"] += sum(1 for _ in files_below(top))
 
 
 def _holds_folders(folder: Path) -> bool:

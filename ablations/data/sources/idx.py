@@ -65,7 +65,7 @@ def read(path: Path) -> Source:
         readers.append(Forward(partial(_stream, images, dtype, shape), partial(_damaged, images)))
         names += [f"{images.name}[{i}]" for i in range(len(texts))]
         labels += texts
-        parts += [part if len(by_part) > 1 else ""] * len(texts)
+        parts += [part] * len(texts)
     class_names, numbers = numbered(labels)
 
     def read_one(i: int) -> Content:

@@ -84,7 +84,6 @@ def read(path: Path) -> Source:
         part = int(np.searchsorted(starts, i, side="right")) - 1
         return readers[part](i - int(starts[part]))
 
-    alone = len(pairs) == 1
     return Source(
         kind="npz",
         path=path,
@@ -92,11 +91,11 @@ def read(path: Path) -> Source:
             f"{images.name}[{i}]" for (images, _), size in zip(pairs.values(), sizes, strict=True) for i in range(size)
         ],
         labels=numbers,
-        parts=np.repeat(np.array(["" if alone else part for part in pairs], dtype="<U10"), sizes),
+        parts=np.repeat(np.array(list(pairs), dtype="<U10"), sizes),
         class_names=found,
         read=read_one,
         files=[str(path)],
-        skipped={"other arrays": others} if others else {},
+        skipped={"with another name": others} if others else {},
     )
 
 

@@ -35,7 +35,8 @@ class Source:
             ascending order only. Raises OSError or UsageError if that picture cannot be read.
         files: The files that hold the contents.
         groups: A name (n,) for what pictures belong to, such as a patient. Those of a group stay in one part.
-        skipped: Numbers of what was passed over, by reason, such as ``".txt"`` or ``"without a label"``.
+        skipped: Numbers of what was passed over, by reason, such as ``".txt"`` or ``"without a label"``, for
+            `skipped_text`.
 
     Raises:
         UsageError: if there are fewer than two classes, or names are not unique.

@@ -74,12 +74,14 @@ def choose_columns(place: str, found: Sequence[str], kinds: Sequence[str], colum
 
 
 def parts_from(place: str, column: str, values: Sequence[str]) -> NDArray[np.str_]:
-    """Return the parts (n,) that a column names.
+    """Return the parts (n,) that a column names; none if it is empty.
 
     Raises:
         UsageError: if a value is not the name of a part.
     """
     known = {value: part_of(value) for value in dict.fromkeys(values)}
+    if len(known) == 1 and not any(values):
+        return np.full(len(values), "", dtype="<U10")
     if odd := [value for value, part in known.items() if part is None]:
         more = f", ... ({len(odd):,} in all)" if len(odd) > SHOWN else ""
         raise UsageError(

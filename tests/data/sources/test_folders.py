@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ablations.data.sources import divide, find_source, open_source
+from ablations.data.sources import divide, find_source, open_source, skipped_text
 from ablations.errors import UsageError
 from tests.support.sources import divided, files, listed
 
@@ -57,7 +57,7 @@ def test_one_tree_or_one_train_folder_gives_up_a_fifth(tmp_path: Path, wrapped: 
 def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
     tree(tmp_path, "train", "test")
     files(tmp_path, "train/cat/a.txt", "train/dog/b.TXT", "test/dog/c.heic", "test/dog/README", "train/stray.png")
-    files(tmp_path, "labels.csv", "annotations/a.xml")
+    files(tmp_path, "labels.csv", "annotations/a.xml", "annotations/deep/b.xml")
     files(tmp_path, *(f"train/cat/{name}" for name in ("Thumbs.db", "desktop.ini", ".DS_Store", ".1.png")))
     files(tmp_path, "__MACOSX/train/cat/._1.png", ".ipynb_checkpoints/a.png", "train/@eaDir/1.png", ".git/x")
     files(tmp_path, "train/cat/@eaDir/1.png", "train/.ipynb_checkpoints/1.png", "train/__MACOSX/1.png")
@@ -68,8 +68,13 @@ def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
         "without a suffix": 1,
         "in no class folder": 1,
         ".csv": 1,
-        "folders beside the parts": 1,
+        "in other folders": 2,
     }
+    assert skipped_text("folder", source.skipped) == (
+        "8 files: 2 .txt, 2 in other folders, 1 .csv, 1 .heic, 1 in no class folder, 1 without a suffix"
+    )
+    assert skipped_text("csv", {"without a label": 1}) == "1 row: 1 without a label"
+    assert skipped_text("folder", {}) == ""
     assert len(source) == 8
     assert source.class_names == ("cat", "dog")
 
