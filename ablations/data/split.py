@@ -18,8 +18,8 @@ def split(
     """Cut a validation part from the training part: ``(train, validation)``, sorted indices into ``labels``.
 
     The parts are stratified, their union is everything, and the draw is ``stream(seed, "validation")``, so
-    that arms of one seed are validated on the same images. ``round(fraction * n)`` images are held out, more if there
-    would not be one of each class, and fewer if a class would have none left; about as many with groups.
+    that arms of one seed are validated on the same images. ``round(fraction * n)`` images are held out: one of each
+    class at least, if there are as many, and never the last of a class. With groups, it is about as many.
 
     Args:
         groups: (n,), 0 to G - 1: images of a group are not divided. None: each image is on its own.
@@ -29,7 +29,8 @@ def split(
     """
     if not 0 <= fraction < 1:
         raise UsageError(f"validation must be at least 0 and below 1, got {fraction}")
-    held, at_least = round(fraction * len(labels)), int(fraction > 0)
+    held = round(fraction * len(labels))
+    at_least = int(held >= len(np.unique(labels)))
     draws = stream(seed, "validation").random(len(labels) if groups is None else groups.max() + 1)
     order = np.argsort(draws, kind="stable")
     if groups is None:
