@@ -1,7 +1,7 @@
 """Dataset: arrays, class names and a fingerprint."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from ablations.data.normalisation import histogram
 from ablations.errors import UsageError
+
+UNREADABLE = "unreadable"
+"""Reason for which pictures are skipped that cannot be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +31,9 @@ class Dataset:
         train_groups: int64 (n,), what each training image belongs to, such as a patient: images of a group are not
             divided between training and validation. None: each image is on its own.
         skipped: Numbers of what was passed over in reading, by reason.
-        fingerprint: SHA-256 of all the above but the name and what was skipped; computed unless it is known.
+        names: A name for each training image, then for each test image; empty: they are numbered.
+        fingerprint: SHA-256 of all that decides on a run: all the above but names, and of what was skipped only what
+            could not be read. Computed unless it is known.
 
     Raises:
         UsageError: if shapes, types or labels do not fit together.
@@ -43,6 +48,7 @@ class Dataset:
     validation_images: int = 0
     train_groups: NDArray[np.int64] | None = field(default=None, repr=False)
     skipped: Mapping[str, int] = field(default_factory=dict, repr=False)
+    names: Sequence[str] = field(default=(), repr=False)
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
@@ -83,6 +89,29 @@ class Dataset:
         return int(self.train_images.shape[3])
 
     @property
+    def parts(self) -> dict[str, slice]:
+        """The images of each part, numbered through training and test images."""
+        training, total = len(self.train_labels), len(self.train_labels) + len(self.test_labels)
+        parts = {
+            "training": slice(0, self.train_part),
+            "validation": slice(self.train_part, training),
+            "test": slice(training, total),
+        }
+        return {name: part for name, part in parts.items() if part.start < part.stop}
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Labels of the training and then of the test images."""
+        return np.concatenate([self.train_labels, self.test_labels])
+
+    def name_of(self, image: int) -> str:
+        """Return the name of an image, numbered as in `parts`."""
+        if self.names:
+            return self.names[image]
+        training = len(self.train_labels)
+        return f"training image {image}" if image < training else f"test image {image - training}"
+
+    @property
     def classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
@@ -110,4 +139,6 @@ def _fingerprint(dataset: Dataset) -> str:
         digest.update(f"validation {dataset.validation_images}".encode())
     if dataset.train_groups is not None:
         digest.update(b"groups" + np.ascontiguousarray(dataset.train_groups).data)
+    if unreadable := dataset.skipped.get(UNREADABLE):
+        digest.update(f"{UNREADABLE} {unreadable}".encode())
     return digest.hexdigest()

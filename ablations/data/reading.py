@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablations.config import RunConfig, count
-from ablations.data.dataset import Dataset
+from ablations.data.dataset import UNREADABLE, Dataset
 from ablations.data.decoded import DecodedPictures, Geometry, decode_all
 from ablations.data.pictures import CROP
 from ablations.data.sources import Content, Source, divide, open_source
@@ -19,10 +18,10 @@ from ablations.errors import UsageError
 
 IMAGE_SIZE, CHANNELS = 32, 3
 """Of pictures in files, unless a run says otherwise."""
+FINGERPRINT = 1
+"""Version of `Dataset.fingerprint`: to be raised with it, as caches know fingerprints."""
 SHOWN = 10
 """Pictures that a message names."""
-UNREADABLE = "unreadable"
-"""Reason for which pictures are skipped that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def geometry_of(source: Source, order: NDArray[np.int64], reading: Reading) -> G
             if size is None and height != width:
                 raise UsageError(
                     f"{source.path}: images of {width} x {height} pixels are not square; give a size, such as --set "
-                    f"image_size={max(height, width)}, and with --set resize=crop, pad or stretch how they become square"
+                    f"image_size={max(height, width)}, and how they become square: --set resize=crop, pad or stretch"
                 )
             size = size or height
             channels = channels or (1 if first.ndim == 2 or first.shape[2] == 1 else CHANNELS)
@@ -142,7 +141,7 @@ def _dataset(source: Source, order: NDArray[np.int64], decoded: DecodedPictures)
         groups = np.unique(source.groups[order[:training]], return_inverse=True)[1].astype(np.int64)
     labels = source.labels[order]
     validation = int((source.parts == "validation").sum())
-    known = f"fingerprint {_digest(labels, groups, training, validation, source.class_names)}"
+    known = f"fingerprint {_digest(labels, groups, training, validation, source)}"
     dataset = Dataset(
         name=source.kind,
         train_images=decoded.images[:training],
@@ -153,6 +152,7 @@ def _dataset(source: Source, order: NDArray[np.int64], decoded: DecodedPictures)
         validation_images=validation,
         train_groups=groups,
         skipped=source.skipped,
+        names=[source.names[i] for i in order],
         fingerprint=decoded.fact(known) or "",
     )
     if decoded.fact(known) is None:
@@ -161,10 +161,11 @@ def _dataset(source: Source, order: NDArray[np.int64], decoded: DecodedPictures)
 
 
 def _digest(
-    labels: NDArray[np.int64], groups: NDArray[np.int64] | None, training: int, validation: int, names: Sequence[str]
+    labels: NDArray[np.int64], groups: NDArray[np.int64] | None, training: int, validation: int, source: Source
 ) -> str:
     """Return a digest of all that a fingerprint depends on beside the pixels."""
-    digest = hashlib.sha256(repr((training, validation, tuple(names), groups is None)).encode())
+    others = (FINGERPRINT, training, validation, source.class_names, source.skipped.get(UNREADABLE), groups is None)
+    digest = hashlib.sha256(repr(others).encode())
     digest.update(np.ascontiguousarray(labels).data)
     if groups is not None:
         digest.update(np.ascontiguousarray(groups).data)

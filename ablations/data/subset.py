@@ -71,6 +71,7 @@ def _keep_classes(dataset: Dataset, kept: list[int]) -> Dataset:
         **_training_part(dataset, np.flatnonzero(train >= 0)) | {"train_labels": train[train >= 0]},
         test_images=dataset.test_images[test >= 0],
         test_labels=test[test >= 0],
+        names=_names(dataset, np.flatnonzero(np.concatenate([train, test]) >= 0)),
         class_names=tuple(dataset.class_names[i] for i in kept),
         fingerprint="",
     )
@@ -90,7 +91,14 @@ def _keep_images(dataset: Dataset, per_class: int) -> Dataset:
     starts = np.cumsum(counts) - counts
     kept = np.sort(grouped[(starts[:, None] + np.arange(per_class)).ravel()])
     kept = np.concatenate([kept, np.arange(len(labels), len(dataset.train_labels))])
-    return replace(dataset, **_training_part(dataset, kept), fingerprint="")
+    tested = np.arange(len(dataset.train_labels), len(dataset.train_labels) + len(dataset.test_labels))
+    names = _names(dataset, np.concatenate([kept, tested]))
+    return replace(dataset, **_training_part(dataset, kept), names=names, fingerprint="")
+
+
+def _names(dataset: Dataset, kept: NDArray[np.int64]) -> Sequence[str]:
+    """Return the names of the images with these numbers; built-in datasets get names of their numbers in the whole."""
+    return [dataset.name_of(i) for i in kept.tolist()]
 
 
 def _training_part(dataset: Dataset, kept: NDArray[np.int64]) -> dict[str, Any]:
