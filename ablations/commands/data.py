@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ablations.commands.base import Commands, echo
+from ablations.commands.base import FAILED, Commands, echo
 from ablations.commands.base import console as make_console
-from ablations.commands.options import Columns, DataDir
+from ablations.commands.data_notes import decoding_shown
+from ablations.commands.options import Columns, DataDir, GroupPattern
 
 if TYPE_CHECKING:
     from ablations.data.reading import Reading
@@ -123,3 +124,39 @@ def reading_of(name: str, columns: str | None, settings: list[str] | None) -> "R
         if field not in valid:
             raise unknown_name("field of data", field, valid)
     return Reading.of(RunConfig.from_mapping({"data": name, **chosen}))
+
+
+@data_app.command("check")
+def check_data(
+    context: typer.Context,
+    target: Annotated[
+        str, typer.Argument(metavar="NAME|PATH", help="Name of a dataset (see `vitab data`), or your folder or file.")
+    ],
+    data_dir: DataDir = None,
+    columns: Columns = None,
+    group_pattern: GroupPattern = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Another field that says how pictures are read, such as image_size=48."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="File for a list of all pictures that were found.")
+    ] = None,
+) -> None:
+    """Look for duplicates, leaks between the parts, unreadable files and unequal classes, and say what to do.
+
+    Exit codes: 0 nothing wrong, 1 faults found, 2 bad input.
+    """
+    from ablations.commands.data_check import check, show, write_rows
+
+    console = make_console()
+    context.with_resource(decoding_shown(console))
+    fields = {"columns": columns, "group_pattern": group_pattern}
+    found = check(target, data_dir, fields, settings or [])
+    faults = show(console, found)
+    if out is not None:
+        echo(f"wrote {write_rows(found, out)}")
+    if faults:
+        raise typer.Exit(FAILED)

@@ -10,17 +10,20 @@ import typer
 
 from ablations.commands.base import console as make_console
 from ablations.commands.base import echo
+from ablations.commands.data_notes import decoding_shown, say_about_data
 from ablations.commands.evaluate import evaluate, standard_protocols
 from ablations.commands.options import (
     Backend,
     Columns,
     Dask,
     DataDir,
+    GroupPattern,
     Insecure,
     Precision,
     ProtocolList,
     Quiet,
     Runs,
+    SkipUnreadable,
     Stack,
     Track,
     Workers,
@@ -43,6 +46,8 @@ def run(
     data: Annotated[str | None, typer.Option(metavar="NAME", help="Name of a dataset (see `vitab data`).")] = None,
     data_dir: DataDir = None,
     columns: Columns = None,
+    group_pattern: GroupPattern = None,
+    skip_unreadable: SkipUnreadable = False,
     labels: Annotated[
         str | None, typer.Option(metavar="fine|coarse", help="For cifar100: 100 fine or 20 coarse classes.")
     ] = None,
@@ -141,6 +146,8 @@ def run(
     fields = {
         "data": data,
         "columns": columns,
+        "group_pattern": group_pattern,
+        "skip_unreadable": "true" if skip_unreadable else None,
         "labels": labels,
         "classes": classes,
         "per_class": per_class,
@@ -165,6 +172,7 @@ def run(
     chosen = choose(chosen, precision, used if here else None)
     command = rerun_command(context.obj, chosen.base.precision)
     console, store = make_console(), Store(runs)
+    context.with_resource(decoding_shown(console))
     tracking = context.with_resource(live_tracking(track, store, name, console))
     asked = list(chosen.protocols) if protocol is None else split(protocol, ",")
     if asked:
@@ -202,6 +210,7 @@ def run(
     else:
         plan = plan_of(chosen)
         require_fixed(store, name)
+    say_about_data(console, plan.configs, data_dir)
     if warning := power_warning(with_seeds(chosen, plan.design.maximum) if plan.design else chosen):
         warn(warning)
     if dry_run:

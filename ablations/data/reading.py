@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,6 +49,30 @@ class Reading:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The listing of a source and its decoded pictures, training, validation and test pictures one after the other."""
+
+    source: Source
+    order: NDArray[np.int64]
+    """Indices into the source, (n,), of the pictures asked for."""
+    decoded: DecodedPictures
+
+    @property
+    def unreadable(self) -> list[tuple[str, str]]:
+        """Names of the pictures that cannot be read, each with the reason."""
+        bad = np.flatnonzero(~self.decoded.readable)
+        return [(self.source.names[self.order[at]], str(self.decoded.records[at])) for at in bad.tolist()]
+
+    def dataset(self) -> Dataset:
+        """Return the pictures that could be read, as a dataset."""
+        readable = self.decoded.readable
+        if readable.all():
+            return _dataset(self.source, self.order, self.decoded)
+        source = self.source.without(self.order[~readable], UNREADABLE)
+        return _dataset(source, order_of(source), self.decoded)
+
+
 def read(kind: str, data_dir: Path | None, reading: Reading) -> Dataset:
     """Read the pictures of a source as a dataset: training, validation and test pictures, each in the source's order.
 
@@ -55,16 +80,17 @@ def read(kind: str, data_dir: Path | None, reading: Reading) -> Dataset:
         UsageError: if the source cannot be listed or divided, or pictures cannot be read and are not to be skipped.
         VitabError: if there is no space for the decoded pictures.
     """
+    pictures = pictures_of(kind, data_dir, reading)
+    if (bad := pictures.unreadable) and not reading.skip_unreadable:
+        raise UsageError(f"{pictures.source.path}: {unreadable_text(bad, len(pictures.order))}")
+    return pictures.dataset()
+
+
+def pictures_of(kind: str, data_dir: Path | None, reading: Reading) -> Pictures:
+    """Return the pictures of a source, decoded. Raises as `read`, but not for pictures that cannot be read."""
     source = listed(kind, data_dir, reading)
     order = order_of(source)
-    decoded = decode_all(source, order, geometry_of(source, order, reading))
-    readable = decoded.readable
-    if not readable.all():
-        if not reading.skip_unreadable:
-            raise UsageError(unreadable_message(source, order, decoded))
-        source = source.without(order[~readable], UNREADABLE)
-        order = order_of(source)
-    return _dataset(source, order, decoded)
+    return Pictures(source, order, decode_all(source, order, geometry_of(source, order, reading)))
 
 
 def listed(kind: str, data_dir: Path | None, reading: Reading) -> Source:
@@ -97,14 +123,14 @@ def geometry_of(source: Source, order: NDArray[np.int64], reading: Reading) -> G
     return Geometry(size or IMAGE_SIZE, channels or CHANNELS, reading.resize)
 
 
-def unreadable_message(source: Source, order: NDArray[np.int64], decoded: DecodedPictures) -> str:
+def unreadable_text(bad: Sequence[tuple[str, str]], total: int) -> str:
     """Return one line that names the first pictures that cannot be read, and says what to do."""
-    bad = [(source.names[i], str(decoded.records[at])) for at, i in enumerate(order) if not decoded.readable[at]]
     shown = "; ".join(f"{name} ({reason})" for name, reason in bad[:SHOWN])
     more = f"; and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
+    them = "them" if len(bad) > 1 else "it"
     return (
-        f"{source.path}: cannot read {len(bad):,} of {count(len(order), 'picture')}: {shown}{more}; fix or remove "
-        f"{'them' if len(bad) > 1 else 'it'}, or leave {'them' if len(bad) > 1 else 'it'} out with --skip-unreadable"
+        f"cannot read {len(bad):,} of {count(total, 'picture')}: {shown}{more}; fix or remove {them}, or leave {them} "
+        "out with --skip-unreadable"
     )
 
 

@@ -15,30 +15,39 @@ IMBALANCE = 1.5
 
 def remarks(dataset: Dataset) -> Iterator[str]:
     """Yield what was skipped, which images are alike, and whether the classes differ in size."""
-    if skipped := skipped_text(dataset.name, dataset.skipped):
-        yield f"skipped {skipped}"
-    yield from alike_lines(dataset, alike_of(dataset))
-    if line := sizes_line(dataset):
-        yield line
-
-
-def alike_lines(dataset: Dataset, alike: Alike) -> Iterator[str]:
-    """Yield a line for each two parts that share images, for images that a part repeats, and for their labels."""
-    parts = {name: part.stop - part.start for name, part in dataset.parts.items()}
-    names = list(parts)
-    for at, later in enumerate(names):
-        for earlier in names[:at]:
-            total, same = alike.between(earlier, later)
-            if total:
-                text = f"{count(total, 'duplicate')} of {earlier} images among {parts[later]:,} {later} images"
-                yield f"{text} ({same:,} with the same pixels)" + _example(dataset, alike, earlier, later)
-    for name in names:
-        total, same = alike.between(name, name)
-        if total:
-            yield f"{count(total, 'duplicate')} among {parts[name]:,} {name} images ({same:,} with the same pixels)"
+    alike, parts = alike_of(dataset), list(dataset.parts)
+    yield from filter(None, [skipped_line(dataset)])
+    for at, later in enumerate(parts):
+        yield from filter(None, (alike_line(dataset, alike, earlier, later) for earlier in parts[:at]))
+    yield from filter(None, (repeats_line(dataset, alike, part) for part in parts))
     if alike.relabelled:
         is_are = "image is a duplicate" if alike.relabelled == 1 else "images are duplicates"
         yield f"{alike.relabelled:,} {is_are} of one with another label"
+    yield from filter(None, [sizes_line(dataset)])
+
+
+def skipped_line(dataset: Dataset) -> str:
+    """Return what was passed over in reading, such as `skipped 3 files: 2 .txt, 1 .heic`; nothing if nothing was."""
+    skipped = skipped_text(dataset.name, dataset.skipped)
+    return f"skipped {skipped}" if skipped else ""
+
+
+def alike_line(dataset: Dataset, alike: Alike, earlier: str, later: str) -> str:
+    """Return how many images of a part are duplicates of images of another part, with one of them."""
+    total, same = alike.between(earlier, later)
+    if not total:
+        return ""
+    part = dataset.parts[later]
+    text = f"{count(total, 'duplicate')} of {earlier} images among {part.stop - part.start:,} {later} images"
+    return f"{text} ({same:,} with the same pixels){_example(dataset, alike, earlier, later)}"
+
+
+def repeats_line(dataset: Dataset, alike: Alike, name: str) -> str:
+    """Return how many images of a part are duplicates of others in it."""
+    total, same = alike.between(name, name)
+    part = dataset.parts[name]
+    text = f"{count(total, 'duplicate')} among {part.stop - part.start:,} {name} images"
+    return f"{text} ({same:,} with the same pixels)" if total else ""
 
 
 def _example(dataset: Dataset, alike: Alike, earlier: str, later: str) -> str:
