@@ -105,7 +105,9 @@ def draw_sheet(
     echo(f"wrote {sheet(name, out, data_dir, labels=labels, classes=chosen, seed=seed, reading=reading)}")
 
 
-def reading_of(name: str, columns: str | None, settings: list[str] | None) -> "Reading":
+def reading_of(
+    name: str, columns: str | None, settings: list[str] | None, group_pattern: str | None = None
+) -> "Reading":
     """Return how a dataset is read by the options of a command.
 
     Raises UsageError for a field that does not concern this, or not this dataset.
@@ -119,7 +121,8 @@ def reading_of(name: str, columns: str | None, settings: list[str] | None) -> "R
     from ablations.errors import unknown_name
 
     lookup(name)
-    chosen, valid = parse_settings({"columns": columns}, settings or []), [field.name for field in fields(Reading)]
+    chosen = parse_settings({"columns": columns, "group_pattern": group_pattern}, settings or [])
+    valid = [field.name for field in fields(Reading)]
     for field in chosen:
         if field not in valid:
             raise unknown_name("field of data", field, valid)
@@ -135,12 +138,10 @@ def check_data(
     data_dir: DataDir = None,
     columns: Columns = None,
     group_pattern: GroupPattern = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="FIELD=VALUE", help="Another field that says how pictures are read, such as image_size=48."
-        ),
-    ] = None,
+    settings: Settings = None,
+    labels: Annotated[
+        str, typer.Option(metavar="fine|coarse", help="For cifar100: 100 fine or 20 coarse classes.")
+    ] = "fine",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="File for a list of all pictures that were found.")
     ] = None,
@@ -149,12 +150,13 @@ def check_data(
 
     Exit codes: 0 nothing wrong, 1 faults found, 2 bad input.
     """
-    from ablations.commands.data_check import check, show, write_rows
+    from ablations.commands.data_check import show, write_rows
+    from ablations.data.check import check_data, named
 
     console = make_console()
     context.with_resource(decoding_shown(console))
-    fields = {"columns": columns, "group_pattern": group_pattern}
-    found = check(target, data_dir, fields, settings or [])
+    name, place = named(target, data_dir)
+    found = check_data(name, place, reading_of(name, columns, settings, group_pattern), labels)
     faults = show(console, found)
     if out is not None:
         echo(f"wrote {write_rows(found, out)}")

@@ -2,44 +2,27 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ablations.commands.display import add_row, say, table
-from ablations.config import RunConfig, count, parse_settings
-from ablations.config.run_config import OWN_DATA, PICTURE_FIELDS
-from ablations.data.check import DataCheck, check_data
+from ablations.config import count
+from ablations.data.check import DataCheck
 from ablations.data.description import class_counts
 from ablations.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-FIELDS = ("labels", "columns", *PICTURE_FIELDS)
-"""Fields of a run that say how data are read."""
-
-
-def check(target: str, data_dir: Path | None, texts: Mapping[str, str | None], pairs: Sequence[str]) -> DataCheck:
-    """Return the check of a dataset, read as fields of the command line say."""
-    fields = parse_settings(texts, pairs)
-    for name in fields:
-        if name not in FIELDS:
-            raise UsageError(f"--set must be a field that says how data are read ({', '.join(FIELDS)}), got {name}")
-    from dataclasses import replace
-
-    return check_data(target, data_dir, replace(RunConfig(), **fields))
-
 
 def show(console: "Console", found: DataCheck) -> int:
     """Print a check, and return the number of faults."""
-    dataset, config = found.dataset, found.config
-    name = found.where.resolve().name if config.data in OWN_DATA and found.where else dataset.name
-    square = f", {config.resize}" if config.data in OWN_DATA else ""
+    dataset = found.dataset
+    square = f", {found.reading.resize}" if found.is_own else ""
     shape = f"{dataset.image_size} x {dataset.image_size} x {dataset.channels}{square}"
-    say(console, f"{name}: {count(len(dataset.labels), 'image')} in {dataset.classes} classes ({shape})")
+    say(console, f"{found.name}: {count(len(dataset.labels), 'image')} in {dataset.classes} classes ({shape})")
     say(console, f"fingerprint {dataset.fingerprint[:16]}")
     console.print()
     rows = table("part", "images", "smallest class", "median", "largest class", right=("images", "median"))

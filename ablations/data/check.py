@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ablations.config import RunConfig
-from ablations.config.run_config import OWN_DATA
 from ablations.data.alike import Alike, summary, twins_of
 from ablations.data.dataset import UNREADABLE, Dataset
 from ablations.data.description import class_counts
 from ablations.data.duplicates import Twins
 from ablations.data.pictures import CROP
 from ablations.data.reading import Reading, pictures_of, unreadable_text
-from ablations.data.registry import DATASETS, load_for, lookup
+from ablations.data.registry import DATASETS, load
 from ablations.data.remarks import alike_line, is_imbalanced, repeats_line, skipped_line
 from ablations.data.sources import KINDS, find_source, open_source
 from ablations.errors import UsageError
@@ -40,8 +38,9 @@ class DataCheck:
     """A dataset with all that its check found."""
 
     dataset: Dataset
-    where: Path | None
-    config: RunConfig
+    name: str
+    """That of the dataset, or of the folder or file of one's own pictures."""
+    reading: Reading
     twins: Twins
     alike: Alike
     unreadable: list[tuple[str, str]] = field(default_factory=list)
@@ -50,6 +49,11 @@ class DataCheck:
     """Numbers of pictures by the kind of their pixels, of one's own pictures."""
     sizes: NDArray[np.int64] | None = None
     """Width and height (k, 2) of one's own pictures in their files."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether these are one's own pictures."""
+        return self.dataset.name in KINDS
 
     def findings(self) -> Iterator[Finding]:
         """Yield what deserves attention, faults first."""
@@ -79,10 +83,13 @@ class DataCheck:
         for at, later in enumerate(parts):
             for earlier in parts[:at]:
                 if line := alike_line(self.dataset, self.alike, earlier, later):
-                    remedy = "remove them from one of the two parts"
-                    if self.config.data in OWN_DATA:
-                        remedy += ", or keep pictures of one subject together with --group-pattern"
-                    yield Finding(line, f"{remedy}; until then the {later} accuracy is too high")
+                    advice = f"the {later} accuracy is higher than on new images, which the report says"
+                    if self.is_own:
+                        advice = (
+                            "remove them from one of the two parts, or keep pictures of one subject together with "
+                            f"--group-pattern; until then the {later} accuracy is too high"
+                        )
+                    yield Finding(line, advice)
         if self.alike.relabelled:
             verb = "is" if self.alike.relabelled == 1 else "are"
             text = f"{self.alike.relabelled:,} of the images {verb} like an image of another class"
@@ -115,7 +122,7 @@ class DataCheck:
             text = f"{small:,} pictures are smaller than {side} x {side} pixels"
             yield Finding(text, "they are enlarged; a smaller --set image_size avoids that", fault=False)
         lost = float((1 - self.sizes.min(axis=1) / self.sizes.max(axis=1)).mean())
-        if self.config.resize == CROP and lost > CUT_AWAY:
+        if self.reading.resize == CROP and lost > CUT_AWAY:
             text = f"cutting out the largest square removes {100 * lost:.0f} % of a picture on average"
             yield Finding(text, "--set resize=pad or stretch keeps all of it", fault=False)
         grey = sum(number for mode, number in self.modes.items() if is_grey(mode))
@@ -124,33 +131,23 @@ class DataCheck:
             yield Finding(text, "if that differs between classes, a model can tell them by it", fault=False)
 
 
-def check_data(target: str, data_dir: Path | None, config: RunConfig) -> DataCheck:
-    """Read a dataset and return what there is to know of it before a training.
+def check_data(name: str, data_dir: Path | None, reading: Reading, labels: str = "fine") -> DataCheck:
+    """Read a dataset and return what there is to know of it before a training. Raises UsageError as `load`.
 
-    Args:
-        target: A key of `DATASETS`, or a folder or file of one's own pictures.
-        config: How it is read; its `data` is replaced.
-
-    Raises:
-        UsageError: if there is no such dataset, or it cannot be read at all.
+    Pictures that cannot be read are left out and listed.
     """
-    if target not in DATASETS:
-        kind, data_dir = kind_of(Path(target)), Path(target)
-    else:
-        kind = target
-    config = RunConfig.from_mapping({**config.canonical(), "data": kind})
-    if kind not in KINDS:
-        dataset = load_for(config, data_dir)
+    if name not in KINDS:
+        dataset = load(name, data_dir=data_dir, labels=labels, reading=reading)
         twins = twins_of(dataset)
-        return DataCheck(dataset, lookup(kind).find(data_dir), config, twins, summary(dataset, twins))
-    pictures = pictures_of(kind, data_dir, Reading.of(config))
+        return DataCheck(dataset, dataset.name, reading, twins, summary(dataset, twins))
+    pictures = pictures_of(name, data_dir, reading)
     dataset = pictures.dataset()
     twins = twins_of(dataset)
     facts = [record for record in pictures.decoded.records if not isinstance(record, str)]
     return DataCheck(
         dataset,
-        pictures.source.path,
-        config,
+        pictures.source.path.resolve().name,
+        reading,
         twins,
         summary(dataset, twins),
         pictures.unreadable,
@@ -159,16 +156,21 @@ def check_data(target: str, data_dir: Path | None, config: RunConfig) -> DataChe
     )
 
 
-def kind_of(path: Path) -> str:
-    """Return what kind of data there is at a path. Raises UsageError if there is none."""
+def named(target: str, data_dir: Path | None) -> tuple[str, Path | None]:
+    """Return the name and place of a dataset that is given by its name, or as a folder or file of one's own pictures.
+
+    Raises UsageError if there is no such dataset.
+    """
+    if target in DATASETS:
+        return target, data_dir
+    path = Path(target)
     for kind in KINDS:
         if find_source(kind, path) is not None:
-            return kind
+            return kind, path
     if path.exists():
         open_source("folder" if path.is_dir() else "csv", path)  # which says what it misses
-    raise UsageError(
-        f"data must be a dataset ({', '.join(DATASETS)}) or a folder or file of pictures, got {str(path)!r}"
-    )
+    known = ", ".join(DATASETS)
+    raise UsageError(f"data must be a dataset ({known}) or a folder or file of pictures, got {target!r}")
 
 
 def is_grey(mode: str) -> bool:
