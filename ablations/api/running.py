@@ -56,6 +56,7 @@ def run(
     finished then.
     """
     from ablations.api.command import command_of
+    from ablations.commands.data_notes import decoding_shown, say_about_data
     from ablations.commands.display import say
     from ablations.commands.evaluate import standard_protocols
     from ablations.commands.execute import allocate, begin, diverged_warning
@@ -86,10 +87,12 @@ def run(
     command = command_of(grid if isinstance(grid, Grid) else str(grid), arguments)
 
     console, store, data = _console(quiet), Store(Path(runs)), None if data_dir is None else Path(data_dir)
-    plan = plan_study(chosen, store, study=name, data_dir=data, command=command)
+    with decoding_shown(console):
+        plan = plan_study(chosen, store, study=name, data_dir=data, command=command)
     require_fixed(store, name)
     if backend != used == "numpy" and (line := unused_gpu()):
         say(console, f"note: {line}")
+    say_about_data(plan.configs, data, partial(say, console))
     tasks = unfinished_tasks(plan, store, data)
     resources = allocate(console, tasks, workers=str(workers), stack="auto", backend=used, data_dir=data)
     store.check_writable()

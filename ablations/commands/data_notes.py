@@ -1,10 +1,12 @@
 """What a command says of its data before it uses them."""
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ablations.commands.base import echo
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,9 +72,14 @@ class DecodingBar:
             self.bars = None
 
 
-def say_about_data(console: "Console", configs: "Iterable[RunConfig]", data_dir: Path | None) -> None:
+def to_stderr(line: str) -> None:
+    echo(line, err=True)
+
+
+def say_about_data(
+    configs: "Iterable[RunConfig]", data_dir: Path | None, say: Callable[[str], object] = to_stderr
+) -> None:
     """Print what to know of the datasets of runs: what was skipped, duplicates, class sizes."""
-    from ablations.commands.display import say
     from ablations.data.loading import datasets_for
     from ablations.data.remarks import remarks
 
@@ -81,7 +88,7 @@ def say_about_data(console: "Console", configs: "Iterable[RunConfig]", data_dir:
         lines = [line for line in remarks(dataset) if line not in said]
         said.update(lines)
         for line in lines:
-            say(console, f"note: {line}")
+            say(f"note: {line}")
         if lines:
             place = "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
-            say(console, f"note: vitab data check {dataset.name}{place} says more")
+            say(f"note: vitab data check {dataset.name}{place} says more")

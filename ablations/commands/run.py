@@ -210,7 +210,7 @@ def run(
     else:
         plan = plan_of(chosen)
         require_fixed(store, name)
-    say_about_data(console, plan.configs, data_dir)
+    say_about_data(plan.configs, data_dir)
     if warning := power_warning(with_seeds(chosen, plan.design.maximum) if plan.design else chosen):
         warn(warning)
     if dry_run:
