@@ -81,33 +81,32 @@ def take_groups(
         order: The order (G,) in which groups are considered.
         at_least: 1 to take a further group, the smallest, for each class without an example, where it has two groups.
     """
-    by_group = np.argsort(groups, kind="stable")
-    members = np.split(by_group, np.cumsum(np.bincount(groups, minlength=len(order)))[:-1])
-    counted = [np.unique(labels[member], return_counts=True) for member in members]
-    lacking = apportion(np.bincount(labels), total, at_least=at_least)
-    left = np.bincount(labels)
+    counts = np.bincount(labels)
+    pairs, numbers = np.unique(groups * len(counts) + labels, return_counts=True)
+    bounds = np.searchsorted(pairs, np.arange(len(order) + 1) * len(counts)).tolist()
+    lacking, left = apportion(counts, total, at_least=at_least, leave=1), counts.copy()
     taken = np.zeros(len(order), dtype=bool)
 
-    def take_one(group: int) -> None:
-        classes, counts = counted[group]
+    def counted(group: int) -> tuple[Indices, Indices]:
+        """Return the classes in a group and how many examples there are of each."""
+        where = slice(bounds[group], bounds[group + 1])
+        return pairs[where] % len(counts), numbers[where]
+
+    def take_one(group: int, classes: Indices, number: Indices) -> None:
         taken[group] = True
-        lacking[classes] -= counts
-        left[classes] -= counts
+        lacking[classes] -= number
+        left[classes] -= number
 
-    def is_last(group: int) -> bool:
-        classes, counts = counted[group]
-        return bool((left[classes] == counts).any())
-
-    for group in order:
-        classes, counts = counted[group]
-        if (counts * (2 * lacking[classes] - counts)).sum() > 0 and not is_last(group):
-            take_one(group)
-    for label in range(len(left)) if at_least else ():
-        having = [g for g in order if label in counted[g][0]]
-        if not any(taken[g] for g in having):
-            rest = [g for g in having if not is_last(g)]
-            if rest:
-                take_one(min(rest, key=lambda g: len(members[g])))
+    for group in order.tolist():
+        classes, number = counted(group)
+        if (number * (2 * lacking[classes] - number)).sum() > 0 and (left[classes] > number).all():
+            take_one(group, classes, number)
+    for label in np.flatnonzero(left == counts).tolist() if at_least else ():
+        having = np.unique(groups[labels == label])
+        possible = [(group, *counted(group)) for group in order[np.isin(order, having)].tolist()]
+        possible = [found for found in possible if (left[found[1]] > found[2]).all()]
+        if possible and left[label] == counts[label]:
+            take_one(*min(possible, key=lambda found: int(found[2].sum())))
     return np.flatnonzero(taken[groups]).astype(np.int64)
 
 

@@ -139,6 +139,21 @@ def test_apportion_leaves_some() -> None:
     assert apportion(np.array([1, 1]), 2, at_least=1, leave=2).tolist() == [0, 0]
 
 
+def test_each_class_gets_a_group_if_it_can() -> None:
+    """The shares would leave the rare class 1 out of the test; its smaller group is taken."""
+    labels = np.concatenate([np.zeros(40, dtype=np.int64), [1, 1, 1, 1, 1]])
+    groups = np.concatenate([np.arange(40), [40, 40, 40, 41, 41]])
+    held = take_groups(labels, groups, np.arange(42), 4, at_least=1)
+    assert {43, 44} <= set(held.tolist())
+    assert not {40, 41, 42} & set(held.tolist())
+
+
+def test_many_groups_are_divided_quickly() -> None:
+    generator = np.random.default_rng(0)
+    labels, groups = generator.integers(0, 200, 50_000), np.arange(50_000)
+    assert len(split(labels, 0.15, 0, groups)[1]) == 7500
+
+
 def test_an_axis_of_validation_is_refused_before_training() -> None:
     from ablations.execution.plan import check_model
 

@@ -26,11 +26,11 @@ KINDS = ("file", "label", "split", "group")
 
 
 def find(path: Path) -> Path | None:
-    """Return the file, or the only .csv of a folder."""
+    """Return the file if its name is that of a table, or the only .csv of a folder."""
     if path.is_dir():
         found = sorted(path.glob("*.csv"))
         return found[0] if len(found) == 1 else None
-    return path
+    return path if path.suffix.lower() in (".csv", ".tsv", ".txt") else None
 
 
 def read(path: Path, columns: str = "") -> Source:
@@ -96,6 +96,7 @@ def _rows(path: Path) -> Iterator[list[str]]:
     with path.open("rb") as file:
         start = file.read(2)
     encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    line = 1
     try:
         with path.open(encoding=encoding, newline="") as text:
             first = text.readline()
@@ -104,19 +105,20 @@ def _rows(path: Path) -> Iterator[list[str]]:
             reader = csv.reader(text, delimiter=delimiter, strict=True)
             length = 0
             for row in reader:
+                line = reader.line_num
                 if not any(map(str.strip, row)):
                     continue
                 length = length or len(row)
                 if len(row) != length:
                     raise UsageError(
-                        f"{path}, line {reader.line_num}: {len(row)} values where the header has {length} columns; a "
+                        f"{path}, line {line}: {len(row)} values where the header has {length} columns; a "
                         f"value with {delimiter!r} in it needs quotes"
                     )
                 yield [value.strip() for value in row]
     except UnicodeError as error:
         raise UsageError(f"{path}: must be UTF-8 text ({error}); save it as 'CSV UTF-8'") from error
     except csv.Error as error:
-        raise UsageError(f"{path}, line {reader.line_num}: not a readable CSV ({error})") from error
+        raise UsageError(f"{path}, after line {line}: not a readable CSV ({error})") from error
 
 
 def _resolve(root: Path, text: str) -> str:

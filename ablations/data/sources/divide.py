@@ -28,7 +28,9 @@ def divide(source: Source) -> Source:
     """
     parts = source.parts
     if set(parts.tolist()) in ({""}, {"train"}):
-        return replace(source, parts=_cut(source))
+        divided = replace(source, parts=_cut(source))
+        _check_classes(divided)
+        return divided
     if not (parts == "test").any():
         parts = np.where(parts == "validation", "test", parts)
     divided = replace(source, parts=parts)

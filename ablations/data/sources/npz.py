@@ -68,7 +68,7 @@ def read(path: Path) -> Source:
         pairs, class_names, others = _paired(path, arrays)
         labels = {part: _labels(path, images, array) for part, (images, array) in pairs.items()}
         names = [] if class_names is None else class_names.read().tolist()
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         raise UsageError(f"{path}: not a readable .npz file ({error})") from error
     texts = [text for part in pairs for text in labels[part]]
     found, numbers = numbered(texts)

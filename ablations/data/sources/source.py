@@ -39,7 +39,7 @@ class Source:
             `skipped_text`.
 
     Raises:
-        UsageError: if there are fewer than two classes, or names are not unique.
+        UsageError: if there are fewer than two classes, or a name is not text in UTF-8.
     """
 
     kind: str
@@ -59,6 +59,11 @@ class Source:
                 f"{self.path}: there must be pictures of at least 2 classes, got {len(self.class_names)}"
                 + "".join(f" ({name!r})" for name in self.class_names)
             )
+        try:
+            "\0".join([*self.class_names, *self.names]).encode()
+        except UnicodeEncodeError as error:
+            odd = next(name for name in [*self.class_names, *self.names] if not name.isprintable())
+            raise UsageError(f"{self.path}: names must be text in UTF-8, got {odd!r}; rename it") from error
 
     def __len__(self) -> int:
         return len(self.names)

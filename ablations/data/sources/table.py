@@ -1,5 +1,6 @@
 """Tables of pictures: which column holds what, and the parts that a column names."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -30,6 +31,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 """The names by which a column is recognised."""
 NEEDED = ("file", "image", "label")
 SHOWN = 10
+"""Names that a message lists."""
 
 
 def choose_columns(place: str, found: Sequence[str], kinds: Sequence[str], columns: str) -> dict[str, str]:
@@ -43,8 +45,8 @@ def choose_columns(place: str, found: Sequence[str], kinds: Sequence[str], colum
     Raises:
         UsageError: if a column does not exist, is not found, or could be one of several.
     """
-    shown = ", ".join(found) or "none"
-    if twice := {name for name in found if found.count(name) > 1}:
+    shown = ", ".join(found[:SHOWN]) + (f", ... ({len(found):,} in all)" if len(found) > SHOWN else "") or "none"
+    if twice := {name for name, number in Counter(found).items() if number > 1 and name}:
         raise UsageError(f"{place}: there must be one column of each name, got {sorted(twice)[0]!r} twice")
     named = parse_columns(columns)
     if other := [kind for kind in named if kind not in kinds]:

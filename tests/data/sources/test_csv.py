@@ -124,6 +124,7 @@ def test_missing_files_are_entries_that_cannot_be_read(tmp_path: Path) -> None:
             "",
             "the label could be in 'label' or 'class'; choose with --columns label=label",
         ),
+        ("file,label,,\na.png,x,,\nb.png,x,,\n", "", r"at least 2 classes, got 1 \('x'\)"),
         ("file,label,label\n", "", "one column of each name, got 'label' twice"),
         ("file,label\n", "label=dx", "there is no column 'dx' for the label; found: file, label"),
         ("file,label\n", "image=file", "columns must be of file, label, split, group for .*, got 'image'"),
@@ -134,7 +135,12 @@ def test_missing_files_are_entries_that_cannot_be_read(tmp_path: Path) -> None:
             "",
             "line 2: 3 values where the header has 2 columns; a value with ',' in it needs quotes",
         ),
-        ('file,label\n"a.png,x\n', "", "line 2: not a readable CSV"),
+        ('file,label\n"a.png,x\n', "", "after line 1: not a readable CSV"),
+        (
+            "label," + ",".join(f"pixel{i}" for i in range(784)),
+            "",
+            r"found: label, pixel0, .*pixel8, \.\.\. \(785 in all\)",
+        ),
         (
             "file,label,split\na.png,x,0\nb.png,y,fold1\n",
             "",

@@ -188,3 +188,13 @@ def test_what_is_no_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--data-dir must be a folder with .* got .*a\.png"):
         open_source("folder", files(tmp_path, "a.png") / "a.png")
     assert find_source("folder", tmp_path) is None
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    files(tmp_path, *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(3)))
+    try:
+        (tmp_path / "dog").rename(tmp_path / "caf\udce9")
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 only")
+    with pytest.raises(UsageError, match=r"names must be text in UTF-8, got 'caf\\udce9'; rename it"):
+        open_source("folder", tmp_path)
