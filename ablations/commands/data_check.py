@@ -10,7 +10,7 @@ import numpy as np
 from ablations.commands.display import add_row, say, table
 from ablations.config import count
 from ablations.data.check import DataCheck
-from ablations.data.description import class_counts
+from ablations.data.class_sizes import class_counts
 from ablations.errors import UsageError
 
 if TYPE_CHECKING:

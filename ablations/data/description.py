@@ -3,19 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ablations.config import RunConfig
 from ablations.config.run_config import OWN_DATA
 from ablations.data.alike import Alike, alike_of
+from ablations.data.class_sizes import class_counts
 from ablations.data.dataset import Dataset
 
 
 def describe_dataset(dataset: Dataset, data_dir: Path | None, config: RunConfig) -> dict[str, Any]:
     """Return name, size and faults of the dataset of a run.
 
-    One's own data are named after their folder or file, and `resize` says how their pictures became square. `skipped`
-    and `validation_images` are there if there are any. `duplicates` has the numbers of images that are like another.
+    One's own data are named after their folder or file, and `resize` says how their pictures became square. Numbers of
+    `validation_images`, `groups` (of training images) and `skipped` files are there if there are any. `duplicates` has
+    the numbers of images that are like another.
     """
     own = dataset.name in OWN_DATA
     name = data_dir.expanduser().resolve().name if own and data_dir else ""
@@ -29,6 +29,8 @@ def describe_dataset(dataset: Dataset, data_dir: Path | None, config: RunConfig)
     }
     if dataset.validation_images:
         described["validation_images"] = dataset.validation_images
+    if dataset.train_groups is not None:
+        described["groups"] = int(dataset.train_groups.max()) + 1
     if own:
         described["resize"] = config.resize
     if dataset.skipped:
@@ -38,12 +40,6 @@ def describe_dataset(dataset: Dataset, data_dir: Path | None, config: RunConfig)
     }
     described["duplicates"] = duplicates_record(alike_of(dataset))
     return described
-
-
-def class_counts(dataset: Dataset) -> dict[str, np.ndarray]:
-    """Return the number of images of each class (C,), by part."""
-    labels = dataset.labels
-    return {name: np.bincount(labels[part], minlength=dataset.classes) for name, part in dataset.parts.items()}
 
 
 def duplicates_record(alike: Alike) -> dict[str, int]:

@@ -2,15 +2,11 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from ablations.config import count
 from ablations.data.alike import Alike, alike_of
+from ablations.data.class_sizes import class_counts, is_imbalanced
 from ablations.data.dataset import Dataset
 from ablations.data.sources.skipped import skipped_text
-
-IMBALANCE = 1.5
-"""How much larger the largest class is than the smallest when accuracy alone is no fair summary."""
 
 
 def remarks(dataset: Dataset) -> Iterator[str]:
@@ -60,16 +56,13 @@ def _example(dataset: Dataset, alike: Alike, earlier: str, later: str) -> str:
 
 def sizes_line(dataset: Dataset) -> str:
     """Return a line if some class of the training images is much larger than another, else nothing."""
-    counts = np.bincount(dataset.train_labels, minlength=dataset.classes)
-    if not is_imbalanced(counts):
+    counts = class_counts(dataset)
+    training, names = counts["training"], dataset.class_names
+    if not is_imbalanced(training):
         return ""
-    least, most = int(counts.argmin()), int(counts.argmax())
+    least, most = int(training.argmin()), int(training.argmax())
+    reported = "; the report has balanced accuracy and macro F1, too" if is_imbalanced(counts["test"]) else ""
     return (
-        f"the classes differ in size, from {counts[least]:,} training images of {dataset.class_names[least]} to "
-        f"{counts[most]:,} of {dataset.class_names[most]}; the report has balanced accuracy and macro F1, too"
+        f"the classes differ in size, from {training[least]:,} training images of {names[least]} to {training[most]:,} "
+        f"of {names[most]}{reported}"
     )
-
-
-def is_imbalanced(counts: np.ndarray) -> bool:
-    """Return whether numbers of images by class differ by more than `IMBALANCE`."""
-    return bool(counts.max() > IMBALANCE * counts.min())

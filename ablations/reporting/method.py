@@ -9,7 +9,7 @@ import pandas as pd
 
 from ablations.config import count, level_text, position_description
 from ablations.config.safe_text import markdown
-from ablations.reporting.dataset_text import first_value, images, percent, varying_subset
+from ablations.reporting.dataset_text import details, first_value, images, percent, varying_subset
 from ablations.statistics import varying_axes
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def method(results: Results) -> list[str]:
     products = value("precision") if "precision" in runs else "float32"
     return [
         _varied(results),
-        f"**Data.** The dataset is {'; '.join(filter(None, (images(results), varying_subset(results))))}.",
+        f"**Data.** The dataset is {'; '.join(filter(None, (images(results), varying_subset(results))))}."
+        + "".join(f" {markdown(text)}." for text in details(results)),
         f"**Seeds.** {_validation(results, share)}the initial weights, and the order and augmentation of the images. "
         "Runs with the same seed that differ only in position share all of these; such runs form a pair. The test set "
         "is used once, after the last epoch.",
