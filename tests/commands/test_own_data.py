@@ -110,7 +110,8 @@ def test_data_commands_take_the_same_options(place: Path) -> None:
     (said,) = succeeds(vitab("data", "verify", *READ[1:], "--set", "image_size=16", "--set", "channels=1"))
     assert "36 images of 16 x 16 x 1" in said.replace("30 + 6", "36")
     succeeds(vitab("data", "sheet", *READ[1:], "--out", "sheet.png"))
-    assert Image.open("sheet.png").size[0] > 600
+    with Image.open("sheet.png") as sheet:
+        assert sheet.size[0] > 600
     listed = succeeds(vitab("data", "--data-dir", "scans"))
     assert [line.split()[0] for line in listed if " yes " in line] == ["digits", "csv"]
 
