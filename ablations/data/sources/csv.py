@@ -57,11 +57,11 @@ def read(path: Path, columns: str = "") -> Source:
         else:
             for kind, column in where.items():
                 values[kind].append(row[column])
-    files, known = [], []
+    root, files, known = str(path.parent), [], []
     for i, text in enumerate(values["file"]):
         if not i % 1000:
             send_heartbeat()
-        file = _resolve(path.parent, text)
+        file = _resolve(root, text)
         suffix = os.path.splitext(file)[1].lower()  # noqa: PTH122
         if suffix in SUFFIXES:
             files.append(file)
@@ -121,9 +121,11 @@ def _rows(path: Path) -> Iterator[list[str]]:
         raise UsageError(f"{path}, after line {line}: not a readable CSV ({error})") from error
 
 
-def _resolve(root: Path, text: str) -> str:
+def _resolve(root: str, text: str) -> str:
     """Return the file that a text in a CSV names, by the first way to read it by which there is one."""
     plain = os.path.join(root, text.replace("\\", "/"))  # noqa: PTH118
+    if os.path.isfile(plain):  # noqa: PTH113
+        return plain
     suffixes = [""] if os.path.splitext(plain)[1].lower() in SUFFIXES else ["", *sorted(SUFFIXES)]  # noqa: PTH122
     for start in (plain, os.path.join(root, text)):  # noqa: PTH118
         for form in dict.fromkeys((start, unicodedata.normalize("NFC", start), unicodedata.normalize("NFD", start))):

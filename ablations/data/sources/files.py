@@ -20,7 +20,9 @@ def is_ignored(name: str) -> bool:
 
 def folders_in(folder: Path) -> list[Path]:
     """Return the folders in a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_ignored(path.name))
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not is_ignored(entry.name) and entry.is_dir()]
+    return [folder / name for name in sorted(names)]
 
 
 def pictures_below(folder: Path, skipped: Counter[str]) -> list[str]:

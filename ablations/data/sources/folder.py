@@ -4,6 +4,7 @@ A folder of a part is told from one of a class by its name and by what is in it:
 pictures. Where both do not agree, the tree is refused rather than misread.
 """
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -123,13 +124,12 @@ def _pictures(root: Path, skipped: Counter[str]) -> list[tuple[str, str]]:
 
 def _files_at(root: Path, skipped: Counter[str]) -> int:
     """Count the files that lie in no class folder, and return how many of them are pictures."""
-    top = Counter[str]()
-    files = [path for path in root.iterdir() if path.is_file() and not is_ignored(path.name)]
-    for path in files:
-        suffix = path.suffix.lower()
-        top["in no class folder" if suffix in SUFFIXES else suffix or "without a suffix"] += 1
-    skipped.update(top)
-    return top["in no class folder"]
+    with os.scandir(root) as entries:
+        names = [entry.name for entry in entries if not is_ignored(entry.name) and entry.is_file()]
+    suffixes = [os.path.splitext(name)[1].lower() for name in names]  # noqa: PTH122
+    found = Counter("in no class folder" if suffix in SUFFIXES else suffix or "without a suffix" for suffix in suffixes)
+    skipped.update(found)
+    return found["in no class folder"]
 
 
 def _count_outside(root: Path, parts: set[Path], skipped: Counter[str]) -> None:
