@@ -1,6 +1,7 @@
 """Parquet tables as on the Hugging Face Hub."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,11 @@ def test_a_table_is_read_without_being_in_memory(tmp_path: Path) -> None:
     for i in (len(images) - 1, len(images) // 2):
         assert source.read(i) == images[i]
         assert pa.total_allocated_bytes() - before < 12e6
+
+
+def test_without_pyarrow_it_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = hub(tmp_path / "train.parquet", [0, 1, 2])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(UsageError, match=r"--data parquet needs the package pyarrow: pip install 'vitab\[parquet\]'$"):
+        open_source("parquet", path)
