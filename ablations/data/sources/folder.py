@@ -17,6 +17,9 @@ from ablations.data.sources.part_names import VALID, part_of, part_within, repea
 from ablations.data.sources.source import Source
 from ablations.errors import UsageError
 
+SHOWN = 10
+"""Folders that a message lists."""
+
 
 def find(data_dir: Path) -> Path | None:
     """Return the folder if it looks like a tree of classes, else None. Lists no pictures."""
@@ -85,7 +88,7 @@ def _parts(root: Path) -> list[tuple[str, Path]]:
         if len(tops) > 1:
             others = _listed([other for other in tops if other != top])
             raise UsageError(
-                f"{root}: {top.name}/ holds folders as a part of a dataset does, but {others} is no part; "
+                f"{root}: {top.name}/ holds folders as a part of a dataset does, but not {others}; "
                 f"name the parts {VALID}, or give --data-dir {top}"
             )
         if part != "train":
@@ -108,9 +111,12 @@ def _pictures(root: Path, skipped: Counter[str]) -> list[tuple[str, str]]:
     outside: Counter[str] = Counter()
     flat = _files_at(root, outside)
     if len(folders) < 2:
+        hint = "for those, see --data csv"
+        if part_of(root.name) in ("validation", "test"):
+            hint = f"if they have no labels, move {root.name}/ elsewhere: a test part is then cut off"
         raise UsageError(
             f"{root}: there must be at least 2 class folders with pictures, got {len(folders)}"
-            + (f" and {count(flat, 'picture')} in no class folder (for those, see --data csv)" if flat else "")
+            + (f" and {count(flat, 'picture')} in no class folder ({hint})" if flat else "")
         )
     skipped.update(outside)
     found = []
@@ -149,5 +155,7 @@ def _holds_pictures(folder: Path) -> bool:
 
 
 def _listed(folders: list[Path]) -> str:
-    names = [f"{folder.name}/" for folder in folders]
+    names = [f"{folder.name}/" for folder in folders[:SHOWN]]
+    if len(folders) > SHOWN:
+        names.append(f"{len(folders) - SHOWN:,} more")
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -121,7 +121,7 @@ def test_a_class_may_have_the_name_of_a_part(tmp_path: Path) -> None:
         ),
         (
             ("train/1.png", "test/1.png"),
-            "test: there must be at least 2 class folders .* got 0 and 1 picture in no class",
+            "test: there must be at least 2 class folders .* got 0 and 1 picture in no class folder .if they",
         ),
         (("test/cat/1.png", "test/dog/1.png"), "there is test/ but no train/"),
         (("val/cat/1.png", "test/dog/1.png"), "there is no train/ beside test/ and val/"),
@@ -132,7 +132,7 @@ def test_a_class_may_have_the_name_of_a_part(tmp_path: Path) -> None:
         ),
         (
             ("train/cat/1.png", "train/dog/1.png", "extra/1.png"),
-            "train/ holds folders as a part .* but extra/ is no part",
+            "train/ holds folders as a part .* but not extra/; name the parts",
         ),
         (
             ("seg_train/cat/1.png", "seg_test/cat/1.png"),
