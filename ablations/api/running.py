@@ -44,7 +44,7 @@ def run(
     - `grid`: the name of a built-in grid, the path of a TOML file, or a Grid
     - `study`: the name of the study, by default that of the grid
     - `runs`: the folder of the runs
-    - `data_dir`: the folder of the dataset's files, by default the user's cache
+    - `data_dir`: the folder or file of the dataset, by default the user's cache
     - `workers`: the number of worker processes, which changes no result; "auto" is one per core, or one per GPU
     - `backend`: "numpy" or "cupy"; "auto" is cupy if there is a usable GPU
     - `seeds`: the number of seeds, 0 to `seeds` - 1
