@@ -8,7 +8,7 @@ that the first run has made. It records the time before the training, that of th
 import argparse
 import json
 import os
-import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -79,14 +79,17 @@ def measure(case: str, place: Path, pictures: int, classes: int) -> Start:
     command = [sys.executable, "-m", "ablations.cli", "run", "--grid", str(place / "grid.toml"), "--workers", "1"]
     command += ["--data-dir", str(place / "pictures"), "--runs", str(runs), "--quiet"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, env=environment, check=True)
-    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    start = time.perf_counter()
+    process = subprocess.Popen(command, env=environment)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds, process.returncode = time.perf_counter() - start, os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(process.returncode)
     (result,) = runs.glob("*/result.json")
     trained = float(json.loads(result.read_text())["seconds"])
     cached = sum(path.stat().st_size for path in cache.glob("vitab/pictures/**/*") if path.is_file())
-    megabytes = after.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    cpu = usage.ru_utime + usage.ru_stime
+    megabytes = usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
     return Start(case, pictures, classes, seconds - trained, trained, cpu, round(megabytes), round(cached / 1e6))
 
 
@@ -106,15 +109,20 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=100_000, help="number of pictures (default: 100,000)")
     parser.add_argument("--classes", type=int, default=200, help="number of classes (default: 200)")
     parser.add_argument(
-        "--folder", type=Path, help="empty folder for pictures, runs and cache (default: a temporary one)"
+        "--folder",
+        type=Path,
+        help="folder for pictures, which are used again, runs and cache (default: a temporary one)",
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "own_pictures.json")
     options = parser.parse_args()
     with workplace(options.folder) as place:
         (place / "grid.toml").write_text(GRID)
         begun = time.perf_counter()
-        write_pictures(place / "pictures", options.pictures, options.classes)
-        print(f"{options.pictures:,} pictures written in {time.perf_counter() - begun:.0f} s")
+        if not (place / "pictures").exists():
+            write_pictures(place / "pictures", options.pictures, options.classes)
+            print(f"{options.pictures:,} pictures written in {time.perf_counter() - begun:.0f} s")
+        for old in ("cache", "runs-cold", "runs-warm"):
+            shutil.rmtree(place / old, ignore_errors=True)
         starts = []
         for case in ("cold", "warm"):
             starts.append(start := measure(case, place, options.pictures, options.classes))

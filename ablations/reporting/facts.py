@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ablations.config import level_text, name_level
-from ablations.config.run_config import OWN_DATA
+from ablations.config.run_config import DEFAULTS, OWN_DATA, PICTURE_FIELDS
 from ablations.reporting.dataset_text import own_facts
 from ablations.reporting.sequential_text import sample_size, spending
 from ablations.statistics import ALPHA, LEVEL, MARGIN, Analysis, diverged_keys, planned_seeds, varying_axes
@@ -92,7 +92,8 @@ def _same_in_all(results: Results) -> dict[str, Any]:
     varying = {*varying_axes(results), "seed"}
     found: dict[str, Any] = {}
     for name, value in asdict(results.plan.configs[0]).items():
-        if name not in varying and value is not None:
+        of_pictures = name in ("columns", *PICTURE_FIELDS) and value == DEFAULTS[name]  # of no concern to other data
+        if name not in varying and value is not None and not of_pictures:
             found[f"run_{name}"] = level_text(value) if isinstance(value, tuple) else value
     for name in dict.fromkeys(config.data for config in results.plan.configs):
         if name in OWN_DATA:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablations.config import FIELDS, count
-from ablations.config.run_config import OWN_DATA
+from ablations.config.run_config import OWN_DATA, PICTURE_FIELDS
 from ablations.reporting.formatting import listed
 from ablations.statistics import Analysis
 from ablations.storage import version_conflicts
@@ -38,6 +38,7 @@ MACHINES = {
 }
 NOT_TUNED = (
     *("position", "depth", "patch", "data", "labels", "classes", "per_class", "data_fraction", "seed", "precision"),
+    *("columns", *PICTURE_FIELDS),
 )
 """Fields that say what is compared rather than how it is trained."""
 
