@@ -85,7 +85,8 @@ def open_source(kind: str, data_dir: Path | None, columns: str = "") -> Source:
     try:
         return known.read(path, columns)
     except OSError as error:
-        raise UsageError(f"cannot read {error.filename or path} ({error.strerror or error})") from error
+        reason = error.strerror or " ".join(str(error).split())
+        raise UsageError(f"cannot read {error.filename or path} ({reason})") from error
 
 
 def find_source(kind: str, data_dir: Path | None) -> Path | None:

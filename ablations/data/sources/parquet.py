@@ -9,7 +9,7 @@ import json
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,7 @@ def read(path: Path, columns: str = "") -> Source:
             )
     features = _features(schema.metadata)
     chosen = choose_columns(str(path), schema.names, KINDS, _with_image_column(columns, features))
-    _check_image(path, chosen["image"], schema.field(chosen["image"]).type)
+    _check_types(path, schema, chosen)
     class_names = _class_names(features.get(chosen["label"], {}))
     of_shards = _parts_of(path, shards) if "split" not in chosen else [""] * len(shards)
 
@@ -74,8 +74,7 @@ def read(path: Path, columns: str = "") -> Source:
     rows: list[np.ndarray] = []
     skipped: Counter[str] = Counter()
     for shard, table, part in zip(shards, tables, of_shards, strict=True):
-        columns_read = table.read(columns=[chosen[kind] for kind in values], use_threads=False)
-        texts = {kind: [as_text(value) for value in columns_read.column(chosen[kind]).to_pylist()] for kind in values}
+        texts = _texts(shard, table, {kind: chosen[kind] for kind in values})
         labelled = [text not in ("", "-1") if class_names else text != "" for text in texts["label"]]
         kept = np.flatnonzero(labelled)
         skipped["without a label"] += len(labelled) - len(kept)
@@ -137,6 +136,17 @@ def _open(path: Path) -> "ParquetFile":
         raise UsageError(f"{path}: not a readable Parquet file ({_one_line(error)})") from error
 
 
+def _texts(path: Path, table: "ParquetFile", columns: Mapping[str, str]) -> dict[str, list[str]]:
+    """Read columns of a table as text."""
+    import pyarrow as pa
+
+    try:
+        read = table.read(columns=list(columns.values()), use_threads=False)
+        return {kind: [as_text(value) for value in read.column(name).to_pylist()] for kind, name in columns.items()}
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
 def _features(metadata: dict[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
     """Return what `datasets` has written about each column; nothing where it did not write the table."""
     try:
@@ -157,12 +167,16 @@ def _class_names(feature: dict[str, Any]) -> list[str]:
     return [str(name) for name in (names.values() if isinstance(names, dict) else names)]
 
 
-def _check_image(path: Path, column: str, kind: Any) -> None:
+def _check_types(path: Path, schema: Any, chosen: Mapping[str, str]) -> None:
+    """Raise UsageError if images are not bytes, or labels are not numbers or text."""
     import pyarrow.types as types
 
-    field = kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
-    if not (types.is_binary(field) or types.is_large_binary(field)):
-        raise UsageError(f"{path}: the column {column!r} must hold bytes or {{bytes, path}}, got {kind}")
+    image, label = (schema.field(chosen[kind]).type for kind in ("image", "label"))
+    inner = image.field("bytes").type if types.is_struct(image) and image.get_field_index("bytes") >= 0 else image
+    if not (types.is_binary(inner) or types.is_large_binary(inner)):
+        raise UsageError(f"{path}: the column {chosen['image']!r} must hold bytes or {{bytes, path}}, got {image}")
+    if types.is_nested(label) or types.is_binary(label):
+        raise UsageError(f"{path}: the column {chosen['label']!r} must hold one number or text for a row, got {label}")
 
 
 def _numbered(path: Path, texts: list[str], class_names: list[str]) -> tuple[tuple[str, ...], np.ndarray]:

@@ -132,6 +132,22 @@ def test_images_beside_the_table_and_images_that_lack(tmp_path: Path) -> None:
             source.read(i)
 
 
+def test_lists_of_labels_are_refused(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"image": [b"1", b"2"], "label": [[0, 1], [1]]})
+    with pytest.raises(UsageError, match="'label' must hold one number or text for a row, got list<"):
+        open_source("parquet", path)
+
+
+def test_damaged_pages_are_named(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"image": [b"picture" * 99] * 60, "label": list(range(60))}, rows=60)
+    whole = path.read_bytes()
+    for place, what in ((5, "image"), (whole.index(b"label") - 300, "label")):
+        path.write_bytes(whole[:place] + bytes(40) + whole[place + 40 :])
+        with pytest.raises(UsageError, match=r"a.parquet: damaged \(.*\)$") as caught:
+            open_source("parquet", path).read(0)
+        assert "\n" not in str(caught.value), what
+
+
 @pytest.mark.parametrize(
     ("labels", "names", "message"),
     [
