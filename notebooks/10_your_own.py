@@ -68,7 +68,7 @@ for name, mask in is_red.items():
 print("\n".join(sorted(map(str, Path("flags").glob("*/00[01].png")))))
 
 # %% [markdown]
-# The name of a folder is the name of its class. Pictures may be PNG or JPEG files of any size: the largest centred
+# The name of a folder is the name of its class. Pictures may have any usual format and size: the largest centred
 # square is cut out and resized to 32 x 32 pixels in colour. If the folder has subfolders `train` and `test`, each with
 # the classes, these are the two parts. Otherwise a fifth of each class becomes the test part, chosen by the names of
 # the files, so that the choice is the same on every machine.

@@ -37,3 +37,12 @@ def _no_rendering() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ReportFigure, "save", save_one_pixel)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _decoded_pictures_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Pictures that tests decode are not kept in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("decoded")
+        patch.setattr("ablations.data.locations.decoded_folder", lambda: folder)
+        yield

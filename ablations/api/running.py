@@ -53,7 +53,7 @@ def run(
     - `grid`: the name of a built-in grid, the path of a TOML file, or a Grid
     - `study`: the name of the study, by default that of the grid
     - `runs`: the folder of the runs
-    - `data_dir`: the folder of the dataset's files, by default the user's cache
+    - `data_dir`: the folder or file of the dataset, by default the user's cache
     - `recipe`: a preset of training fields for photographs, "light" or "strong"; `changes` override its fields
     - `seeds`: the number of seeds, 0 to `seeds` - 1
     - `until_decided`: add seeds in rounds to arms that are not yet better, worse or equivalent, up to `max_seeds`, by
@@ -74,6 +74,7 @@ def run(
     finished then.
     """
     from ablations.api.command import command_of
+    from ablations.commands.data_notes import decoding_shown, say_about_data
     from ablations.commands.display import describe_match, say
     from ablations.commands.evaluate import standard_protocols
     from ablations.commands.execute import allocate, begin, diverged_warning
@@ -134,15 +135,17 @@ def run(
         return plan_study(grid, store, study=name, data_dir=data, command=command, times=times)
 
     with live_tracking(track, store, name, console) as tracking:
-        if until_decided:
-            plan = first_or_stored_plan(chosen, store, name, plan_of, most)
-        else:
-            require_fixed(store, name)
-            plan = plan_of(chosen)
+        with decoding_shown(console):
+            if until_decided:
+                plan = first_or_stored_plan(chosen, store, name, plan_of, most)
+            else:
+                require_fixed(store, name)
+                plan = plan_of(chosen)
         for described in describe_match(plan):
             say(console, described)
         if backend != used == "numpy" and (line := unused_gpu()):
             say(console, f"note: {line}")
+        say_about_data(plan.configs, data, partial(say, console))
         failed: dict[str, str] = {}
 
         def train(plan: "StudyPlan", tried: frozenset[str] = frozenset()) -> None:

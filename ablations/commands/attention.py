@@ -12,7 +12,10 @@ from ablations.commands.options import ArmStudy, DataDir, FigureFile, Run, Runs
 def attention(
     run: Run,
     picture: Annotated[
-        str, typer.Argument(metavar="PICTURE", help="A PNG or JPEG file, or - for a picture on standard input.")
+        str,
+        typer.Argument(
+            metavar="PICTURE", help="A picture file (PNG, JPEG, WebP, BMP, TIFF, GIF), or - for standard input."
+        ),
     ],
     out: FigureFile = Path("attention.png"),
     study: ArmStudy = None,

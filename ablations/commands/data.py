@@ -1,13 +1,26 @@
 """`vitab data`: list, download, check and show datasets."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ablations.commands.base import Commands, echo
+from ablations.commands.base import FAILED, Commands, echo
 from ablations.commands.base import console as make_console
-from ablations.commands.options import DataDir
+from ablations.commands.data_notes import decoding_shown
+from ablations.commands.options import Columns, DataDir, GroupPattern
+
+if TYPE_CHECKING:
+    from ablations.data.reading import Reading
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="How your own data are read, as in vitab run, such as image_size=48. Can be repeated.",
+    ),
+]
 
 data_app = typer.Typer(
     cls=Commands,
@@ -50,14 +63,19 @@ def fetch_data(name: Annotated[str, typer.Argument(help="Name of a dataset (see 
 
 @data_app.command("verify")
 def verify_data(
-    name: Annotated[str, typer.Argument(help="Name of a dataset (see `vitab data`).")], data_dir: DataDir = None
+    name: Annotated[str, typer.Argument(help="Name of a dataset (see `vitab data`).")],
+    data_dir: DataDir = None,
+    columns: Columns = None,
+    settings: Settings = None,
 ) -> None:
     """Read a whole dataset with all checks, and print what it contains."""
     from ablations.data.catalog import verify_dataset
 
-    found = verify_dataset(name, data_dir)
+    found = verify_dataset(name, data_dir, reading=reading_of(name, columns, settings))
+    parts = [found.train_images, found.validation_images, found.test_images]
+    images = " + ".join(f"{number:,}" for number in parts if number)
     echo(
-        f"{found.name} in {found.where} is complete: {found.train_images:,} + {found.test_images:,} images of "
+        f"{found.name} in {found.where} is complete: {images} images of "
         f"{found.image_size} x {found.image_size} x {found.channels} in {found.classes} classes, "
         f"fingerprint {found.fingerprint[:16]}"
     )
@@ -68,6 +86,8 @@ def draw_sheet(
     name: Annotated[str, typer.Argument(help="Name of a dataset (see `vitab data`).")],
     out: Annotated[Path, typer.Option(metavar="FILE.png", help="Image file to write.")],
     data_dir: DataDir = None,
+    columns: Columns = None,
+    settings: Settings = None,
     labels: Annotated[
         str, typer.Option(metavar="fine|coarse", help="For cifar100: 100 fine or 20 coarse classes.")
     ] = "fine",
@@ -81,4 +101,64 @@ def draw_sheet(
     from ablations.data.catalog import sheet
 
     chosen = None if classes is None else parse("classes", classes)
-    echo(f"wrote {sheet(name, out, data_dir, labels=labels, classes=chosen, seed=seed)}")
+    reading = reading_of(name, columns, settings)
+    echo(f"wrote {sheet(name, out, data_dir, labels=labels, classes=chosen, seed=seed, reading=reading)}")
+
+
+def reading_of(
+    name: str, columns: str | None, settings: list[str] | None, group_pattern: str | None = None
+) -> "Reading":
+    """Return how a dataset is read by the options of a command.
+
+    Raises UsageError for a field that does not concern this, or not this dataset.
+    """
+    from dataclasses import fields
+
+    from ablations.config import RunConfig
+    from ablations.config.grid_overrides import parse_settings
+    from ablations.data.reading import Reading
+    from ablations.data.registry import lookup
+    from ablations.errors import unknown_name
+
+    lookup(name)
+    chosen = parse_settings({"columns": columns, "group_pattern": group_pattern}, settings or [])
+    valid = [field.name for field in fields(Reading)]
+    for field in chosen:
+        if field not in valid:
+            raise unknown_name("field of data", field, valid)
+    return Reading.of(RunConfig.from_mapping({"data": name, **chosen}))
+
+
+@data_app.command("check")
+def check_data(
+    context: typer.Context,
+    target: Annotated[
+        str, typer.Argument(metavar="NAME|PATH", help="Name of a dataset (see `vitab data`), or your folder or file.")
+    ],
+    data_dir: DataDir = None,
+    columns: Columns = None,
+    group_pattern: GroupPattern = None,
+    settings: Settings = None,
+    labels: Annotated[
+        str, typer.Option(metavar="fine|coarse", help="For cifar100: 100 fine or 20 coarse classes.")
+    ] = "fine",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="File for a list of all pictures that were found.")
+    ] = None,
+) -> None:
+    """Look for duplicates, leaks between the parts, unreadable files and unequal classes, and say what to do.
+
+    Exit codes: 0 nothing wrong, 1 faults found, 2 bad input.
+    """
+    from ablations.commands.data_check import show, write_rows
+    from ablations.data.check import check_data, named
+
+    console = make_console()
+    context.with_resource(decoding_shown(console))
+    name, place = named(target, data_dir)
+    found = check_data(name, place, reading_of(name, columns, settings, group_pattern), labels)
+    faults = show(console, found)
+    if out is not None:
+        echo(f"wrote {write_rows(found, out)}")
+    if faults:
+        raise typer.Exit(FAILED)

@@ -11,6 +11,7 @@ import typer
 
 from ablations.commands.base import console as make_console
 from ablations.commands.base import echo
+from ablations.commands.data_notes import decoding_shown
 from ablations.commands.options import Backend, Dask, DataDir, Insecure, ProtocolList, Quiet, Runs, Workers
 from ablations.errors import UsageError
 
@@ -66,7 +67,8 @@ def evaluate(
     if dry_run:
         print_forecast(console, store, asked, work.tasks)
     else:
-        check_datasets(work.tasks, data_dir)
+        with decoding_shown(console):
+            check_datasets(work.tasks, data_dir)
     print_left_out(store, plan, work)
     if not dry_run:
         settings = ExecutionSettings(EvaluationStore.beside(store).root, data_dir, used, devices=gpus(used))

@@ -8,7 +8,26 @@ import typer
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of the runs.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", metavar="DIR", help="Folder of the dataset's files. Default: the user's cache."),
+    typer.Option("--data-dir", metavar="PATH", help="Folder or file of the dataset. Default: the user's cache."),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="file=NAME,...",
+        help="For csv and parquet: columns of file (or image), label, split and group. Default: the usual names.",
+    ),
+]
+GroupPattern = Annotated[
+    str | None,
+    typer.Option(
+        "--group-pattern",
+        metavar="REGEX",
+        help="For your own pictures: regular expression that finds the patient, scene or series in the name of a "
+        "picture (its first group, or all of it). Pictures of one stay in one part.",
+    ),
+]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be read, and count them.")
 ]
 Study = Annotated[str | None, typer.Argument(help="Name of the study. Default: all studies.")]
 Run = Annotated[

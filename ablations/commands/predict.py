@@ -23,7 +23,8 @@ def predict(
     pictures: Annotated[
         list[str],
         typer.Argument(
-            metavar="PICTURE", help="PNG and JPEG files, folders of them, or - for one picture on standard input."
+            metavar="PICTURE",
+            help="Picture files (PNG, JPEG, WebP, BMP, TIFF, GIF), folders of them, or - for standard input.",
         ),
     ],
     top: Annotated[int, typer.Option(metavar="N", help="Number of classes, the most probable first.")] = 5,
@@ -35,9 +36,8 @@ def predict(
 ) -> None:
     """Classify pictures with the model of a finished run.
 
-    A picture is turned upright, the largest centred square is cut out, resized to the images of the training, and
-    normalised as they were. Pictures that cannot be read are named and left out. Exit codes: 0 success, 1 a picture
-    could not be read, 2 bad input.
+    A picture is turned upright, made square, resized and normalised as the pictures of the training were. Pictures that
+    cannot be read are named and left out. Exit codes: 0 success, 1 a picture could not be read, 2 bad input.
     """
     from ablations.commands import pictures as given
     from ablations.models import TrainedModel, find_run

@@ -32,6 +32,7 @@ def retry(
     quiet: Quiet = False,
 ) -> None:
     """Retrain the failed or stale runs of a study. Failed evaluations are tried again by `vitab evaluate`."""
+    from ablations.commands.data_notes import decoding_shown, say_about_data
     from ablations.commands.execute import allocate, train
     from ablations.errors import UsageError
     from ablations.execution.plan import survey, tasks_of
@@ -52,7 +53,9 @@ def retry(
         return
     to_train = {key: config for key, config in plan.runs.items() if key in again}
     part = replace(plan, keys=tuple(to_train), configs=tuple(to_train.values()))
-    tasks = tasks_of(part, survey(part, store, data_dir=data_dir), store, again)
+    with decoding_shown(console):
+        tasks = tasks_of(part, survey(part, store, data_dir=data_dir), store, again)
+    say_about_data(part.configs, data_dir)
     chosen = resolve_backend(backend)
     check_runs((task.config for task in tasks), chosen)
     resources = allocate(console, tasks, workers=workers, stack=stack, backend=chosen, data_dir=data_dir)

@@ -10,16 +10,20 @@ import typer
 
 from ablations.commands.base import console as make_console
 from ablations.commands.base import echo
+from ablations.commands.data_notes import decoding_shown, say_about_data
 from ablations.commands.evaluate import evaluate, standard_protocols
 from ablations.commands.options import (
     Backend,
+    Columns,
     Dask,
     DataDir,
+    GroupPattern,
     Insecure,
     Precision,
     ProtocolList,
     Quiet,
     Runs,
+    SkipUnreadable,
     Stack,
     Track,
     Workers,
@@ -41,6 +45,9 @@ def run(
     ],
     data: Annotated[str | None, typer.Option(metavar="NAME", help="Name of a dataset (see `vitab data`).")] = None,
     data_dir: DataDir = None,
+    columns: Columns = None,
+    group_pattern: GroupPattern = None,
+    skip_unreadable: SkipUnreadable = False,
     labels: Annotated[
         str | None, typer.Option(metavar="fine|coarse", help="For cifar100: 100 fine or 20 coarse classes.")
     ] = None,
@@ -155,7 +162,16 @@ def run(
     from ablations.training.precision import choose
     from vit.options import split
 
-    fields = {"data": data, "labels": labels, "classes": classes, "per_class": per_class, "epochs": epochs}
+    fields = {
+        "data": data,
+        "columns": columns,
+        "group_pattern": group_pattern,
+        "skip_unreadable": "true" if skip_unreadable else None,
+        "labels": labels,
+        "classes": classes,
+        "per_class": per_class,
+        "epochs": epochs,
+    }
     axes = {"position": position, "depth": depth, "patch": patch}
     chosen = override(find_grid(grid), settings=find_recipe(recipe) if recipe is not None else {})
     chosen = shrink(chosen) if smoke else chosen
@@ -175,6 +191,7 @@ def run(
     chosen = choose(chosen, precision, used if here else None)
     command = rerun_command(context.obj, chosen.base.precision)
     console, store = make_console(), Store(runs)
+    context.with_resource(decoding_shown(console))
     tracking = context.with_resource(live_tracking(track, store, name, console))
     asked = list(chosen.protocols) if protocol is None else split(protocol, ",")
     if asked:
@@ -228,6 +245,7 @@ def run(
         plan = plan_of(chosen)
     for line in display.describe_match(plan):
         display.say(console, line)
+    say_about_data(plan.configs, data_dir)
     if warning := power_warning(with_seeds(chosen, plan.design.maximum) if plan.design else chosen):
         warn(warning)
     if dry_run:

@@ -8,13 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ablations.config.columns import COLUMNS_VALID, TABLES, is_columns, standard_columns
 from ablations.config.positions import position_identity, standard_position
 from ablations.errors import UsageError, unknown_name
 
-DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist", "folder")
+OWN_DATA = ("folder", "csv", "npz", "parquet", "idx")  # read from --data-dir
+DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist", *OWN_DATA)
 LABELS = ("fine", "coarse")
 POOLS = ("mean", "cls")
 PRECISIONS = ("float32", "tf32", "bf16")
+RESIZES = ("crop", "pad", "stretch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,12 @@ class RunConfig:
 
     data: str = "digits"  # a name of ablations.data.DATASETS
     labels: str = "fine"  # cifar100: "fine" (100 classes) or "coarse" (20)
+    columns: str = ""  # of a table in csv or parquet, such as "file=id,label=dx,group=patient"; the others are guessed
+    image_size: int | None = None  # pixels a side of one's own pictures; None: 32, or the size of arrays
+    channels: int | None = None  # of one's own pictures: 1 (grey) or 3 (colour); None: 3, or those of arrays
+    resize: str = "crop"  # how one's own pictures become square: "crop", "pad" or "stretch"
+    group_pattern: str = ""  # regular expression; what it finds in the name of a picture is the group of the picture
+    skip_unreadable: bool = False  # whether pictures that cannot be read are left out
     classes: int | tuple[str, ...] | None = None  # the first N classes, or these names; None: all
     per_class: int | None = None  # training images kept of each class; None: all
     data_fraction: float = 1.0  # share of the training part that is used
@@ -78,18 +87,32 @@ class RunConfig:
             raise UsageError(
                 f"labels must be 'fine' with data {self.data!r}, got 'coarse' (only cifar100 has coarse labels)"
             )
+        if self.columns and self.data not in TABLES:
+            raise UsageError(f"columns are for data {' or '.join(TABLES)}, got {self.columns!r} with {self.data!r}")
+        for name in PICTURE_FIELDS:
+            if self.data not in OWN_DATA and (given := getattr(self, name)) != DEFAULTS[name]:
+                raise UsageError(
+                    f"{name} is for data {', '.join(OWN_DATA[:-1])} or {OWN_DATA[-1]}, got {_show(given)} with data "
+                    f"{self.data!r}, whose images are fixed"
+                )
         if self.warmup_epochs >= self.epochs:
             raise UsageError(f"warmup_epochs must be below epochs ({self.epochs}), got {_show(self.warmup_epochs)}")
 
     def canonical(self) -> dict[str, Any]:
-        """JSON-able values by sorted field name, each of its field's type: 1 and 1.0 are one rate."""
+        """JSON-able values by sorted field name, each of its field's type: 1 and 1.0 are one rate.
+
+        `ADDED_FIELDS` with their default values are left out.
+        """
         plain = {name: _plain(name, getattr(self, name)) for name in sorted(FIELDS)}
-        if self.precision == "float32":  # as in the keys of runs that are older than the field
-            del plain["precision"]
-        return plain
+        return {name: value for name, value in plain.items() if name not in ADDED_FIELDS or value != DEFAULTS[name]}
 
 
 FIELDS: dict[str, Any] = {field.name: field.type for field in fields(RunConfig)}
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(RunConfig)}
+PICTURE_FIELDS = ("image_size", "channels", "resize", "group_pattern", "skip_unreadable")
+"""How one's own pictures are read."""
+ADDED_FIELDS = ("precision", "columns", *PICTURE_FIELDS)
+"""Fields that are younger than the keys of runs."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +149,13 @@ def _is_classes(value: object) -> bool:
     return value is None or (_is_int(value) and value >= 2)  # type: ignore[operator]
 
 
+def _is_pattern(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(re.compile(value))
+    except re.error:
+        return False
+
+
 _TEXT = Rule("a name", lambda value: isinstance(value, str))
 _SWITCH = Rule("true or false", lambda value: isinstance(value, bool))
 _NOT_NEGATIVE = _real("of at least 0", lambda value: value >= 0)
@@ -135,8 +165,14 @@ _SHARE_BELOW_1 = _real("of at least 0 and below 1", lambda value: 0 <= value < 1
 RULES: dict[str, Rule] = {
     "data": _TEXT,
     "labels": _choice(LABELS),
+    "columns": Rule(COLUMNS_VALID, lambda value: isinstance(value, str) and is_columns(value)),
     "classes": Rule("an integer of at least 2, or two or more different class names", _is_classes),
     "per_class": Rule("an integer of at least 1, or none", lambda value: value is None or _whole(1).accepts(value)),
+    "image_size": Rule("an integer of at least 1, or none", lambda value: value is None or _whole(1).accepts(value)),
+    "channels": Rule("1, 3 or none", lambda value: value is None or (_is_int(value) and value in (1, 3))),
+    "resize": _choice(RESIZES),
+    "group_pattern": Rule("a regular expression", _is_pattern),
+    "skip_unreadable": _SWITCH,
     "data_fraction": _real("above 0, at most 1", lambda value: 0 < value <= 1),
     "validation": _real("above 0 and below 1", lambda value: 0 < value < 1),
     "position": _TEXT,
@@ -187,6 +223,8 @@ def coerce(name: str, value: Any) -> Any:
         value = float(value)
     if not RULES[name].accepts(value):
         raise UsageError(f"{name} must be {RULES[name].valid}, got {_show(value)}")
+    if name == "columns":
+        return standard_columns(value)
     return standard_position(value) if name == "position" else value
 
 
@@ -198,7 +236,7 @@ def parse(name: str, text: str) -> Any:
     kind = FIELDS[name]
     if kind is bool:
         return coerce(name, {"true": True, "false": False}.get(text.lower(), text))
-    if name in ("classes", "per_class") and text.lower() == "none":
+    if name in ("classes", "per_class", "image_size", "channels") and text.lower() == "none":
         return None
     if name == "classes" and not text.isdecimal():
         return coerce(name, tuple(part.strip() for part in text.split(",")))

@@ -6,7 +6,8 @@ from pathlib import Path
 from ablations.data.contact_sheet import save_contact_sheet
 from ablations.data.fetch import Progress, Remote, fetch
 from ablations.data.locations import cache_folder
-from ablations.data.registry import DATASETS, DatasetInfo, load, lookup
+from ablations.data.reading import Reading
+from ablations.data.registry import AS_IT_COMES, DATASETS, DatasetInfo, load, lookup
 from ablations.errors import UsageError
 
 
@@ -25,6 +26,7 @@ class Verified:
     name: str
     where: Path
     train_images: int
+    validation_images: int
     test_images: int
     classes: int
     image_size: int
@@ -68,19 +70,22 @@ def remotes_of(name: str) -> tuple[Remote, ...]:
     return info.remotes
 
 
-def verify_dataset(name: str, data_dir: Path | None = None, *, labels: str = "fine") -> Verified:
+def verify_dataset(
+    name: str, data_dir: Path | None = None, *, labels: str = "fine", reading: Reading = AS_IT_COMES
+) -> Verified:
     """Read a data set in full, with every check that `load` makes, and say what was found.
 
     Raises:
         UsageError: naming the file and what is wrong with it.
     """
-    dataset = load(name, data_dir=data_dir, labels=labels)
+    dataset = load(name, data_dir=data_dir, labels=labels, reading=reading)
     where = lookup(name).find(data_dir)
     assert where is not None
     return Verified(
         name=name,
         where=where,
-        train_images=len(dataset.train_labels),
+        train_images=dataset.train_part,
+        validation_images=dataset.validation_images,
         test_images=len(dataset.test_labels),
         classes=dataset.classes,
         image_size=dataset.image_size,
@@ -98,8 +103,9 @@ def sheet(
     classes: int | tuple[str, ...] | None = None,
     samples: int | None = None,
     seed: int = 0,
+    reading: Reading = AS_IT_COMES,
 ) -> Path:
     """Write a PNG of samples with their labels; see `ablations.data.contact_sheet`. Gives back ``out``."""
-    dataset = load(name, data_dir=data_dir, labels=labels, classes=classes)
+    dataset = load(name, data_dir=data_dir, labels=labels, classes=classes, reading=reading)
     save_contact_sheet(dataset, out, samples=samples, seed=seed)
     return out

@@ -34,7 +34,7 @@ def contact_sheet(dataset: Dataset, *, samples: int | None = None, seed: int = 0
     if samples < 1:
         raise UsageError(f"samples must be 1 or more images per class, got {samples}")
     chosen = _choose(dataset, samples, seed)
-    font, title_font = ImageFont.load_default(TEXT_SIZE), ImageFont.load_default(TITLE_SIZE)
+    font, title_font = _font(TEXT_SIZE), _font(TITLE_SIZE)
     names = [shortened(name.replace("_", " ")) for name in dataset.class_names]
     name_width = int(max(font.getlength(name) for name in names)) + 12
     factor = -(-LEAST_PIXELS // dataset.image_size)
@@ -42,7 +42,8 @@ def contact_sheet(dataset: Dataset, *, samples: int | None = None, seed: int = 0
     rows = -(-dataset.classes // columns)
     column_width = name_width + samples * cell
     width = 2 * MARGIN + columns * column_width + (columns - 1) * MARGIN
-    title = f"{dataset.name}: {len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test images"
+    validation = f", {dataset.validation_images:,} validation" if dataset.validation_images else ""
+    title = f"{dataset.name}: {dataset.train_part:,} training{validation} and {len(dataset.test_labels):,} test images"
     detail = f"{dataset.classes} classes, {dataset.image_size} x {dataset.image_size} pixels, "
     detail += f"data {dataset.fingerprint[:12]}"
     width = max(width, 2 * MARGIN + int(max(title_font.getlength(title), font.getlength(detail))) + 1)
@@ -74,6 +75,13 @@ def save_contact_sheet(dataset: Dataset, path: Path, *, samples: int | None = No
         sheet.save(path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Return a font that has the letters of most languages; that of Pillow has no umlauts."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def _choose(dataset: Dataset, samples: int, seed: int) -> list[NDArray[np.int64]]:

@@ -1,12 +1,18 @@
 """Dataset: arrays, class names and a fingerprint."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ablations.data.normalisation import histogram
 from ablations.errors import UsageError
+
+UNREADABLE = "unreadable"
+"""Reason for which pictures are skipped that cannot be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +26,14 @@ class Dataset:
         test_images: uint8 (m, height, width, channels).
         test_labels: int64 (m,).
         class_names: One name a class, in label order.
+        validation_images: How many of the training images, the last ones, are a validation part that the data came
+            with; 0 where each run cuts one off by its seed.
+        train_groups: int64 (n,), what each training image belongs to, such as a patient: images of a group are not
+            divided between training and validation. None: each image is on its own.
+        skipped: Numbers of what was passed over in reading, by reason.
+        names: A name for each training image, then for each test image; empty: they are numbered.
+        fingerprint: SHA-256 of all that decides on a run: all the above but names, and of what was skipped only what
+            could not be read. Computed unless it is known.
 
     Raises:
         UsageError: if shapes, types or labels do not fit together.
@@ -31,7 +45,11 @@ class Dataset:
     test_images: NDArray[np.uint8] = field(repr=False)
     test_labels: NDArray[np.int64] = field(repr=False)
     class_names: tuple[str, ...] = field(repr=False)
-    fingerprint: str = field(init=False)
+    validation_images: int = 0
+    train_groups: NDArray[np.int64] | None = field(default=None, repr=False)
+    skipped: Mapping[str, int] = field(default_factory=dict, repr=False)
+    names: Sequence[str] = field(default=(), repr=False)
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
@@ -40,7 +58,20 @@ class Dataset:
         train, test = self.train_images.shape[1:], self.test_images.shape[1:]
         if train != test:
             raise UsageError(f"{self.name}: training and test images must have the same shape, got {train} and {test}")
-        object.__setattr__(self, "fingerprint", _fingerprint(self))
+        if self.train_groups is not None and self.train_groups.shape != self.train_labels.shape:
+            raise UsageError(f"{self.name}: there must be a group for each of {len(self.train_labels)} training images")
+        if not 0 <= self.validation_images < len(self.train_labels):
+            raise UsageError(
+                f"{self.name}: validation must leave images to train on, got {self.validation_images} of "
+                f"{len(self.train_labels)}"
+            )
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", _fingerprint(self))
+
+    @cached_property
+    def train_histogram(self) -> NDArray[np.int64]:
+        """How often each channel has each value in the training images, (c, 256)."""
+        return histogram(self.train_images)
 
     @property
     def image_size(self) -> int:
@@ -48,9 +79,37 @@ class Dataset:
         return int(self.train_images.shape[1])
 
     @property
+    def train_part(self) -> int:
+        """Number of training images without those of a validation part that the data came with."""
+        return len(self.train_labels) - self.validation_images
+
+    @property
     def channels(self) -> int:
         """1 for grey, 3 for red, green, blue."""
         return int(self.train_images.shape[3])
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """The images of each part, numbered through training and test images."""
+        training, total = len(self.train_labels), len(self.train_labels) + len(self.test_labels)
+        parts = {
+            "training": slice(0, self.train_part),
+            "validation": slice(self.train_part, training),
+            "test": slice(training, total),
+        }
+        return {name: part for name, part in parts.items() if part.start < part.stop}
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Labels of the training and then of the test images."""
+        return np.concatenate([self.train_labels, self.test_labels])
+
+    def name_of(self, image: int) -> str:
+        """Return the name of an image, numbered as in `parts`."""
+        if self.names:
+            return self.names[image]
+        training = len(self.train_labels)
+        return f"training image {image}" if image < training else f"test image {image - training}"
 
     @property
     def classes(self) -> int:
@@ -70,10 +129,16 @@ def _check_part(part: str, images: NDArray[np.uint8], labels: NDArray[np.int64],
 
 
 def _fingerprint(dataset: Dataset) -> str:
-    """Return the SHA-256 of shapes, pixels, labels and class names."""
+    """Return the SHA-256 of shapes, pixels, labels and class names, and of what else decides on the parts."""
     digest = hashlib.sha256()
     for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     digest.update("\0".join(dataset.class_names).encode())
+    if dataset.validation_images:
+        digest.update(f"validation {dataset.validation_images}".encode())
+    if dataset.train_groups is not None:
+        digest.update(b"groups" + np.ascontiguousarray(dataset.train_groups).data)
+    if unreadable := dataset.skipped.get(UNREADABLE):
+        digest.update(f"{UNREADABLE} {unreadable}".encode())
     return digest.hexdigest()

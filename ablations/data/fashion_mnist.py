@@ -2,21 +2,20 @@
 
 What is checked: the header of every file against its size, every label, and, for a file of the published
 length, the published MD5 of its content (unpacked, so that it does not matter who compressed it). MNIST has
-files of the same names and sizes; it is refused here. Shorter files, a set of one's own, are taken as they
-are.
+files of the same names and sizes; it is refused here, and read by ``--data idx``. Shorter files, a set of
+one's own, are taken as they are.
 
 Source: H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, arXiv:1708.07747, 2017.
 """
 
-import gzip
 import hashlib
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ablations.data import idx
 from ablations.data.dataset import Dataset
 from ablations.data.fetch import Remote
 from ablations.data.locations import not_found, search_folder
@@ -115,40 +114,22 @@ def _paths(folder: Path, file: IdxFile) -> list[Path]:
 
 
 def _read_idx(folder: Path, file: IdxFile) -> NDArray[np.uint8]:
-    """Parse an IDX file: 0, 0, 8 (unsigned bytes), the number of axes, their big-endian lengths, the bytes."""
     paths = _paths(folder, file)
     if not paths:
         raise UsageError(f"{folder / file.name}[.gz]: missing; run `vitab data fetch {NAME}` or copy it there")
     path = paths[0]
     tail = (28, 28) if "images" in file.name else ()
-    header = 8 + 4 * len(tail)
-    most = header + file.examples * int(np.prod(tail, dtype=np.int64))
-    data = _read_at_most(path, most + 1)
-    if len(data) > most:
-        raise UsageError(f"{path}: more than the {most:,} bytes of the published file; download it again")
-    if data[:4] != bytes((0, 0, 8, 1 + len(tail))) or len(data) < header:
-        raise UsageError(f"{path}: the header must be IDX, unsigned bytes, {1 + len(tail)} axes; download it again")
-    shape = tuple(int(n) for n in np.frombuffer(data, dtype=">u4", count=1 + len(tail), offset=4))
-    promised = header + int(np.prod(shape, dtype=np.int64))
-    if shape[1:] != tail or promised != len(data):
-        raise UsageError(
-            f"{path}: the size must be {promised:,} bytes for the shape {shape} in the header, got {len(data):,}: "
-            "truncated or damaged; download it again"
-        )
-    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if shape[0] == file.examples and found != file.md5:
-        raise UsageError(
-            f"{path}: MD5 of the content is {found}, the published file has {file.md5}: "
-            "damaged, or another data set (MNIST has files of these names); fetch it again"
-        )
-    return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
-
-
-def _read_at_most(path: Path, size: int) -> bytes:
-    """Return at most ``size`` bytes of the uncompressed content of a plain or gzipped file."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data = file.read(size)
-            return bytes(data)
-    except (EOFError, OSError, zlib.error) as error:
-        raise UsageError(f"{path}: damaged or truncated ({error}); fetch it again") from error
+        array = idx.read(path, most=file.examples * int(np.prod(tail, dtype=np.int64)))
+    except UsageError as error:
+        raise UsageError(f"{error}; download it again") from error
+    if array.dtype != np.uint8 or array.shape[1:] != tail:
+        raise UsageError(f"{path}: must be uint8 {('n', *tail)}, got {array.dtype} {array.shape}; download it again")
+    found = hashlib.md5(idx.header(array), usedforsecurity=False)
+    found.update(array.data)
+    if len(array) == file.examples and found.hexdigest() != file.md5:
+        raise UsageError(
+            f"{path}: MD5 of the content is {found.hexdigest()}, the published file has {file.md5}: "
+            "damaged, or another data set (MNIST has files of these names: --data idx); fetch it again"
+        )
+    return array

@@ -3,14 +3,13 @@
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from ablations.config import RunConfig
 from ablations.data import Dataset, split, subsample
 from ablations.data.augmentation import augment, normalise
-from ablations.data.normalisation import statistics
+from ablations.data.normalisation import histogram, mean_and_std
 from ablations.errors import UsageError
 from vit import one_hot
 from vit.random import stream
@@ -19,17 +18,31 @@ Batch = tuple[np.ndarray, np.ndarray]
 """Images (B, h, w, c) float32, normalised, and soft targets (B, C) float32."""
 
 
-def parts_of(config: RunConfig, images: int) -> tuple[int, int]:
-    """Return the numbers of training and validation images of a run, given those in the training part."""
-    held = round(config.validation * images)
-    return max(1, round(config.data_fraction * (images - held))), held
+def parts_of(config: RunConfig, images: int, validation: int = 0) -> tuple[int, int]:
+    """Return the numbers of training and validation images of a run; with groups they are near to these.
+
+    Args:
+        images: In the training part, without `validation`.
+        validation: In the validation part that the data came with; 0 where a share of the training part is held out.
+    """
+    held = 0 if validation else round(config.validation * images)
+    return max(1, round(config.data_fraction * (images - held))), held or validation
 
 
-def steps_of(config: RunConfig, images: int) -> tuple[int, int]:
-    """Return steps per epoch and images per step of a run, given the images in the training part."""
-    used, _ = parts_of(config, images)
+def steps_of(config: RunConfig, images: int, validation: int = 0) -> tuple[int, int]:
+    """Return steps per epoch and images per step of a run, as `parts_of`."""
+    used, _ = parts_of(config, images, validation)
     batch = min(config.batch_size, used)
     return used // batch, batch
+
+
+def check_validation(config: RunConfig, dataset: Dataset) -> None:
+    """Raise UsageError if a run sets the share of validation images where the data came with a validation part."""
+    if dataset.validation_images and config.validation != RunConfig.validation:
+        raise UsageError(
+            f"validation cannot be set for this {dataset.name} data, which has its own validation part of "
+            f"{dataset.validation_images:,} images; got {config.validation:g}"
+        )
 
 
 def is_augmented(config: RunConfig) -> bool:
@@ -59,16 +72,24 @@ class DataLoader:
 
     @classmethod
     def of(cls, config: RunConfig, dataset: Dataset) -> "DataLoader":
-        """Return the loader of a run. Raises UsageError if no image would be held out for validation."""
-        train, validation = split(dataset.train_labels, config.validation, config.seed)
+        """Return the loader of a run.
+
+        Raises UsageError if no image would be held out for validation, or the data came with a validation part and the
+        run sets a share.
+        """
+        check_validation(config, dataset)
+        if dataset.validation_images:
+            train, validation = np.split(np.arange(len(dataset.train_labels)), [dataset.train_part])
+        else:
+            train, validation = split(dataset.train_labels, config.validation, config.seed, dataset.train_groups)
         if not len(validation):
             raise UsageError(
-                f"validation must hold out at least one of {len(dataset.train_labels)} training images, got "
-                f"{config.validation:g}"
+                f"validation must hold out at least one of {len(dataset.train_labels)} training images and leave one "
+                f"of each class, got {config.validation:g}"
             )
         if config.data_fraction < 1:
             train = train[subsample(dataset.train_labels[train], config.data_fraction, config.seed)]
-        return cls(config, dataset, train, validation, *statistics(dataset.train_images[train]))
+        return cls(config, dataset, train, validation, *mean_and_std(_histogram(dataset, train)))
 
     @property
     def validation_labels(self) -> np.ndarray:
@@ -91,12 +112,12 @@ class DataLoader:
     def epoch(self, epoch: int, first: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of an epoch (from 1), starting at step `first`.
 
-        Augmented batches are made while the step before them runs; others only have to be gathered.
+        Augmented batches are made while the step before them runs; others are made quickly.
         """
         order = self.order(epoch)
         steps = range(first, self.steps)
         if not is_augmented(self.config):
-            yield from (self._gathered(order, step) for step in steps)
+            yield from (self._plain(order, step) for step in steps)
         elif steps:
             with ThreadPoolExecutor(1) as ahead:
                 coming = ahead.submit(self._augmented, order, epoch, first)
@@ -110,25 +131,28 @@ class DataLoader:
         """Return the order of an epoch (from 1): a permutation of the positions in `train`, (n,)."""
         return stream(self.config.seed, "order", epoch).permutation(len(self.train))
 
-    @cached_property
-    def _ready(self) -> Batch:
-        """All images and targets that the run trains on, normalised; used by recipes without augmentation."""
-        return self.normalise(self.dataset.train_images[self.train]), self._targets(self.train)
-
     def _targets(self, indices: np.ndarray) -> np.ndarray:
         labels = self.dataset.train_labels[indices]
         return one_hot(labels, self.dataset.classes, self.config.label_smoothing).astype(np.float32)
 
     def _chosen(self, order: np.ndarray, step: int) -> np.ndarray:
-        return order[step * self.batch_size : (step + 1) * self.batch_size]
+        return self.train[order[step * self.batch_size : (step + 1) * self.batch_size]]
 
-    def _gathered(self, order: np.ndarray, step: int) -> Batch:
-        chosen = self._chosen(order, step)
-        images, targets = self._ready
-        return images[chosen], targets[chosen]
+    def _plain(self, order: np.ndarray, step: int) -> Batch:
+        indices = self._chosen(order, step)
+        return self.normalise(self.dataset.train_images[indices]), self._targets(indices)
 
     def _augmented(self, order: np.ndarray, epoch: int, step: int) -> Batch:
-        indices = self.train[self._chosen(order, step)]
+        indices = self._chosen(order, step)
         generator = stream(self.config.seed, "augmentation", epoch, step)
         images, targets = self.dataset.train_images[indices], self._targets(indices)
         return augment(images, targets, self.config, generator, self.mean, self.std)
+
+
+def _histogram(dataset: Dataset, train: np.ndarray) -> np.ndarray:
+    """Return the histogram of the images with these indices, from that of all training images if they are many."""
+    number = len(dataset.train_labels)
+    if len(train) < number / 2:
+        return histogram(dataset.train_images, train)
+    others = np.setdiff1d(np.arange(number), train)
+    return dataset.train_histogram - histogram(dataset.train_images, others)

@@ -4,12 +4,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ablations.errors import UsageError
-from vit.caches import user_cache
+from vit.caches import user_cache, writable_cache
 
 
 def cache_folder(name: str) -> Path:
     """Return the cache folder of a dataset, which ``vitab data fetch`` fills; it need not exist."""
     return user_cache() / "data" / name
+
+
+def decoded_folder() -> Path | None:
+    """Return the cache folder of decoded pictures, which need not exist; None if no folder can be written."""
+    cache = writable_cache()
+    return None if cache is None else cache / "pictures"
 
 
 def search_folder(name: str, data_dir: Path | None) -> Path:

@@ -9,13 +9,10 @@ import numpy as np
 
 from ablations.data.augmentation import normalise
 from ablations.data.dataset import Dataset
-from ablations.data.pictures import read_picture
+from ablations.data.pictures import CROP, read_picture
 
 if TYPE_CHECKING:
     from ablations.data.loader import DataLoader
-
-CROP = "crop"
-"""The largest centred square is cut out and resized; see `read_picture`."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +26,15 @@ class Preprocessing:
     std: tuple[float, ...]
     class_names: tuple[str, ...]
     resize: str = CROP
+    """How pictures become square; see `read_picture`."""
 
     @classmethod
     def of(cls, loader: "DataLoader") -> "Preprocessing":
         """Return the preprocessing of a run with this loader."""
         dataset: Dataset = loader.dataset
         mean, std = (tuple(map(float, values)) for values in (loader.mean, loader.std))
-        return cls(dataset.image_size, dataset.channels, mean, std, tuple(dataset.class_names))
+        resize = loader.config.resize
+        return cls(dataset.image_size, dataset.channels, mean, std, tuple(dataset.class_names), resize)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Preprocessing":
@@ -48,8 +47,8 @@ class Preprocessing:
         return asdict(self)
 
     def read(self, source: Path | BinaryIO, *, name: str | None = None) -> np.ndarray:
-        """Return a picture as `read_picture` does, in the size and channels of the model."""
-        return read_picture(source, self.image_size, self.channels, name=name)
+        """Return a picture as `read_picture` does, as the pictures of the training were read."""
+        return read_picture(source, self.image_size, self.channels, resize=self.resize, name=name)
 
     def normalise(self, images: np.ndarray) -> np.ndarray:
         """Return uint8 images (n, h, w, c) as float32, standardised by the training images."""

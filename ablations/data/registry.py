@@ -8,9 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablations.data import cifar, digits, fashion_mnist, folder
+from ablations.data import cifar, digits, fashion_mnist
 from ablations.data.dataset import Dataset
 from ablations.data.fetch import Remote
+from ablations.data.reading import Reading
+from ablations.data.reading import read as read_source
+from ablations.data.sources import KINDS, find_source
 from ablations.data.subset import subset
 from ablations.errors import UsageError, unknown_name
 
@@ -26,7 +29,7 @@ class DatasetInfo:
         image_size: Rows, and columns, in pixels.
         channels: 1 for grey, 3 for colour.
         source: Where it comes from, for people.
-        read: ``read(data_dir, labels)``, the whole data set.
+        read: ``read(data_dir, labels, reading)``, the whole data set.
         find: ``find(data_dir)``, the folder or archive that would be read, or None.
         label_sets: The valid values of ``labels``.
         remotes: The files to fetch; none where there is nothing to fetch.
@@ -38,11 +41,17 @@ class DatasetInfo:
     image_size: int | None
     channels: int | None
     source: str
-    read: Callable[[Path | None, str], Dataset] = field(repr=False)
+    read: Callable[[Path | None, str, Reading], Dataset] = field(repr=False)
     find: Callable[[Path | None], Path | None] = field(repr=False)
     label_sets: tuple[str, ...] = ("fine",)
     remotes: tuple[Remote, ...] = ()
 
+
+def _read_own(kind: str, data_dir: Path | None, labels: str, reading: Reading) -> Dataset:
+    return read_source(kind, data_dir, reading)
+
+
+AS_IT_COMES = Reading()
 
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
@@ -54,7 +63,7 @@ DATASETS: dict[str, DatasetInfo] = {
             image_size=8,
             channels=1,
             source="scikit-learn",
-            read=lambda data_dir, labels: digits.read(),
+            read=lambda data_dir, labels, reading: digits.read(),
             find=lambda data_dir: digits.location(),
         ),
         DatasetInfo(
@@ -64,7 +73,7 @@ DATASETS: dict[str, DatasetInfo] = {
             image_size=32,
             channels=3,
             source="https://www.cs.toronto.edu/~kriz/cifar.html",
-            read=partial(cifar.read, cifar.CIFAR10),
+            read=lambda data_dir, labels, reading: cifar.read(cifar.CIFAR10, data_dir, labels),
             find=partial(cifar.find, cifar.CIFAR10),
             remotes=(cifar.CIFAR10.archives[0].remote,),
         ),
@@ -75,7 +84,7 @@ DATASETS: dict[str, DatasetInfo] = {
             image_size=32,
             channels=3,
             source="https://www.cs.toronto.edu/~kriz/cifar.html",
-            read=partial(cifar.read, cifar.CIFAR100),
+            read=lambda data_dir, labels, reading: cifar.read(cifar.CIFAR100, data_dir, labels),
             find=partial(cifar.find, cifar.CIFAR100),
             label_sets=("fine", "coarse"),
             remotes=(cifar.CIFAR100.archives[0].remote,),
@@ -87,19 +96,22 @@ DATASETS: dict[str, DatasetInfo] = {
             image_size=28,
             channels=1,
             source="https://github.com/zalandoresearch/fashion-mnist, Debian: dataset-fashion-mnist",
-            read=lambda data_dir, labels: fashion_mnist.read(data_dir),
+            read=lambda data_dir, labels, reading: fashion_mnist.read(data_dir),
             find=fashion_mnist.find,
             remotes=tuple(file.remote for file in fashion_mnist.FILES),
         ),
-        DatasetInfo(
-            name="folder",
-            description="your own PNG or JPEG images in --data-dir, one folder per class, resized to 32 x 32",
-            classes=None,
-            image_size=folder.IMAGE_SIZE,
-            channels=3,
-            source="--data-dir",
-            read=lambda data_dir, labels: folder.read(data_dir),
-            find=folder.find,
+        *(
+            DatasetInfo(
+                name=kind.name,
+                description=kind.description,
+                classes=None,
+                image_size=None,
+                channels=None,
+                source="--data-dir",
+                read=partial(_read_own, kind.name),
+                find=partial(find_source, kind.name),
+            )
+            for kind in KINDS.values()
         ),
     )
 }
@@ -112,6 +124,7 @@ def load(
     labels: str = "fine",
     classes: int | tuple[str, ...] | None = None,
     per_class: int | None = None,
+    reading: Reading = AS_IT_COMES,
 ) -> Dataset:
     """Read a dataset, or a part of it, from this machine, never from the network.
 
@@ -122,6 +135,7 @@ def load(
         labels: ``"fine"``, or ``"coarse"`` for the 20 superclasses of CIFAR-100.
         classes: The first N classes, or the names of classes; see `subset`.
         per_class: Training images of each class; see `subset`.
+        reading: How pictures of one's own are read.
 
     Raises:
         UsageError: if the name or a choice is unknown, files are missing or they are not what they should be.
@@ -129,7 +143,7 @@ def load(
     info = lookup(name)
     if labels not in info.label_sets:
         raise UsageError(f"labels must be one of {', '.join(info.label_sets)} for {name}, got {labels!r}")
-    whole = info.read(None if data_dir is None else Path(data_dir).expanduser(), labels)
+    whole = info.read(None if data_dir is None else Path(data_dir).expanduser(), labels, reading)
     return subset(whole, classes=classes, per_class=per_class)
 
 
@@ -141,6 +155,7 @@ def load_for(config: RunConfig, data_dir: Path | str | None = None) -> Dataset:
         labels=config.labels,
         classes=config.classes,
         per_class=config.per_class,
+        reading=Reading.of(config),
     )
 
 

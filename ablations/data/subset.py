@@ -2,8 +2,11 @@
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ablations.data.dataset import Dataset
 from ablations.data.split import fixed_order
@@ -63,18 +66,19 @@ def _keep_classes(dataset: Dataset, kept: list[int]) -> Dataset:
     renumbered = np.full(dataset.classes, -1, dtype=np.int64)
     renumbered[kept] = np.arange(len(kept))
     train, test = renumbered[dataset.train_labels], renumbered[dataset.test_labels]
-    return Dataset(
-        name=dataset.name,
-        train_images=dataset.train_images[train >= 0],
-        train_labels=train[train >= 0],
+    return replace(
+        dataset,
+        **_training_part(dataset, np.flatnonzero(train >= 0)) | {"train_labels": train[train >= 0]},
         test_images=dataset.test_images[test >= 0],
         test_labels=test[test >= 0],
+        names=_names(dataset, np.flatnonzero(np.concatenate([train, test]) >= 0)),
         class_names=tuple(dataset.class_names[i] for i in kept),
+        fingerprint="",
     )
 
 
 def _keep_images(dataset: Dataset, per_class: int) -> Dataset:
-    labels = dataset.train_labels
+    labels = dataset.train_labels[: dataset.train_part]
     counts = np.bincount(labels, minlength=dataset.classes)
     scarce = int(np.argmin(counts))
     if isinstance(per_class, bool) or not 1 <= per_class <= counts[scarce]:
@@ -86,11 +90,23 @@ def _keep_images(dataset: Dataset, per_class: int) -> Dataset:
     grouped = order[np.argsort(labels[order], kind="stable")]
     starts = np.cumsum(counts) - counts
     kept = np.sort(grouped[(starts[:, None] + np.arange(per_class)).ravel()])
-    return Dataset(
-        name=dataset.name,
-        train_images=dataset.train_images[kept],
-        train_labels=labels[kept],
-        test_images=dataset.test_images,
-        test_labels=dataset.test_labels,
-        class_names=dataset.class_names,
-    )
+    kept = np.concatenate([kept, np.arange(len(labels), len(dataset.train_labels))])
+    tested = np.arange(len(dataset.train_labels), len(dataset.train_labels) + len(dataset.test_labels))
+    names = _names(dataset, np.concatenate([kept, tested]))
+    return replace(dataset, **_training_part(dataset, kept), names=names, fingerprint="")
+
+
+def _names(dataset: Dataset, kept: NDArray[np.int64]) -> Sequence[str]:
+    """Return the names of the images with these numbers; built-in datasets get names of their numbers in the whole."""
+    return [dataset.name_of(i) for i in kept.tolist()]
+
+
+def _training_part(dataset: Dataset, kept: NDArray[np.int64]) -> dict[str, Any]:
+    """Return the fields of the training images with these indices, sorted, and of the validation images among them."""
+    groups = dataset.train_groups
+    return {
+        "train_images": dataset.train_images[kept],
+        "train_labels": dataset.train_labels[kept],
+        "validation_images": int((kept >= dataset.train_part).sum()),
+        "train_groups": None if groups is None else np.unique(groups[kept], return_inverse=True)[1].astype(np.int64),
+    }

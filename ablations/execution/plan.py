@@ -95,7 +95,7 @@ def epoch_flops(config: RunConfig, data_dir: Path | None) -> int:
     from vit import cost
 
     dataset = dataset_for(config, data_dir)
-    steps, batch = steps_of(config, len(dataset.train_labels))
+    steps, batch = steps_of(config, dataset.train_part, dataset.validation_images)
     return cost.TRAINING_FACTOR * cost.forward_flops(_model(config, dataset)) * steps * batch
 
 
@@ -122,7 +122,10 @@ def with_protocols_chosen_before(plan: StudyPlan, store: Store) -> StudyPlan:
 
 
 def check_model(config: RunConfig, dataset: "Dataset") -> None:
-    """Raise UsageError if the model of this run cannot be built for these images, or its crop does not fit them."""
+    """Raise UsageError if this run is impossible with these images: its model, its crop or its validation part."""
+    from ablations.data.loader import check_validation
+
+    check_validation(config, dataset)
     images = f"{dataset.image_size}x{dataset.image_size} images of {config.data}"
     if config.crop_padding > dataset.image_size:
         raise UsageError(f"crop_padding must be 0 to {dataset.image_size} for {images}, got {config.crop_padding}")
@@ -182,7 +185,7 @@ def _arm(
 
     dataset = dataset_for(config, data_dir)
     model = _model(config, dataset)
-    steps, _ = steps_of(config, len(dataset.train_labels))
+    steps, _ = steps_of(config, dataset.train_part, dataset.validation_images)
     done = sum(store.done(key) for key in keys)
     seconds = measure(config, dataset) * config.epochs if measure and done < len(keys) else None
     return Arm(

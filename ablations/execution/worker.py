@@ -3,7 +3,6 @@
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.config import vit_config
@@ -69,12 +68,13 @@ def write_run(
     store: Store, task: Task, record: "RunRecord", dataset: "Dataset", settings: ExecutionSettings, hooks: RunHooks
 ) -> Finished:
     """Write a trained run to the store. Raises TakenOverError when another process has taken the run over."""
+    from ablations.data.description import describe_dataset
     from ablations.models.gallery import stored_mistakes
     from ablations.storage.provenance import describe
 
     environment = describe(position=task.config.position, backend=settings.backend, threads=settings.threads)
     environment |= {"stack": record.stack, "data_sha256": dataset.fingerprint}
-    environment["dataset"] = describe_dataset(dataset, settings.data_dir)
+    environment["dataset"] = describe_dataset(dataset, settings.data_dir, task.config)
     if len(record.places) > 1:
         environment["places"] = list(record.places)
     model = vit_config(task.config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
@@ -82,18 +82,6 @@ def write_run(
     store.write(task.key, record, environment, model, hooks.holds_lease, task.replaces, mistakes)
     summary = training_summary(float(record.test_accuracy), float(record.validation_accuracy))
     return Finished(summary, float(record.seconds), record.diverged)
-
-
-def describe_dataset(dataset: "Dataset", data_dir: Path | None) -> dict[str, str | int]:
-    """Return the name and size of the dataset, as loaded for a run; images of a folder are named after the folder."""
-    name = data_dir.expanduser().resolve().name if dataset.name == "folder" and data_dir else ""
-    return {
-        "name": name or dataset.name,
-        "train_images": len(dataset.train_labels),
-        "test_images": len(dataset.test_labels),
-        "classes": dataset.classes,
-        "image_size": dataset.image_size,
-    }
 
 
 def execute_run(

@@ -31,7 +31,9 @@ def find_pictures(given: Iterable[str]) -> list[str]:
         if os.path.isdir(text):  # noqa: PTH112  Path.is_dir raises an error for a name that is too long
             pictures = pictures_in(Path(text))
             if not pictures:
-                raise UsageError(f"folder {text} must have at least one PNG or JPEG picture, got none")
+                raise UsageError(
+                    f"folder {text} must have at least one picture (PNG, JPEG, WebP, BMP, TIFF or GIF), got none"
+                )
             found += map(str, pictures)
         else:
             found.append(text)

@@ -83,7 +83,7 @@ class TrainedModel:
         return self._inference.probabilities(images)
 
     def classify(self, *pictures: str | Path) -> "pd.DataFrame":
-        """Return class probabilities of PNG and JPEG files: a row for each file, a column for each class.
+        """Return class probabilities of pictures in files: a row for each file, a column for each class.
 
         Raises UsageError for a file that cannot be read.
         """
@@ -140,8 +140,9 @@ def _batch_size(store: Store, key: str, config: RunConfig) -> int:
     """Return the images per step of a finished run: those of the configuration, unless there were fewer in all."""
     from ablations.data.loader import steps_of
 
-    images = store.environment(key).get("dataset", {}).get("train_images")
-    return config.batch_size if images is None else steps_of(config, images)[1]
+    recorded = store.environment(key).get("dataset", {})
+    images, validation = recorded.get("train_images"), recorded.get("validation_images", 0)
+    return config.batch_size if images is None else steps_of(config, images, validation)[1]
 
 
 def top(probabilities: np.ndarray, count: int) -> Sequence[int]:

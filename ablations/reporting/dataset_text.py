@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ablations.config.run_config import OWN_DATA
 from ablations.config.safe_text import markdown
+from ablations.data.pictures import RESIZES
+from ablations.data.sources.skipped import skipped_text
+from ablations.reporting.formatting import listed
 from ablations.statistics import varying_axes
 
 if TYPE_CHECKING:
@@ -58,33 +63,73 @@ def varying_subset(results: Results) -> str:
 def _dataset(results: Results, name: str) -> str:
     from ablations.data import DATASETS
 
-    if name == "folder":
-        return _folder(folder_facts(results))
+    if name in OWN_DATA:
+        return _own(name, own_facts(results, name))
     info = DATASETS.get(name)
     if info is None:
         return name
     return f"{name} ({re.sub(r' [(]--.*?[)]', '', info.description)})"  # without hints about options
 
 
-def _folder(found: dict[str, Any]) -> str:
+def _own(kind: str, found: Mapping[str, Any]) -> str:
     parts = []
     if "train_images" in found and "test_images" in found:
-        parts.append(f"{found['train_images']:,} training and {found['test_images']:,} test images")
+        validation = f", {found['validation_images']:,} validation" if "validation_images" in found else ""
+        parts.append(f"{found['train_images']:,} training{validation} and {found['test_images']:,} test images")
     if "classes" in found:
         parts.append(f"{found['classes']:,} classes")
     if "image_size" in found:
-        parts.append(f"{found['image_size']} × {found['image_size']} pixels")
-    name = f'the image folder "{markdown(found["name"])}"' if "name" in found else "an image folder"
+        grey = ", grey" if found.get("channels") == 1 else ""
+        parts.append(f"{found['image_size']} × {found['image_size']} pixels{grey}")
+    what = {"folder": "the image folder", "csv": "the images listed in"}.get(kind, "the images in")
+    some = {"folder": "an image folder"}.get(kind, f"images in a source of kind {kind}")
+    name = f'{what} "{markdown(found["name"])}"' if "name" in found else some
     return name + (f" ({', '.join(parts)})" if parts else " (name and size not recorded)")
 
 
-def folder_facts(results: Results) -> dict[str, Any]:
-    """Return the name and size of the image folder, as far as recorded and the same in all runs on one."""
-    keys = results.runs.loc[results.runs["data"] == "folder", "key"]
-    recorded = [results.environments.get(key, {}).get("dataset", {}) for key in keys]
-    if not recorded:
+def own_facts(results: Results, kind: str) -> dict[str, Any]:
+    """Return the recorded facts of one's own data of a kind that are the same in all runs on them."""
+    return _shared([record for record, data in _records(results) if data == kind])
+
+
+def details(results: Results) -> list[str]:
+    """Return sentences on how pictures were read and how large the classes are, as far as recorded and the same."""
+    records = [record for record, _ in _records(results)]
+    found, names = _shared(records), {data for _, data in _records(results)}
+    sentences = []
+    if names <= {*OWN_DATA} and found.get("resize") in RESIZES and "image_size" in found:
+        colour = {1: "in grey", 3: "in colour"}.get(found.get("channels", 0), "")
+        size = f"{found['image_size']} × {found['image_size']} pixels {colour}".strip()
+        sentences.append(f"Pictures were turned upright, {RESIZES[found['resize']]}, and resized to {size}")
+    if found.get("skipped") and len(names) == 1:
+        sentences.append(f"Skipped were {skipped_text(next(iter(names)), found['skipped'])}")
+    if sizes := found.get("class_sizes"):
+        each = listed([f"{_range(*sizes[part])} {part}" for part in sizes])
+        sentences.append(f"A class has {each} images")
+    digests = {str(results.environments.get(key, {}).get("data_sha256", "")) for key in results.runs["key"]}
+    if sizes and len(digests) == 1 and (digest := digests.pop()):
+        sentences.append(f"The fingerprint of the images used begins with {digest[:16]}")
+    return sentences
+
+
+def _range(least: int, most: int) -> str:
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def _records(results: Results) -> list[tuple[Mapping[str, Any], str]]:
+    """Return what each run recorded of its data, with the name of the dataset."""
+    environments = results.environments
+    return [
+        (environments.get(key, {}).get("dataset", {}), str(data))
+        for key, data in zip(results.runs["key"], results.runs["data"], strict=True)
+    ]
+
+
+def _shared(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what is the same in all records."""
+    if not records:
         return {}
-    return {field: value for field, value in recorded[0].items() if all(each.get(field) == value for each in recorded)}
+    return {field: value for field, value in records[0].items() if all(each.get(field) == value for each in records)}
 
 
 def first_value(runs: pd.DataFrame, field: str) -> object:

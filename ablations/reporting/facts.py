@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ablations.config import level_text, name_level
+from ablations.config.run_config import DEFAULTS, OWN_DATA, PICTURE_FIELDS
 from ablations.reporting.compute import compute_facts
-from ablations.reporting.dataset_text import folder_facts
+from ablations.reporting.dataset_text import own_facts
 from ablations.reporting.sequential_text import sample_size, spending
 from ablations.statistics import ALPHA, LEVEL, MARGIN, Analysis, diverged_keys, planned_seeds, varying_axes
 from ablations.storage import version_conflicts
@@ -95,15 +96,25 @@ def _same_in_all(results: Results) -> dict[str, Any]:
         varying |= {"epochs", "warmup_epochs"}
     found: dict[str, Any] = {}
     for name, value in asdict(results.plan.configs[0]).items():
-        if name not in varying and value is not None:
+        of_pictures = name in ("columns", *PICTURE_FIELDS) and value == DEFAULTS[name]  # of no concern to other data
+        if name not in varying and value is not None and not of_pictures:
             found[f"run_{name}"] = level_text(value) if isinstance(value, tuple) else value
     for name in dict.fromkeys(config.data for config in results.plan.configs):
-        if name == "folder":
-            found |= {f"data_folder_{field}": known for field, known in folder_facts(results).items()}
+        if name in OWN_DATA:
+            found |= {f"data_{name}_{field}": known for field, known in _flat(own_facts(results, name))}
         elif name in DATASETS:
             found[f"data_{name}"] = DATASETS[name].description
             found[f"data_{name}_classes"] = DATASETS[name].classes
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _flat(facts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield facts whose values are no mappings: the values of a mapping one by one, and those of a list in words."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}_{inner}", each) for inner, each in _flat(value))
+        else:
+            yield name, " to ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def facts_frame(found: dict[str, Any]) -> pd.DataFrame:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ablations.config import level_text, position_description
+from ablations.config import count, level_text, position_description
 from ablations.config.safe_text import markdown
 from ablations.reporting.compute import compute_sentence, epochs_range
-from ablations.reporting.dataset_text import first_value, images, percent, varying_subset
+from ablations.reporting.dataset_text import details, first_value, images, percent, varying_subset
 from ablations.statistics import varying_axes
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ def method(results: Results) -> list[str]:
     products = value("precision") if "precision" in runs else "float32"
     return [
         _varied(results),
-        f"**Data.** The dataset is {'; '.join(filter(None, (images(results), varying_subset(results))))}.",
-        f"**Seeds.** The seed of a run determines which {share} of the training set is held out for validation, the "
-        "initial weights, and the order and augmentation of the images. Runs with the same seed that differ only in "
-        "position share all of these; such runs form a pair. The test set is used once, after the last epoch.",
+        f"**Data.** The dataset is {'; '.join(filter(None, (images(results), varying_subset(results))))}."
+        + "".join(f" {markdown(text)}." for text in details(results)),
+        f"**Seeds.** {_validation(results, share)}the initial weights, and the order and augmentation of the images. "
+        "Runs with the same seed that differ only in position share all of these; such runs form a pair. The test set "
+        "is used once, after the last epoch.",
         _model(runs, varying),
         f"**Training.** {epochs} epochs, batch size {value('batch_size')}, AdamW with learning rate "
         f"{value('learning_rate', 'g')} after {warm_up}, then cosine decay; weight decay {value('weight_decay', 'g')}"
@@ -60,6 +61,18 @@ def method(results: Results) -> list[str]:
         *filter(None, [compute_sentence(results.plan)]),
         _augmentation(value, given),
     ]
+
+
+def _validation(results: Results, share: str) -> str:
+    """Return the beginning of the sentence on what the seed of a run determines."""
+    recorded = [results.environments.get(key, {}).get("dataset", {}) for key in results.runs["key"]]
+    own = [record["validation_images"] for record in recorded if record.get("validation_images")]
+    if own and len(own) == len(recorded):
+        images = count(own[0], "image") if len(set(own)) == 1 else "images"
+        return f"Runs are validated on the validation part of the data ({images}). The seed of a run determines "
+    grouped = any(record.get("groups") for record in recorded)
+    together = "Images of a group are all in the same part of the data. " if grouped else ""
+    return f"{together}The seed of a run determines which {share} of the training set is held out for validation, "
 
 
 def _varied(results: Results) -> str:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ablations.config import count, level_text
+from ablations.config.run_config import OWN_DATA
 from ablations.config.safe_text import code, code_block, markdown
 from ablations.reporting import run_tables, tables
+from ablations.reporting.balance import majority_warning, sizes_sentence
 from ablations.reporting.compute import compute_note
 from ablations.reporting.dataset_text import images
 from ablations.reporting.evaluation_sections import Section, choices, introduction, outdated_note, sections
@@ -25,6 +27,7 @@ from ablations.reporting.formatting import capital, in_unit, listed, number, p_p
 from ablations.reporting.method import described_positions, method
 from ablations.reporting.sequential_text import decision_state, procedure, runs_saved
 from ablations.reporting.tables import Table
+from ablations.reporting.threats import faults_of_data
 from ablations.reporting.wording import sentence
 from ablations.statistics import ALPHA, Analysis, Contrast, Outcomes, varying_axes
 from ablations.storage import version_conflicts
@@ -130,6 +133,9 @@ def render(
         file=file,
         accuracy=tabulated[file][""],
         arms=tabulated["arms"].get("", ""),
+        balanced=tabulated["balanced"].get("", ""),
+        class_sizes=sizes_sentence(analysis.balanced_scores) if analysis.balanced_scores else "",
+        majority=markdown(majority_warning(analysis.balanced_scores)),
         contrasts=tabulated["contrasts"].get("", ""),
         pairs=tabulated["pairs"].get("", ""),
         pairs_undecidable=not analysis.growth and _undecidable(analysis.pairs),
@@ -152,6 +158,7 @@ def render(
         incomplete=list(map(markdown, _incomplete(results, outcomes))),
         images=images(results),
         method=method(results),
+        faults=faults_of_data(results),
         positions=described_positions(results),
         compute_note=compute_note(plan),
         compute=tabulated["compute"].get("", ""),
@@ -169,8 +176,8 @@ def render(
         runs=_runs(results, about),
         mixed=list(map(markdown, version_conflicts(results))),
         command="\n".join(_commands(results, about, found)),
-        own_images="folder" in data,
-        downloadable=bool(data - {"digits", "folder"}),
+        own_images=bool(data & {*OWN_DATA}),
+        downloadable=bool(data - {"digits", *OWN_DATA}),
     )
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 

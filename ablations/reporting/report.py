@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.errors import UsageError
-from ablations.reporting import run_tables, tables
+from ablations.reporting import balance, run_tables, tables
 from ablations.reporting.claims_table import findings_table
 from ablations.reporting.compute import compute_frame, compute_table
 from ablations.reporting.evaluation_analysis import EvaluationAnalysis, analyse_evaluations
@@ -90,9 +90,11 @@ def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, Ta
     """Return the tables of README.md, by the name of their CSV and the axis they are about."""
     outcomes = analysis.outcomes
     pairs = {"": tables.contrasts_table(analysis.pairs)} if len(outcomes.arms) > 2 else {}
+    scores = analysis.balanced_scores
     return {
         "accuracy" if outcomes.measure.is_accuracy else "values": {"": tables.accuracy_table(analysis)},
         "arms": {"": tables.arms_table(outcomes)} if _several(outcomes) else {},
+        "balanced": {"": balance.balanced_table(outcomes, scores)} if scores else {},
         "contrasts": {"": tables.contrasts_table(analysis.contrasts)} if analysis.contrasts else {},
         "pairs": pairs,
         "other_images": {"": tables.other_images_table(analysis.other_images)} if analysis.other_images else {},
@@ -176,6 +178,7 @@ def frames(results: Results, analysis: Analysis, about: Measured | None = None) 
         "claims": findings_table(claims(analysis)),
         "accuracy" if analysis.outcomes.measure.is_accuracy else "values": analysis.cell_means,
         "arms": arm_means(analysis.outcomes) if _several(analysis.outcomes) else pd.DataFrame(),
+        "balanced": balance.balanced_frame(analysis.outcomes, analysis.balanced_scores),
         "contrasts": tables.contrasts_frame(analysis.contrasts),
         "pairs": tables.contrasts_frame(analysis.pairs),
         "other_images": pd.DataFrame(map(asdict, analysis.other_images)),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ablations.config import FIELDS, count
+from ablations.config.run_config import OWN_DATA, PICTURE_FIELDS
 from ablations.reporting.compute import compute_limits
 from ablations.reporting.formatting import listed
 from ablations.statistics import Analysis
@@ -26,6 +27,8 @@ DUPLICATES = {
     "cifar100": "About 10 % of the test images of CIFAR-100 have near-duplicates in its training set (Barz and Denzler "
     "2020).",
 }
+LEAKS = ("training, test", "training, validation", "validation, test")
+"""Parts that should share no image, as in the records of runs."""
 MACHINES = {
     "cpu": "processors",
     "gpus": "GPUs",
@@ -36,6 +39,7 @@ MACHINES = {
 }
 NOT_TUNED = (
     *("position", "depth", "patch", "data", "labels", "classes", "per_class", "data_fraction", "seed", "precision"),
+    *("columns", *PICTURE_FIELDS),
 )
 """Fields that say what is compared rather than how it is trained."""
 
@@ -84,11 +88,60 @@ def _data(results: Results, analysis: Analysis) -> Items:
                 f"standard error, in points, of {errors}.",
             )
         )
-    known = [DUPLICATES[name] for name in data if name in DUPLICATES]
-    unknown = [name for name in data if name not in DUPLICATES]
-    if unknown:
-        known.append(f"Not checked for test images that also occur in the training set: {', '.join(unknown)}.")
-    return [*found, ("Duplicates", " ".join(known))]
+    return [*found, ("Duplicates", " ".join(_duplicates(results, data))), *_unreadable(results)]
+
+
+def _duplicates(results: Results, data: Sequence[str]) -> list[str]:
+    """Return how many test images are like training images, as recorded and as published."""
+    known, unchecked = [], []
+    for name in data:
+        records = [record for record, of in zip(_records(results), results.runs["data"], strict=True) if of == name]
+        if all("duplicates" in record for record in records):
+            text = _recorded(max(records, key=lambda record: sum(record["duplicates"].get(pair, 0) for pair in LEAKS)))
+            known.append(f"{name}: {text}" if len(data) > 1 else text)
+        elif name not in DUPLICATES:
+            unchecked.append(name)
+        if name in DUPLICATES:
+            known.append(DUPLICATES[name])
+    if unchecked:
+        known.append(f"Not checked for test images that also occur in the training set: {', '.join(unchecked)}.")
+    return known
+
+
+def _recorded(record: Mapping[str, Any]) -> str:
+    """Return how many images are like others, from the record of a run."""
+    numbers, sentences = record["duplicates"], []
+    for pair in LEAKS:
+        earlier, later = pair.split(", ")
+        if number := numbers.get(pair):
+            same = numbers.get(f"{pair}, same pixels", 0)
+            verb = "image is a duplicate" if number == 1 else "images are duplicates"
+            sentences.append(f"{number:,} {later} {verb} of {earlier} images, {same:,} with the same pixels.")
+    if not sentences:
+        sentences.append("No test image was found to be a duplicate of a training image.")
+    if number := numbers.get("other label"):
+        verb = "is a duplicate" if number == 1 else "are duplicates"
+        sentences.append(f"{count(number, 'image')} {verb} of an image of another class.")
+    return " ".join(sentences)
+
+
+def faults_of_data(results: Results) -> Items:
+    """Return what is wrong with the data, as recorded by the runs: images that leak into the test, unreadable files."""
+    leaking = [record for record in _records(results) if any(record.get("duplicates", {}).get(pair) for pair in LEAKS)]
+    data = list(dict.fromkeys(map(str, results.runs["data"])))
+    found = [("Duplicates", " ".join(_duplicates(results, data)))] if leaking else []
+    return [*found, *_unreadable(results)]
+
+
+def _unreadable(results: Results) -> Items:
+    """Return how many pictures were left out because they could not be read."""
+    most = max((record.get("skipped", {}).get("unreadable", 0) for record in _records(results)), default=0)
+    return [("Unreadable pictures", f"{count(most, 'picture')} could not be read and were left out.")] if most else []
+
+
+def _records(results: Results) -> list[Mapping[str, Any]]:
+    """Return what each run recorded of its data."""
+    return [results.environments.get(key, {}).get("dataset", {}) for key in results.runs["key"]]
 
 
 def _training(results: Results, analysis: Analysis) -> Items:
@@ -191,7 +244,8 @@ def checklist(results: Results, analysis: Analysis, study: dict[str, Any]) -> It
     changed = ", with uncommitted changes" if any(state.get("dirty") for state in git) else ""
     data = f"; data: SHA-256 {listed(digests)}" if digests else ""
     hardware = f" on {listed(machines)}" if machines else ""
-    folder = ", with the image folder as --data-dir" if "folder" in set(results.runs["data"]) else ""
+    own = {*results.runs["data"]} & {*OWN_DATA}
+    folder = ", with the folder or file of the data as --data-dir" if own else ""
     match = results.plan.match
     again = "trains all runs again"
     if match is not None and match.measure == "seconds":

@@ -1,6 +1,7 @@
 """Estimates, tests, intervals and power for paired runs. Knows nothing of training or reports."""
 
 from ablations.statistics.analysis import Analysis, analyse, outcomes_at_last_look
+from ablations.statistics.class_balance import BalancedScores
 from ablations.statistics.confusions import Confusion, compare_confusions
 from ablations.statistics.contrasts import (
     ALPHA,
@@ -39,6 +40,7 @@ __all__ = [
     "MOST_SEEDS",
     "SEQUENTIAL",
     "Analysis",
+    "BalancedScores",
     "Confusion",
     "Contrast",
     "Divergence",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ablations.statistics.class_balance import BalancedScores, balanced_scores
 from ablations.statistics.contrasts import (
     Contrast,
     Interaction,
@@ -111,6 +112,11 @@ class Analysis:
     def other_images(self) -> list[OtherImages]:
         """The contrasts with the baseline over other seeds and other test images; empty without predictions."""
         return other_images(self.looked, self.contrasts, self.predictions)
+
+    @cached_property
+    def balanced_scores(self) -> list[BalancedScores]:
+        """Balanced accuracy and macro F1; empty unless the classes of the test set differ in size."""
+        return balanced_scores(self.outcomes, self.predictions)
 
     @cached_property
     def ranks(self) -> Ranks | None:

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ablations.config import RunConfig, vit_config
-from ablations.data.loader import is_augmented, parts_of, steps_of
+from ablations.data.loader import parts_of, steps_of
 
 if TYPE_CHECKING:
     from ablations.data import Dataset
@@ -46,8 +48,8 @@ def estimate_memory(
     from vit.memory import device_training_bytes, parameter_bytes, training_bytes
 
     model = vit_config(config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
-    used, held = parts_of(config, len(dataset.train_labels))
-    _, batch = steps_of(config, len(dataset.train_labels))
+    used, held = parts_of(config, dataset.train_part, dataset.validation_images)
+    _, batch = steps_of(config, dataset.train_part, dataset.validation_images)
     pixels = dataset.image_size**2 * dataset.channels
     numbers = 4 * (pixels + dataset.classes)  # of an image as a model reads it, with its target, in float32
     parameters = parameter_bytes(model)
@@ -55,7 +57,7 @@ def estimate_memory(
     kept = 3 * parameters + average  # what a snapshot of a run holds
     tested = len(dataset.test_labels)
 
-    loader = 8 * (used + held) + (0 if is_augmented(config) else used * numbers)
+    loader = 8 * (used + held)  # indices; batches are made from the dataset
     batches = 3 * batch * numbers  # at work, coming, and side by side with those of other runs
     evaluated = 3 * min(EVALUATED, max(held, tested)) * 4 * pixels
     results = 2 * parameters + 3 * tested * 4 * dataset.classes
@@ -66,16 +68,26 @@ def estimate_memory(
     moments = (runs * kept + 2 * kept, runs * (evaluated + average), runs * results)
     host = runs * (loader + batches) + max(moments)
     if backend == "numpy":
-        return MemoryEstimate(dataset_bytes(dataset), host + training)
+        return MemoryEstimate(dataset_bytes(dataset, mapped=False), host + training)
     training = device_training_bytes(
         model, runs=runs, batch_size=batch, precision=config.precision, average=bool(average)
     )
     swapped = runs * (batches + average)  # a batch of the host's, and the weights while their average is evaluated
     on_device = dataset_bytes(dataset) + training + swapped + runs * EVALUATED * 4 * dataset.classes
-    return MemoryEstimate(dataset_bytes(dataset), host, CONTEXT + on_device)
+    return MemoryEstimate(dataset_bytes(dataset, mapped=False), host, CONTEXT + on_device)
 
 
-def dataset_bytes(dataset: "Dataset") -> int:
-    """Of its images and labels."""
+def dataset_bytes(dataset: "Dataset", *, mapped: bool = True) -> int:
+    """Of its images and labels; without `mapped`, only of those that are not mapped from a file.
+
+    Pages of a mapped file are shared by processes, and the system drops them where memory is scarce.
+    """
     arrays = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
-    return sum(array.nbytes for array in arrays)
+    return sum(array.nbytes for array in arrays if mapped or not _is_mapped(array))
+
+
+def _is_mapped(array: np.ndarray | None) -> bool:
+    """Return whether an array is a view of a mapped file."""
+    while array is not None and not isinstance(array, np.memmap):
+        array = array.base if isinstance(array.base, np.ndarray) else None
+    return array is not None

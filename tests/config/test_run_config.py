@@ -99,6 +99,7 @@ def test_the_key_depends_on_every_field_and_on_the_data_only():
     assert base == run_key(RunConfig(), "f" * 64)
     assert base == run_key(dataclasses.replace(GOOD, learning_rate=2e-3, mlp_ratio=4), "f" * 64)
     others = {"classes": 5, "per_class": 5, "labels": "coarse", "data": "cifar10", "position": "none", "pool": "cls"}
+    others |= {"columns": "label=dx", "group_pattern": "^p", "resize": "pad", "image_size": 48, "channels": 1}
     keys = {run_key(GOOD, "e" * 64), base}
     for name, kind in FIELDS.items():
         value = getattr(GOOD, name)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ablations.config import run_config
 from ablations.data import DATASETS, fashion_mnist, load
 from ablations.data.catalog import fetch_dataset, list_datasets, sheet, verify_dataset
 from ablations.data.contact_sheet import contact_sheet
@@ -21,7 +22,7 @@ from tests.support.served import Server, remote
 def test_list_and_verify(tmp_path: Path) -> None:
     cifar100_binary(tmp_path / "cifar-100-binary")
     listed = {item.info.name: item.where for item in list_datasets(tmp_path)}
-    assert list(listed) == list(DATASETS) == ["digits", "cifar10", "cifar100", "fashion-mnist", "folder"]
+    assert list(listed) == list(DATASETS) == list(run_config.DATASETS)
     assert listed["cifar100"] == tmp_path / "cifar-100-binary"
     assert listed["cifar10"] is None
     assert listed["folder"] is None

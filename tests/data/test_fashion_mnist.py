@@ -37,11 +37,21 @@ def test_fashion_mnist_of_full_length_needs_the_published_content(tmp_path: Path
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda data: data[:-1], "the size must be 48 bytes for the shape .* got 47: truncated"),
-        (lambda data: data + b"x", "the size must be 48 bytes for the shape .* got 49"),
-        (lambda data: b"\x00\x00\x0d" + data[3:], "the header must be IDX"),
+        (
+            lambda data: data[:-1],
+            "there must be 40 bytes for the shape .* got 39: truncated or damaged; download it again",
+        ),
+        (lambda data: data + b"x", "there must be 40 bytes for the shape .* got more"),
+        (lambda data: b"\x00\x00\x0a" + data[3:], "the header must be IDX"),
+        (
+            lambda data: b"\x00\x00\x0d" + data[3:8] + bytes(160),
+            r"must be uint8 \('n',\), got >f4 \(40,\); download it",
+        ),
         (lambda data: data[:5], "the header must be IDX"),
-        (lambda data: data + bytes(10_000), "more than the 60,008 bytes|got 10,048"),
+        (
+            lambda data: data[:4] + b"\xff" * 4,
+            r"4,294,967,295 bytes for the shape .* at most 60,000 are valid; download",
+        ),
     ],
 )
 def test_damaged_idx_files_are_named(tmp_path: Path, damage: Callable[[bytes], bytes], message: str) -> None:
@@ -58,8 +68,8 @@ def test_damaged_gzip_and_bombs_are_refused(tmp_path: Path) -> None:
     path.write_bytes(good[:-9])
     with pytest.raises(UsageError, match=r"\.gz: damaged or truncated"):
         load("fashion-mnist", data_dir=tmp_path)
-    path.write_bytes(gzip.compress(bytes(10_000_000)))
-    with pytest.raises(UsageError, match=r"\.gz: more than the 60,008 bytes"):
+    path.write_bytes(gzip.compress(idx(np.zeros(40, dtype=np.uint8)) + bytes(10_000_000)))
+    with pytest.raises(UsageError, match=r"\.gz: there must be 40 bytes .* got more"):
         load("fashion-mnist", data_dir=tmp_path)
     path.unlink()
     with pytest.raises(UsageError, match=r"train-labels-idx1-ubyte\[\.gz\]: missing"):

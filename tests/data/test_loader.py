@@ -336,11 +336,11 @@ def test_steps_are_known_before_the_data_is_cut(changes: dict) -> None:
     assert steps_of(config, len(dataset.train_labels)) == (loader.steps, loader.batch_size)
 
 
-def test_gathered_batches_are_those_of_an_augmentation_that_changes_nothing() -> None:
+def test_plain_batches_are_those_of_an_augmentation_that_changes_nothing() -> None:
     """A recipe without augmentation takes a shorter way to the same bits."""
     loader = loader_of(label_smoothing=0.2)
     assert not is_augmented(loader.config)
     order = np.random.default_rng(0).permutation(len(loader.train))
     for step in range(loader.steps):
-        for gathered, augmented in zip(loader._gathered(order, step), loader._augmented(order, 1, step), strict=True):
-            np.testing.assert_array_equal(gathered, augmented)
+        for plain, augmented in zip(loader._plain(order, step), loader._augmented(order, 1, step), strict=True):
+            np.testing.assert_array_equal(plain, augmented)

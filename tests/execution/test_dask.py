@@ -340,7 +340,7 @@ def test_a_failed_run_is_reported_as_with_local_workers(local, place):
     assert "failed: none, seed 0: validation must hold out" in result.stderr
     store = Store(Path("runs"))
     (key,) = store.read_study("smoke").keys
-    assert store.failure(key).startswith("validation must hold out at least one of 50 training images, got 0.001")
+    assert store.failure(key).startswith("validation must hold out at least one of 50 training images and leave one")
     assert "Traceback" in (store.folder(key) / "failure.json").read_text()
     assert vitab(*bad, "--dask", local.scheduler_address).exit_code == 1
     assert last_attempt(store.folder(key)) == 2

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ablations.config import GRIDS, override
+from ablations.config import GRIDS, RunConfig, override
 from ablations.data import load
+from ablations.data.description import describe_dataset
 from ablations.data.loading import dataset_for
 from ablations.errors import StorageError, TakenOverError
 from ablations.execution import inline, pool
@@ -121,9 +122,9 @@ def test_heartbeats_while_images_are_read(tmp_path):
     hooks = RunHooks(lambda metrics: None, heartbeat=lambda: signs.append(1))
     config = replace(NONE.base, data="folder", per_class=None)
     dataset_for(config, tmp_path, hooks.heartbeat)
-    assert len(signs) == 6
+    assert (listed := len(signs)) >= 3
     dataset_for(config, tmp_path, hooks.heartbeat)
-    assert len(signs) == 6
+    assert len(signs) == listed
 
 
 def test_a_run_that_was_taken_over_is_not_written(store):
@@ -301,16 +302,20 @@ def test_a_run_records_its_dataset(store, monkeypatch, tmp_path):
         "test_images": 397,
         "classes": 10,
         "image_size": 8,
+        "channels": 1,
+        "class_sizes": {"training": [5, 5], "test": [39, 40]},
+        "duplicates": {},
     }
 
 
 def test_the_dataset_of_a_folder_is_named_after_it_without_its_path(tmp_path, monkeypatch):
     pictures(tmp_path / "flowers", {"rose": 10, "tulip": 5})
-    named = {"name": "flowers", "train_images": 12, "test_images": 3, "classes": 2, "image_size": 32}
+    named = {"name": "flowers", "train_images": 12, "test_images": 3, "classes": 2, "image_size": 32, "channels": 3}
+    named |= {"resize": "crop", "class_sizes": {"training": [4, 8], "test": [1, 2]}, "duplicates": {}}
     dataset = load("folder", data_dir=tmp_path / "flowers")
     monkeypatch.chdir(tmp_path / "flowers")
     for place in (tmp_path / "flowers", Path(), tmp_path / "flowers" / "rose" / ".."):
-        assert workers.describe_dataset(dataset, place) == named
+        assert describe_dataset(dataset, place, RunConfig(data="folder")) == named
 
 
 def test_a_run_with_repeatedly_expired_leases_fails(store):

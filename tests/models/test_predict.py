@@ -231,7 +231,9 @@ def test_no_picture_can_be_read(store: Store) -> None:
     for form, expected in ([], ""), (["--csv"], "picture,rank,class,probability\n"):
         result = CliRunner().invoke(app, ["predict", ROPE, "-", *form], input=b"")
         assert (result.exit_code, result.stdout) == (1, expected)
-        assert result.stderr == ("error: cannot read image standard input (neither PNG nor JPEG); fix or remove it\n")
+        assert result.stderr == (
+            "error: cannot read image standard input (not a PNG, JPEG, WebP, BMP, TIFF or GIF file); fix or remove it\n"
+        )
     result = CliRunner().invoke(app, ["predict", ROPE, "-", "--json"], input=b"")
     assert json.loads(result.stdout)["predictions"] == []
 
@@ -245,8 +247,8 @@ BAD = [
     ([ROPE, "p", "--runs", "nowhere"], "no finished run in nowhere has a key that begins with 'rope,depth=2'; there"),
     ([ROPE], "Missing argument 'PICTURE'"),
     ([], "Missing argument 'RUN'"),
-    ([ROPE, "empty"], "folder empty must have at least one PNG or JPEG picture, got none"),
-    ([ROPE, "p", "empty"], "folder empty must have at least one PNG or JPEG picture, got none"),
+    ([ROPE, "empty"], "folder empty must have at least one picture (PNG, JPEG, WebP, BMP, TIFF or GIF), got none"),
+    ([ROPE, "p", "empty"], "folder empty must have at least one picture (PNG, JPEG, WebP, BMP, TIFF or GIF), got none"),
     ([ROPE, "p", "--top", "0"], "--top must be an integer of at least 1, got 0"),
     ([ROPE, "p", "--top", "-3"], "--top must be an integer of at least 1, got -3"),
     ([ROPE, "p", "--top", "x"], "Invalid value for '--top'"),

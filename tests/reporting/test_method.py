@@ -95,3 +95,19 @@ def test_what_decides_a_result_is_said():
     said = sentences(init_std=0.02, precision="bf16")
     assert "initial weights with a standard deviation of 0.02" in said["Model"]
     assert said["Training"].endswith("label smoothing 0.1, matrix products in bf16.")
+
+
+def test_a_validation_part_of_the_data_is_said():
+    results = synthetic_results.make({"position": ("none", "rope")}, (0, 1), base=RunConfig(data="csv"))
+    for key in results.runs["key"]:
+        results.environments[key] = {"dataset": {"validation_images": 90}}
+    assert method(results)[2].startswith(
+        "**Seeds.** Runs are validated on the validation part of the data (90 images). The seed of a run determines "
+        "the initial weights, and the order"
+    )
+    for key in results.runs["key"]:
+        results.environments[key] = {"dataset": {"groups": 12}}
+    assert method(results)[2].startswith(
+        "**Seeds.** Images of a group are all in the same part of the data. The seed of a run determines which 15 % of "
+        "the training set is held out for validation, the initial weights"
+    )

@@ -555,7 +555,7 @@ def test_a_report_on_a_folder_names_it():
         '\n\nStudy `rope` on the image folder "flowers17" (1,200 training and 300 test images, 5 classes, 32 × 32 '
         "pixels): 4 of 4 runs finished; " in text
     )
-    assert "Add `--data-dir DIR` to it, with the image folder as DIR." in text
+    assert "Add `--data-dir PATH` to it, with the folder or file of the data as PATH." in text
     assert "your own" not in text
     other = compose(folder_study([FLOWERS, FLOWERS | {"train_images": 600}])).text
     assert 'the image folder "flowers17" (5 classes, 32 × 32 pixels)' in other

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablations.config import GRIDS, ComputeMatch, Grid, RunConfig, SequentialDesign, vit_config
+from ablations.config import FIELDS, GRIDS, ComputeMatch, Grid, RunConfig, SequentialDesign, vit_config
+from ablations.config.run_config import ADDED_FIELDS, DEFAULTS
 from vit import ViT, get_ops
 
 GAIN = {"none": 0.0, "learned": 21.5, "sinusoidal": 21.3, "rope": 22.6}
@@ -105,6 +106,13 @@ def accuracy(config: RunConfig, noise: float = 0.5) -> float:
     return round(percent / 100 * 397) / 397
 
 
+def written(config: RunConfig) -> str:
+    """Return a config as it was written when the golden report was made, without younger fields at their defaults."""
+    fields = {name: getattr(config, name) for name in FIELDS}
+    old = {name: each for name, each in fields.items() if name not in ADDED_FIELDS or each != DEFAULTS[name]}
+    return f"RunConfig({', '.join(f'{name}={each!r}' for name, each in old.items())})"
+
+
 def make(
     axes: dict[str, tuple[Any, ...]] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
@@ -130,8 +138,7 @@ def make(
     question = GRIDS["rope"].question
     grid = Grid(study, question, base or RunConfig(), axes, tuple(seeds), baseline)
     configs = [config for config in grid.expand() if asked(config)]
-    written = [repr(config).replace(", precision='float32'", "") for config in configs]  # as in the golden report
-    keys = [hashlib.sha256(text.encode()).hexdigest() for text in written]
+    keys = [hashlib.sha256(written(config).encode()).hexdigest() for config in configs]
     command = f"vitab run --grid {study}"
     plan = Plan(study, study, question, baseline, axes, tuple(seeds), keys, configs, command, design=design)
     rows, epochs, lost, environments = [], [], [], {}

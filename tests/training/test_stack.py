@@ -89,12 +89,12 @@ def test_all_may_diverge() -> None:
 
 
 def test_one_whose_batches_fail_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = DataLoader._gathered
+    original = DataLoader._plain
 
     def gathered(loader: DataLoader, order: np.ndarray, step: int) -> Any:
         return 1 / 0 if loader.config.seed == 0 and step == 3 else original(loader, order, step)
 
-    monkeypatch.setattr(DataLoader, "_gathered", gathered)
+    monkeypatch.setattr(DataLoader, "_plain", gathered)
     members = [StackedRun(replace(BASE, seed=seed), FEW) for seed in range(2)]
     ends: list[Any] = []
     train_together(members, FEW, lambda member, end: ends.append((member.config.seed, type(end))), threads=1)

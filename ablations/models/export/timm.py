@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ablations.config import position_label
-from ablations.data.preprocessing import CROP
+from ablations.data.pictures import CROP, PAD, STRETCH
 from ablations.errors import UsageError
 from ablations.models.export.encoding import token_table
 from ablations.models.trained import TrainedModel
@@ -52,7 +52,7 @@ def timm_files(model: TrainedModel) -> dict[str, bytes]:
         "fixed_input_size": True,
         "interpolation": "bicubic",
         "crop_pct": 1.0,
-        "crop_mode": {CROP: "center"}[preprocessing.resize],
+        "crop_mode": {CROP: "center", STRETCH: "squash", PAD: "border"}[preprocessing.resize],
         "mean": preprocessing.mean,
         "std": preprocessing.std,
         "num_classes": config.classes,

@@ -1,0 +1,198 @@
+"""Pictures of one's own: from a source to a dataset."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablations.config import RunConfig, count
+from ablations.data.dataset import UNREADABLE, Dataset
+from ablations.data.decoded import DecodedPictures, Geometry, decode_all
+from ablations.data.pictures import CROP
+from ablations.data.sources import Content, Source, divide, open_source
+from ablations.data.sources.source import PARTS
+from ablations.errors import UsageError
+
+IMAGE_SIZE, CHANNELS = 32, 3
+"""Of pictures in files, unless a run says otherwise."""
+FINGERPRINT = 1
+"""Version of `Dataset.fingerprint`: to be raised with it, as caches know fingerprints."""
+SHOWN = 10
+"""Pictures that a message names."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How pictures of one's own are read: the fields of a run with these names."""
+
+    columns: str = ""
+    image_size: int | None = None
+    channels: int | None = None
+    resize: str = CROP
+    group_pattern: str = ""
+    skip_unreadable: bool = False
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Reading":
+        """Return the reading of a run."""
+        return cls(
+            columns=config.columns,
+            image_size=config.image_size,
+            channels=config.channels,
+            resize=config.resize,
+            group_pattern=config.group_pattern,
+            skip_unreadable=config.skip_unreadable,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The listing of a source and its decoded pictures, training, validation and test pictures one after the other."""
+
+    source: Source
+    order: NDArray[np.int64]
+    """Indices into the source, (n,), of the pictures asked for."""
+    decoded: DecodedPictures
+
+    @property
+    def unreadable(self) -> list[tuple[str, str]]:
+        """Names of the pictures that cannot be read, each with the reason."""
+        bad = np.flatnonzero(~self.decoded.readable)
+        return [(self.source.names[self.order[at]], str(self.decoded.records[at])) for at in bad.tolist()]
+
+    def dataset(self) -> Dataset:
+        """Return the pictures that could be read, as a dataset."""
+        readable = self.decoded.readable
+        if readable.all():
+            return _dataset(self.source, self.order, self.decoded)
+        source = self.source.without(self.order[~readable], UNREADABLE)
+        return _dataset(source, order_of(source), self.decoded)
+
+
+def read(kind: str, data_dir: Path | None, reading: Reading) -> Dataset:
+    """Read the pictures of a source as a dataset: training, validation and test pictures, each in the source's order.
+
+    Raises:
+        UsageError: if the source cannot be listed or divided, or pictures cannot be read and are not to be skipped.
+        VitabError: if there is no space for the decoded pictures.
+    """
+    pictures = pictures_of(kind, data_dir, reading)
+    if (bad := pictures.unreadable) and not reading.skip_unreadable:
+        raise UsageError(f"{pictures.source.path}: {unreadable_text(bad, len(pictures.order))}")
+    return pictures.dataset()
+
+
+def pictures_of(kind: str, data_dir: Path | None, reading: Reading) -> Pictures:
+    """Return the pictures of a source, decoded. Raises as `read`, but not for pictures that cannot be read."""
+    source = listed(kind, data_dir, reading)
+    order = order_of(source)
+    return Pictures(source, order, decode_all(source, order, geometry_of(source, order, reading)))
+
+
+def listed(kind: str, data_dir: Path | None, reading: Reading) -> Source:
+    """Return the divided listing of a source, with the groups of a pattern."""
+    source = open_source(kind, data_dir, reading.columns)
+    if reading.group_pattern:
+        source = replace(source, groups=_groups(source, reading.group_pattern))
+    return divide(source)
+
+
+def order_of(source: Source) -> NDArray[np.int64]:
+    """Return the indices of the pictures of a divided source, part by part."""
+    return np.concatenate([np.flatnonzero(source.parts == part) for part in PARTS]).astype(np.int64)
+
+
+def geometry_of(source: Source, order: NDArray[np.int64], reading: Reading) -> Geometry:
+    """Return what the pictures become: what a run says, else the shape of arrays, else 32 x 32 in colour."""
+    size, channels = reading.image_size, reading.channels
+    if size is None or channels is None:
+        first = _first(source, order)
+        if isinstance(first, np.ndarray) and first.ndim in (2, 3):
+            height, width = first.shape[:2]
+            if size is None and height != width:
+                raise UsageError(
+                    f"{source.path}: images of {width} x {height} pixels are not square; give a size, such as --set "
+                    f"image_size={max(height, width)}, and how they become square: --set resize=crop, pad or stretch"
+                )
+            size = size or height
+            channels = channels or (1 if first.ndim == 2 or first.shape[2] == 1 else CHANNELS)
+    return Geometry(size or IMAGE_SIZE, channels or CHANNELS, reading.resize)
+
+
+def unreadable_text(bad: Sequence[tuple[str, str]], total: int) -> str:
+    """Return one line that names the first pictures that cannot be read, and says what to do."""
+    shown = "; ".join(f"{name} ({reason})" for name, reason in bad[:SHOWN])
+    more = f"; and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
+    them = "them" if len(bad) > 1 else "it"
+    return (
+        f"cannot read {len(bad):,} of {count(total, 'picture')}: {shown}{more}; fix or remove {them}, or leave {them} "
+        "out with --skip-unreadable"
+    )
+
+
+def _groups(source: Source, pattern: str) -> NDArray[np.str_]:
+    """Return the group of each picture: what the pattern finds in its name, or the first group in it."""
+    if source.groups is not None:
+        raise UsageError(f"{source.path}: groups are given by a column and by --group-pattern; give one of them")
+    found = [re.search(pattern, name) for name in source.names]
+    groups = ["" if match is None else next(iter(match.groups()), None) or match[0] for match in found]
+    missing = [name for name, group in zip(source.names, groups, strict=True) if not group]
+    if missing:
+        raise UsageError(
+            f"{source.path}: --group-pattern {pattern!r} must find a group in every name, got none in {len(missing):,} "
+            f"of {len(groups):,}, such as {missing[0]}"
+        )
+    return np.array(groups)
+
+
+def _first(source: Source, order: NDArray[np.int64]) -> Content | None:
+    """Return the first picture that can be read."""
+    for i in order.tolist():
+        try:
+            return source.read(i)
+        except (OSError, UsageError):
+            continue
+    return None
+
+
+def _dataset(source: Source, order: NDArray[np.int64], decoded: DecodedPictures) -> Dataset:
+    testing = int((source.parts == "test").sum())
+    training = len(order) - testing
+    groups = None
+    if source.groups is not None:
+        groups = np.unique(source.groups[order[:training]], return_inverse=True)[1].astype(np.int64)
+    labels = source.labels[order]
+    validation = int((source.parts == "validation").sum())
+    known = f"fingerprint {_digest(labels, groups, training, validation, source)}"
+    dataset = Dataset(
+        name=source.kind,
+        train_images=decoded.images[:training],
+        train_labels=labels[:training],
+        test_images=decoded.images[training:],
+        test_labels=labels[training:],
+        class_names=source.class_names,
+        validation_images=validation,
+        train_groups=groups,
+        skipped=source.skipped,
+        names=[source.names[i] for i in order],
+        fingerprint=decoded.fact(known) or "",
+    )
+    if decoded.fact(known) is None:
+        decoded.remember(known, dataset.fingerprint)
+    return dataset
+
+
+def _digest(
+    labels: NDArray[np.int64], groups: NDArray[np.int64] | None, training: int, validation: int, source: Source
+) -> str:
+    """Return a digest of all that a fingerprint depends on beside the pixels."""
+    others = (FINGERPRINT, training, validation, source.class_names, source.skipped.get(UNREADABLE), groups is None)
+    digest = hashlib.sha256(repr(others).encode())
+    digest.update(np.ascontiguousarray(labels).data)
+    if groups is not None:
+        digest.update(np.ascontiguousarray(groups).data)
+    return digest.hexdigest()[:16]
