@@ -130,7 +130,7 @@ def main() -> int:
                 f"{case}: {start.before_seconds:.1f} s before the run, {start.epoch_seconds:.1f} s for it "
                 f"({start.cpu_seconds:.1f} s of CPU in all), peak memory {start.peak_mb:,.0f} MB"
             )
-    save_machine(options.out)
+    save_machine(options.out, load_average=os.getloadavg()[1])  # near 0: nothing else was running
     save_records(options.out, starts)
     return 0
 
