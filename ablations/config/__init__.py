@@ -18,6 +18,7 @@ from ablations.config.positions import (
 from ablations.config.recipes import RECIPES, Recipe, find_recipe
 from ablations.config.run_config import DATASETS, FIELDS, LABELS, POOLS, PRECISIONS, RunConfig, coerce, parse, run_key
 from ablations.config.sequential_design import SequentialDesign
+from ablations.config.tuning import Range, TuningDesign, compared_axis
 
 __all__ = [
     "DATASETS",
@@ -29,12 +30,15 @@ __all__ = [
     "RECIPES",
     "Grid",
     "Level",
+    "Range",
     "Recipe",
     "RunConfig",
     "SequentialDesign",
+    "TuningDesign",
     "check_name",
     "coerce",
     "coerce_changes",
+    "compared_axis",
     "count",
     "find_grid",
     "find_recipe",

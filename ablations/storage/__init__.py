@@ -11,10 +11,11 @@ from ablations.storage.files import (
     to_json,
     write_file,
 )
-from ablations.storage.records import EpochMetrics, RunRecord
+from ablations.storage.records import EpochMetrics, RunRecord, TrainingRecord, TrialRecord
 from ablations.storage.results import Results, load_results
 from ablations.storage.store import FILES, METRICS, RESULT, Store
-from ablations.storage.study_plan import StudyPlan
+from ablations.storage.study_plan import StudyPlan, TrialRun
+from ablations.storage.trials import TrialStore, load_trials, trial_key
 from ablations.storage.verification import config_of, evaluations_of, find_key, finished_keys, problems, readable_config
 
 __all__ = [
@@ -27,12 +28,17 @@ __all__ = [
     "RunRecord",
     "Store",
     "StudyPlan",
+    "TrainingRecord",
+    "TrialRecord",
+    "TrialRun",
+    "TrialStore",
     "config_of",
     "evaluations_of",
     "file_sha256",
     "find_key",
     "finished_keys",
     "load_results",
+    "load_trials",
     "problems",
     "read_json",
     "readable_config",
@@ -43,6 +49,7 @@ __all__ = [
     "storage_errors",
     "sync_folder",
     "to_json",
+    "trial_key",
     "version_conflicts",
     "write_file",
 ]

@@ -10,6 +10,7 @@ from ablations.config import FIELDS, RunConfig, remember_descriptions
 from ablations.errors import UsageError
 from ablations.storage.store import METRICS, RESULT, Store
 from ablations.storage.study_plan import StudyPlan
+from ablations.storage.trials import TrialStore, load_trials
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,7 @@ class Results:
     environments: dict[str, dict[str, Any]] = field(default_factory=dict)  # by key
     checkpoint: Callable[[str], dict[str, np.ndarray]] = lambda key: {}  # the weights of the run of this key
     predictions: Callable[[str], dict[str, np.ndarray]] = lambda key: {}
+    trials: "pd.DataFrame | None" = None  # of a tuned study: one row a finished run of a trial, as `load_trials`
 
 
 def load_results(store: Store, study: str) -> Results:
@@ -62,4 +64,5 @@ def load_results(store: Store, study: str) -> Results:
         environments=environments,
         checkpoint=store.checkpoint,
         predictions=store.predictions,
+        trials=None if plan.tuning is None else load_trials(TrialStore.beside(store), plan.trials),
     )

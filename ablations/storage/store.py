@@ -34,7 +34,7 @@ from ablations.storage.study_plan import StudyPlan
 
 if TYPE_CHECKING:
     from ablations.data.preprocessing import Preprocessing
-    from ablations.storage.records import RunRecord
+    from ablations.storage.records import RunRecord, TrainingRecord
     from vit import ViTConfig
 
 FILES = (
@@ -144,13 +144,13 @@ class Store:
 
         facts = model_facts(key, record.config, preprocessing)
         metadata = {"vitab": json.dumps(facts)}  # safetensors shuffles several entries
-        result = {name: _number(getattr(record, name)) for name in RESULT} | {"key": key}
+        result = {name: plain_number(getattr(record, name)) for name in RESULT} | {"key": key}
         if record.diverged is not None:
             result["diverged"] = record.diverged
         contents = {
             "config.json": to_json(facts["config"]),
             "environment.json": to_json(environment),
-            "metrics.csv": _metrics_csv(record),
+            "metrics.csv": metrics_csv(record),
             "predictions.npz": npz_bytes(record.predictions),
             "checkpoint.safetensors": checkpoint.to_bytes(record.state, model, metadata),
             "result.json": to_json(result),
@@ -355,13 +355,13 @@ def _checksum(plain: dict[str, Any]) -> str:
     return hashlib.sha256(to_json(plain)).hexdigest()
 
 
-def _metrics_csv(record: "RunRecord") -> bytes:
+def metrics_csv(record: "TrainingRecord") -> bytes:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(METRICS)
     for metrics in record.metrics:
         row = asdict(metrics)
-        table.writerow([repr(_number(row[name])) for name in METRICS])
+        table.writerow([repr(plain_number(row[name])) for name in METRICS])
     return text.getvalue().encode()
 
 
@@ -372,5 +372,5 @@ def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
     return content.getvalue()
 
 
-def _number(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value

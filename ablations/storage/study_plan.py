@@ -1,14 +1,32 @@
-"""StudyPlan: the grid of a study and the keys of its runs."""
+"""StudyPlan: the grid of a study, the keys of its runs, and the trials that precede them."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ablations.config import RunConfig, SequentialDesign
+from ablations.config import RunConfig, SequentialDesign, TuningDesign
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """A run of a trial: an arm at a setting, trained with values that are tried and a seed of the tuning."""
+
+    key: str
+    config: RunConfig
+    number: int
+    """Of the trial in its group, from 0: of an arm at a setting, or of an arm (`TuningDesign.per`)."""
+    round: int
+    """From 0."""
+    thresholds: tuple[float, ...] = ()
+    """Validation accuracy that the run must have reached by each epoch, else it is pruned; empty without pruning."""
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """What a study is made of: the grid as it was asked for, and the keys of its runs in order."""
+    """What a study is made of: the grid as it was asked for, and the keys of its runs in order.
+
+    The runs of a tuned study, which differ from arm to arm in the tuned fields, are known when its trials have
+    finished; until then it has none.
+    """
 
     study: str
     grid: str
@@ -23,6 +41,10 @@ class StudyPlan:
     """Of a study that grows in rounds: the runs are those asked for so far."""
     protocols: tuple[str, ...] = ()
     """Evaluation protocols chosen before the training, in their standard spelling."""
+    tuning: TuningDesign | None = None
+    """Of a study whose arms are tuned before they are compared."""
+    trials: tuple[TrialRun, ...] = ()
+    """The runs of its trials, as far as they are planned: each round follows from the results of those before it."""
 
     @property
     def runs(self) -> dict[str, RunConfig]:
@@ -35,6 +57,10 @@ class StudyPlan:
         design = {} if self.design is None else asdict(self.design)
         if not self.protocols:  # as in plans that are older than the field
             del plain["protocols"]
+        del plain["tuning"], plain["trials"]
+        if self.tuning is not None:
+            plain["tuning"] = self.tuning.to_plain()
+            plain["trials"] = [vars(trial) | {"config": trial.config.canonical()} for trial in self.trials]
         return plain | {"configs": [config.canonical() for config in self.configs], "design": design}
 
     @classmethod
@@ -52,7 +78,14 @@ class StudyPlan:
             command=plain["command"],
             design=SequentialDesign(**plain["design"]) if plain.get("design") else None,
             protocols=tuple(plain.get("protocols", ())),
+            tuning=TuningDesign.from_plain(plain["tuning"]) if "tuning" in plain else None,
+            trials=tuple(map(_trial, plain.get("trials", ()))),
         )
+
+
+def _trial(plain: dict[str, Any]) -> TrialRun:
+    changed = {"config": RunConfig.from_mapping(plain["config"]), "thresholds": tuple(plain["thresholds"])}
+    return TrialRun(**(plain | changed))
 
 
 def _hashable(value: Any) -> Any:
