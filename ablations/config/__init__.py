@@ -3,7 +3,15 @@
 from ablations.config.builtin_grids import GRIDS
 from ablations.config.grid import Grid, check_name
 from ablations.config.grid_files import find_grid
-from ablations.config.grid_overrides import coerce_changes, override, parse_axes, parse_settings, shrink
+from ablations.config.grid_overrides import (
+    coerce_changes,
+    override,
+    parse_axes,
+    parse_settings,
+    parse_spaces,
+    shrink,
+    with_tuning,
+)
 from ablations.config.labels import Level, count, level_text, name_level, run_label
 from ablations.config.model import vit_config
 from ablations.config.positions import (
@@ -48,6 +56,7 @@ __all__ = [
     "parse",
     "parse_axes",
     "parse_settings",
+    "parse_spaces",
     "position_as_given",
     "position_description",
     "position_label",
@@ -59,4 +68,5 @@ __all__ = [
     "shrink",
     "standard_position",
     "vit_config",
+    "with_tuning",
 ]

@@ -41,6 +41,8 @@ ROUNDS = 4
 SMALLEST_ROUND = 4
 LAST_SEED = 2**32 - 1
 
+EXAMPLE = "learning_rate=1e-4:1e-2:log"
+
 Values = Mapping[str, Any]
 """Values of the tuned fields."""
 Group = tuple[Any, ...]
@@ -59,6 +61,10 @@ class Range:
         return f"{self.low:g}:{self.high:g}" + ":log" * self.log
 
 
+Space = Range | tuple[Any, ...]
+"""All values between two numbers, or a list of values."""
+
+
 @dataclass(frozen=True)
 class TuningDesign:
     """The search that precedes a comparison, equal for all arms.
@@ -68,7 +74,7 @@ class TuningDesign:
     `seeds` seeds that no comparison uses.
     """
 
-    space: dict[str, Range | tuple[Any, ...]]
+    space: dict[str, Space]
     trials: int = TRIALS
     seeds: int = 1
     per: str = "setting"
@@ -102,6 +108,11 @@ class TuningDesign:
         """The seeds of the trials, the last ones that exist; `check` keeps them out of the comparison."""
         return tuple(LAST_SEED - i for i in range(self.seeds))
 
+    @property
+    def largest(self) -> dict[str, Any]:
+        """The largest value of each tuned field."""
+        return {field: space.high if isinstance(space, Range) else max(space) for field, space in self.space.items()}
+
     def group_axes(self, axes: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:
         """Return the axes whose levels share one choice of values."""
         return tuple(axes) if self.per == "setting" else (compared_axis(axes),)
@@ -121,8 +132,9 @@ class TuningDesign:
             if field in axes:
                 raise UsageError(f"tune {field} must not be an axis of the grid: its levels are compared, not tuned")
             if field == "warmup_epochs":
-                longest = space.high if isinstance(space, Range) else max(space)
-                replace(base, warmup_epochs=longest, epochs=min(axes.get("epochs", (base.epochs,)))).validate()
+                replace(
+                    base, warmup_epochs=self.largest[field], epochs=min(axes.get("epochs", (base.epochs,)))
+                ).validate()
             if not isinstance(space, Range) and self.trials < len(space):
                 raise UsageError(
                     f"trials must be at least {len(space)}, the number of values of {field}, got {self.trials}"
@@ -162,31 +174,34 @@ def tuning_from_mapping(table: Mapping[str, Any]) -> TuningDesign:
 
     A space is a list of values, or a mapping with low, high and perhaps log. Raises UsageError that names the field.
     """
-    given = {name: table[name] for name in OPTIONS if name in table}
     space = {field: _space(field, each) for field, each in table.items() if field not in OPTIONS}
     if not space:
-        raise UsageError("must have a field with its space, such as learning_rate = { low = 1e-4, high = 1e-2 }")
-    return with_options(TuningDesign(space), **given)
+        raise UsageError(
+            "must have a field with its space, such as learning_rate = { low = 1e-4, high = 1e-2, log = true }"
+        )
+    design = TuningDesign(space)
+    for name in OPTIONS:
+        if name in table:
+            design = with_option(design, name, table[name])
+    return design
 
 
-def with_options(design: TuningDesign, **options: Any) -> TuningDesign:
-    """Return the design with other OPTIONS. Raises UsageError for an invalid one."""
-    for name, value in options.items():
-        choices = {"per": PER, "sampler": SAMPLERS, "prune": PRUNERS}.get(name)
-        if choices is not None and value not in choices:
-            raise UsageError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
-        if choices is None and not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-            raise UsageError(f"{name} must be an integer of at least 1, got {value!r}")
-    return replace(design, **options)
+def with_option(design: TuningDesign, name: str, value: Any, shown: str = "") -> TuningDesign:
+    """Return the design with another value of one of OPTIONS. Raises UsageError, which names it as `shown`."""
+    choices = {"per": PER, "sampler": SAMPLERS, "prune": PRUNERS}.get(name)
+    if choices is not None and value not in choices:
+        raise UsageError(f"{shown or name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+    if choices is None and not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        raise UsageError(f"{shown or name} must be an integer of at least 1, got {value!r}")
+    return replace(design, **{name: value})
 
 
-def parse_space(text: str) -> tuple[str, Range | tuple[Any, ...]]:
+def parse_space(text: str) -> tuple[str, Space]:
     """Return the field and the space of `--tune`: FIELD=LOW:HIGH, FIELD=LOW:HIGH:log, or FIELD=VALUE,VALUE."""
     field, equals, space = (part.strip() for part in text.partition("="))
     if not equals or not space:
         raise UsageError(
-            "--tune must be FIELD=LOW:HIGH[:log] or FIELD=VALUE,VALUE, such as learning_rate=1e-4:1e-2:log, "
-            f"got {text!r}"
+            f"--tune must be FIELD=LOW:HIGH, FIELD=LOW:HIGH:log or FIELD=VALUE,VALUE, such as {EXAMPLE}, got {text!r}"
         )
     _require_tunable(field)
     if ":" not in space:
@@ -197,12 +212,12 @@ def parse_space(text: str) -> tuple[str, Range | tuple[Any, ...]]:
     return field, _space(field, {"low": parse(field, low), "high": parse(field, high), "log": bool(log)})
 
 
-def space_text(space: Range | tuple[Any, ...]) -> str:
+def space_text(space: Space) -> str:
     """Return a space as `--tune` takes it."""
     return str(space) if isinstance(space, Range) else ",".join(map(level_text, space))
 
 
-def _space(field: str, given: Any) -> Range | tuple[Any, ...]:
+def _space(field: str, given: Any) -> Space:
     _require_tunable(field)
     if isinstance(given, Range):
         given = vars(given)

@@ -1,19 +1,30 @@
 """Plan of a study: its runs, the cost of each arm, and the unfinished runs."""
 
 import shlex
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablations.config import Grid, RunConfig, position_as_given, position_sources, run_key, run_label, vit_config
+from ablations.config import (
+    Grid,
+    RunConfig,
+    TuningDesign,
+    position_as_given,
+    position_sources,
+    run_key,
+    run_label,
+    vit_config,
+)
+from ablations.config.tuning import Group, Values
 from ablations.data.loading import dataset_for
 from ablations.errors import UsageError
 from ablations.execution.tasks import Task
-from ablations.storage import Store, StudyPlan
+from ablations.storage import Store, StudyPlan, TrialRun, TrialStore
 
 if TYPE_CHECKING:
     from ablations.data import Dataset
+    from ablations.tuning import Search
     from vit import ViTConfig
 
 BLOCK_OVERHEAD = 1e8
@@ -38,22 +49,31 @@ class Arm:
         return len(self.keys) - self.done
 
 
-def make_plan(grid: Grid, *, study: str, data_dir: Path | None = None, command: str = "") -> StudyPlan:
+def make_plan(
+    grid: Grid,
+    *,
+    study: str,
+    data_dir: Path | None = None,
+    command: str = "",
+    search: "Search | None" = None,
+) -> StudyPlan:
     """Return the plan of a study. Nothing is written.
+
+    That of a tuned grid has the trials of the `search`, and runs with the values that it has chosen: none until then.
 
     Raises UsageError for an impossible run: a field out of range, a dataset that cannot be read, or a model that does
     not fit the images.
     """
     configs = grid.expand()
-    keys = []
     checked = set()
     for config in configs:
-        dataset = dataset_for(config, data_dir)
-        shape = replace(config, seed=0)
+        shape = replace(config, seed=0, **({} if grid.tuning is None else grid.tuning.largest))
         if shape not in checked:
-            check_model(config, dataset)
+            check_model(shape, dataset_for(shape, data_dir))
             checked.add(shape)
-        keys.append(run_key(config, dataset.fingerprint))
+    if search is not None:
+        configs = [] if search.chosen is None else tuned(grid, configs, search.chosen)
+    keys = [run_key(config, dataset_for(config, data_dir).fingerprint) for config in configs]
     return StudyPlan(
         study=study,
         grid=grid.name,
@@ -65,12 +85,32 @@ def make_plan(grid: Grid, *, study: str, data_dir: Path | None = None, command: 
         configs=tuple(configs),
         command=command,
         protocols=grid.protocols,
+        tuning=grid.tuning,
+        trials=() if search is None else search.runs,
     )
 
 
+def tuned(grid: Grid, configs: Iterable[RunConfig], chosen: Mapping[Group, Values]) -> list[RunConfig]:
+    """Return runs of a grid with the values that were chosen for their groups."""
+    assert grid.tuning is not None
+    return [replace(config, **chosen[grid.tuning.group(config, grid.axes)]) for config in configs]
+
+
 def plan_study(grid: Grid, store: Store, *, study: str, data_dir: Path | None, command: str) -> StudyPlan:
-    """Return the plan of a study in a folder of runs, as `make_plan` and `with_protocols_chosen_before`."""
-    return with_protocols_chosen_before(make_plan(grid, study=study, data_dir=data_dir, command=command), store)
+    """Return the plan of a study in a folder of runs, as `make_plan` and `with_protocols_chosen_before`.
+
+    That of a tuned grid goes as far as its finished trials allow.
+    """
+    found = None
+    if grid.tuning is not None:
+        from ablations.tuning import search
+
+        def fingerprint(config: RunConfig) -> str:
+            return dataset_for(config, data_dir).fingerprint
+
+        found = search(grid, TrialStore.beside(store), fingerprint)
+    plan = make_plan(grid, study=study, data_dir=data_dir, command=command, search=found)
+    return with_protocols_chosen_before(plan, store)
 
 
 def with_protocols_chosen_before(plan: StudyPlan, store: Store) -> StudyPlan:
@@ -168,7 +208,7 @@ def shown_axes(plan: StudyPlan) -> list[str]:
 
 def tasks_of(plan: StudyPlan, arms: Sequence[Arm], store: Store, again: Container[str] = ()) -> list[Task]:
     """Return the unfinished runs, and the finished ones to train `again` (keys), in order."""
-    weights = {key: arm.flops + BLOCK_OVERHEAD * arm.config.depth * arm.steps for arm in arms for key in arm.keys}
+    weights = {key: _weight(arm) for arm in arms for key in arm.keys}
     axes = shown_axes(plan)
     return [
         Task(
@@ -185,6 +225,42 @@ def tasks_of(plan: StudyPlan, arms: Sequence[Arm], store: Store, again: Containe
     ]
 
 
+def _weight(arm: Arm) -> float:
+    """Return the expected share of a run of an arm in the work."""
+    return arm.flops + BLOCK_OVERHEAD * arm.config.depth * arm.steps
+
+
+def trial_tasks(plan: StudyPlan, store: Store, data_dir: Path | None) -> list[Task]:
+    """Return the unfinished runs of the planned trials of a tuned study, in order."""
+    trials, axes, tasks = TrialStore.beside(store), shown_axes(plan), {}
+    weights: dict[RunConfig, float] = {}
+    for run in plan.trials:
+        if run.key in tasks or trials.done(run.key):
+            continue
+        assert plan.tuning is not None
+        shape = replace(run.config, seed=0)
+        if shape not in weights:
+            weights[shape] = _weight(_arm(run.config, [], trials, data_dir, None))
+        tasks[run.key] = Task(
+            run.key,
+            run.config,
+            trial_label(run, plan.tuning, axes),
+            weights[shape],
+            trials.failed_attempt(run.key),
+            sources=position_sources(run.config.position),
+            thresholds=run.thresholds,
+        )
+    return [*tasks.values()]
+
+
+def trial_label(run: TrialRun, design: TuningDesign, axes: Sequence[str]) -> str:
+    """Return a run of a trial as text: `rope, depth 2, trial 3`, with the number of its seed if there are several."""
+    of = f", seed {design.trial_seeds.index(run.config.seed) + 1} of {design.seeds}" if design.seeds > 1 else ""
+    return f"{run_label(run.config, axes, seed=False)}, trial {run.number}{of}"
+
+
 def unfinished_tasks(plan: StudyPlan, store: Store, data_dir: Path | None) -> list[Task]:
-    """Return the unfinished runs of a plan, in order."""
+    """Return the unfinished runs of a plan, in order; those of its trials while it is `searching`."""
+    if plan.searching:
+        return trial_tasks(plan, store, data_dir)
     return tasks_of(plan, survey(plan, store, data_dir=data_dir), store)

@@ -280,8 +280,9 @@ class Store:
         written = read_json(self.root / "studies" / f"{plan.study}.json")
         if not isinstance(written, dict):
             return False
-        if written.get("design") and plan.design:  # it grows
-            return not set(written.get("keys", ())) <= set(plan.keys)
+        if plan.tuning is not None or (written.get("design") and plan.design):  # it grows
+            before = {*written.get("keys", ()), *(trial["key"] for trial in written.get("trials", ()))}
+            return not before <= {*plan.keys, *(trial.key for trial in plan.trials)}
         return written.get("keys") != list(plan.keys)
 
     def studies(self) -> list[str]:

@@ -51,6 +51,11 @@ class StudyPlan:
         """The configs by key, in order."""
         return dict(zip(self.keys, self.configs, strict=True))
 
+    @property
+    def searching(self) -> bool:
+        """Whether the values of the arms are still searched: the study has trials to train, and no runs yet."""
+        return self.tuning is not None and not self.keys
+
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
