@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ablations.api import (
         Grid,
+        Range,
         RunConfig,
         Study,
         TrainedModel,
+        TuningDesign,
         UsageError,
         VitabError,
         load_epochs,
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Grid",
+    "Range",
     "RunConfig",
     "Study",
     "TrainedModel",
+    "TuningDesign",
     "UsageError",
     "VitabError",
     "load_epochs",

@@ -37,9 +37,9 @@ def run(
     """Train the runs of a grid that are not finished yet, and return the study.
 
     It does what `vitab run` does: finished runs are kept and never trained again, and the same call resumes after an
-    interruption (KeyboardInterrupt, after the checkpoints are saved) or a failure. Protocols that the grid names are
-    measured after the training. Progress is one display in Jupyter, a live table on a terminal, and plain lines
-    elsewhere. Warnings of the command are Python warnings.
+    interruption (KeyboardInterrupt, after the checkpoints are saved) or a failure. The trials of a grid with `tuning`
+    are trained first. Protocols that the grid names are measured after the training. Progress is one display in
+    Jupyter, a live table on a terminal, and plain lines elsewhere. Warnings of the command are Python warnings.
 
     - `grid`: the name of a built-in grid, the path of a TOML file, or a Grid
     - `study`: the name of the study, by default that of the grid
@@ -58,8 +58,9 @@ def run(
     from ablations.api.command import command_of
     from ablations.commands.display import say
     from ablations.commands.evaluate import standard_protocols
-    from ablations.commands.execute import allocate, begin, diverged_warning
-    from ablations.config import check_name, coerce_changes, find_grid, override
+    from ablations.commands.execute import allocate, begin, diverged_warning, noun_of
+    from ablations.commands.tune import show_choice
+    from ablations.config import check_name, coerce_changes, find_grid, override, with_tuning
     from ablations.execution.execute import execute_plan
     from ablations.execution.plan import plan_study, unfinished_tasks
     from ablations.execution.resources import resolve_backend, resolve_workers
@@ -73,7 +74,7 @@ def run(
     axes, settings = coerce_changes(given)
     precision = settings.pop("precision", None)
     named = grid if isinstance(grid, Grid) else find_grid(str(grid))
-    chosen = override(named, axes=axes, settings=settings, seeds=_plain(seeds))
+    chosen = with_tuning(override(named, axes=axes, settings=settings, seeds=_plain(seeds)), {}, {}, settings)
     name = check_name("study", study) if study is not None else chosen.name
     used = resolve_backend(backend)
     resolve_workers(str(workers), runs=1, backend=used)
@@ -86,23 +87,38 @@ def run(
     command = command_of(grid if isinstance(grid, Grid) else str(grid), arguments)
 
     console, store, data = _console(quiet), Store(Path(runs)), None if data_dir is None else Path(data_dir)
-    plan = plan_study(chosen, store, study=name, data_dir=data, command=command)
     require_fixed(store, name)
+
+    def planned() -> "StudyPlan":
+        """Return the plan as far as finished trials allow."""
+        return plan_study(chosen, store, study=name, data_dir=data, command=command)
+
+    cautions = [caution] if (caution := power_warning(chosen)) else []
+
+    def train(plan: "StudyPlan") -> None:
+        """Train the unfinished runs of a plan, or of its trials."""
+        tasks = unfinished_tasks(plan, store, data)
+        resources = allocate(console, tasks, workers=str(workers), stack="auto", backend=used, data_dir=data)
+        store.check_writable()
+        done = begin(console, store, plan, tasks, cautions.append)
+        while cautions:
+            warnings.warn(cautions.pop(0), stacklevel=3)
+        execution = ExecutionSettings(store.root, data, used, threads=resources.threads, devices=resources.devices)
+        start = partial(execute_plan, plan, store, resources.tasks, settings=execution, workers=resources.workers)
+        outcome = _executed(console, resources.tasks, start, done=done, noun=noun_of(plan))
+        if outcome.diverged:
+            warnings.warn(diverged_warning(outcome, len(tasks)), stacklevel=3)
+        _require_success(outcome, done + len(tasks), noun_of(plan))
+
+    plan = planned()
     if backend != used == "numpy" and (line := unused_gpu()):
         say(console, f"note: {line}")
-    tasks = unfinished_tasks(plan, store, data)
-    resources = allocate(console, tasks, workers=str(workers), stack="auto", backend=used, data_dir=data)
-    store.check_writable()
-    cautions = [caution] if (caution := power_warning(chosen)) else []
-    done = begin(console, store, plan, tasks, cautions.append)
-    for caution in cautions:
-        warnings.warn(caution, stacklevel=2)
-    execution = ExecutionSettings(store.root, data, used, threads=resources.threads, devices=resources.devices)
-    start = partial(execute_plan, plan, store, resources.tasks, settings=execution, workers=resources.workers)
-    outcome = _executed(console, resources.tasks, start, done=done, noun="run")
-    if outcome.diverged:
-        warnings.warn(diverged_warning(outcome, len(tasks)), stacklevel=2)
-    _require_success(outcome, len(plan.keys), "run")
+    while plan.searching:
+        train(plan)
+        plan = planned()
+    if plan.tuning is not None:
+        show_choice(console, store, plan)
+    train(plan)
     if chosen.protocols:
         _evaluate(console, store, plan, chosen.protocols, data_dir=data, workers=str(workers), backend=used)
     return Study(name, store.root)

@@ -133,7 +133,7 @@ def begin(
     console: "Console", store: "Store", plan: "StudyPlan", tasks: "Sequence[Task]", warn: Callable[[str], None]
 ) -> int:
     """Print what a study has to do, warn of runs trained with other code, and return the number of finished runs."""
-    from ablations.storage import TrialStore, stale_runs, stale_runs_warning
+    from ablations.storage import TrialStore, stale_runs, stale_runs_warning, stale_trials
 
     to_do = {task.key for task in tasks}
     keys: Sequence[str] = plan.keys
@@ -149,6 +149,8 @@ def begin(
             console, f"study {plan.study} already exists with a different plan; replacing it (finished runs are kept)"
         )
     if tasks and (warning := stale_runs_warning(plan, stale_runs(store, plan))):
+        warn(warning)
+    if tasks and (warning := stale_runs_warning(plan, stale_trials(store, plan), "trial run")):
         warn(warning)
     return len(finished)
 

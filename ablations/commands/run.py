@@ -259,10 +259,13 @@ def run(
             number = count(len(plan.keys) * len(chosen.protocols), "evaluation")
             display.say(console, f"then {number}, by {', '.join(map(protocol_label, chosen.protocols))}")
     else:
+        while plan.searching:
+            execute(plan)
+            plan = planned()
         if plan.tuning is not None:
-            from ablations.commands.tune import train_trials
+            from ablations.commands.tune import show_choice
 
-            plan = train_trials(console, store, plan, planned=planned, train=execute)
+            show_choice(console, store, plan)
         if plan.design:
             from ablations.commands.until_decided import train_in_rounds
 

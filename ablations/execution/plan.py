@@ -230,12 +230,13 @@ def _weight(arm: Arm) -> float:
     return arm.flops + BLOCK_OVERHEAD * arm.config.depth * arm.steps
 
 
-def trial_tasks(plan: StudyPlan, store: Store, data_dir: Path | None) -> list[Task]:
-    """Return the unfinished runs of the planned trials of a tuned study, in order."""
+def trial_tasks(plan: StudyPlan, store: Store, data_dir: Path | None, again: Container[str] = ()) -> list[Task]:
+    """Return the runs of the planned trials of a tuned study as `tasks_of`, in order."""
     trials, axes, tasks = TrialStore.beside(store), shown_axes(plan), {}
     weights: dict[RunConfig, float] = {}
     for run in plan.trials:
-        if run.key in tasks or trials.done(run.key):
+        result = trials.result_digest(run.key)
+        if run.key in tasks or (result is not None and run.key not in again):
             continue
         assert plan.tuning is not None
         shape = replace(run.config, seed=0)
@@ -249,6 +250,7 @@ def trial_tasks(plan: StudyPlan, store: Store, data_dir: Path | None) -> list[Ta
             trials.failed_attempt(run.key),
             sources=position_sources(run.config.position),
             thresholds=run.thresholds,
+            replaces=result,
         )
     return [*tasks.values()]
 

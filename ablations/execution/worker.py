@@ -85,7 +85,8 @@ def write_run(
     if len(record.places) > 1:
         environment["places"] = list(record.places)
     if isinstance(record, TrialRecord):
-        TrialStore(store.root).write_trial(task.key, record, task.thresholds or (), environment, hooks.holds_lease)
+        trials, thresholds = TrialStore(store.root), task.thresholds or ()
+        trials.write_trial(task.key, record, thresholds, environment, hooks.holds_lease, task.replaces)
         summary = trial_summary(float(record.validation_accuracy), record.pruned)
         return Finished(summary, float(record.seconds), record.diverged)
     assert isinstance(record, RunRecord)

@@ -1,6 +1,12 @@
 """Runs and studies on disk: written atomically, verified by checksum, with the environment they were made in."""
 
-from ablations.storage.consistency import require_one_version, stale_runs, stale_runs_warning, version_conflicts
+from ablations.storage.consistency import (
+    require_one_version,
+    stale_runs,
+    stale_runs_warning,
+    stale_trials,
+    version_conflicts,
+)
 from ablations.storage.evaluations import EvaluationStore
 from ablations.storage.files import (
     file_sha256,
@@ -46,6 +52,7 @@ __all__ = [
     "require_one_version",
     "stale_runs",
     "stale_runs_warning",
+    "stale_trials",
     "storage_errors",
     "sync_folder",
     "to_json",

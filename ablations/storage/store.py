@@ -281,7 +281,9 @@ class Store:
         if not isinstance(written, dict):
             return False
         if plan.tuning is not None or (written.get("design") and plan.design):  # it grows
-            before = {*written.get("keys", ()), *(trial["key"] for trial in written.get("trials", ()))}
+            last = max((trial.round for trial in plan.trials), default=0)
+            before = {trial["key"] for trial in written.get("trials", ()) if trial["round"] <= last}
+            before |= set() if plan.searching else {*written.get("keys", ())}
             return not before <= {*plan.keys, *(trial.key for trial in plan.trials)}
         return written.get("keys") != list(plan.keys)
 

@@ -1,5 +1,6 @@
 """StudyPlan: the grid of a study, the keys of its runs, and the trials that precede them."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -55,6 +56,16 @@ class StudyPlan:
     def searching(self) -> bool:
         """Whether the values of the arms are still searched: the study has trials to train, and no runs yet."""
         return self.tuning is not None and not self.keys
+
+    @property
+    def cells(self) -> int:
+        """Number of arms at settings: of combinations of levels."""
+        return math.prod(map(len, self.axes.values()))
+
+    @property
+    def all_trial_runs(self) -> int:
+        """Number of runs of all trials, of those too that are not planned yet."""
+        return 0 if self.tuning is None else self.cells * self.tuning.trials * self.tuning.seeds
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -49,6 +49,7 @@ class TrialStore(Store):
         thresholds: Sequence[float],
         environment: dict[str, Any],
         held: Held = lambda: True,
+        replaces: str | None = None,
     ) -> None:
         """Write a finished run of a trial, DONE.json last. Raises as `Store.write`."""
         result = {name: plain_number(getattr(record, name)) for name in RESULT} | {
@@ -62,7 +63,7 @@ class TrialStore(Store):
             "metrics.csv": metrics_csv(record),
             "result.json": to_json(result | {name: epoch for name, epoch in ends.items() if epoch is not None}),
         }
-        self._put(key, contents, held)
+        self._put(key, contents, held, replaces)
 
 
 def trial_key(config: RunConfig, fingerprint: str, thresholds: Sequence[float]) -> str:

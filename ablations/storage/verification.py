@@ -38,16 +38,11 @@ def problems(store: Store, key: str) -> list[str]:
         "config.json": lambda key: config_of(store, key),
     }
     if isinstance(store, EvaluationStore):
-        readers = {
-            "environment.json": store.environment,
-            "arrays.npz": store.arrays,
-            "result.json": store.result,
-            "config.json": lambda key: config_of(store, key),
-        }
-    for name, read in readers.items():
+        readers["arrays.npz"] = store.arrays
+    for name in store.files:
         if name not in found:
             try:
-                read(key)
+                readers[name](key)
             except Exception as error:
                 found[name] = f"cannot read {name}: {' '.join(str(error).split())}"
     return list(found.values())
