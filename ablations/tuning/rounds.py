@@ -16,7 +16,7 @@ from ablations.config.tuning import Group, Values
 from ablations.storage import TrialRun, TrialStore, trial_key
 from ablations.tuning.choice import chosen_values, trials_of
 from ablations.tuning.pruning import median_thresholds
-from ablations.tuning.suggestions import suggest
+from ablations.tuning.suggestions import by_results, quasi_random, require_optuna
 
 
 @dataclass(frozen=True)
@@ -31,25 +31,28 @@ class Search:
 def search(grid: Grid, store: TrialStore, fingerprint: Callable[[RunConfig], str]) -> Search:
     """Return the state of the search of a grid: the runs of the rounds up to the first unfinished one.
 
-    `fingerprint` returns that of the data of a run. Nothing is written.
+    `fingerprint` returns that of the data of a run. Nothing is written. Raises UsageError if Optuna is not installed.
     """
+    require_optuna()
     design = grid.tuning
     assert design is not None
     groups: dict[Group, list[RunConfig]] = {}
     for config in grid.expand():
         if config.seed == grid.seeds[0]:
             groups.setdefault(design.group(config, grid.axes), []).append(config)
+    points = quasi_random(design)
     runs: list[TrialRun] = []
     accuracy: dict[str, float] = {}
     curves: dict[str, list[float]] = {}  # validation accuracy after each epoch, by key
     alike: dict[RunConfig, list[str]] = {}  # keys by what the runs of a group, setting and seed have in common
     for round, size in enumerate(design.rounds):
-        trials = trials_of(design, grid.axes, runs, accuracy)
-        suggested = {
-            group: suggest(design, round, group, [trial for trial in trials if trial.group == group], curves)
-            for group in groups
-        }
         begun, planned = sum(design.rounds[:round]), {}
+        suggested = dict.fromkeys(groups, points[begun : begun + size])  # the same for all groups
+        if design.sampler == "tpe" and round > 0:
+            trials = trials_of(design, grid.axes, runs, accuracy)
+            for group in groups:
+                own = [trial for trial in trials if trial.group == group]
+                suggested[group] = by_results(design, round, group, own, curves)
         for i, group in product(range(size), groups):
             for setting, seed in product(groups[group], design.trial_seeds):
                 common = replace(setting, seed=seed)

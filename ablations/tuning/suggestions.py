@@ -38,20 +38,26 @@ def require_optuna() -> None:
         raise UsageError("tuning needs the package optuna: pip install 'vitab[tune]'")
 
 
-def suggest(
+def quasi_random(design: TuningDesign) -> list[Values]:
+    """Return as many points of the space as the design has trials, by a scrambled Sobol sequence.
+
+    It is seeded by the space, so that a study with more trials goes on where one with fewer has ended.
+    """
+    return [*islice(_untried(design, _sobol(design), []), design.trials)]
+
+
+def by_results(
     design: TuningDesign, round: int, group: Group, earlier: Sequence[Trial], reached: Mapping[str, Sequence[float]]
 ) -> list[Values]:
-    """Return the values to try for a group in a round (from 0), as many as `design.rounds` says.
+    """Return the values to try for a group in a round (from 0) after the first, by a Parzen estimator.
 
-    The quasi-random points are the same for every group; so are those of the first round of "tpe". `earlier` are the
-    trials of the rounds before, `reached` the validation accuracy after each epoch of their runs.
+    `earlier` are the trials of the group in the rounds before, `reached` the validation accuracy after each epoch of
+    their runs, by key.
     """
-    number, ahead = design.rounds[round], sum(design.rounds[:round])
-    if design.sampler == "qmc" or round == 0:
-        return [*islice(_untried(design, _quasi_random(design), []), ahead, ahead + number)]
+    number = design.rounds[round]
     tried = [trial.values for trial in earlier]
     found = [*islice(_untried(design, _parzen(design, round, group, earlier, reached), tried), number)]
-    rest = _untried(design, _quasi_random(design), [*tried, *found])
+    rest = _untried(design, _sobol(design), [*tried, *found])
     return [*found, *islice(rest, number - len(found))]
 
 
@@ -67,8 +73,7 @@ def _untried(design: TuningDesign, suggested: Iterator[Values], tried: Sequence[
             return
 
 
-def _quasi_random(design: TuningDesign) -> Iterator[Values]:
-    """Yield the points of a scrambled Sobol sequence, seeded by the space: more trials go on where fewer have ended."""
+def _sobol(design: TuningDesign) -> Iterator[Values]:
     from optuna.samplers import QMCSampler
     from optuna.trial import create_trial
 
