@@ -166,10 +166,15 @@ def _levels(results: Results, axis: str) -> list[Any]:
 
 
 def _fields_that_differ(first: Results, second: Results, axes: set[str]) -> dict[str, tuple[str, str]]:
-    configs = first.plan.configs[0], second.plan.configs[0]
-    names = [name for name in vars(configs[0]) if name not in axes and name not in NOT_COMPARED]
-    values = {name: (level_text(getattr(configs[0], name)), level_text(getattr(configs[1], name))) for name in names}
+    names = [name for name in vars(first.plan.configs[0]) if name not in axes and name not in NOT_COMPARED]
+    values = {name: (_value(first, name), _value(second, name)) for name in names}
     return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
+
+
+def _value(results: Results, name: str) -> str:
+    """Return the value of a field that is the same in all runs of a study, or `tuned`."""
+    tuning = results.plan.tuning
+    return "tuned" if tuning and name in tuning.space else level_text(getattr(results.plan.configs[0], name))
 
 
 def comparison_text(outcomes: Outcomes, sources: tuple[Results, Results], tests: Procedure = FIXED) -> str:

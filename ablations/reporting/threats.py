@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablations.config import FIELDS, count
+from ablations.config.safe_text import plain
 from ablations.reporting.formatting import listed
+from ablations.reporting.tuning_analysis import TuningAnalysis
+from ablations.reporting.tuning_sections import edge_note, limits
 from ablations.statistics import Analysis
 from ablations.storage import version_conflicts
 
@@ -39,15 +42,18 @@ NOT_TUNED = (
 """Fields that say what is compared rather than how it is trained."""
 
 
-def threats(results: Results, analysis: Analysis, evaluated: Sequence[str] = ()) -> Items:
+def threats(
+    results: Results, analysis: Analysis, evaluated: Sequence[str] = (), tuned: TuningAnalysis | None = None
+) -> Items:
     """Return the threats to validity that the facts of a study show.
 
-    `evaluated` are the evaluation protocols of which the text has findings.
+    `evaluated` are the evaluation protocols of which the text has findings, `tuned` are the trials of a tuned study.
     """
     return [
         *_seeds(analysis),
         *_data(results, analysis),
         *_training(results, analysis),
+        *(_tuning(tuned) if tuned else []),
         *_machines(results),
         *_lost(results, analysis),
         *_tests(analysis, evaluated),
@@ -93,7 +99,7 @@ def _data(results: Results, analysis: Analysis) -> Items:
 def _training(results: Results, analysis: Analysis) -> Items:
     outcomes, runs, found = analysis.outcomes, results.runs, Items()
     varied = {outcomes.axis, *outcomes.cell_axes} & {*FIELDS} - {*NOT_TUNED}
-    if analysis.contrasts and not varied:
+    if analysis.contrasts and not varied and not results.plan.tuning:
         found.append(
             (
                 "Tuning",
@@ -113,6 +119,13 @@ def _training(results: Results, analysis: Analysis) -> Items:
     precisions = sorted(set(map(str, runs["precision"]))) if "precision" in runs else ["float32"]
     if precisions != ["float32"]:
         found.append(("Precision", f"Matrix products were computed in {listed(precisions)}."))
+    return found
+
+
+def _tuning(tuned: TuningAnalysis) -> Items:
+    found = [("Tuning", " ".join(map(plain, limits(tuned))))]
+    if tuned.on_edge:
+        found.append(("Edge of the search space", edge_note(tuned)))
     return found
 
 
@@ -189,6 +202,9 @@ def checklist(results: Results, analysis: Analysis, study: dict[str, Any]) -> It
     data = f"; data: SHA-256 {listed(digests)}" if digests else ""
     hardware = f" on {listed(machines)}" if machines else ""
     folder = ", with the image folder as --data-dir" if "folder" in set(results.runs["data"]) else ""
+    hyperparameters = "the hyperparameters"
+    if results.plan.tuning:
+        hyperparameters += ", and how the tuned ones were chosen"
     found = [
         (
             "Experimental result reproducibility",
@@ -199,7 +215,7 @@ def checklist(results: Results, analysis: Analysis, study: dict[str, Any]) -> It
         ("Open access to data and code", f"{code}{changed}{data}."),
         (
             "Experimental setting and details",
-            "Yes. The methods section gives the data, its split and the hyperparameters. Within a run, the test set is "
+            f"Yes. The methods section gives the data, its split and {hyperparameters}. Within a run, the test set is "
             "used at most once, after the last epoch.",
         ),
     ]
@@ -215,11 +231,17 @@ def checklist(results: Results, analysis: Analysis, study: dict[str, Any]) -> It
         found.append(
             ("Experiment statistical significance", "No. The runs give no interval of a difference between arms.")
         )
+    trials = (
+        f" The {count(len(results.trials), 'run')} of the trials before took another "
+        f"{results.trials['seconds'].sum() / 3600:.2f} hours and {results.trials['flops'].sum() / 1e12:.2f} TFLOPs."
+        if results.trials is not None
+        else ""
+    )
     found.append(
         (
             "Experiments compute resources",
             f"Yes. {count(int(study['runs_finished']), 'run')}{hardware}, {study['run_hours']:.2f} hours of run time "
-            f"and {study['training_teraflops']:.2f} TFLOPs of training in total.",
+            f"and {study['training_teraflops']:.2f} TFLOPs of training in total.{trials}",
         )
     )
     return found

@@ -13,7 +13,8 @@ import pandas as pd
 
 from ablations.config import FIELDS, Range, TuningDesign, compared_axis, name_level
 from ablations.config.run_config import RULES
-from ablations.config.tuning import Group, Values
+from ablations.config.tuning import Group, Values, shown_value
+from ablations.reporting.formatting import listed
 from ablations.reporting.untuned import UntunedComparison, compare_with_untuned
 from ablations.statistics import Analysis, FloatArray
 from ablations.tuning import Trial, accuracies, trials_of
@@ -80,7 +81,9 @@ class TuningAnalysis:
     @cached_property
     def rows(self) -> dict[str, dict[str, Any]]:
         """The finished runs of the trials by key."""
-        return {row["key"]: row for row in self.runs.to_dict("records")}
+        return {
+            str(row["key"]): {str(name): value for name, value in row.items()} for row in self.runs.to_dict("records")
+        }
 
     @property
     def per_arm(self) -> bool:
@@ -96,7 +99,7 @@ class TuningAnalysis:
 
     @property
     def disagreeing(self) -> list[Choice]:
-        """The choices that do not follow from the stored trials: another trial has a higher score, or none has the values."""
+        """The choices that do not follow from the stored trials: another one is better, or none has the values."""
         return [choice for choice in self.choices if choice.winner is None or choice.ahead < 0]
 
     @property
@@ -161,13 +164,6 @@ class TuningAnalysis:
         found = [self.rows[key]["validation_accuracy"] for key in trial.runs if key in self.rows]
         return 100 * float(np.mean(found)) if found else math.nan
 
-    def by_seed(self, trial: Trial) -> list[float]:
-        """Return the validation accuracy of the runs of each seed, in percent."""
-        found: dict[int, list[float]] = {}
-        for row in (self.rows[key] for key in trial.runs if key in self.rows):
-            found.setdefault(row["seed"], []).append(100 * row["validation_accuracy"])
-        return [float(np.mean(each)) for each in found.values()]
-
     def _potential(self, trial: Trial) -> float:
         """Return the score that a trial would have with the largest gains."""
         scores = []
@@ -209,9 +205,10 @@ def analyse_tuning(results: Results, analysis: Analysis, untuned: Results | None
 
 
 def _curves(results: Results) -> dict[str, FloatArray]:
-    if results.trial_epochs is None:
+    epochs: pd.DataFrame | None = getattr(results, "trial_epochs", None)
+    if epochs is None:
         return {}
-    ordered = results.trial_epochs.sort_values(["key", "epoch"], kind="stable")
+    ordered = epochs.sort_values(["key", "epoch"], kind="stable")
     return {str(key): each.to_numpy(dtype=float) for key, each in ordered.groupby("key")["validation_accuracy"]}
 
 
@@ -278,3 +275,11 @@ def position_in(space: Range, value: float) -> float:
     """Return where a value lies in a space: 0 at its low end, 1 at its high end."""
     scale = math.log if space.log else float
     return (scale(value) - scale(space.low)) / (scale(space.high) - scale(space.low))
+
+
+def chosen_range(found: TuningAnalysis, field: str) -> str:
+    """Return the chosen values of a field as text: `0.0005 to 0.004` for numbers, else each of them."""
+    values = list(dict.fromkeys(choice.values[field] for choice in found.choices))
+    if FIELDS[field] is bool or len(values) == 1:
+        return listed(list(map(shown_value, values)), "or")
+    return f"{shown_value(min(values))} to {shown_value(max(values))}"

@@ -79,13 +79,14 @@ class UntunedComparison:
         return max((each.gain.n for each in self.arms), default=0)
 
 
-def find_untuned(store: Store, plan: StudyPlan) -> Results | None:
+def find_untuned(store: Store, results: Results) -> Results | None:
     """Return the results of a stored study that makes the same comparison as a tuned one, at shared values.
 
-    It has the same arms, settings, baseline and other fields, and one value of each tuned field in all runs. Of several,
-    the one with the same versions of code and data, then with the most finished runs of common seeds, then the first by
-    name. None if the study is not tuned, or there is none.
+    It has the same arms, settings, baseline and other fields, and one value of each tuned field in all runs. Of
+    several, the one with the same versions of code and data, then with the most finished runs of common seeds, then the
+    first by name. None if the study is not tuned, or there is none.
     """
+    plan = results.plan
     if plan.tuning is None:
         return None
     found = []
@@ -96,8 +97,7 @@ def find_untuned(store: Store, plan: StudyPlan) -> Results | None:
                 found.append(load_results(store, name))
         except VitabError:  # a damaged study is not this report's concern
             continue
-    own = load_results(store, plan.study)
-    return max(found, key=lambda each: (not version_conflicts(own, each), _common(plan, each)), default=None)
+    return max(found, key=lambda each: (not version_conflicts(results, each), _common(plan, each)), default=None)
 
 
 def _common(plan: StudyPlan, untuned: Results) -> int:
@@ -125,8 +125,8 @@ def compare_with_untuned(results: Results, analysis: Analysis, untuned: Results)
     """Return what tuning changes.
 
     Blocks of both studies have the same seed, and so the same split, order of images and initial weights: the
-    difference of an arm from the baseline, tuned minus at shared values, is a change along an axis, tested as those of a
-    study along its own axes are (`interactions`). It is conditional on the choices.
+    difference of an arm from the baseline, tuned minus at shared values, is a change along an axis, tested as those
+    along the axes of a study are (`interactions`). It is conditional on the choices.
     """
     plan, other = results.plan, untuned.plan
     assert plan.tuning is not None
@@ -159,8 +159,10 @@ def compare_with_untuned(results: Results, analysis: Analysis, untuned: Results)
 def _outcomes_of_both(results: Results, untuned: Results) -> Outcomes:
     """Return the outcomes of both studies, of their common seeds, with tuning as the first axis of the settings."""
     seeds = tuple(seed for seed in results.plan.seeds if seed in untuned.plan.seeds)
-    common = {"axes": results.plan.axes, "seeds": seeds}
-    shared, tuned = (arrange(replace(each, plan=replace(each.plan, **common))) for each in (untuned, results))
+    shared, tuned = (
+        arrange(replace(each, plan=replace(each.plan, axes=results.plan.axes, seeds=seeds)))
+        for each in (untuned, results)
+    )
     return replace(
         tuned,
         cell_axes=(TUNING, *tuned.cell_axes),
