@@ -11,12 +11,13 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ablations.config import FIELDS, Range, TuningDesign
-from ablations.config.tuning import Group, Values
+from ablations.config.tuning import Group, Space, Values
 from ablations.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +44,13 @@ def quasi_random(design: TuningDesign) -> list[Values]:
 
     It is seeded by the space, so that a study with more trials goes on where one with fewer has ended.
     """
-    return [*islice(_untried(design, _sobol(design), []), design.trials)]
+    return [*_points(tuple(design.space.items()), design.trials)]
+
+
+@cache
+def _points(space: tuple[tuple[str, Space], ...], number: int) -> tuple[Values, ...]:
+    design = TuningDesign(dict(space))
+    return tuple(islice(_untried(design, _sobol(design), []), number))
 
 
 def by_results(
@@ -114,7 +121,7 @@ def _ask(study: Study, design: TuningDesign) -> Values:
     return {field: _rounded(field, space, params[field]) for field, space in design.space.items()}
 
 
-def _rounded(field: str, space: Range | tuple[Any, ...], value: Any) -> Any:
+def _rounded(field: str, space: Space, value: Any) -> Any:
     if not isinstance(space, Range) or FIELDS[field] is not float:
         return value
     return min(max(float(f"{value:.{DIGITS}g}"), space.low), space.high)
@@ -134,7 +141,7 @@ def _distributions(design: TuningDesign) -> dict[str, BaseDistribution]:
     return found
 
 
-def _ends(space: Range | tuple[Any, ...]) -> tuple[Any, Any]:
+def _ends(space: Space) -> tuple[Any, Any]:
     return (space.low, space.high) if isinstance(space, Range) else (space[0], space[-1])
 
 
