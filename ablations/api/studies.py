@@ -105,7 +105,7 @@ class Study:
         done = sum(map(store.done, plan.keys))
         axes = (f"{axis.replace('_', ' ')} {', '.join(map(level_text, levels))}" for axis, levels in plan.axes.items())
         return one_line(
-            "; ".join((f"{done} of {count(len(plan.keys), 'run')} finished", *axes, count(len(plan.seeds), "seed")))
+            "; ".join((f"{done} of {count(plan.all_runs, 'run')} finished", *axes, count(len(plan.seeds), "seed")))
         )
 
 

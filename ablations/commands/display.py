@@ -224,8 +224,7 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
         axes = shown_axes(plan)
         tuning, trials_to_do, trials_active = describe_trials(store, plan)
         lines += tuning
-        runs = plan.cells * len(plan.seeds) if plan.searching else len(plan.keys)
-        counts = dict.fromkeys(numbers, 0) | {"runs": runs, "to do": runs * plan.searching}
+        counts = dict.fromkeys(numbers, 0) | {"runs": plan.all_runs, "to do": plan.all_runs - len(plan.keys)}
         for key, config in plan.runs.items():
             name = f"{plan.study}: {run_label(config, axes)}"
             if key in stale[plan.study]:

@@ -63,6 +63,11 @@ class StudyPlan:
         return math.prod(map(len, self.axes.values()))
 
     @property
+    def all_runs(self) -> int:
+        """Number of runs, also before the values of the arms are chosen."""
+        return self.cells * len(self.seeds) if self.searching else len(self.keys)
+
+    @property
     def all_trial_runs(self) -> int:
         """Number of runs of all trials, of those too that are not planned yet."""
         return 0 if self.tuning is None else self.cells * self.tuning.trials * self.tuning.seeds

@@ -68,7 +68,7 @@ BAD = [
     (["bench", "--backend", "numpy", "--precision", "tf32"], "precision must be float32 with backend numpy"),
     (
         ["run", "--grid", "rpoe"],
-        "unknown grid 'rpoe' (did you mean 'rope'?); valid: rope, encodings, depth, patch, data-fraction, smoke",
+        "unknown grid 'rpoe' (did you mean 'rope'?); valid: rope, rope-tuned, encodings, depth, patch, data-fraction, smoke",
     ),
     (
         ["run", "--grid", "rope", "--position", "none,spiral"],
