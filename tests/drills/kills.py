@@ -73,18 +73,23 @@ def disturb(
         shared += TUNED if tuned else ()
         return start(store.root, *shared, epochs=epochs, **options)
 
+    def searching(store: Store) -> bool:
+        return tuned and (not store.studies() or store.read_study("smoke").searching)
+
     while tally.kills < kills and len(tally.seen) < 2 * seeds + 12 * tuned:
         before = set(trace.iterdir())
         processes = [go(rng.choice((1, 1, 2))) for _ in range(rng.randint(1, 4))]
         if rng.random() < 0.75:  # wait until training has started, however slow the machine is
             while set(trace.iterdir()) == before and any(process.poll() is None for process in processes):
                 time.sleep(0.01)
+        while 2 * tally.in_trials >= kills and searching(store) and any(p.poll() is None for p in processes):
+            time.sleep(0.01)  # the other half of the kills comes after the choice
         time.sleep(rng.uniform(0.0, 2.0))
         for process in processes:
             time.sleep(rng.uniform(0.0, 0.3))
             if process.poll() is None:
                 tally.kill(process.pid, group=rng.random() < 0.5)
-                tally.in_trials += tuned and (not store.studies() or store.read_study("smoke").searching)
+                tally.in_trials += searching(store)
             process.wait()
         tally.look(store)
     go(2).wait(timeout=600)
