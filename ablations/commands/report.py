@@ -81,9 +81,7 @@ def report(
 
     if format not in FORMATS:
         raise UsageError(f"--format must be {' or '.join(FORMATS)}, got {format!r}")
-    written = write_report(
-        results, out, format, for_paper=paper, evaluations=evaluations, about=about, untuned=untuned
-    )
+    written = write_report(results, out, format, for_paper=paper, evaluations=evaluations, about=about, untuned=untuned)
     if results.missing:
         echo(f"note: {len(results.missing)} of {len(results.plan.keys)} runs are not finished", err=True)
     echo(f"wrote {written / ('report.html' if format == 'html' else 'README.md') if written.is_dir() else written}")

@@ -8,6 +8,7 @@ from ablations.errors import UsageError
 from ablations.storage.evaluations import EvaluationStore
 from ablations.storage.files import read_json
 from ablations.storage.store import Store
+from ablations.storage.trials import TrialStore
 
 
 def finished_keys(store: Store) -> tuple[list[str], list[Path]]:
@@ -69,16 +70,20 @@ def readable_config(store: Store, key: str) -> RunConfig:
 
 
 def find_key(store: Store, beginning: str) -> tuple[Store, str]:
-    """Return the key of the only finished run or evaluation whose key begins so, and the store that has it.
+    """Return the key of the only finished run, trial or evaluation whose key begins so, and the store that has it.
 
     Raises UsageError if there is none or several.
     """
-    stores = store, EvaluationStore.beside(store)
+    stores = store, TrialStore.beside(store), EvaluationStore.beside(store)
     found = [
         (place, key) for place in stores for key in finished_keys(place)[0] if beginning and key.startswith(beginning)
     ]
     if len(found) != 1:
-        what = "no finished run or evaluation" if not found else f"{len(found)} finished runs or evaluations"
+        what = (
+            "no finished run, trial or evaluation"
+            if not found
+            else f"{len(found)} finished runs, trials or evaluations"
+        )
         raise UsageError(f"{what} in {store.root} with a key that begins with {beginning!r}; keys are names of folders")
     return found[0]
 
