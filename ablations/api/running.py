@@ -106,7 +106,7 @@ def run(
         execution = ExecutionSettings(store.root, data, used, threads=resources.threads, devices=resources.devices)
         start = partial(execute_plan, plan, store, resources.tasks, settings=execution, workers=resources.workers)
         outcome = _executed(console, resources.tasks, start, done=done, noun=noun_of(plan))
-        if outcome.diverged:
+        if outcome.diverged and not plan.searching:
             warnings.warn(diverged_warning(outcome, len(tasks)), stacklevel=3)
         _require_success(outcome, done + len(tasks), noun_of(plan))
 

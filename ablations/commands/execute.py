@@ -228,7 +228,9 @@ def execute(
         stop(
             f"interrupted after {listener.count} of {total} {noun}s; run the same command again to resume", INTERRUPTED
         )
-    if outcome.diverged:
+    if outcome.diverged and plan.searching:
+        display.say(console, f"{len(outcome.diverged)} of {count(len(tasks), noun)} diverged, which score chance")
+    elif outcome.diverged:
         warn(diverged_warning(outcome, len(tasks)))
     if outcome.failed:
         for label, reason in outcome.failed.items():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ablations.execution.plan import Arm
     from ablations.execution.resources import ResourcePlan
 
-SAVED = 0.2
+SAVED = 0.3
 """Expected share of the training that pruning saves in the rounds after the first."""
 
 

@@ -153,8 +153,8 @@ def test_thresholds_are_the_median_of_whole_curves_after_a_warm_up() -> None:
         [0.9, 0.9],
         [0.2, 0.2, 0.4, 0.7, 0.7, 0.9],
     ]
-    assert median_thresholds(curves, 6) == (0.0, 0.2, 0.4, 0.6, 0.7, 0.0)
-    assert median_thresholds(curves, 6, warmup_epochs=2.5) == (0.0, 0.0, 0.4, 0.6, 0.7, 0.0)
+    assert median_thresholds(curves, 6) == (0.0, 0.0, 0.4, 0.6, 0.7, 0.0)
+    assert median_thresholds(curves, 6, warmup_epochs=3.5) == (0.0, 0.0, 0.0, 0.6, 0.7, 0.0)
     assert median_thresholds([[0.9, 0.9]], 6) == median_thresholds([], 6) == ()
     assert median_thresholds([[0.5]], 1) == (0.0,)
 
