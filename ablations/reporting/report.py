@@ -120,7 +120,7 @@ def shown_tables(
         else {},
         "cost": {"": run_tables.cost_table(results, outcomes)},
         "choices": {"": choices_table(tuned)} if tuned else {},
-        "untuned": {"": untuned_table(tuned)} if tuned and tuned.untuned and tuned.untuned.arms else {},
+        "untuned": {"": untuned_table(tuned)} if tuned and tuned.compares_leads else {},
     }
 
 

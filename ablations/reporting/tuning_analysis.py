@@ -103,6 +103,11 @@ class TuningAnalysis:
         return [choice for choice in self.choices if choice.winner is None or choice.ahead < 0]
 
     @property
+    def compares_leads(self) -> bool:
+        """Whether there are differences from the baseline to compare with those at shared values."""
+        return self.untuned is not None and len(self.untuned.arms) > 1
+
+    @property
     def optimism(self) -> float:
         """Mean over the choices, in points; NaN if it is known for none."""
         known = [choice.optimism for choice in self.choices if math.isfinite(choice.optimism)]
@@ -137,17 +142,23 @@ class TuningAnalysis:
         saved = sum(row["flops"] * (row["epochs"] / row["trained_epochs"] - 1) for row in self.pruned)
         return saved / ((self.flops + saved) or 1.0)
 
+    @property
+    def knows_curves(self) -> bool:
+        """Whether the validation accuracy after each epoch is known, which `possible_winners` needs."""
+        return all(key in self.curves for key in self.rows)
+
     @cached_property
     def possible_winners(self) -> list[tuple[Choice, Trial]]:
-        """Pruned trials that would have won if they had gained as much as the run that gained most from that epoch on.
+        """Pruned trials that could have won, with their choices.
 
-        Compared are the whole runs of the same arm and setting; without one, nothing is excluded.
+        Each would have won if its pruned runs had ended as the best run of the same arm, setting and seed did that was
+        no better after the same epoch and was trained to the end.
         """
         return [
             (choice, trial)
             for choice in self.choices
             for trial in choice.trials
-            if self.state(trial) == "pruned" and not self._potential(trial) <= choice.score / 100
+            if self.state(trial) == "pruned" and self._potential(trial) >= choice.score / 100
         ]
 
     def state(self, trial: Trial) -> str:
@@ -165,20 +176,20 @@ class TuningAnalysis:
         return 100 * float(np.mean(found)) if found else math.nan
 
     def _potential(self, trial: Trial) -> float:
-        """Return the score that a trial would have with the largest gains."""
-        scores = []
-        for row in (self.rows[key] for key in trial.runs if key in self.rows):
-            ended, score = row["pruned"], row["validation_accuracy"]
-            scores.append(score + self._largest_gain(row, ended) if ended else score)
-        return float(np.mean(scores))
+        """Return the score that a pruned trial would have if its runs had ended as well as others did."""
+        rows = [self.rows[key] for key in trial.runs if key in self.rows]
+        return float(np.mean([self._best_end(row) if row["pruned"] else row["validation_accuracy"] for row in rows]))
 
-    def _largest_gain(self, pruned: Mapping[str, Any], epoch: int) -> float:
+    def _best_end(self, pruned: Mapping[str, Any]) -> float:
+        """Return the best accuracy of the whole runs that were no better after the epoch in which this one ended."""
+        reached, epoch, common = pruned["validation_accuracy"], pruned["pruned"], (*self.axes, "seed")
         whole = [
             self.curves.get(key, NO_CURVE)
             for key, row in self.rows.items()
-            if not row["pruned"] and not row["diverged"] and all(row[axis] == pruned[axis] for axis in self.axes)
+            if not row["pruned"] and not row["diverged"] and all(row[field] == pruned[field] for field in common)
         ]
-        return max((float(curve[-1] - curve[epoch - 1]) for curve in whole if curve.size >= epoch), default=math.inf)
+        ends = [float(curve[-1]) for curve in whole if curve.size >= epoch and curve[epoch - 1] <= reached]
+        return max([reached, *ends])
 
 
 def analyse_tuning(results: Results, analysis: Analysis, untuned: Results | None = None) -> TuningAnalysis | None:

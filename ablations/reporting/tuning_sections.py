@@ -28,6 +28,7 @@ from ablations.reporting.tuning_text import (
     fields_text,
     groups_text,
     intervals_note,
+    pairs_differ,
     space_text,
     spaces_text,
     values_text,
@@ -58,6 +59,7 @@ class TuningSection:
     """Which choices are at the edge of the space; empty if none is."""
     disagreement: str
     """That the stored trials give other choices; empty if they do not."""
+    about_figures: str
     figures: Sequence[ReportFigure]
     further: Sequence[ReportFigure]
     """Figures of further settings, folded."""
@@ -78,12 +80,13 @@ def tuning_section(results: Results, found: TuningAnalysis, figures: Sequence[Re
         legend=_legend(found),
         edge=edge_note(found),
         disagreement=_disagreement(found),
+        about_figures=_about_figures(found),
         figures=figures[:first],
         further=figures[first:],
         untuned=_untuned(found, plan),
         untuned_findings=untuned_findings(found.untuned) if found.untuned else [],
-        untuned_table=untuned_table(found) if found.untuned and found.untuned.arms else None,
-        untuned_legend=_untuned_legend(found.untuned) if found.untuned and found.untuned.arms else "",
+        untuned_table=untuned_table(found) if found.compares_leads else None,
+        untuned_legend=_untuned_legend(found.untuned) if found.untuned and found.compares_leads else "",
         pruning=_pruning(found),
         limits=limits(found),
     )
@@ -97,8 +100,8 @@ def headline(plan: StudyPlan, found: TuningAnalysis) -> str:
     )
     if found.on_edge:
         n = len(found.on_edge)
-        text += f" {n} of {count(len(found.choices), 'choice')} {'lies' if n == 1 else 'lie'} at the edge of the space."
-    if found.untuned and found.untuned.arms:
+        text += f" {n} of {count(len(found.choices), 'choice')} {'is' if n == 1 else 'are'} at the edge of the space."
+    if found.untuned and found.compares_leads:
         text += f" {_verdicts_changed(found.untuned)}"
     return text
 
@@ -136,8 +139,8 @@ def _percent(value: float) -> str:
 
 def _legend(found: TuningAnalysis) -> str:
     edge = (
-        f" *(edge)*: no trial of the {'arm' if found.per_arm else 'arm and setting'} has a value beyond it, or it lies "
-        f"within {100 * EDGE:.0f} % of the width of the space from an end."
+        f" *(edge)*: no trial of the {'arm' if len(found.choices[0].levels) == 1 else 'arm and setting'} has a value "
+        f"beyond it, or it lies within {100 * EDGE:.0f} % of the width of the space from an end."
         if found.on_edge
         else ""
     )
@@ -167,10 +170,20 @@ def edge_note(found: TuningAnalysis) -> str:
         for (field, end), choices in by_end.items()
     ]
     return (
-        f"{len(found.on_edge)} of {count(len(found.choices), 'choice')} at the edge of the space. "
+        f"{len(found.on_edge)} of {count(len(found.choices), 'choice')} {'is' if len(found.on_edge) == 1 else 'are'} "
+        "at the edge of the space. "
         f"{capital('. '.join(parts))}. "
         "Better values may lie beyond, where the field has an effect: a wider space would show it."
     )
+
+
+def _about_figures(found: TuningAnalysis) -> str:
+    text = (
+        "An arm whose dots fall steeply beside the chosen one needs its own value; one whose dots are level does not."
+    )
+    if len(found.design.space) > 1:
+        text += " Trials differ in all tuned fields at once, so a low dot may be due to another field."
+    return text
 
 
 def _disagreement(found: TuningAnalysis) -> str:
@@ -200,10 +213,12 @@ def _untuned(found: TuningAnalysis, plan: StudyPlan) -> str:
         )
     if not untuned.blocks:
         return f"{start} No block of this study and of that one has finished yet."
-    settings = "setting and seed" if any(axis != "tuning" for axis in _cell_axes(plan)) else "seed"
+    settings = "setting and seed" if _cell_axes(plan) else "seed"
+    fewest = min(each.gain.n for each in untuned.arms)
     text = (
         f"{start} Runs of an arm in both with the same {settings} form a pair: they share the data split, the order of "
-        f"the images and the initial weights. There are {count(untuned.blocks, 'such pair')} for each arm."
+        f"the images and the initial weights{', as far as the tuned fields allow' * pairs_differ(found.design)}. There "
+        f"are {f'{fewest} to ' * (fewest < untuned.blocks)}{count(untuned.blocks, 'such pair')} for each arm."
     )
     fewer, more = sorted(untuned.seeds)
     if fewer != more:
@@ -224,10 +239,11 @@ def untuned_findings(untuned: UntunedComparison) -> list[str]:
         return []
     baseline = next(each for each in untuned.arms if each.change is None)
     found = [f"{_verdicts_changed(untuned)}"] if len(untuned.arms) > 1 else []
-    found.append(
-        f"Tuning changes the mean test accuracy of the baseline {bold(baseline.arm)} by "
-        f"{points_text(baseline.gain.mean)} points{_interval(baseline.gain.low, baseline.gain.high, untuned)}."
-    )
+    if baseline.gain.n:
+        found.append(
+            f"Tuning changes the mean test accuracy of the baseline {bold(baseline.arm)} by "
+            f"{points_text(baseline.gain.mean)} points{_interval(baseline.gain.low, baseline.gain.high, untuned)}."
+        )
     clear = [each for each in untuned.arms if each.change and each.change.change.p_adjusted <= ALPHA]
     if untuned.sequential or len(untuned.arms) < 2:
         return found
@@ -330,16 +346,19 @@ def _pruning(found: TuningAnalysis) -> str:
         f"{pruned} of {count(runs, 'run')} were pruned, in {trials} of {count(len(found.trials), 'trial')}, which "
         f"saved {100 * found.saved:.0f} % of the training FLOPs of the search. "
     )
-    assumed = "as much as the run of its arm and setting that gained most from that epoch on"
+    if not found.knows_curves:
+        return f"{text}Whether it changed a choice is unknown: the accuracies after each epoch are not stored."
+    best = "the best run of the same arm, setting and seed that was no better after that epoch and was not pruned"
     if not found.possible_winners:
         return (
-            f"{text}Pruning can hardly have changed a choice: no pruned trial would have won if it had gained "
-            f"{assumed}. Only training them to the end could show it."
+            f"{text}Pruning can hardly have changed a choice: no pruned trial would have won if it had ended as "
+            f"{best}. Only training them to the end could show it."
         )
     names = "; ".join(dict.fromkeys(choice.name for choice, _ in found.possible_winners))
+    one = len(found.possible_winners) == 1
     return (
         f"{text}Pruning may have changed a choice: {count(len(found.possible_winners), 'pruned trial')} would have won "
-        f"if it had gained {assumed} ({markdown(names)})."
+        f"if {'it' if one else 'they'} had ended as {best} ({markdown(names)})."
     )
 
 
@@ -350,17 +369,15 @@ def limits(found: TuningAnalysis) -> list[str]:
     if math.isfinite(found.optimism):
         optimism = (
             f" Here they differ on average by {points_text(found.optimism)} points from the validation accuracies of "
-            "the comparison, which has other seeds and so other validation images."
+            "the comparison, by this luck and because its other seeds have other validation images."
         )
     found_limits = [
         f"The best of {trials} noisy scores is partly luck, so the scores of the chosen trials are too high.{optimism} "
         "The test accuracies of the comparison are not biased by this: its seeds and the test images took no part in "
-        "the "
-        "choice. But a lucky trial can win over a better one, so an arm may be below its best.",
+        "the choice. But a lucky trial can win over a better one, so an arm may be below its best.",
         intervals_note(found.design),
         "The budget and the space are the same for all arms. An arm whose accuracy depends more on these values gains "
-        "more "
-        "from it, and one with its best values outside of the space cannot show them.",
+        "more from it, and one with its best values outside of the space cannot show them.",
     ]
     if seeds < FEW_SEEDS:
         found_limits.append(
@@ -380,7 +397,7 @@ def tuning_frames(results: Results, found: TuningAnalysis) -> dict[str, pd.DataF
     trials = trials.assign(position=trials["position"].map(level_text))
     choices = pd.DataFrame([_choice_row(found, choice) for choice in found.choices])
     made = {"choices": choices, "trials": trials}
-    if found.untuned and found.untuned.arms:
+    if found.untuned and found.compares_leads:
         made["untuned"] = pd.DataFrame([_change_row(each) for each in found.untuned.arms])
     return made
 

@@ -62,7 +62,7 @@ def make(
 ) -> FakeResults:
     """A tuned study whose trials have finished. `pruned` gives the epoch after which a run of a trial was ended, or 0.
 
-    Validation accuracy is 1 point below test accuracy, and 1 point lower again in the runs of the comparison.
+    Validation accuracy is that of the test, 1 point lower in the runs of the comparison and in trials with an odd seed.
     """
     grid = Grid("rope-tuned", "", options.get("base") or RunConfig(), dict(axes), tuple(seeds))
     settings = [config for config in grid.expand() if config.seed == grid.seeds[0]]
@@ -102,8 +102,25 @@ def make(
     )
 
 
-def untuned(tuned: FakeResults, study: str = "rope", seeds: Sequence[int] | None = None, **options: Any) -> FakeResults:
+def untuned(
+    tuned: FakeResults,
+    seeds: Sequence[int] | None = None,
+    *,
+    measure: Callable[[RunConfig], float] = accuracy,
+    **options: Any,
+) -> FakeResults:
     """The same study at shared values."""
     return synthetic_results.make(
-        tuned.plan.axes, seeds if seeds is not None else tuned.plan.seeds, study=study, measure=accuracy, **options
+        tuned.plan.axes, tuned.plan.seeds if seeds is None else seeds, measure=measure, **options
+    )
+
+
+def pruned_study(**options: Any) -> FakeResults:
+    """A study of which three trials of each arm were pruned and one diverged; `learned` is at an edge."""
+    design = replace(DESIGN, space={**DESIGN.space, "learning_rate": Range(9e-4, 1e-2, True)}, prune="median")
+    return make(
+        design=design,
+        pruned=lambda config, number: 12 if 7 < number < 11 else 0,
+        diverged=lambda config, number: number == 11 and config.position == "learned",
+        **options,
     )

@@ -75,7 +75,11 @@ class _Place:
             margin = 10 ** (0.06 * decades)
             ax.set_xscale("log")
             ax.set_xlim(low / margin, high * margin)
-            ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades >= 1.5 else (1.0, 3.0), numticks=4))
+            powers = math.floor(math.log10(high) + 1e-9) - math.ceil(math.log10(low) - 1e-9) + 1
+            if narrow and powers < 2:
+                ax.set_xticks([low, high])
+            else:
+                ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if powers >= 2 else (1.0, 3.0), numticks=4))
             ax.xaxis.set_minor_locator(NullLocator())
         else:
             margin = 0.06 * (high - low)
