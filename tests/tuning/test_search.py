@@ -217,8 +217,9 @@ def differs(verdicts: list[Verdict]) -> bool:
 
 
 @pytest.mark.slow
-def test_tuned_arms_are_compared_at_their_best() -> None:
+def test_tuned_arms_are_compared_at_their_best(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arms that are as good as each other, each at a learning rate of its own; and one that is 1 point better."""
+    monkeypatch.setattr("ablations.statistics.contrasts.seeds_needed", lambda *_, **__: None)  # takes long
     worlds, better = [World(i) for i in range(STUDIES)], [World(i, lead=0.01) for i in range(STUDIES)]
     untuned = [differs(planted_world.study(world, tuning=False)) for world in worlds]
     assert np.mean(untuned) >= 0.9
