@@ -8,7 +8,15 @@ from ablations.config.grid import Grid, fit_warmup, with_baseline
 from ablations.config.labels import level_text
 from ablations.config.positions import split_positions
 from ablations.config.run_config import coerce, parse
-from ablations.config.tuning import EXAMPLE, Space, TuningDesign, parse_space, smallest, with_option
+from ablations.config.tuning import (
+    EXAMPLE,
+    Space,
+    TuningDesign,
+    parse_space,
+    smallest,
+    with_default_trials,
+    with_option,
+)
 from ablations.errors import UsageError
 
 TUNING_OPTIONS = {
@@ -92,8 +100,10 @@ def with_tuning(
         if given:
             raise UsageError(f"{TUNING_OPTIONS[next(iter(given))]} requires --tune, such as {EXAMPLE}")
         return grid
-    before = {} if grid.tuning is None else grid.tuning.space
-    design = TuningDesign(dict(spaces)) if grid.tuning is None else replace(grid.tuning, space={**before, **spaces})
+    if grid.tuning is None:
+        design = with_default_trials(TuningDesign(dict(spaces)))
+    else:
+        design = replace(grid.tuning, space={**grid.tuning.space, **spaces})
     for name, value in given.items():
         design = with_option(design, name, value, TUNING_OPTIONS[name])
     for field in design.space:

@@ -83,6 +83,10 @@ class TuningDesign:
     prune: str = "none"
     """"median": end a run that is worse than the median of earlier trials."""
 
+    def __post_init__(self) -> None:
+        space = {field: tuple(each) if isinstance(each, list) else each for field, each in self.space.items()}
+        object.__setattr__(self, "space", space)
+
     @property
     def rounds(self) -> tuple[int, ...]:
         """Trials of each round. Suggestions and pruning follow from the results of earlier rounds alone.
@@ -150,7 +154,9 @@ class TuningDesign:
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON, which `from_plain` reads."""
-        space = {field: [*each] if isinstance(each, tuple) else vars(each) for field, each in self.space.items()}
+        space: dict[str, Any] = {}
+        for field, each in self.space.items():
+            space[field] = vars(each) if isinstance(each, Range) else [*each] if isinstance(each, tuple) else each
         return vars(self) | {"space": space}
 
     @classmethod
@@ -179,11 +185,16 @@ def tuning_from_mapping(table: Mapping[str, Any]) -> TuningDesign:
         raise UsageError(
             "must have a field with its space, such as learning_rate = { low = 1e-4, high = 1e-2, log = true }"
         )
-    design = TuningDesign(space)
+    design = with_default_trials(TuningDesign(space))
     for name in OPTIONS:
         if name in table:
             design = with_option(design, name, table[name])
     return design
+
+
+def with_default_trials(design: TuningDesign) -> TuningDesign:
+    """Return the design with the default number of trials: TRIALS, or fewer if its space has fewer combinations."""
+    return replace(design, trials=min(TRIALS, design.combinations or TRIALS))
 
 
 def with_option(design: TuningDesign, name: str, value: Any, shown: str = "") -> TuningDesign:

@@ -54,7 +54,9 @@ def test_options_of_the_command_line_change_the_design_of_a_file(tmp_path: Path)
 def test_defaults(tmp_path: Path) -> None:
     tuning = read(tmp_path, "axes.depth = [1, 2]\ntune.ema = {low = 0, high = 0.9}").tuning
     assert tuning == TuningDesign({"ema": Range(0.0, 0.9)}, 12, 1, "setting", "qmc", "none")
-    assert load_grid.__doc__ is not None
+    few = with_tuning(GRIDS["smoke"], parse_spaces(["flip=true,false"]), {}).tuning
+    assert few is not None
+    assert few.trials == 2  # all combinations
     assert GRIDS["rope"].tuning is None
 
 
@@ -209,5 +211,8 @@ def test_a_design_from_python_is_checked_too() -> None:
     grid = replace(GRIDS["smoke"], tuning=TuningDesign({"width": (16, 32)}))
     with pytest.raises(UsageError, match="width cannot be tuned"):
         grid.expand()
+    with pytest.raises(UsageError, match=r"ema must be \{ low, high \} or a list of values, got 0.5"):
+        replace(grid, tuning=TuningDesign({"ema": 0.5})).expand()  # type: ignore[dict-item]
+    assert TuningDesign({"ema": [0.0, 0.5]}) == TuningDesign({"ema": (0.0, 0.5)})  # type: ignore[dict-item]
     with pytest.raises(UsageError, match="trials must be an integer of at least 1"):
         replace(grid, tuning=TuningDesign({"ema": Range(0, 0.5)}, trials=0)).expand()
