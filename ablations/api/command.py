@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from ablations.config import Grid
 
-def command_of(grid: Any, arguments: Mapping[str, Any]) -> str:
+
+def command_of(grid: Grid | str, arguments: Mapping[str, Any]) -> str:
     """Return the command that runs the same study anywhere. `grid` is a name, a file, or a Grid."""
     call = ", ".join((_literal(grid), *(f"{name}={_literal(value)}" for name, value in arguments.items())))
-    names = "" if isinstance(grid, str) else "from ablations import Grid, RunConfig; "
-    return shlex.join(["python", "-c", f"import ablations; {names}ablations.run({call})"])
+    names = ["Grid", "RunConfig"] if isinstance(grid, Grid) else []
+    names += ["Range", "TuningDesign"] if isinstance(grid, Grid) and grid.tuning else []
+    imported = f"from ablations import {', '.join(sorted(names))}; " if names else ""
+    return shlex.join(["python", "-c", f"import ablations; {imported}ablations.run({call})"])
 
 
 def _literal(value: Any) -> str:

@@ -47,8 +47,9 @@ def run(
 
     It does what `vitab run` does, and its arguments are the options of the command: finished runs are kept and never
     trained again, and the same call resumes after an interruption (KeyboardInterrupt, after the checkpoints are saved)
-    or a failure. Progress is one display in Jupyter, a live table on a terminal, and plain lines elsewhere. Warnings of
-    the command are Python warnings, except those of a tracker, which are lines on stderr.
+    or a failure. The trials of a grid with `tuning` are trained first. Progress is one display in Jupyter, a live table
+    on a terminal, and plain lines elsewhere. Warnings of the command are Python warnings, except those of a tracker,
+    which are lines on stderr.
 
     - `grid`: the name of a built-in grid, the path of a TOML file, or a Grid
     - `study`: the name of the study, by default that of the grid
@@ -77,10 +78,19 @@ def run(
     from ablations.commands.data_notes import decoding_shown, say_about_data
     from ablations.commands.display import describe_match, say
     from ablations.commands.evaluate import standard_protocols
-    from ablations.commands.execute import allocate, begin, diverged_warning
+    from ablations.commands.execute import allocate, begin, diverged_warning, noun_of
     from ablations.commands.track import live_tracking
+    from ablations.commands.tune import show_choice
     from ablations.commands.until_decided import train_in_rounds
-    from ablations.config import check_match, check_name, coerce_changes, find_grid, find_recipe, override
+    from ablations.config import (
+        check_match,
+        check_name,
+        coerce_changes,
+        find_grid,
+        find_recipe,
+        override,
+        with_tuning,
+    )
     from ablations.execution.execute import execute_plan
     from ablations.execution.paired_times import PairedTimes
     from ablations.execution.plan import plan_study, unfinished_tasks
@@ -102,7 +112,7 @@ def run(
     precision = settings.pop("precision", None)
     named = grid if isinstance(grid, Grid) else find_grid(str(grid))
     prepared = override(named, settings=find_recipe(recipe) if recipe is not None else {})
-    chosen = override(prepared, axes=axes, settings=settings, seeds=_plain(seeds))
+    chosen = with_tuning(override(prepared, axes=axes, settings=settings, seeds=_plain(seeds)), {}, {}, settings)
     name = check_name("study", study) if study is not None else chosen.name
     used = resolve_backend(backend)
     resolve_workers(str(workers), runs=1, backend=used)
@@ -134,18 +144,21 @@ def run(
     def plan_of(grid: Grid) -> "StudyPlan":
         return plan_study(grid, store, study=name, data_dir=data, command=command, times=times)
 
+    def planned() -> "StudyPlan":
+        """Return the plan as far as finished trials allow."""
+        if until_decided:
+            return first_or_stored_plan(chosen, store, name, plan_of, most)
+        require_fixed(store, name)
+        return plan_of(chosen)
+
     with live_tracking(track, store, name, console) as tracking:
         with decoding_shown(console):
-            if until_decided:
-                plan = first_or_stored_plan(chosen, store, name, plan_of, most)
-            else:
-                require_fixed(store, name)
-                plan = plan_of(chosen)
+            plan = planned()
         for described in describe_match(plan):
             say(console, described)
         if backend != used == "numpy" and (line := unused_gpu()):
             say(console, f"note: {line}")
-        say_about_data(plan.configs, data, partial(say, console))
+        say_about_data([*plan.configs, *(run.config for run in plan.trials)], data, partial(say, console))
         failed: dict[str, str] = {}
 
         def train(plan: "StudyPlan", tried: frozenset[str] = frozenset()) -> None:
@@ -160,11 +173,19 @@ def run(
             done = begin(console, store, plan, tasks, _warn)
             execution = ExecutionSettings(store.root, data, used, threads=resources.threads, devices=resources.devices)
             start = partial(execute_plan, plan, store, resources.tasks, settings=execution, workers=resources.workers)
-            outcome = _executed(console, resources.tasks, start, done=done, noun="run", plan=plan, tracking=tracking)
-            if outcome.diverged:
+            noun = noun_of(plan)
+            outcome = _executed(console, resources.tasks, start, done=done, noun=noun, plan=plan, tracking=tracking)
+            if outcome.diverged and not plan.searching:
                 _warn(diverged_warning(outcome, len(tasks)))
+            if plan.searching:
+                _require_success(outcome.failed, done + len(tasks), noun)
             failed.update(outcome.failed)
 
+        while plan.searching:
+            train(plan)
+            plan = planned()
+        if plan.tuning is not None:
+            show_choice(console, store, plan)
         if plan.design:
             train_in_rounds(console, store, plan, chosen, plan_of=plan_of, train=train)
             plan = store.read_study(name)

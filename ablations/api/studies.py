@@ -72,10 +72,11 @@ class Study:
         """
         from ablations.evaluation import load_evaluations
         from ablations.reporting.report import write_report
+        from ablations.reporting.untuned import find_untuned
 
-        results = self._comparable()
-        evaluations = load_evaluations(Store(self.folder), results.plan)
-        return write_report(results, Path(out), evaluations=evaluations) / "README.md"
+        results, store = self._comparable(), Store(self.folder)
+        evaluations, untuned = load_evaluations(store, results.plan), find_untuned(store, results)
+        return write_report(results, Path(out), evaluations=evaluations, untuned=untuned) / "README.md"
 
     def _comparable(self) -> "Results":
         results = results_of(self.folder, self.name)
@@ -104,7 +105,7 @@ class Study:
         done = sum(map(store.done, plan.keys))
         axes = (f"{axis.replace('_', ' ')} {', '.join(map(level_text, levels))}" for axis, levels in plan.axes.items())
         return one_line(
-            "; ".join((f"{done} of {count(len(plan.keys), 'run')} finished", *axes, count(len(plan.seeds), "seed")))
+            "; ".join((f"{done} of {count(plan.all_runs, 'run')} finished", *axes, count(len(plan.seeds), "seed")))
         )
 
 

@@ -83,6 +83,18 @@ def assignments() -> Iterable[str]:
     return (f"{field}=" for field in FIELDS)
 
 
+def tunable() -> Iterable[str]:
+    from ablations.config.tuning import TUNABLE
+
+    return (f"{field}=" for field in TUNABLE)
+
+
+def samplers() -> Iterable[str]:
+    from ablations.config.tuning import SAMPLERS
+
+    return SAMPLERS
+
+
 def studies(context: typer.Context) -> Iterable[str]:
     from ablations.storage import Store
 
@@ -95,7 +107,11 @@ def arms_and_studies(context: typer.Context) -> Iterable[str]:
 
 def keys(context: typer.Context) -> Iterable[str]:
     runs = Path(context.params.get("runs") or "runs")
-    return sorted(path.parent.name for place in (runs, runs / "evaluations") for path in place.glob("*/DONE.json"))
+    return sorted(
+        path.parent.name
+        for place in (runs, runs / "trials", runs / "evaluations")
+        for path in place.glob("*/DONE.json")
+    )
 
 
 def runs_and_arms(context: typer.Context) -> Iterable[str]:
@@ -116,6 +132,9 @@ NAMES: dict[str, Callable[..., Iterable[str]]] = {
     "track": trackers,
     "to": trackers,
     "settings": assignments,
+    "tune": tunable,
+    "tune_sampler": samplers,
+    "tune_per": lambda: ("setting", "arm"),
     "metric": metrics,
     "format": lambda: ("markdown", "html"),
     "target": lambda: ("timm", "onnx"),

@@ -11,15 +11,17 @@ from ablations.config import Grid, count, level_text, name_level, position_label
 from ablations.config.safe_text import one_line, visible
 from ablations.errors import UsageError
 from ablations.execution.lease import HEARTBEAT_INTERVAL, LEASE_TIMEOUT, active_lease
-from ablations.execution.plan import Arm, shown_axes
+from ablations.execution.plan import Arm, shown_axes, trial_label
 from ablations.execution.resources import ResourcePlan
 from ablations.machine import format_bytes
 from ablations.storage import (
     EvaluationStore,
     Store,
     StudyPlan,
+    TrialStore,
     evaluations_of,
     problems,
+    read_json,
     stale_runs,
     stale_runs_warning,
 )
@@ -112,7 +114,8 @@ def show_grids(console: Console, grids: Mapping[str, Grid]) -> None:
     rows = table("grid", "runs", "question", "axes", right=("runs",))
     for grid in grids.values():
         axes = "; ".join(f"{axis} {', '.join(map(str, levels))}" for axis, levels in grid.axes.items())
-        add_row(rows, grid.name, str(len(grid.expand())), grid.question, f"{axes}; {len(grid.seeds)} seeds")
+        tuned = f"; tuned: {', '.join(grid.tuning.space)}" if grid.tuning else ""
+        add_row(rows, grid.name, str(len(grid.expand())), grid.question, f"{axes}; {len(grid.seeds)} seeds{tuned}")
     console.print(rows)
 
 
@@ -240,7 +243,9 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
     to_do = active = 0
     for plan in plans:
         axes = shown_axes(plan)
-        counts = dict.fromkeys(numbers, 0) | {"runs": len(plan.keys)}
+        tuning, trials_to_do, trials_active = describe_trials(store, plan)
+        lines += tuning
+        counts = dict.fromkeys(numbers, 0) | {"runs": plan.all_runs, "to do": plan.all_runs - len(plan.keys)}
         for key, config in plan.runs.items():
             name = f"{plan.study}: {run_label(config, axes)}"
             if key in stale[plan.study]:
@@ -264,10 +269,41 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
         if warning := stale_runs_warning(plan, stale[plan.study]):
             lines.append(warning)
         add_row(rows, plan.study, *map(str, counts.values()), plan.question)
-        to_do, active = to_do + counts["to do"], active + counts["running"]
+        to_do, active = to_do + counts["to do"] + trials_to_do, active + counts["running"] + trials_active
     described, evaluating = describe_evaluations(store, plans)
     lines, active = lines + described, active + evaluating
     return Group(rows, *(Text(visible(line)) for line in lines)), to_do, active
+
+
+def describe_trials(store: Store, plan: StudyPlan) -> tuple[list[str], int, int]:
+    """Return lines about the trials of a tuned study, and the numbers of remaining and running runs of them."""
+    if plan.tuning is None:
+        return [], 0, 0
+    trials, axes = TrialStore.beside(store), shown_axes(plan)
+    details: list[str] = []
+    counts = dict.fromkeys(("finished", "pruned", "diverged", "failed", "running"), 0)
+    for run in {run.key: run for run in plan.trials}.values():
+        name = f"{plan.study}: {trial_label(run, plan.tuning, axes)}"
+        if trials.done(run.key):
+            result: Any = read_json(trials.folder(run.key) / "result.json") or {}
+            counts["finished"] += 1
+            counts["pruned"] += "pruned" in result
+            counts["diverged"] += "diverged" in result
+        elif (owner := active_lease(trials.folder(run.key))) is not None and owner["silent"] < LEASE_TIMEOUT:
+            counts["running"] += 1
+            details.append(f"{name} {running(owner)}")
+        elif (reason := trials.failure(run.key)) is not None:
+            counts["failed"] += 1
+            details.append(f"{name} failed: {reason} ({trials.folder(run.key) / 'failure.json'})")
+    total = plan.all_trial_runs if plan.searching else counts["finished"]
+    shown = f"tuned by {count(total, 'trial run')}"
+    if plan.searching:
+        rounds = len(plan.tuning.rounds)
+        place = f", round {plan.trials[-1].round + 1} of {rounds}" if rounds > 1 else ""
+        shown = f"tuning{place}: {counts['finished']} of {count(total, 'trial run')} finished"
+    shown += "".join(f", {counts[name]} {name}" for name in ("pruned", "diverged", "failed", "running") if counts[name])
+    to_do = total - counts["finished"] - counts["failed"] - counts["running"]
+    return [f"{plan.study}: {shown}", *details], to_do, counts["running"]
 
 
 def describe_evaluations(store: Store, plans: Sequence[StudyPlan]) -> tuple[list[str], int]:
@@ -335,6 +371,12 @@ def show_studies(console: Console, store: Store, study: str | None = None, *, ve
                 say(console, f"{plan.study}: {run_label(config, shown_axes(plan))} is damaged: {'; '.join(found)}")
                 say(console, f"  delete {store.folder(key)} and run the study again")
         evaluations = EvaluationStore.beside(store)
+        trials = TrialStore.beside(store)
+        for run in plan.trials:
+            if trials.done(run.key) and (found := problems(trials, run.key)):
+                sound = False
+                say(console, f"{plan.study}: {trials.folder(run.key)} is damaged: {'; '.join(found)}")
+                say(console, f"  delete {trials.folder(run.key)} and run the study again")
         for key in evaluations_of(evaluations, plan.keys)[0]:
             if found := problems(evaluations, key):
                 sound = False

@@ -53,7 +53,7 @@ def train(
     last: bool = True,
     tracking: "LiveTracking | None" = None,
 ) -> None:
-    """Train tasks of a plan on this machine.
+    """Train tasks of a plan on this machine; of its trials while it is `searching`.
 
     Ends the program with exit code 1 if a run failed, or 130 if interrupted. Prints the next step if these were the
     `last` tasks of the plan. `tracking` copies the runs to a tracker.
@@ -113,32 +113,44 @@ def _train(
         plan,
         tasks,
         partial(execute_plan, plan, store, tasks, settings=settings, workers=workers),
-        noun="run",
-        total=len(plan.keys),
+        noun=noun_of(plan),
+        total=done + len(tasks) if plan.searching else len(plan.keys),
         done=done,
         interrupt=Interrupt(),
         quiet=quiet,
-        last=last,
+        last=last and not plan.searching,
         cluster=cluster,
-        tracking=tracking,
+        tracking=None if plan.searching else tracking,
     )
+
+
+def noun_of(plan: "StudyPlan") -> str:
+    """Return what messages call a task of a plan."""
+    return "trial run" if plan.searching else "run"
 
 
 def begin(
     console: "Console", store: "Store", plan: "StudyPlan", tasks: "Sequence[Task]", warn: Callable[[str], None]
 ) -> int:
     """Print what a study has to do, warn of runs trained with other code, and return the number of finished runs."""
-    from ablations.storage import stale_runs, stale_runs_warning
+    from ablations.storage import TrialStore, stale_runs, stale_runs_warning, stale_trials
 
     to_do = {task.key for task in tasks}
-    finished = [key for key in plan.keys if key not in to_do and store.done(key)]
-    store.tidy(finished)
-    announce(console, plan, "run", total=len(plan.keys), to_do=len(tasks), done=len(finished))
+    keys: Sequence[str] = plan.keys
+    place = store
+    if plan.searching:
+        keys, place = list(dict.fromkeys(run.key for run in plan.trials)), TrialStore.beside(store)
+        place.check_writable()
+    finished = [key for key in keys if key not in to_do and place.done(key)]
+    place.tidy(finished)
+    announce(console, plan, noun_of(plan), total=len(keys), to_do=len(tasks), done=len(finished))
     if store.plan_differs(plan):
         display.say(
             console, f"study {plan.study} already exists with a different plan; replacing it (finished runs are kept)"
         )
     if tasks and (warning := stale_runs_warning(plan, stale_runs(store, plan))):
+        warn(warning)
+    if tasks and (warning := stale_runs_warning(plan, stale_trials(store, plan), "trial run")):
         warn(warning)
     return len(finished)
 
@@ -170,7 +182,16 @@ def on_cluster(
 def announce(console: "Console", plan: "StudyPlan", noun: str, *, total: int, to_do: int, done: int) -> None:
     """Print how many runs or evaluations, named by `noun`, a study has, and how many of them are to do."""
     kept = f", {done} already finished" if done else ""
-    display.say(console, f"study {plan.study}: {count(total, noun)}, {to_do} to do{kept}")
+    display.say(console, f"study {plan.study}: {round_of(plan)}{count(total, noun)}, {to_do} to do{kept}")
+
+
+def round_of(plan: "StudyPlan") -> str:
+    """Return the round of a search in a phrase before its trial runs; nothing for a plan that is not `searching`."""
+    if not plan.searching:
+        return ""
+    assert plan.tuning is not None
+    rounds = len(plan.tuning.rounds)
+    return "tuning, " + (f"round {plan.trials[-1].round + 1} of {rounds}, " if rounds > 1 else "")
 
 
 def execute(
@@ -207,7 +228,9 @@ def execute(
         stop(
             f"interrupted after {listener.count} of {total} {noun}s; run the same command again to resume", INTERRUPTED
         )
-    if outcome.diverged:
+    if outcome.diverged and plan.searching:
+        display.say(console, f"{len(outcome.diverged)} of {count(len(tasks), noun)} diverged, which score chance")
+    elif outcome.diverged:
         warn(diverged_warning(outcome, len(tasks)))
     if outcome.failed:
         for label, reason in outcome.failed.items():

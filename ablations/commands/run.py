@@ -111,6 +111,42 @@ def run(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Run a small version of the grid for a quick test: one seed, two epochs.")
     ] = False,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tune",
+            metavar="FIELD=SPACE",
+            help="Choose a training field for each arm by trials before the comparison. SPACE is LOW:HIGH, "
+            "LOW:HIGH:log or a,b. Can be repeated.",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", help="With --tune: trials of each arm at each setting. Default: 12.")
+    ] = None,
+    tune_seeds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="With --tune: seeds of each trial; runs of the comparison have others. Default: 1."
+        ),
+    ] = None,
+    tune_sampler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="qmc|tpe",
+            help="With --tune: quasi-random trials, the same for every arm, or a Parzen estimator. Default: qmc.",
+        ),
+    ] = None,
+    tune_per: Annotated[
+        str | None,
+        typer.Option(
+            metavar="setting|arm",
+            help="With --tune: choose for each arm at each setting, or once for each arm. Default: setting.",
+        ),
+    ] = None,
+    prune: Annotated[
+        bool | None,
+        typer.Option("--prune/--no-prune", help="With --tune: end trials that are below the median of earlier ones."),
+    ] = None,
     until_decided: Annotated[
         bool,
         typer.Option(
@@ -149,7 +185,9 @@ def run(
         override,
         parse_axes,
         parse_settings,
+        parse_spaces,
         shrink,
+        with_tuning,
     )
     from ablations.execution.paired_times import PairedTimes
     from ablations.execution.plan import plan_study, unfinished_tasks
@@ -175,7 +213,11 @@ def run(
     axes = {"position": position, "depth": depth, "patch": patch}
     chosen = override(find_grid(grid), settings=find_recipe(recipe) if recipe is not None else {})
     chosen = shrink(chosen) if smoke else chosen
-    chosen = override(chosen, axes=parse_axes(axes), settings=parse_settings(fields, settings or []), seeds=seeds)
+    given = parse_settings(fields, settings or [])
+    chosen = override(chosen, axes=parse_axes(axes), settings=given, seeds=seeds)
+    pruner = None if prune is None else "median" if prune else "none"
+    options = {"trials": trials, "seeds": tune_seeds, "sampler": tune_sampler, "per": tune_per, "prune": pruner}
+    chosen = with_tuning(chosen, parse_spaces(tune or []), options, given)
     name = check_name("--study", study) if study is not None else chosen.name
     if max_seeds is not None and not until_decided:
         raise UsageError("--max-seeds requires --until-decided; without it, --seeds N sets the number of seeds")
@@ -238,14 +280,17 @@ def run(
         else:
             train(console, store, plan, resources_for(tasks), execution, quiet=quiet, last=last, tracking=tracking)
 
-    if until_decided:
-        plan = first_or_stored_plan(chosen, store, name, plan_of, max_seeds)
-    else:
+    def planned() -> "StudyPlan":
+        """Return the plan as far as finished trials allow."""
+        if until_decided:
+            return first_or_stored_plan(chosen, store, name, plan_of, max_seeds)
         require_fixed(store, name)
-        plan = plan_of(chosen)
+        return plan_of(chosen)
+
+    plan = planned()
     for line in display.describe_match(plan):
         display.say(console, line)
-    say_about_data(plan.configs, data_dir)
+    say_about_data([*plan.configs, *(run.config for run in plan.trials)], data_dir)
     if warning := power_warning(with_seeds(chosen, plan.design.maximum) if plan.design else chosen):
         warn(warning)
     if dry_run:
@@ -257,12 +302,20 @@ def run(
 
             number = count(len(plan.keys) * len(chosen.protocols), "evaluation")
             display.say(console, f"then {number}, by {', '.join(map(protocol_label, chosen.protocols))}")
-    elif plan.design:
-        from ablations.commands.until_decided import train_in_rounds
-
-        train_in_rounds(console, store, plan, chosen, plan_of=plan_of, train=execute)
     else:
-        execute(plan)
+        while plan.searching:
+            execute(plan)
+            plan = planned()
+        if plan.tuning is not None:
+            from ablations.commands.tune import show_choice
+
+            show_choice(console, store, plan)
+        if plan.design:
+            from ablations.commands.until_decided import train_in_rounds
+
+            train_in_rounds(console, store, plan, chosen, plan_of=plan_of, train=execute)
+        else:
+            execute(plan)
     if chosen.protocols and not dry_run:
         evaluate(name, ",".join(asked), data_dir, backend, workers, dask, insecure, runs, False, quiet)
 

@@ -4,7 +4,15 @@ from ablations.config.builtin_grids import GRIDS
 from ablations.config.compute_match import ComputeMatch, Costs, RelativeCost, match_epochs
 from ablations.config.grid import MATCHES, Grid, check_match, check_name
 from ablations.config.grid_files import find_grid
-from ablations.config.grid_overrides import coerce_changes, override, parse_axes, parse_settings, shrink
+from ablations.config.grid_overrides import (
+    coerce_changes,
+    override,
+    parse_axes,
+    parse_settings,
+    parse_spaces,
+    shrink,
+    with_tuning,
+)
 from ablations.config.labels import Level, count, level_text, name_level, run_label
 from ablations.config.model import vit_config
 from ablations.config.positions import (
@@ -19,6 +27,7 @@ from ablations.config.positions import (
 from ablations.config.recipes import RECIPES, Recipe, find_recipe
 from ablations.config.run_config import DATASETS, FIELDS, LABELS, POOLS, PRECISIONS, RunConfig, coerce, parse, run_key
 from ablations.config.sequential_design import SequentialDesign
+from ablations.config.tuning import Range, TuningDesign, compared_axis
 
 __all__ = [
     "DATASETS",
@@ -33,14 +42,17 @@ __all__ = [
     "Costs",
     "Grid",
     "Level",
+    "Range",
     "Recipe",
     "RelativeCost",
     "RunConfig",
     "SequentialDesign",
+    "TuningDesign",
     "check_match",
     "check_name",
     "coerce",
     "coerce_changes",
+    "compared_axis",
     "count",
     "find_grid",
     "find_recipe",
@@ -51,6 +63,7 @@ __all__ = [
     "parse",
     "parse_axes",
     "parse_settings",
+    "parse_spaces",
     "position_as_given",
     "position_description",
     "position_label",
@@ -62,4 +75,5 @@ __all__ = [
     "shrink",
     "standard_position",
     "vit_config",
+    "with_tuning",
 ]

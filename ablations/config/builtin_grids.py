@@ -2,6 +2,7 @@
 
 from ablations.config.grid import Grid
 from ablations.config.run_config import RunConfig
+from ablations.config.tuning import Range, TuningDesign
 
 POSITIONS = ("none", "learned", "sinusoidal", "rope")
 ENCODINGS = (
@@ -33,6 +34,19 @@ GRIDS: dict[str, Grid] = {
             base=RunConfig(),
             axes={"position": POSITIONS, "depth": (2, 4), "patch": (2, 4)},
             seeds=(0, 1, 2),
+        ),
+        Grid(
+            name="rope-tuned",
+            question="Which positional encoding improves accuracy when every arm has its own learning rate and weight "
+            "decay?",
+            base=RunConfig(),
+            axes={"position": POSITIONS, "depth": (2, 4), "patch": (2, 4)},
+            seeds=(0, 1, 2),
+            tuning=TuningDesign(
+                {"learning_rate": Range(5e-4, 2e-2, log=True), "weight_decay": Range(0.01, 1.0, log=True)},
+                trials=12,
+                prune="median",
+            ),
         ),
         Grid(
             name="encodings",

@@ -10,6 +10,7 @@ from typing import Any
 from ablations.config.labels import level_text
 from ablations.config.positions import position_as_given
 from ablations.config.run_config import RunConfig
+from ablations.config.tuning import TuningDesign, compared_axis
 from ablations.errors import UsageError, unknown_name
 
 
@@ -30,12 +31,13 @@ class Grid:
     """Evaluation protocols chosen before the training."""
     match: str | None = None
     """flops or seconds: the training compute that all arms share; None: they share the epochs."""
+    tuning: TuningDesign | None = None
+    """The search for each arm's own values of some training fields, before the comparison."""
 
     @property
     def compared(self) -> str:
         """The axis whose levels are compared: position where it varies, else the first axis that does."""
-        varying = [name for name, levels in self.axes.items() if len(levels) > 1]
-        return "position" if "position" in varying or not varying else varying[0]
+        return compared_axis(self.axes)
 
     @property
     def levels(self) -> tuple[Any, ...]:
@@ -50,11 +52,13 @@ class Grid:
     def expand(self) -> list[RunConfig]:
         """Return every run once, validated. All arms of the first seed come first, and positions vary fastest.
 
-        So paired comparisons are possible as early in a study as they can be. Raises UsageError for an invalid run, or
-        two levels of an axis with one label.
+        So paired comparisons are possible as early in a study as they can be. Tuned fields have the values of `base`.
+        Raises UsageError for an invalid run, two levels of an axis with one label, or an impossible search.
         """
         if self.match is not None:
             check_match(self.match)
+        if self.tuning is not None:
+            self.tuning.check(self.base, self.axes, self.seeds)
         for name, levels in self.axes.items():
             _require_labels(name, levels)
         names = [name for name in self.axes if name not in _FASTEST] + [n for n in _FASTEST if n in self.axes]

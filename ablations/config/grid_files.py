@@ -9,9 +9,10 @@ from typing import Any
 from ablations.config.builtin_grids import GRIDS
 from ablations.config.grid import Grid, check_name, fit_warmup, with_baseline
 from ablations.config.run_config import RunConfig, coerce
+from ablations.config.tuning import tuning_from_mapping
 from ablations.errors import UsageError, unknown_name
 
-TOML_FIELDS = ("name", "question", "baseline", "seeds", "protocols", "match", "base", "axes")
+TOML_FIELDS = ("name", "question", "baseline", "seeds", "protocols", "match", "base", "axes", "tune")
 
 
 def find_grid(name: str) -> Grid:
@@ -43,6 +44,15 @@ def load_grid(path: Path) -> Grid:
         position = ["none", "rope"]
         width = [32, 64]
 
+        [tune]                                          # optional: training fields that each arm chooses by trials
+        learning_rate = { low = 1e-4, high = 1e-2, log = true }
+        weight_decay = [0.0, 0.05, 0.3]
+        trials = 12                                     # of each arm at each setting
+        seeds = 2                                       # of each trial; the default is 1
+        per = "setting"                                 # or "arm": one choice over all settings
+        sampler = "qmc"                                 # or "tpe"
+        prune = "median"                                # default: "none"
+
     Raises UsageError with the file, and the field or line, for anything that cannot be read or is not valid.
     """
     try:
@@ -73,6 +83,11 @@ def grid_from_mapping(table: Mapping[str, Any], *, default_name: str) -> Grid:
     for field in axes:
         if field in base:
             raise UsageError(f"{field} must be in base or in axes, not in both")
+    with _naming_table("tune"):
+        tuning = tuning_from_mapping(_table(table, "tune")) if "tune" in table else None
+    for field in () if tuning is None else tuning.space:
+        if field in base or field in axes:
+            raise UsageError(f"{field} must be in {'base' if field in base else 'axes'} or in tune, not in both")
     with _naming_table("base"):
         base = {field: coerce(field, value) for field, value in base.items()}
     fit_warmup(base, axes, RunConfig().warmup_epochs)
@@ -86,6 +101,7 @@ def grid_from_mapping(table: Mapping[str, Any], *, default_name: str) -> Grid:
         seeds=_seeds(table.get("seeds", 3)),
         protocols=_protocols(table.get("protocols", [])),
         match=table.get("match"),
+        tuning=tuning,
     )
     grid = with_baseline(grid, table.get("baseline"))
     grid.expand()

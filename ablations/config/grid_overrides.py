@@ -1,6 +1,6 @@
 """Changes to a grid from the command line and from Python."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +8,25 @@ from ablations.config.grid import Grid, fit_warmup, with_baseline
 from ablations.config.labels import level_text
 from ablations.config.positions import split_positions
 from ablations.config.run_config import coerce, parse
+from ablations.config.tuning import (
+    EXAMPLE,
+    Space,
+    TuningDesign,
+    parse_space,
+    smallest,
+    with_default_trials,
+    with_option,
+)
 from ablations.errors import UsageError
+
+TUNING_OPTIONS = {
+    "trials": "--trials",
+    "seeds": "--tune-seeds",
+    "sampler": "--tune-sampler",
+    "per": "--tune-per",
+    "prune": "--prune",
+}
+"""Options of the command line by the field of a TuningDesign."""
 
 
 def override(
@@ -56,6 +74,46 @@ def parse_settings(texts: Mapping[str, str | None], pairs: Sequence[str]) -> dic
     return settings
 
 
+def parse_spaces(texts: Sequence[str]) -> dict[str, Space]:
+    """Parse the spaces of `--tune`, by field. Raises UsageError as `parse_space`, and for a field that comes twice."""
+    spaces: dict[str, Space] = {}
+    for field, space in map(parse_space, texts):
+        if field in spaces:
+            raise UsageError(f"--tune must be given once for {field}, got it twice")
+        spaces[field] = space
+    return spaces
+
+
+def with_tuning(
+    grid: Grid,
+    spaces: Mapping[str, Space],
+    options: Mapping[str, Any],
+    fixed: Container[str] = (),
+) -> Grid:
+    """Return the grid with more tuned fields, and other options of its tuning; those that are None are not changed.
+
+    Raises UsageError for options of a grid that is not tuned, a tuned field that is `fixed` too, or an impossible
+    search.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if grid.tuning is None and not spaces:
+        if given:
+            raise UsageError(f"{TUNING_OPTIONS[next(iter(given))]} requires --tune, such as {EXAMPLE}")
+        return grid
+    if grid.tuning is None:
+        design = with_default_trials(TuningDesign(dict(spaces)))
+    else:
+        design = replace(grid.tuning, space={**grid.tuning.space, **spaces})
+    for name, value in given.items():
+        design = with_option(design, name, value, TUNING_OPTIONS[name])
+    for field in design.space:
+        if field in fixed:
+            raise UsageError(f"{field} must be set or tuned, not both")
+    changed = replace(grid, tuning=design)
+    design.check(changed.base, changed.axes, changed.seeds)
+    return changed
+
+
 def coerce_changes(changes: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, ...]], dict[str, Any]]:
     """Return the axes and the fixed fields among changes from Python: a list is an axis, any other value is fixed.
 
@@ -82,7 +140,10 @@ def shrink(grid: Grid) -> Grid:
         axes["depth"] = (min(grid.axes["depth"]),)
     few = min(20, grid.base.per_class or 20)
     base = replace(grid.base, epochs=2, warmup_epochs=0.2, per_class=few, data_fraction=1.0)
-    return replace(grid, name=f"{grid.name}-smoke", base=base, axes=axes, seeds=grid.seeds[:1], match=None)
+    tuning = None if grid.tuning is None else smallest(grid.tuning)
+    return replace(
+        grid, name=f"{grid.name}-smoke", base=base, axes=axes, seeds=grid.seeds[:1], match=None, tuning=tuning
+    )
 
 
 _SHRUNK = ("epochs", "warmup_epochs", "per_class", "data_fraction")

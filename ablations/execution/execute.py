@@ -8,7 +8,7 @@ from ablations.execution.inline import run_inline
 from ablations.execution.pool import run_in_pool
 from ablations.execution.tasks import ExecutionSettings, Finished, Job, Listener, Task
 from ablations.execution.worker import train_and_store
-from ablations.storage import Store, StudyPlan
+from ablations.storage import Store, StudyPlan, TrialStore
 
 if TYPE_CHECKING:
     from ablations.execution.dask.client import Cluster
@@ -40,9 +40,13 @@ def execute_plan(
 ) -> StudyOutcome:
     """Write the plan and execute its tasks, here or on a cluster. A run that fails stops no other.
 
+    They are runs of its trials while it is `searching`.
+
     Raises KeyboardInterrupt, after the checkpoints are saved, when `stop` returns True.
     """
     store.write_study(plan)
+    if plan.searching:
+        settings = replace(settings, runs=TrialStore.beside(store).root)
     outcome = execute_tasks(
         tasks, settings=settings, workers=workers, listener=listener, job=job, stop=stop, cluster=cluster
     )

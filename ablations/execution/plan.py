@@ -1,7 +1,7 @@
 """Plan of a study: its runs, the cost of each arm, and the unfinished runs."""
 
 import shlex
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from ablations.config import (
     Grid,
     RelativeCost,
     RunConfig,
+    TuningDesign,
     match_epochs,
     position_as_given,
     position_sources,
@@ -19,10 +20,11 @@ from ablations.config import (
     run_label,
     vit_config,
 )
+from ablations.config.tuning import Group, Values
 from ablations.data.loading import dataset_for
 from ablations.errors import UsageError
 from ablations.execution.tasks import Task
-from ablations.storage import Store, StudyPlan
+from ablations.storage import Store, StudyPlan, TrialRun, TrialStore
 
 if TYPE_CHECKING:
     from ablations.data import Dataset
@@ -51,24 +53,46 @@ class Arm:
 
 
 def make_plan(
-    grid: Grid, *, study: str, data_dir: Path | None = None, command: str = "", times: Costs | None = None
+    grid: Grid,
+    *,
+    study: str,
+    data_dir: Path | None = None,
+    command: str = "",
+    times: Costs | None = None,
+    trials: TrialStore | None = None,
 ) -> StudyPlan:
     """Return the plan of a study. Nothing is written.
 
-    `times` measures the relative times of an epoch, which a grid that matches seconds needs. Raises UsageError for an
-    impossible run: a field out of range, a dataset that cannot be read, or a model that does not fit the images; and
-    for arms that cannot be matched.
+    `times` measures the relative times of an epoch, which a grid that matches seconds needs. `trials` has the finished
+    runs of trials, which a tuned grid needs: its plan goes as far as these allow, and has no runs before their values
+    are chosen. Raises UsageError for an impossible run: a field out of range, a dataset that cannot be read, or a model
+    that does not fit the images; and for arms that cannot be matched.
     """
+
+    def fingerprint(config: RunConfig) -> str:
+        return dataset_for(config, data_dir).fingerprint
+
     configs = grid.expand()
-    for config in dict.fromkeys(replace(config, seed=0) for config in configs):
-        check_model(config, dataset_for(config, data_dir))
+    checked = set()
+    for config in configs:
+        shape = replace(config, seed=0, **({} if grid.tuning is None else grid.tuning.largest))
+        if shape not in checked:
+            check_model(shape, dataset_for(shape, data_dir))
+            checked.add(shape)
     match = None
     if grid.match is not None:
         costs = times if grid.match == "seconds" else partial(relative_flops, data_dir=data_dir)
         assert costs is not None
         match = match_epochs(grid, configs, costs)
         configs = list(map(match.matched, configs))
-    keys = [run_key(config, dataset_for(config, data_dir).fingerprint) for config in configs]
+    found = None
+    if grid.tuning is not None:
+        from ablations.tuning import search
+
+        assert trials is not None
+        found = search(grid, configs, trials, fingerprint)
+        configs = [] if found.chosen is None else tuned(grid, configs, found.chosen)
+    keys = [run_key(config, fingerprint(config)) for config in configs]
     return StudyPlan(
         study=study,
         grid=grid.name,
@@ -81,7 +105,15 @@ def make_plan(
         command=command,
         protocols=grid.protocols,
         match=match,
+        tuning=grid.tuning,
+        trials=() if found is None else found.runs,
     )
+
+
+def tuned(grid: Grid, configs: Iterable[RunConfig], chosen: Mapping[Group, Values]) -> list[RunConfig]:
+    """Return runs of a grid with the values that were chosen for their groups."""
+    assert grid.tuning is not None
+    return [replace(config, **chosen[grid.tuning.group(config, grid.axes)]) for config in configs]
 
 
 def relative_flops(pairs: Sequence[tuple[RunConfig, RunConfig]], data_dir: Path | None) -> list[RelativeCost]:
@@ -103,7 +135,8 @@ def plan_study(
     grid: Grid, store: Store, *, study: str, data_dir: Path | None, command: str, times: Costs | None = None
 ) -> StudyPlan:
     """Return the plan of a study in a folder of runs, as `make_plan` and `with_protocols_chosen_before`."""
-    plan = make_plan(grid, study=study, data_dir=data_dir, command=command, times=times)
+    trials = TrialStore.beside(store)
+    plan = make_plan(grid, study=study, data_dir=data_dir, command=command, times=times, trials=trials)
     return with_protocols_chosen_before(plan, store)
 
 
@@ -207,7 +240,7 @@ def shown_axes(plan: StudyPlan) -> list[str]:
 
 def tasks_of(plan: StudyPlan, arms: Sequence[Arm], store: Store, again: Container[str] = ()) -> list[Task]:
     """Return the unfinished runs, and the finished ones to train `again` (keys), in order."""
-    weights = {key: arm.flops + BLOCK_OVERHEAD * arm.config.depth * arm.steps for arm in arms for key in arm.keys}
+    weights = {key: _weight(arm) for arm in arms for key in arm.keys}
     axes = shown_axes(plan)
     return [
         Task(
@@ -224,6 +257,44 @@ def tasks_of(plan: StudyPlan, arms: Sequence[Arm], store: Store, again: Containe
     ]
 
 
+def _weight(arm: Arm) -> float:
+    """Return the expected share of a run of an arm in the work."""
+    return arm.flops + BLOCK_OVERHEAD * arm.config.depth * arm.steps
+
+
+def trial_tasks(plan: StudyPlan, store: Store, data_dir: Path | None, again: Container[str] = ()) -> list[Task]:
+    """Return the runs of the planned trials of a tuned study as `tasks_of`, in order."""
+    trials, axes, tasks = TrialStore.beside(store), shown_axes(plan), {}
+    weights: dict[RunConfig, float] = {}
+    for run in plan.trials:
+        result = trials.result_digest(run.key)
+        if run.key in tasks or (result is not None and run.key not in again):
+            continue
+        assert plan.tuning is not None
+        shape = replace(run.config, seed=0)
+        if shape not in weights:
+            weights[shape] = _weight(_arm(run.config, [], trials, data_dir, None))
+        tasks[run.key] = Task(
+            run.key,
+            run.config,
+            trial_label(run, plan.tuning, axes),
+            weights[shape],
+            trials.failed_attempt(run.key),
+            sources=position_sources(run.config.position),
+            thresholds=run.thresholds,
+            replaces=result,
+        )
+    return [*tasks.values()]
+
+
+def trial_label(run: TrialRun, design: TuningDesign, axes: Sequence[str]) -> str:
+    """Return a run of a trial as text: `rope, depth 2, trial 3`, with the number of its seed if there are several."""
+    of = f", seed {design.trial_seeds.index(run.config.seed) + 1} of {design.seeds}" if design.seeds > 1 else ""
+    return f"{run_label(run.config, axes, seed=False)}, trial {run.number}{of}"
+
+
 def unfinished_tasks(plan: StudyPlan, store: Store, data_dir: Path | None) -> list[Task]:
-    """Return the unfinished runs of a plan, in order."""
+    """Return the unfinished runs of a plan, in order; those of its trials while it is `searching`."""
+    if plan.searching:
+        return trial_tasks(plan, store, data_dir)
     return tasks_of(plan, survey(plan, store, data_dir=data_dir), store)

@@ -1,4 +1,4 @@
-"""Reproduction of a finished run or evaluation: train or measure again, and compare the results."""
+"""Reproduction of a finished run, trial or evaluation: train or measure again, and compare the results."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ablations.config import run_key
 from ablations.data.loading import dataset_for
 from ablations.errors import UsageError, VitabError
 from ablations.execution.tasks import ExecutionSettings
-from ablations.storage import EvaluationStore, Store, problems, readable_config
+from ablations.storage import EvaluationStore, Store, TrialStore, problems, readable_config, trial_key
 from ablations.storage.provenance import determinants
 
 
@@ -61,6 +61,36 @@ def reproduce(store: Store, key: str, *, data_dir: Path | None, backend: str, th
         accuracy=float(record.test_accuracy),
         accuracy_before=accuracy,
         tolerance=2 * math.sqrt(2 * accuracy * (1 - accuracy) / len(dataset.test_labels)),
+    )
+
+
+def reproduce_trial(store: TrialStore, key: str, *, data_dir: Path | None, backend: str, threads: int) -> Reproduction:
+    """Train a finished run of a trial again and compare its epochs. Raises as `reproduce`."""
+    from ablations.data.loader import DataLoader
+    from ablations.storage.provenance import describe
+    from ablations.training.precision import check_runs
+    from ablations.training.trainer import train_trial
+
+    if found := problems(store, key):
+        raise VitabError(f"trial run {key[:16]} is damaged: {'; '.join(found)}")
+    config, before = readable_config(store, key), store.result(key)
+    check_runs([config], backend)
+    dataset = dataset_for(config, data_dir)
+    if trial_key(config, dataset.fingerprint, before["thresholds"]) != key:
+        raise UsageError(
+            f"the dataset must be the one that trial run {key[:16]} was trained on, got a different {config.data}"
+        )
+    here = describe(position=config.position, backend=backend, threads=threads)
+    record = train_trial(config, dataset, before["thresholds"], backend=backend, threads=threads)
+    accuracy, images = float(before["validation_accuracy"]), len(DataLoader.of(config, dataset).validation)
+    curve = ("train_loss", "validation_loss", "validation_accuracy")
+    epochs = [[getattr(metrics, name) for name in curve] for metrics in record.metrics]
+    return Reproduction(
+        same_place=_where(store.environment(key)) == _where(here),
+        same_bits=epochs == [[metrics[name] for name in curve] for metrics in store.metrics(key)],
+        accuracy=float(record.validation_accuracy),
+        accuracy_before=accuracy,
+        tolerance=2 * math.sqrt(2 * accuracy * (1 - accuracy) / images),
     )
 
 

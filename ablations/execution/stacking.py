@@ -15,7 +15,7 @@ from ablations.execution.worker import RunExecution, checkpointer_for, execute_r
 from ablations.storage import Store, storage_errors
 
 if TYPE_CHECKING:
-    from ablations.storage import RunRecord
+    from ablations.storage import TrainingRecord
     from ablations.training.stack import StackedRun
 
 VARYING_FIELDS = ("seed", "learning_rate", "weight_decay", "warmup_epochs", "label_smoothing")
@@ -102,11 +102,12 @@ def train_and_store_together(
     tasks: dict[StackedRun, Task] = {}
     for task, own in hooks.items():
         try:
-            tasks[StackedRun(task.config, dataset, checkpointer_for(task, settings, own), own.epoch)] = task
+            member = StackedRun(task.config, dataset, checkpointer_for(task, settings, own), own.epoch, task.thresholds)
+            tasks[member] = task
         except Exception as error:
             on_result(task, error)
 
-    def on_end(member: "StackedRun", outcome: "RunRecord | BaseException") -> None:
+    def on_end(member: "StackedRun", outcome: "TrainingRecord | BaseException") -> None:
         task = tasks[member]
         result: Finished | BaseException
         try:

@@ -41,6 +41,8 @@ class Task:
     """Sources of its encodings in files, which the process that trains it uses instead of the files."""
     evaluation: "Evaluation | None" = None
     """What to measure of a finished run; None to train it."""
+    thresholds: tuple[float, ...] | None = None
+    """Of a run of a trial, by which it may be pruned; it ends without the test. None for any other run."""
     replaces: str | None = None
     """Digest of the stale result that this run replaces, by `Store.result_digest`; None if it is not finished."""
 
@@ -81,16 +83,25 @@ class TransientFailure:
 
 
 def finished_from(result: Mapping[str, Any]) -> Finished:
-    """Return the summary of a result.json: of a run, or of an evaluation, which has it."""
+    """Return the summary of a result.json: of a run, of a run of a trial, or of an evaluation, which has it."""
     if "summary" in result:
         return Finished(str(result["summary"]), float(result["seconds"]))
-    summary = training_summary(float(result["test_accuracy"]), float(result["validation_accuracy"]))
+    accuracy = float(result["validation_accuracy"])
+    if "test_accuracy" in result:
+        summary = training_summary(float(result["test_accuracy"]), accuracy)
+    else:
+        summary = trial_summary(accuracy, result.get("pruned"))
     return Finished(summary, float(result["seconds"]), result.get("diverged"))
 
 
 def training_summary(test_accuracy: float, validation_accuracy: float) -> str:
     """Return the result of a training in a phrase."""
     return f"test {test_accuracy:.1%}, validation {validation_accuracy:.1%}"
+
+
+def trial_summary(validation_accuracy: float, pruned: int | None) -> str:
+    """Return the result of a run of a trial in a phrase."""
+    return f"validation {validation_accuracy:.1%}" + (f", pruned after epoch {pruned}" if pruned else "")
 
 
 RunOutcome = Finished | TransientFailure | str | None

@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ablations.config import vit_config
 from ablations.data.loading import dataset_for
@@ -18,30 +18,33 @@ from ablations.execution.tasks import (
     Task,
     TransientFailure,
     training_summary,
+    trial_summary,
 )
-from ablations.storage import Store, storage_errors
+from ablations.storage import RunRecord, Store, TrialRecord, TrialStore, storage_errors
 from ablations.training.checkpoint import Checkpointer
 
 if TYPE_CHECKING:
     from ablations.data import Dataset
-    from ablations.storage import RunRecord
+    from ablations.storage import TrainingRecord
     from ablations.training.trainer import EpochMetrics
 
 
 def train_and_store(task: Task, settings: ExecutionSettings, hooks: RunHooks) -> Finished:
     """Train one run, from its checkpoint if it has one, and write it to the store."""
-    from ablations.training.trainer import train
+    from ablations.training.trainer import train, train_trial
 
     dataset = dataset_for(task.config, settings.data_dir, hooks.heartbeat)
-    checkpointer = checkpointer_for(task, settings, hooks)
-    record = train(
-        task.config,
-        dataset,
-        backend=settings.backend,
-        threads=settings.threads,
-        on_epoch=hooks.epoch,
-        checkpointer=checkpointer,
-    )
+    how: Any = {
+        "backend": settings.backend,
+        "threads": settings.threads,
+        "on_epoch": hooks.epoch,
+        "checkpointer": checkpointer_for(task, settings, hooks),
+    }
+    record: TrainingRecord
+    if task.thresholds is None:
+        record = train(task.config, dataset, **how)
+    else:
+        record = train_trial(task.config, dataset, task.thresholds, **how)
     return write_run(Store(settings.runs), task, record, dataset, settings, hooks)
 
 
@@ -65,9 +68,12 @@ def checkpointer_for(task: Task, settings: ExecutionSettings, hooks: RunHooks) -
 
 
 def write_run(
-    store: Store, task: Task, record: "RunRecord", dataset: "Dataset", settings: ExecutionSettings, hooks: RunHooks
+    store: Store, task: Task, record: "TrainingRecord", dataset: "Dataset", settings: ExecutionSettings, hooks: RunHooks
 ) -> Finished:
-    """Write a trained run to the store. Raises TakenOverError when another process has taken the run over."""
+    """Write a trained run to the store. Raises TakenOverError when another process has taken the run over.
+
+    A run of a trial is written to the trials: `settings.runs` is their folder.
+    """
     from ablations.data.description import describe_dataset
     from ablations.models.gallery import stored_mistakes
     from ablations.storage.provenance import describe
@@ -77,6 +83,12 @@ def write_run(
     environment["dataset"] = describe_dataset(dataset, settings.data_dir, task.config)
     if len(record.places) > 1:
         environment["places"] = list(record.places)
+    if isinstance(record, TrialRecord):
+        trials, thresholds = TrialStore(store.root), task.thresholds or ()
+        trials.write_trial(task.key, record, thresholds, environment, hooks.holds_lease, task.replaces)
+        summary = trial_summary(float(record.validation_accuracy), record.pruned)
+        return Finished(summary, float(record.seconds), record.diverged)
+    assert isinstance(record, RunRecord)
     model = vit_config(task.config, image_size=dataset.image_size, channels=dataset.channels, classes=dataset.classes)
     mistakes = None if record.diverged else stored_mistakes(record.predictions, dataset.test_images)
     store.write(task.key, record, environment, model, hooks.holds_lease, task.replaces, mistakes)

@@ -33,12 +33,13 @@ def differences(
     out: Path,
     evaluations: Evaluations | None = None,
     about: Measured | None = None,
+    untuned: Results | None = None,
     *,
     options: str = "",
 ) -> list[str]:
     """Return a line for every difference between the `report_folder` and the report computed from the runs.
 
-    `evaluations` and `about` as in `compose`. `options` are added to the command that a message names.
+    `evaluations`, `about` and `untuned` as in `compose`. `options` are added to the command that a message names.
 
     README.md and LaTeX are compared line by line; a CSV cell by cell, numbers up to `ROUNDING`. Figures are only
     checked to exist, because their bytes depend on the font renderer. report.html, if it exists, must contain the same
@@ -49,7 +50,7 @@ def differences(
     if not folder.is_dir():
         metric = f" --metric {shlex.quote(about.measure.name)}" if about else ""
         raise UsageError(f"no report in {folder}; write it with: vitab report {results.plan.study}{metric}{options}")
-    report = compose(results, evaluations, about)
+    report = compose(results, evaluations, about, untuned)
     found = list(_text_differences("README.md", _read(folder / "README.md"), report.text))
     for name, expected in report.tables.items():
         differ = _table_differences if name.endswith(".csv") else _text_differences
@@ -62,7 +63,7 @@ def differences(
         expected_page = _short(page(report.text, pngs(folder) | tables))
         found += _text_differences("report.html", _short(_read(folder / "report.html")), expected_page)
     for name, expected in (
-        paper(results, report.analysis, report.evaluated).files().items() if _any(folder, PAPER) else ()
+        paper(results, report.analysis, report.evaluated, report.tuned).files().items() if _any(folder, PAPER) else ()
     ):
         found += _text_differences(name, _read(folder / name), expected)
     there = {path.relative_to(folder).as_posix() for path in (*folder.glob("tables/*"), *folder.glob("figures/*"))}

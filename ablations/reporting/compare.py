@@ -175,7 +175,10 @@ def _fields_that_differ(first: Results, second: Results, axes: set[str]) -> dict
 
 
 def _values(results: Results, field: str) -> str:
-    """Return the value of a field in the runs of a study as text; the smallest and largest where it was matched."""
+    """Return the value of a field in the runs of a study as text: `tuned`, or its range where it was matched."""
+    tuning = results.plan.tuning
+    if tuning and field in tuning.space:
+        return "tuned"
     levels = _levels(results, field)
     ends = (min(levels), max(levels)) if len(levels) > 1 else levels
     return " to ".join(map(level_text, ends))

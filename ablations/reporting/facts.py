@@ -88,10 +88,10 @@ def _rounds(results: Results, analysis: Analysis) -> dict[str, Any]:
 
 
 def _same_in_all(results: Results) -> dict[str, Any]:
-    """Return the fields that are the same in all runs, and the size of their datasets."""
+    """Return the fields that are the same in all runs by design, and the size of their datasets."""
     from ablations.data import DATASETS
 
-    varying = {*varying_axes(results), "seed"}
+    varying = {*varying_axes(results), "seed", *(results.plan.tuning.space if results.plan.tuning else ())}
     if results.plan.match is not None:
         varying |= {"epochs", "warmup_epochs"}
     found: dict[str, Any] = {}

@@ -11,28 +11,36 @@ from ablations.config import count, level_text, position_description
 from ablations.config.safe_text import markdown
 from ablations.reporting.compute import compute_sentence, epochs_range
 from ablations.reporting.dataset_text import details, first_value, images, percent, varying_subset
+from ablations.reporting.tuning_text import fields_text, pairs_differ, protocol
 from ablations.statistics import varying_axes
 
 if TYPE_CHECKING:
     from ablations.storage import Results
 
 VARIES = "(varies)"
+TUNED = "(tuned)"
 MOST_DESCRIBED = 5
 """Most positions that are described in one sentence; the report lists the descriptions of more."""
 
 
 def method(results: Results) -> list[str]:
-    """Return sentences on data, seeds, model and training; a field that is an axis is given as `(varies)`."""
+    """Return sentences on data, seeds, model, training and tuning.
+
+    A field that is an axis is given as `(varies)`, a tuned one as `(tuned)`.
+    """
     runs, varying = results.runs, set(varying_axes(results))
+    tuned = {*results.plan.tuning.space} if results.plan.tuning else set()
 
     def value(name: str, form: str = "") -> str:
+        if name in tuned:
+            return TUNED
         if name in varying or name not in runs:
             return VARIES
         return format(runs[name].iloc[0], form)
 
     def given(name: str) -> bool:
         """Return whether an optional field is on in any run."""
-        return name in varying or bool(first_value(runs, name))
+        return name in varying or name in tuned or bool(first_value(runs, name))
 
     match, first = results.plan.match, results.plan.configs[0]
     epochs = value("epochs") if match is None else epochs_range(match)
@@ -46,9 +54,10 @@ def method(results: Results) -> list[str]:
         f"**Data.** The dataset is {'; '.join(filter(None, (images(results), varying_subset(results))))}."
         + "".join(f" {markdown(text)}." for text in details(results)),
         f"**Seeds.** {_validation(results, share)}the initial weights, and the order and augmentation of the images. "
-        "Runs with the same seed that differ only in position share all of these; such runs form a pair. The test set "
-        "is used once, after the last epoch.",
-        _model(runs, varying),
+        f"Runs with the same seed that differ only in position{' and the tuned fields' * bool(tuned)} share all of "
+        f"these{', as far as the tuned fields allow' * pairs_differ(results.plan.tuning)}; such runs form a pair. The "
+        "test set is used once, after the last epoch.",
+        _model(runs, varying, tuned),
         f"**Training.** {epochs} epochs, batch size {value('batch_size')}, AdamW with learning rate "
         f"{value('learning_rate', 'g')} after {warm_up}, then cosine decay; weight decay {value('weight_decay', 'g')}"
         + (f", gradients clipped at norm {value('clip_norm', 'g')}" if given("clip_norm") else "")
@@ -60,6 +69,7 @@ def method(results: Results) -> list[str]:
         + ".",
         *filter(None, [compute_sentence(results.plan)]),
         _augmentation(value, given),
+        *([protocol(results)] if tuned else []),
     ]
 
 
@@ -77,11 +87,15 @@ def _validation(results: Results, share: str) -> str:
 
 def _varied(results: Results) -> str:
     axes = varying_axes(results)
+    rest = "Everything else"
+    if results.plan.tuning:
+        verb = "is" if len(results.plan.tuning.space) == 1 else "are"
+        rest = f"The {fields_text(results.plan.tuning)} of an arm {verb} tuned. Everything else"
     if not axes:
-        return "**What varies.** Only the seed."
+        return "**What varies.** Only the seed." + f" {rest} is the same in all runs." * bool(results.plan.tuning)
     text = "; ".join(_levels(name.replace("_", " "), levels) for name, levels in axes.items())
     matched = ", except the epochs" if results.plan.match else ""
-    return f"**What varies.** {text[:1].upper()}{text[1:]}. Everything else is the same in all runs{matched}."
+    return f"**What varies.** {text[:1].upper()}{text[1:]}. {rest} is the same in all runs{matched}."
 
 
 def described_positions(results: Results) -> list[tuple[str, str]]:
@@ -106,7 +120,7 @@ def _levels(axis: str, levels: tuple[object, ...]) -> str:
     return f"{axis} ({', '.join(markdown(level_text(level)) for level in levels)})"
 
 
-def _model(runs: pd.DataFrame, varying: set[str]) -> str:
+def _model(runs: pd.DataFrame, varying: set[str], tuned: set[str]) -> str:
     forms = {
         "position": "position {}",
         "depth": "depth {}",
@@ -117,7 +131,8 @@ def _model(runs: pd.DataFrame, varying: set[str]) -> str:
         "init_std": "initial weights with a standard deviation of {:g}",
     }
     pools = {"mean": "mean over the patches before a linear head", "cls": "class token before a linear head"}
-    parts = [markdown(form.format(runs[name].iloc[0])) for name, form in forms.items() if name not in varying]
+    parts = [markdown(form.format(runs[name].iloc[0])) for name, form in forms.items() if name not in varying | tuned]
+    parts += [f"initial weights with a standard deviation {TUNED}"] if "init_std" in tuned else []
     parts += [pools.get(str(runs["pool"].iloc[0]), "")] if "pool" not in varying else []
     return f"**Model.** A pre-norm Vision Transformer: {', '.join(filter(None, parts))}."
 
@@ -132,7 +147,7 @@ def _augmentation(value: Callable[[str], str], given: Callable[[str], bool]) -> 
         "trivial_augment": "TrivialAugment",
     }
     used = [
-        text.format(value(name)) + (f" {VARIES}" if "{}" not in text and value(name) == VARIES else "")
+        text.format(value(name)) + (f" {value(name)}" if "{}" not in text and value(name) in (VARIES, TUNED) else "")
         for name, text in kinds.items()
         if given(name)
     ]

@@ -33,14 +33,21 @@ from ablations.reporting.formatting import (
 from ablations.reporting.method import method
 from ablations.reporting.tables import Table, word
 from ablations.reporting.threats import checklist, threats
+from ablations.reporting.tuning_analysis import chosen_range
+from ablations.reporting.tuning_sections import untuned_findings
+from ablations.reporting.tuning_text import values_text
 from ablations.reporting.wording import sentence
 from ablations.statistics import ALPHA, MARGIN, Analysis, verdict
 
 if TYPE_CHECKING:
     from ablations.reporting.evaluation_analysis import EvaluationAnalysis, ProtocolAnalysis
+    from ablations.reporting.tuning_analysis import TuningAnalysis
     from ablations.storage import Results
 
 FILES = ("paper.md", "paper.tex")
+
+MOST_CHOICES = 5
+"""Most arms and settings whose chosen values are in the text."""
 
 PREAMBLE = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
@@ -96,18 +103,24 @@ class Paper:
         return [("Threats to validity", self.threats), ("Answers for a reproducibility checklist", self.checklist)]
 
 
-def paper(results: Results, analysis: Analysis, evaluated: EvaluationAnalysis | None = None) -> Paper:
+def paper(
+    results: Results,
+    analysis: Analysis,
+    evaluated: EvaluationAnalysis | None = None,
+    tuned: TuningAnalysis | None = None,
+) -> Paper:
     """Return the text for a paper from the runs of a study; the same runs give the same text.
 
-    Of the evaluations it has a sentence on each protocol that was chosen before the training.
+    Of the evaluations it has a sentence on each protocol that was chosen before the training, of the trials of a tuned
+    study what tuning changed.
     """
     return Paper(
         title=results.plan.question,
         methods=_methods(results, analysis),
-        results=" ".join([_results(analysis), *_evaluated(evaluated)]),
+        results=" ".join([_results(analysis), *_evaluated(evaluated), *_tuned(tuned)]),
         caption=_caption(analysis),
         table=_table(analysis),
-        threats=threats(results, analysis, [each.name for each in _chosen(evaluated)]),
+        threats=threats(results, analysis, [each.name for each in _chosen(evaluated)], tuned),
         checklist=checklist(results, analysis, facts(results, analysis)),
     )
 
@@ -182,6 +195,19 @@ def _evaluated(evaluated: EvaluationAnalysis | None) -> list[str]:
             f"({p}, over the {questions})."
         )
     return found
+
+
+def _tuned(tuned: TuningAnalysis | None) -> list[str]:
+    """Return the chosen values, and what tuning changed in comparison with shared values."""
+    if tuned is None:
+        return []
+    if len(tuned.choices) <= MOST_CHOICES:
+        chosen = "; ".join(f"{choice.name}: {values_text(choice.values)}" for choice in tuned.choices)
+        found = [f"The chosen values are, for {chosen}."]
+    else:
+        ranges = [f"{word(field)} {chosen_range(tuned, field)}" for field in tuned.design.space]
+        found = [f"The chosen values are {listed(ranges)} (tables/choices.tex)."]
+    return found + [re.sub("`", "", plain(text)) for text in (untuned_findings(tuned.untuned) if tuned.untuned else [])]
 
 
 def _first(text: str) -> str:

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ablations.config import count, level_text
 from ablations.config.run_config import OWN_DATA
 from ablations.config.safe_text import code, code_block, markdown
+from ablations.config.tuning import shown_value
 from ablations.reporting import run_tables, tables
 from ablations.reporting.balance import majority_warning, sizes_sentence
 from ablations.reporting.compute import compute_note
@@ -28,6 +29,8 @@ from ablations.reporting.method import described_positions, method
 from ablations.reporting.sequential_text import decision_state, procedure, runs_saved
 from ablations.reporting.tables import Table
 from ablations.reporting.threats import faults_of_data
+from ablations.reporting.tuning_sections import headline, totals, tuning_section
+from ablations.reporting.tuning_text import pairs_differ
 from ablations.reporting.wording import sentence
 from ablations.statistics import ALPHA, Analysis, Contrast, Outcomes, varying_axes
 from ablations.storage import version_conflicts
@@ -35,6 +38,7 @@ from ablations.storage import version_conflicts
 if TYPE_CHECKING:
     from ablations.reporting.evaluation_analysis import EvaluationAnalysis
     from ablations.reporting.measured import Measured
+    from ablations.reporting.tuning_analysis import TuningAnalysis
     from ablations.storage import Results
 
 DIGESTS = {
@@ -85,10 +89,13 @@ def render(
     about: Measured | None = None,
     found: EvaluationAnalysis | None = None,
     evaluation_figures: Mapping[str, Sequence[ReportFigure]] | None = None,
+    tuned: TuningAnalysis | None = None,
+    sensitivity: Sequence[ReportFigure] = (),
 ) -> str:
     """Return the text of README.md from the figures, the `shown_tables` and the facts of the study.
 
-    It is about the test accuracy or `about` a metric. `found` are the evaluations, with figures by protocol.
+    It is about the test accuracy or `about` a metric. `found` are the evaluations, with figures by protocol, `tuned`
+    the trials, with figures of their accuracy.
     """
     plan, outcomes, m = results.plan, analysis.outcomes, analysis.outcomes.measure
     file = "accuracy" if m.is_accuracy else "values"
@@ -151,6 +158,10 @@ def render(
         others=[figure for figure in drawn if figure.name not in (file, "contrasts", "ranks", "mistakes")],
         growth=analysis.growth,
         evaluated=evaluated(found, results, study["baseline"], evaluation_figures or {}) if found else None,
+        tuned=tuning_section(results, tuned, sensitivity) if tuned else None,
+        pairs_differ=pairs_differ(plan.tuning),
+        tuned_headline=headline(plan, tuned) if tuned else "",
+        tuned_totals=totals(tuned) if tuned else "",
         saved=runs_saved(plan, analysis) if analysis.growth else "",
         decision=decision_state(analysis) if analysis.growth else "",
         procedure=procedure(plan, analysis) if analysis.growth else "",
@@ -251,7 +262,8 @@ def _fact_name(what: str) -> str:
 
 
 def _runs(results: Results, about: Measured | None) -> Table:
-    axes = list(dict.fromkeys([*varying_axes(results), "seed"]))
+    tuned = results.plan.tuning.space if results.plan.tuning else ()
+    axes = list(dict.fromkeys([*varying_axes(results), "seed", *tuned]))
     rows = []
     for row in results.runs.to_dict("records"):
         if about is None:
@@ -260,9 +272,13 @@ def _runs(results: Results, about: Measured | None) -> Table:
             known = about.values.get(row["key"])
             digits = 2 if about.measure.is_share else 4
             value = "–" if known is None else number(about.measure.scale * known, digits)
-        rows.append((tables.Code(row["key"][:16]), *(level_text(row[axis]) for axis in axes), value))
+        rows.append((tables.Code(row["key"][:16]), *(_level(row[axis], axis in tuned) for axis in axes), value))
     noun = in_unit(about.measure.noun, about.measure.unit) if about else "test accuracy in %"
     return tables.Table(["run", *map(tables.word, axes), noun], rows, left=1 + len(axes))
+
+
+def _level(value: Any, tuned: bool) -> str:
+    return shown_value(value) if tuned else level_text(value)
 
 
 def _about(results: Results, about: Measured) -> str:

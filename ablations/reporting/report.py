@@ -20,6 +20,7 @@ from ablations.reporting.figures.evaluations import evaluation_figures
 from ablations.reporting.figures.figure import ReportFigure
 from ablations.reporting.figures.gallery import report_figures
 from ablations.reporting.figures.mistakes import arms_figure
+from ablations.reporting.figures.sensitivity import sensitivity_figures
 from ablations.reporting.findings import claims
 from ablations.reporting.html import page
 from ablations.reporting.mistakes import find_mistakes
@@ -28,6 +29,8 @@ from ablations.reporting.paper import paper
 from ablations.reporting.publish import published
 from ablations.reporting.rendering import render
 from ablations.reporting.tables import Table
+from ablations.reporting.tuning_analysis import TuningAnalysis, analyse_tuning
+from ablations.reporting.tuning_sections import choices_table, tuning_facts, tuning_frames, untuned_table
 from ablations.statistics import Analysis, Outcomes, analyse, arm_means
 
 if TYPE_CHECKING:
@@ -48,13 +51,20 @@ class Report:
     figures: list[ReportFigure]
     analysis: Analysis
     evaluated: EvaluationAnalysis | None = None
+    tuned: TuningAnalysis | None = None
 
 
-def compose(results: Results, evaluations: Evaluations | None = None, about: Measured | None = None) -> Report:
+def compose(
+    results: Results,
+    evaluations: Evaluations | None = None,
+    about: Measured | None = None,
+    untuned: Results | None = None,
+) -> Report:
     """Return the report of a study; the same runs give the same bytes.
 
-    It is about the test accuracy, with a section on the `evaluations`, or `about` a metric of these. Raises UsageError
-    if no run has finished, or none has the metric.
+    It is about the test accuracy, with a section on the `evaluations`, or `about` a metric of these. That on a tuned
+    study has a section on its trials, which compares it with the same study `untuned` (`find_untuned`). Raises
+    UsageError if no run has finished, or none has the metric.
     """
     if results.runs.empty:
         raise UsageError(f"study {results.plan.study!r} has no finished run to report; run it first")
@@ -64,12 +74,18 @@ def compose(results: Results, evaluations: Evaluations | None = None, about: Mea
             f"no finished run of study {results.plan.study!r} has a value of {analysis.outcomes.measure.name}"
         )
     found = None if about else analyse_evaluations(results, evaluations)
+    tuned = None if about else analyse_tuning(results, analysis, untuned)
     mistakes = None if about else find_mistakes(results, analysis.outcomes)
     drawn = [*report_figures(results, analysis), *([arms_figure(mistakes)] if mistakes else [])]
     of_protocols = evaluation_figures(results, found) if found else {}
-    study = facts(results, analysis) | {name: value for figure in drawn for name, value in figure.facts.items()}
-    exact = ("runs", "evaluations")
+    of_trials = sensitivity_figures(tuned) if tuned else []
+    study = facts(results, analysis)
+    study |= {name: value for figure in (*drawn, *of_trials) for name, value in figure.facts.items()}
+    exact = ("runs", "evaluations", "trials")
     framed = frames(results, analysis, about)
+    if tuned:
+        study |= tuning_facts(tuned)
+        framed |= tuning_frames(results, tuned)
     if found and evaluations:
         study |= evaluation_facts(found)
         framed |= {name: each for name, each in evaluation_frames(results, evaluations, found).items() if len(each)}
@@ -77,16 +93,18 @@ def compose(results: Results, evaluations: Evaluations | None = None, about: Mea
         framed["mistakes"] = mistakes.frame()
     made = {f"{name}.csv": csv_text(frame, exact=name in exact) for name, frame in framed.items()}
     made["study.csv"] = csv_text(facts_frame(study))
-    shown = shown_tables(results, analysis)
+    shown = shown_tables(results, analysis, tuned)
     made |= {
         f"{name}.tex": "\n".join(table.latex() for table in found.values()) for name, found in shown.items() if found
     }
-    text = render(results, analysis, drawn, shown, study, about, found, of_protocols)
-    everything = [*drawn, *(figure for figures in of_protocols.values() for figure in figures)]
-    return Report(text, made, everything, analysis, found)
+    text = render(results, analysis, drawn, shown, study, about, found, of_protocols, tuned, of_trials)
+    everything = [*drawn, *of_trials, *(figure for figures in of_protocols.values() for figure in figures)]
+    return Report(text, made, everything, analysis, found, tuned)
 
 
-def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, Table]]:
+def shown_tables(
+    results: Results, analysis: Analysis, tuned: TuningAnalysis | None = None
+) -> dict[str, dict[str, Table]]:
     """Return the tables of README.md, by the name of their CSV and the axis they are about."""
     outcomes = analysis.outcomes
     pairs = {"": tables.contrasts_table(analysis.pairs)} if len(outcomes.arms) > 2 else {}
@@ -110,6 +128,8 @@ def shown_tables(results: Results, analysis: Analysis) -> dict[str, dict[str, Ta
         else {},
         "compute": {"": compute_table(results.plan)} if results.plan.match else {},
         "cost": {"": run_tables.cost_table(results, outcomes)},
+        "choices": {"": choices_table(tuned)} if tuned else {},
+        "untuned": {"": untuned_table(tuned)} if tuned and tuned.compares_leads else {},
     }
 
 
@@ -127,10 +147,11 @@ def write_report(
     for_paper: bool = False,
     evaluations: Evaluations | None = None,
     about: Measured | None = None,
+    untuned: Results | None = None,
 ) -> Path:
     """Write the report of a study to its `report_folder` and return that; "html" adds report.html, a single file.
 
-    `for_paper` adds paper.md and paper.tex. `evaluations` and `about` as in `compose`.
+    `for_paper` adds paper.md and paper.tex. `evaluations`, `about` and `untuned` as in `compose`.
 
     An earlier report is replaced atomically; other files in the folder are kept. Raises UsageError if `out` cannot be
     written (before any work), or if no run has finished.
@@ -140,7 +161,7 @@ def write_report(
         raise UsageError(f"study {study!r} has no finished run to report; run it first")
     folder = report_folder(results, out, about)
     with published(folder, OWNED) as new:
-        report = compose(results, evaluations, about)
+        report = compose(results, evaluations, about, untuned)
         (new / "figures").mkdir()
         for figure in report.figures:
             figure.save(new / "figures")
@@ -152,7 +173,7 @@ def write_report(
             tables = {f"tables/{name}": content.encode() for name, content in report.tables.items()}
             (new / "report.html").write_text(page(report.text, pngs(new) | tables), encoding="utf-8", newline="\n")
         if for_paper:
-            for name, text in paper(results, report.analysis, report.evaluated).files().items():
+            for name, text in paper(results, report.analysis, report.evaluated, report.tuned).files().items():
                 (new / name).write_text(text, encoding="utf-8", newline="\n")
     return folder
 

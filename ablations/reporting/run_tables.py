@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 
 def runs_frame(results: Results, about: Measured | None = None) -> pd.DataFrame:
-    """Return a row for each finished run: key, axes, seed and results; the metric that a report is `about` is added."""
-    columns = list(dict.fromkeys(["key", "position", *varying_axes(results), "seed", *RESULT]))
+    """Return a row for each finished run: key, axes, seed, tuned fields and results.
+
+    The metric that a report is `about` is added.
+    """
+    tuned = results.plan.tuning.space if results.plan.tuning else ()
+    columns = list(dict.fromkeys(["key", "position", *varying_axes(results), "seed", *tuned, *RESULT]))
     if (results.runs["diverged"] > 0).any():
         columns.append("diverged")
     frame = results.runs[[column for column in columns if column in results.runs]].reset_index(drop=True)

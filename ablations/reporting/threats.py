@@ -9,8 +9,11 @@ import numpy as np
 
 from ablations.config import FIELDS, count
 from ablations.config.run_config import OWN_DATA, PICTURE_FIELDS
+from ablations.config.safe_text import plain
 from ablations.reporting.compute import compute_limits
 from ablations.reporting.formatting import listed
+from ablations.reporting.tuning_analysis import TuningAnalysis
+from ablations.reporting.tuning_sections import edge_note, limits
 from ablations.statistics import Analysis
 from ablations.storage import version_conflicts
 
@@ -44,15 +47,18 @@ NOT_TUNED = (
 """Fields that say what is compared rather than how it is trained."""
 
 
-def threats(results: Results, analysis: Analysis, evaluated: Sequence[str] = ()) -> Items:
+def threats(
+    results: Results, analysis: Analysis, evaluated: Sequence[str] = (), tuned: TuningAnalysis | None = None
+) -> Items:
     """Return the threats to validity that the facts of a study show.
 
-    `evaluated` are the evaluation protocols of which the text has findings.
+    `evaluated` are the evaluation protocols of which the text has findings, `tuned` are the trials of a tuned study.
     """
     return [
         *_seeds(analysis),
         *_data(results, analysis),
         *_training(results, analysis),
+        *(_tuning(tuned) if tuned else []),
         *_machines(results),
         *_lost(results, analysis),
         *_tests(analysis, evaluated),
@@ -147,7 +153,7 @@ def _records(results: Results) -> list[Mapping[str, Any]]:
 def _training(results: Results, analysis: Analysis) -> Items:
     outcomes, runs, found = analysis.outcomes, results.runs, Items()
     varied = {outcomes.axis, *outcomes.cell_axes} & {*FIELDS} - {*NOT_TUNED}
-    if analysis.contrasts and not varied:
+    if analysis.contrasts and not varied and not results.plan.tuning:
         found.append(
             (
                 "Tuning",
@@ -169,6 +175,13 @@ def _training(results: Results, analysis: Analysis) -> Items:
     precisions = sorted(set(map(str, runs["precision"]))) if "precision" in runs else ["float32"]
     if precisions != ["float32"]:
         found.append(("Precision", f"Matrix products were computed in {listed(precisions)}."))
+    return found
+
+
+def _tuning(tuned: TuningAnalysis) -> Items:
+    found = [("Tuning", " ".join(map(plain, limits(tuned))))]
+    if tuned.on_edge:
+        found.append(("Edge of the search space", edge_note(tuned)))
     return found
 
 
@@ -250,6 +263,9 @@ def checklist(results: Results, analysis: Analysis, study: dict[str, Any]) -> It
     again = "trains all runs again"
     if match is not None and match.measure == "seconds":
         again += ", after another measurement of the times that determine their epochs"
+    hyperparameters = "the hyperparameters"
+    if results.plan.tuning:
+        hyperparameters += ", and how the tuned ones were chosen"
     found = [
         (
             "Experimental result reproducibility",
@@ -260,7 +276,7 @@ def checklist(results: Results, analysis: Analysis, study: dict[str, Any]) -> It
         ("Open access to data and code", f"{code}{changed}{data}."),
         (
             "Experimental setting and details",
-            "Yes. The methods section gives the data, its split and the hyperparameters. Within a run, the test set is "
+            f"Yes. The methods section gives the data, its split and {hyperparameters}. Within a run, the test set is "
             "used at most once, after the last epoch.",
         ),
     ]
@@ -276,11 +292,17 @@ def checklist(results: Results, analysis: Analysis, study: dict[str, Any]) -> It
         found.append(
             ("Experiment statistical significance", "No. The runs give no interval of a difference between arms.")
         )
+    trials = (
+        f" The {count(len(results.trials), 'run')} of the trials before took another "
+        f"{results.trials['seconds'].sum() / 3600:.2f} hours and {results.trials['flops'].sum() / 1e12:.2f} TFLOPs."
+        if results.trials is not None
+        else ""
+    )
     found.append(
         (
             "Experiments compute resources",
             f"Yes. {count(int(study['runs_finished']), 'run')}{hardware}, {study['run_hours']:.2f} hours of run time "
-            f"and {study['training_teraflops']:.2f} TFLOPs of training in total.",
+            f"and {study['training_teraflops']:.2f} TFLOPs of training in total.{trials}",
         )
     )
     return found

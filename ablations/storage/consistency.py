@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ablations.config import count, level_text
+from ablations.config import RunConfig, count, level_text
 from ablations.errors import UsageError
 from ablations.storage.code_version import code_version, recorded_version
 from ablations.storage.files import read_json
+from ablations.storage.trials import TrialStore
 
 if TYPE_CHECKING:
     from ablations.storage.results import Results
@@ -46,8 +48,17 @@ def require_one_version(*sources: Results) -> list[str]:
 
 def stale_runs(store: Store, plan: StudyPlan) -> dict[str, list[str]]:
     """Return the finished runs that other code has trained: the components that differ, by key."""
+    return _stale(store, plan.runs)
+
+
+def stale_trials(store: Store, plan: StudyPlan) -> dict[str, list[str]]:
+    """Return the finished runs of trials that other code has trained, as `stale_runs`. `store` is that of the runs."""
+    return _stale(TrialStore.beside(store), {run.key: run.config for run in plan.trials})
+
+
+def _stale(store: Store, runs: Mapping[str, RunConfig]) -> dict[str, list[str]]:
     found = {}
-    for key, config in plan.runs.items():
+    for key, config in runs.items():
         if store.done(key):
             environment: Any = read_json(store.folder(key) / "environment.json")
             recorded = recorded_version(environment if isinstance(environment, dict) else {})
@@ -59,14 +70,15 @@ def stale_runs(store: Store, plan: StudyPlan) -> dict[str, list[str]]:
     return found
 
 
-def stale_runs_warning(plan: StudyPlan, stale: dict[str, list[str]]) -> str | None:
+def stale_runs_warning(plan: StudyPlan, stale: dict[str, list[str]], what: str = "finished run") -> str | None:
     """Return a warning about the stale runs of a study, as `stale_runs` returns them; None if there are none."""
     if not stale:
         return None
     components = ", ".join(dict.fromkeys(name for names in stale.values() for name in names))
+    harm = "a report does not mix them with new runs" if what == "finished run" else "the choice rests on them"
     return (
-        f"{count(len(stale), 'finished run')} of study {plan.study} trained with different code ({components}); a "
-        f"report does not mix them with new runs; to retrain them: vitab retry {plan.study} --stale"
+        f"{count(len(stale), what)} of study {plan.study} trained with different code ({components}); {harm}; to "
+        f"retrain them: vitab retry {plan.study} --stale"
     )
 
 

@@ -32,30 +32,44 @@ class EpochMetrics:
     """In that time: a run of a stack is trained at the speed of the whole stack, for a part of the time."""
 
 
-@dataclass(frozen=True)
-class RunRecord:
-    """A finished run: trained to the last epoch, or diverged."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord:
+    """A training that has ended."""
 
     config: RunConfig
     metrics: list[EpochMetrics]
-    predictions: dict[str, np.ndarray]
-    """Per test image: labels and predicted (n,) int64, probabilities (n, C) float32."""
-    test_accuracy: float
-    test_loss: float
     validation_accuracy: float
     """After the last epoch; 1 / C if the run diverged."""
-    state: dict[str, np.ndarray]
-    """The weights that were evaluated: the averaged ones where `ema` is on."""
     parameters: int
     flops: int
     """Of all training steps."""
     train_seconds: float
     seconds: float
-    preprocessing: "Preprocessing | None" = None
-    """What the model needs to be used on pictures; None is stored as in runs of older versions."""
     stack: int = 1
     """Runs that were trained as one model when it ended, itself included."""
     diverged: int | None = None
     """Epoch, counted from 1, in which its loss was not finite, which ended it."""
     places: Sequence[dict[str, Any]] = ()
     """Where it was trained, one after another, as its checkpointer knows them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord(TrainingRecord):
+    """A finished run: trained to the last epoch, or diverged."""
+
+    predictions: dict[str, np.ndarray]
+    """Per test image: labels and predicted (n,) int64, probabilities (n, C) float32."""
+    test_accuracy: float
+    test_loss: float
+    state: dict[str, np.ndarray]
+    """The weights that were evaluated: the averaged ones where `ema` is on."""
+    preprocessing: "Preprocessing | None" = None
+    """What the model needs to be used on pictures; None is stored as in runs of older versions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord(TrainingRecord):
+    """A finished run of a trial: trained to the last epoch, pruned or diverged. It has never seen the test images."""
+
+    pruned: int | None = None
+    """Epoch, counted from 1, after which it was ended."""

@@ -10,6 +10,7 @@ from ablations.config import FIELDS, RunConfig, remember_descriptions
 from ablations.errors import UsageError
 from ablations.storage.store import METRICS, RESULT, Store
 from ablations.storage.study_plan import StudyPlan
+from ablations.storage.trials import TrialStore, load_trials
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,7 @@ class Results:
     predictions: Callable[[str], dict[str, np.ndarray]] = lambda key: {}
     mistakes: Callable[[str], dict[str, np.ndarray] | None] = lambda key: None
     preprocessing: Callable[[str], "Preprocessing | None"] = lambda key: None
+    trials: "pd.DataFrame | None" = None  # of a tuned study: one row a finished run of a trial, as `load_trials`
 
 
 def load_results(store: Store, study: str) -> Results:
@@ -68,4 +70,5 @@ def load_results(store: Store, study: str) -> Results:
         predictions=store.predictions,
         mistakes=store.mistakes,
         preprocessing=store.preprocessing,
+        trials=None if plan.tuning is None else load_trials(TrialStore.beside(store), plan.trials),
     )

@@ -35,7 +35,7 @@ from ablations.storage.study_plan import StudyPlan
 
 if TYPE_CHECKING:
     from ablations.data.preprocessing import Preprocessing
-    from ablations.storage.records import RunRecord
+    from ablations.storage.records import RunRecord, TrainingRecord
     from vit import ViTConfig
 
 FILES = (
@@ -149,13 +149,13 @@ class Store:
 
         facts = model_facts(key, record.config, record.preprocessing)
         metadata = {"vitab": json.dumps(facts)}  # safetensors shuffles several entries
-        result = {name: _number(getattr(record, name)) for name in RESULT} | {"key": key}
+        result = {name: plain_number(getattr(record, name)) for name in RESULT} | {"key": key}
         if record.diverged is not None:
             result["diverged"] = record.diverged
         contents = {
             "config.json": to_json(facts["config"]),
             "environment.json": to_json(environment),
-            "metrics.csv": _metrics_csv(record),
+            "metrics.csv": metrics_csv(record),
             "predictions.npz": npz_bytes(record.predictions),
             "checkpoint.safetensors": checkpoint.to_bytes(record.state, model, metadata),
             "result.json": to_json(result),
@@ -295,8 +295,11 @@ class Store:
         written = read_json(self.root / "studies" / f"{plan.study}.json")
         if not isinstance(written, dict):
             return False
-        if written.get("design") and plan.design:  # it grows
-            return not set(written.get("keys", ())) <= set(plan.keys)
+        if plan.tuning is not None or (written.get("design") and plan.design):  # it grows
+            last = max((trial.round for trial in plan.trials), default=0)
+            before = {trial["key"] for trial in written.get("trials", ()) if trial["round"] <= last}
+            before |= set() if plan.searching else {*written.get("keys", ())}
+            return not before <= {*plan.keys, *(trial.key for trial in plan.trials)}
         return written.get("keys") != list(plan.keys)
 
     def studies(self) -> list[str]:
@@ -375,13 +378,13 @@ def _checksum(plain: dict[str, Any]) -> str:
     return hashlib.sha256(to_json(plain)).hexdigest()
 
 
-def _metrics_csv(record: "RunRecord") -> bytes:
+def metrics_csv(record: "TrainingRecord") -> bytes:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(METRICS)
     for metrics in record.metrics:
         row = asdict(metrics)
-        table.writerow([repr(_number(row[name])) for name in METRICS])
+        table.writerow([repr(plain_number(row[name])) for name in METRICS])
     return text.getvalue().encode()
 
 
@@ -392,5 +395,5 @@ def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     return content.getvalue()
 
 
-def _number(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value

@@ -8,6 +8,7 @@ from ablations.errors import UsageError
 from ablations.storage.evaluations import EvaluationStore
 from ablations.storage.files import read_json
 from ablations.storage.store import Store
+from ablations.storage.trials import TrialStore
 
 
 def finished_keys(store: Store) -> tuple[list[str], list[Path]]:
@@ -39,16 +40,11 @@ def problems(store: Store, key: str) -> list[str]:
         "config.json": lambda key: config_of(store, key),
     }
     if isinstance(store, EvaluationStore):
-        readers = {
-            "environment.json": store.environment,
-            "arrays.npz": store.arrays,
-            "result.json": store.result,
-            "config.json": lambda key: config_of(store, key),
-        }
-    for name, read in readers.items():
+        readers["arrays.npz"] = store.arrays
+    for name in store.files:
         if name not in found:
             try:
-                read(key)
+                readers[name](key)
             except Exception as error:
                 found[name] = f"cannot read {name}: {' '.join(str(error).split())}"
     return list(found.values())
@@ -75,16 +71,20 @@ def readable_config(store: Store, key: str) -> RunConfig:
 
 
 def find_key(store: Store, beginning: str) -> tuple[Store, str]:
-    """Return the key of the only finished run or evaluation whose key begins so, and the store that has it.
+    """Return the key of the only finished run, trial or evaluation whose key begins so, and the store that has it.
 
     Raises UsageError if there is none or several.
     """
-    stores = store, EvaluationStore.beside(store)
+    stores = store, TrialStore.beside(store), EvaluationStore.beside(store)
     found = [
         (place, key) for place in stores for key in finished_keys(place)[0] if beginning and key.startswith(beginning)
     ]
     if len(found) != 1:
-        what = "no finished run or evaluation" if not found else f"{len(found)} finished runs or evaluations"
+        what = (
+            "no finished run, trial or evaluation"
+            if not found
+            else f"{len(found)} finished runs, trials or evaluations"
+        )
         raise UsageError(f"{what} in {store.root} with a key that begins with {beginning!r}; keys are names of folders")
     return found[0]
 

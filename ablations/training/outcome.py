@@ -1,14 +1,14 @@
-"""The record of a run that has ended: trained to its last epoch, or diverged."""
+"""The record of a run that has ended: trained to its last epoch, pruned, or diverged."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ablations.storage import RunRecord
+from ablations.storage import RunRecord, TrialRecord
 
 
 def trained_record(
@@ -47,6 +47,26 @@ def diverged_record(
         diverged=epoch,
         **facts,
     )
+
+
+def is_pruned(thresholds: Sequence[float], accuracies: Sequence[float]) -> bool:
+    """Return whether a run of a trial ends now, given its validation accuracy after each epoch so far.
+
+    It does if the best of them is below the threshold of the last of these epochs; without thresholds it never does.
+    """
+    return bool(thresholds) and max(accuracies) < thresholds[len(accuracies) - 1]
+
+
+def trial_record(epochs: int, **facts: Any) -> TrialRecord:
+    """Return the record of a run of a trial after an epoch, the last of `epochs` unless it is pruned."""
+    last = facts["metrics"][-1]
+    pruned = last.epoch if last.epoch < epochs else None
+    return TrialRecord(validation_accuracy=last.validation_accuracy, pruned=pruned, **facts)
+
+
+def diverged_trial_record(epoch: int, classes: int, **facts: Any) -> TrialRecord:
+    """Return the record of a run of a trial whose loss was not finite in this epoch, as `diverged_record`."""
+    return TrialRecord(validation_accuracy=1 / classes, diverged=epoch, **facts)
 
 
 def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -13,9 +13,17 @@ from ablations.config import RunConfig, vit_config
 from ablations.data import Dataset
 from ablations.data.loader import Batch, DataLoader
 from ablations.data.preprocessing import Preprocessing
-from ablations.storage import EpochMetrics, RunRecord
+from ablations.storage import EpochMetrics, RunRecord, TrainingRecord
 from ablations.training.checkpoint import Checkpointer, TrainingState
-from ablations.training.outcome import accuracy, cross_entropy, diverged_record, trained_record
+from ablations.training.outcome import (
+    accuracy,
+    cross_entropy,
+    diverged_record,
+    diverged_trial_record,
+    is_pruned,
+    trained_record,
+    trial_record,
+)
 from vit import ViT, cost, get_ops
 from vit.engine import AdamWConfig, Engine
 from vit.optim import warmup_cosine
@@ -25,7 +33,10 @@ EVALUATED = 1024
 
 
 class StackedRun:
-    """One run of a stack: its data loader and its progress."""
+    """One run of a stack: its data loader and its progress.
+
+    A run of a trial has `thresholds`, by which it may be pruned (`is_pruned`), and ends without the test.
+    """
 
     def __init__(
         self,
@@ -33,8 +44,9 @@ class StackedRun:
         dataset: Dataset,
         checkpointer: Checkpointer | None = None,
         on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
+        thresholds: Sequence[float] | None = None,
     ) -> None:
-        self.config, self.loader = config, DataLoader.of(config, dataset)
+        self.config, self.loader, self.thresholds = config, DataLoader.of(config, dataset), thresholds
         self.checkpointer, self.on_epoch = checkpointer or Checkpointer(), on_epoch
         self.over = False
         self.rewind()
@@ -57,6 +69,14 @@ class StackedRun:
         loader = self.loader
         return self.steps_before, loader.steps, loader.batch_size, len(loader.train), len(loader.validation)
 
+    @property
+    def is_finished_trial(self) -> bool:
+        """Whether this is a run of a trial that ends after the epochs that it was trained."""
+        if self.thresholds is None:
+            return False
+        reached = [metrics.validation_accuracy for metrics in self.metrics]
+        return len(reached) == self.config.epochs or is_pruned(self.thresholds, reached)
+
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0 over all epochs."""
         config, steps = self.config, self.loader.steps
@@ -76,7 +96,7 @@ class Stack:
         dataset: Dataset,
         backend: str = "numpy",
         threads: int | None = None,
-        on_end: Callable[[StackedRun, RunRecord | BaseException], None] = lambda member, outcome: None,
+        on_end: Callable[[StackedRun, TrainingRecord | BaseException], None] = lambda member, outcome: None,
     ) -> None:
         first = members[0]
         shape = vit_config(
@@ -126,6 +146,8 @@ class Stack:
                 )
                 member.metrics.append(metrics)
                 member.on_epoch(metrics)
+                if member.is_finished_trial:
+                    self._end(member, trial_record(self.config.epochs, **self._facts(r, epoch * self.steps)))
 
     def train_epoch(self, epoch: int) -> list[float]:
         """Train an epoch; return the mean loss of each run over its steps, NaN for an ended run."""
@@ -264,6 +286,7 @@ class Stack:
         """
         labels, state = self.dataset.test_labels, self.state(run)
         facts = self._facts(run, self.config.epochs * self.steps)
+        facts["preprocessing"] = Preprocessing.of(self.members[run].loader)
         if not math.isfinite(cross_entropy(probabilities, labels)):
             return diverged_record(self.config.epochs, self.dataset.classes, labels, state, **facts)
         return trained_record(probabilities, labels, state, **facts)
@@ -272,6 +295,10 @@ class Stack:
         """End a run whose loss was not finite in this step of this epoch (both from 1), on which it spent `seconds`."""
         run, dataset = self.members.index(member), self.dataset
         facts = self._facts(run, (epoch - 1) * self.steps + step, seconds)
+        if member.thresholds is not None:
+            self._end(member, diverged_trial_record(epoch, dataset.classes, **facts))
+            return
+        facts["preprocessing"] = Preprocessing.of(member.loader)
         self._end(member, diverged_record(epoch, dataset.classes, dataset.test_labels, self.state(run), **facts))
 
     def close(self) -> None:
@@ -294,7 +321,6 @@ class Stack:
             "seconds": self.seconds(member),
             "stack": len(self.members),
             "places": member.places,
-            "preprocessing": Preprocessing.of(member.loader),
         }
 
     def _resume(self) -> None:
@@ -321,7 +347,7 @@ class Stack:
         images, targets = zip(*(batches.get(r, some) for r in range(len(self.members))), strict=True)
         return np.stack(images), np.stack(targets)
 
-    def _end(self, member: StackedRun, outcome: RunRecord | BaseException) -> None:
+    def _end(self, member: StackedRun, outcome: TrainingRecord | BaseException) -> None:
         member.over = True
         for value in self._arrays().values():
             value[self.members.index(member)] = 0  # so that no NaN is computed with from here on

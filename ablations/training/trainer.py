@@ -1,4 +1,7 @@
-"""Training of one run or a stack: from a RunConfig to a RunRecord, with the test set used once, at the end."""
+"""Training of one run or a stack: from a RunConfig to a RunRecord, with the test set used once, at the end.
+
+Trials of a tuning end before it.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -6,11 +9,11 @@ import numpy as np
 
 from ablations.config import RunConfig
 from ablations.data import Dataset
-from ablations.storage import EpochMetrics, RunRecord
+from ablations.storage import EpochMetrics, RunRecord, TrainingRecord, TrialRecord
 from ablations.training.checkpoint import Checkpointer
 from ablations.training.stack import Stack, StackedRun
 
-__all__ = ["EpochMetrics", "RunRecord", "make_stack", "train", "train_together"]
+__all__ = ["EpochMetrics", "RunRecord", "TrialRecord", "make_stack", "train", "train_together", "train_trial"]
 
 
 def train(
@@ -28,8 +31,33 @@ def train(
     A run whose loss is not finite ends at once; its record says that it `diverged`. Raises KeyboardInterrupt when
     `checkpointer` is asked to stop.
     """
-    outcomes: list[RunRecord | BaseException] = []
-    member = StackedRun(config, dataset, checkpointer, on_epoch)
+    record = _train_alone(StackedRun(config, dataset, checkpointer, on_epoch), dataset, backend, threads)
+    assert isinstance(record, RunRecord)
+    return record
+
+
+def train_trial(
+    config: RunConfig,
+    dataset: Dataset,
+    thresholds: Sequence[float],
+    *,
+    backend: str = "numpy",
+    threads: int | None = None,
+    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
+    checkpointer: Checkpointer | None = None,
+) -> TrialRecord:
+    """Train one run of a trial, as `train`, without the test.
+
+    It ends after the first epoch at which its best validation accuracy so far is below the threshold of that epoch; no
+    thresholds mean that it is trained to the last epoch.
+    """
+    record = _train_alone(StackedRun(config, dataset, checkpointer, on_epoch, thresholds), dataset, backend, threads)
+    assert isinstance(record, TrialRecord)
+    return record
+
+
+def _train_alone(member: StackedRun, dataset: Dataset, backend: str, threads: int | None) -> TrainingRecord:
+    outcomes: list[TrainingRecord | BaseException] = []
     train_together([member], dataset, lambda _, outcome: outcomes.append(outcome), backend=backend, threads=threads)
     (outcome,) = outcomes
     if isinstance(outcome, BaseException):
@@ -40,7 +68,7 @@ def train(
 def train_together(
     members: Sequence[StackedRun],
     dataset: Dataset,
-    on_end: Callable[[StackedRun, RunRecord | BaseException], None],
+    on_end: Callable[[StackedRun, TrainingRecord | BaseException], None],
     *,
     backend: str = "numpy",
     threads: int | None = None,
@@ -72,7 +100,7 @@ def make_stack(
     dataset: Dataset,
     backend: str,
     threads: int | None,
-    on_end: Callable[[StackedRun, RunRecord | BaseException], None] = lambda member, outcome: None,
+    on_end: Callable[[StackedRun, TrainingRecord | BaseException], None] = lambda member, outcome: None,
 ) -> Stack:
     """Return the stack of these runs on a backend."""
     if backend == "cupy":
@@ -85,7 +113,7 @@ def make_stack(
 def _train_stack(
     members: Sequence[StackedRun],
     dataset: Dataset,
-    on_end: Callable[[StackedRun, RunRecord | BaseException], None],
+    on_end: Callable[[StackedRun, TrainingRecord | BaseException], None],
     backend: str,
     threads: int | None,
 ) -> list[StackedRun]:

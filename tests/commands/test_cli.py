@@ -68,7 +68,8 @@ BAD = [
     (["bench", "--backend", "numpy", "--precision", "tf32"], "precision must be float32 with backend numpy"),
     (
         ["run", "--grid", "rpoe"],
-        "unknown grid 'rpoe' (did you mean 'rope'?); valid: rope, encodings, depth, patch, data-fraction, smoke",
+        "unknown grid 'rpoe' (did you mean 'rope'?); valid: rope, rope-tuned, encodings, depth, patch, data-fraction, "
+        "smoke",
     ),
     (
         ["run", "--grid", "rope", "--position", "none,spiral"],
@@ -336,7 +337,7 @@ def test_the_command_of_a_study_comes_from_its_arguments_and_not_from_the_proces
 def test_report_takes_the_last_study(here, monkeypatch):
     written = []
 
-    def write_report(results, out, format, *, for_paper, evaluations, about):
+    def write_report(results, out, format, *, for_paper, evaluations, about, untuned):
         written.append((results.plan.study, len(results.runs), out, for_paper))
         return out / results.plan.study
 
@@ -628,7 +629,9 @@ def test_reproduce_compares_bits_here_and_accuracy_elsewhere(here, monkeypatch):
     result = vitab("reproduce", key[:8])
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith(f"run {key[:16]}, with the same code, packages and processor: bitwise identical;")
-    assert "no finished run or evaluation in runs with a key that begins with 'x'" in vitab("reproduce", "x").stderr
+    assert (
+        "no finished run, trial or evaluation in runs with a key that begins with 'x'" in vitab("reproduce", "x").stderr
+    )
 
     from ablations.execution import reproduction
     from ablations.execution.reproduction import Reproduction

@@ -154,7 +154,9 @@ def test_reproduce_measures_again(runs: Path, monkeypatch: pytest.MonkeyPatch) -
     assert vitab("reproduce", key).stderr == (
         f"error: evaluation {key} is damaged: arrays.npz does not match its checksum\n"
     )
-    assert "no finished run or evaluation in runs with a key that begins with 'x'" in refused(vitab("reproduce", "x"))
+    assert "no finished run, trial or evaluation in runs with a key that begins with 'x'" in refused(
+        vitab("reproduce", "x")
+    )
 
 
 def test_an_evaluation_of_a_damaged_run_is_not_reproduced(runs: Path) -> None:

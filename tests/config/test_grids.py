@@ -23,7 +23,7 @@ width = [32, 64]
 """
 
 
-@pytest.mark.parametrize("name", ["rope", "encodings", "depth", "patch", "data-fraction", "smoke"])
+@pytest.mark.parametrize("name", ["rope", "rope-tuned", "encodings", "depth", "patch", "data-fraction", "smoke"])
 def test_built_in_grids_are_valid_and_ask_a_question(name):
     grid = grids.find_grid(name)
     assert grid.name == name
@@ -140,7 +140,7 @@ def test_a_grid_without_a_question_asks_for_the_effect_of_what_varies(axes, ques
 
 
 def test_an_unknown_grid():
-    with pytest.raises(UsageError, match=r"unknown grid 'rpoe' \(did you mean 'rope'\?\); valid: rope, encodings"):
+    with pytest.raises(UsageError, match=r"unknown grid 'rpoe' \(did you mean 'rope'\?\); valid: rope, rope-tuned"):
         grids.find_grid("rpoe")
 
 

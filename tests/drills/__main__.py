@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument(
         "--stack", type=int, default=1, metavar="N", help="maximum number of runs trained as one model (default: 1)"
     )
+    parser.add_argument("--tuned", action="store_true", help="kill processes that train a tuned grid and its trials")
     parser.add_argument("--dask", action="store_true", help="kill Dask workers, clients and worker processes")
     parser.add_argument("--evaluate", action="store_true", help="kill processes that evaluate runs")
     parser.add_argument("--failing-writes", action="store_true", help="instead: full disks, file size limits")
@@ -46,7 +47,7 @@ def main() -> int:
     else:
         from .kills import drill
 
-        tally = drill(options.kills, epochs=options.epochs, seed=options.seed, stack=options.stack)
+        tally = drill(options.kills, epochs=options.epochs, seed=options.seed, stack=options.stack, tuned=options.tuned)
     print(tally)
     print(f"in {time.monotonic() - start:.0f} s")
     return 0 if tally.good else 1

@@ -10,12 +10,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations.storage import Store, problems
+from ablations.storage import Store, TrialStore, problems
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SAME_BYTES = ("config.json", "predictions.npz", "checkpoint.safetensors")
@@ -48,12 +48,18 @@ class Tally:
 
     def compare(self, store: Store, whole: Store) -> None:
         """Compare a grid that should be finished with the undisturbed one, and reset the counts of this grid."""
-        for key in whole.read_study("smoke").keys:
-            if not store.done(key):
-                self.lost += 1
-            else:
-                self.damaged += bool(problems(store, key))
-                self.different += list(numbers(store, key)) != list(numbers(whole, key))
+        expected = whole.read_study("smoke")
+        self.different += store.read_study("smoke").keys != expected.keys  # also if another trial was chosen
+        for place, other, keys in (
+            (store, whole, expected.keys),
+            (TrialStore.beside(store), TrialStore.beside(whole), [run.key for run in expected.trials]),
+        ):
+            for key in keys:
+                if not place.done(key):
+                    self.lost += 1
+                else:
+                    self.damaged += bool(problems(place, key))
+                    self.different += list(numbers(place, key)) != list(numbers(other, key))
         self.seen = {}
         self.grids += 1
 
@@ -72,25 +78,29 @@ def start(runs: Path, *options: str, epochs: int, program: str = "ablations.cli"
     )
 
 
-def undisturbed(folder: Path, epochs: int, seeds: int = 2) -> Store:
+def undisturbed(folder: Path, epochs: int, seeds: int = 2, options: Sequence[str] = ()) -> Store:
     """Train the grid without disturbance."""
     whole = Store(folder)
-    assert start(whole.root, "--workers", "1", "--seeds", str(seeds), epochs=epochs).wait(timeout=300) == 0
+    alone = ("--workers", "1", "--seeds", str(seeds), *options)
+    assert start(whole.root, *alone, epochs=epochs).wait(timeout=600) == 0
     return whole
 
 
 def finished(store: Store) -> dict[str, bytes]:
-    """Return the DONE.json of each finished run by key."""
+    """Return the DONE.json of each finished run by key; also of runs of trials."""
     if "smoke" not in store.studies():
         return {}
-    keys = store.read_study("smoke").keys
-    return {key: (store.folder(key) / "DONE.json").read_bytes() for key in keys if store.done(key)}
+    plan = store.read_study("smoke")
+    places = dict.fromkeys(plan.keys, store) | {run.key: TrialStore.beside(store) for run in plan.trials}
+    return {key: (place.folder(key) / "DONE.json").read_bytes() for key, place in places.items() if place.done(key)}
 
 
 def numbers(store: Store, key: str) -> Iterator[object]:
     """Yield everything in a run that a disturbance must not change."""
     folder = store.folder(key)
     for name in SAME_BYTES:
+        if name not in store.files:
+            continue
         yield (folder / name).read_bytes()
     yield {k: v for k, v in json.loads((folder / "result.json").read_bytes()).items() if k not in TIMES}
     for row in csv.DictReader(io.StringIO((folder / "metrics.csv").read_text())):

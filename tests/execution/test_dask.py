@@ -23,7 +23,7 @@ from ablations.execution.dask import worker as cluster_worker
 from ablations.execution.dask.client import Cluster, check_address, connect, is_local
 from ablations.execution.lease import LeaseManager, active_lease, last_attempt
 from ablations.execution.tasks import ExecutionSettings
-from ablations.storage import FILES, Store
+from ablations.storage import FILES, Store, TrialStore
 from tests.execution.test_plan import Log
 from tests.support import fake_trainer
 from tests.support.own_encoding import write
@@ -219,6 +219,28 @@ def test_a_grid_is_trained_once_with_the_bits_of_local_workers(here, local, plac
     assert not list(Path("cache").glob("vitab/cluster/*"))
     again = vitab(*SMOKE, "--dask", local.scheduler_address, "--runs", "far")
     assert again.stdout.splitlines()[0] == "study smoke: 4 runs, 0 to do, 4 already finished"
+    with distributed.Client(local) as client:
+        assert list(client.list_datasets()) == []
+
+
+@pytest.mark.slow
+def test_a_tuned_study_makes_the_same_choice_on_a_cluster(local, place):
+    pytest.importorskip("optuna", reason="the extra tune is not installed")
+    tune = [*SMOKE, "--tune", "learning_rate=1e-4:1e-2:log", "--trials", "5", "--prune"]
+    result = vitab(*tune, "--dask", local.scheduler_address, "--runs", "far")
+    assert result.exit_code == 0, result.stderr
+    assert "study smoke: tuning, round 2 of 2, 10 trial runs, 2 to do, 8 already finished" in result.stdout
+    assert vitab(*tune, "--workers", "1", "--runs", "near").exit_code == 0
+    far, near = Store(Path("far")), Store(Path("near"))
+    plan = near.read_study("smoke")
+    assert far.read_study("smoke").keys == plan.keys
+    assert far.read_study("smoke").trials == plan.trials
+    far, near = TrialStore.beside(far), TrialStore.beside(near)
+    for run in plan.trials:
+        assert last_attempt(far.folder(run.key)) == 1
+        assert far.verify(run.key) == []
+        assert far.result(run.key)["validation_accuracy"] == near.result(run.key)["validation_accuracy"]
+    assert not list(Path("cache").glob("vitab/cluster/*"))
     with distributed.Client(local) as client:
         assert list(client.list_datasets()) == []
 

@@ -26,7 +26,7 @@ from ablations.execution.lease import LeaseManager, last_attempt
 from ablations.execution.queue import RunQueue
 from ablations.execution.reproduction import reproduce
 from ablations.execution.tasks import ExecutionSettings, RunHooks
-from ablations.storage import FILES, Store
+from ablations.storage import FILES, Store, TrialStore
 from ablations.storage import provenance as environment
 from tests.execution.test_plan import Log
 from tests.support import fake_trainer
@@ -380,6 +380,27 @@ def test_two_programs_share_a_grid_and_train_each_run_once(tmp_path, second):
     assert all(store.verify(key) == [] for key in keys)
     trained = sum(line.startswith("[") and "another" not in line for out, _ in outputs for line in out.splitlines())
     assert trained == 6
+
+
+@pytest.mark.slow
+def test_two_programs_share_the_trials_of_a_study_and_make_one_choice(tmp_path):
+    pytest.importorskip("optuna", reason="the extra tune is not installed")
+    command = ("run", "--grid", "smoke", "--epochs", "20", "--tune", "learning_rate=1e-4:1e-2:log", "--trials", "6")
+    programs = [vitab(*command, "--prune", "--workers", workers, cwd=tmp_path) for workers in ("1", "2")]
+    outputs = [program.communicate(timeout=120) for program in programs]
+    assert [program.returncode for program in programs] == [0, 0], outputs
+    store = Store(tmp_path / "runs")
+    trials, plan = TrialStore.beside(store), store.read_study("smoke")
+    keys = {store: plan.keys, trials: [run.key for run in plan.trials]}
+    assert [len(each) for each in keys.values()] == [4, 12]
+    for place, own in keys.items():
+        assert [last_attempt(place.folder(key)) for key in own] == [1] * len(own)
+        assert all(place.verify(key) == [] for key in own)
+    trained = sum(line.startswith("[") and "another" not in line for out, _ in outputs for line in out.splitlines())
+    assert trained == 16
+    choices = [[line for line in out.splitlines() if line.startswith(("none  ", "rope  "))] for out, _ in outputs]
+    assert len(choices[0]) == 2
+    assert choices[0] == choices[1]
 
 
 INTERRUPTED = ("run", "--grid", "smoke", "--position", "rope", "--seeds", "2", "--epochs", "400")

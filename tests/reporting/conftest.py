@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ablations.config import SequentialDesign
-from ablations.reporting.report import write_report
-from tests.support import synthetic_results
+from ablations.reporting.report import compose, write_report
+from tests.support import synthetic_results, synthetic_tuning
 from tests.support.rendering import rendered
 
 
@@ -51,3 +51,16 @@ def incomplete_html(tmp_path_factory) -> Path:
     lost = synthetic_results.make(missing=lambda c: c.position == "rope" and c.seed == 2 and c.depth == 4)
     with rendered():
         return write_report(lost, tmp_path_factory.mktemp("incomplete"), "html")
+
+
+@pytest.fixture(scope="session")
+def tuned(tmp_path_factory) -> Path:
+    """The report of a tuned study beside the untuned one, without figures; some trials are pruned."""
+    results = synthetic_tuning.pruned_study()
+    report = compose(results, untuned=synthetic_tuning.untuned(results, range(5)))
+    folder = tmp_path_factory.mktemp("tuned") / results.plan.study
+    (folder / "tables").mkdir(parents=True)
+    (folder / "README.md").write_bytes(report.text.encode())
+    for name, content in report.tables.items():
+        (folder / "tables" / name).write_bytes(content.encode())
+    return folder

@@ -12,7 +12,7 @@ import pytest
 
 from ablations.reporting.html import page
 from ablations.reporting.report import pngs, write_report
-from tests.support import synthetic_evaluations, synthetic_results
+from tests.support import synthetic_evaluations, synthetic_results, synthetic_tuning
 from tests.support.rendering import rendered
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -80,6 +80,12 @@ def test_a_report_with_evaluations(tmp_path):
     results = synthetic_results.make()
     with rendered():
         folder = write_report(results, tmp_path, "html", evaluations=synthetic_evaluations.make(results))
+    check((folder / "report.html").read_text(encoding="utf-8"), tmp_path)
+
+
+def test_a_report_on_a_tuned_study(tmp_path):
+    results = synthetic_tuning.pruned_study()
+    folder = write_report(results, tmp_path, "html", untuned=synthetic_tuning.untuned(results))
     check((folder / "report.html").read_text(encoding="utf-8"), tmp_path)
 
 

@@ -18,6 +18,7 @@ TABLES = {
     "Accuracy": ("accuracy", "study"),
     "Paired contrasts": ("contrasts", "study", "missing"),
     "Ranks over settings": ("ranks",),
+    "Tuning": ("choices", "untuned", "study"),
     "Evaluations": ("evaluation_findings", "evaluation_means", "study"),
     "Most confident mistakes": ("mistakes",),
     "Figures": ("accuracy", "study"),
@@ -88,7 +89,7 @@ def own_images(tmp_path_factory) -> Path:
     return write_report(folder_study([FLOWERS]), tmp_path_factory.mktemp("own"))
 
 
-@pytest.mark.parametrize("kind", ["fixed", "grown", "own_images"])
+@pytest.mark.parametrize("kind", ["fixed", "grown", "own_images", "tuned"])
 def test_every_number_of_the_prose_is_in_a_table(kind, request):
     folder = request.getfixturevalue(kind)
     assert unfounded((folder / "README.md").read_text(encoding="utf-8"), folder) == []

@@ -207,6 +207,7 @@ NEUTRAL = {
     "ablations.config.positions": "spelling of encodings, which is part of a run's key",
     "ablations.config.run_config": "fields of a run, which are its key",
     "ablations.config.sequential_design": "which runs there are",
+    "ablations.config.tuning": "which runs there are",
     "ablations.data": "exports",
     "ablations.data.dataset": "pixels, which are part of a run's key",
     "ablations.data.preprocessing": "written after training",

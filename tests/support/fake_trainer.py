@@ -3,15 +3,16 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ablations.data import Dataset
 from ablations.errors import UnfitError, VitabError
 from ablations.execution.tasks import ExecutionSettings, Finished, RunHooks, Task
-from ablations.storage import RunRecord
+from ablations.storage import RunRecord, TrialRecord
 from ablations.training.checkpoint import Checkpointer
+from ablations.training.outcome import is_pruned, trial_record
 from ablations.training.trainer import EpochMetrics
 
 
@@ -49,6 +50,20 @@ def train(
         train_seconds=0.5,
         seconds=0.75,
     )
+
+
+def train_trial(config: object, dataset: Dataset, thresholds: Sequence[float], **rest: object) -> TrialRecord:
+    """A record of a run of a trial, which is better the nearer its learning rate is to that of its encoding."""
+    best = {"none": 1e-3, "rope": 4e-3}[config.position]
+    end = 0.9 - 0.2 * abs(np.log10(config.learning_rate / best)) - 0.01 * (config.weight_decay - 0.1) ** 2
+    metrics = []
+    for epoch in range(1, config.epochs + 1):
+        metrics.append(EpochMetrics(epoch, 1e-3 / epoch, 2.0, 1.5, float(end) * epoch / config.epochs, 0.25, 1000.0))
+        rest["on_epoch"](metrics[-1])
+        if epoch < config.epochs and is_pruned(thresholds, [each.validation_accuracy for each in metrics]):
+            break
+    facts = {"config": config, "metrics": metrics, "parameters": 7, "flops": 1_000 * len(metrics)}
+    return trial_record(config.epochs, train_seconds=0.5, seconds=0.75, **facts)
 
 
 def train_with_failures(config: object, dataset: Dataset, **rest: object) -> RunRecord:

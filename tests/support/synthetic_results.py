@@ -10,8 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablations.config import FIELDS, GRIDS, ComputeMatch, Grid, RunConfig, SequentialDesign, vit_config
+from ablations.config import (
+    FIELDS,
+    GRIDS,
+    ComputeMatch,
+    Grid,
+    RunConfig,
+    SequentialDesign,
+    TuningDesign,
+    vit_config,
+)
 from ablations.config.run_config import ADDED_FIELDS, DEFAULTS
+from ablations.storage import TrialRun
 from vit import ViT, get_ops
 
 GAIN = {"none": 0.0, "learned": 21.5, "sinusoidal": 21.3, "rope": 22.6}
@@ -30,6 +40,8 @@ class Plan:
     command: str
     design: SequentialDesign | None = None
     match: ComputeMatch | None = None
+    tuning: TuningDesign | None = None
+    trials: tuple[TrialRun, ...] = ()
 
     @property
     def runs(self) -> dict[str, RunConfig]:
@@ -47,6 +59,8 @@ class FakeResults:
 
     images: int = 0
     """Test images of which the runs have predictions; 0: none."""
+    trials: pd.DataFrame | None = None
+    trial_epochs: pd.DataFrame | None = None
 
     def checkpoint(self, key: str) -> dict[str, np.ndarray]:
         row = self.runs.set_index("key").loc[key]
@@ -126,10 +140,11 @@ def make(
     asked: Callable[[RunConfig], bool] = lambda config: True,
     survives: Callable[[RunConfig], bool] = lambda config: True,
     images: int = 0,
+    settle: Callable[[RunConfig], RunConfig] = lambda config: config,
 ) -> FakeResults:
     """A study as the store would load it, without the runs for which `missing` is true.
 
-    Runs for which `survives` is false have diverged in epoch 3.
+    Runs for which `survives` is false have diverged in epoch 3. `settle` gives a run of a tuned study its values.
 
     With a `design` it is one that grows in rounds, and its plan has the runs for which `asked` is true.
     """
@@ -137,7 +152,7 @@ def make(
         axes = {"position": tuple(GAIN), "depth": (2, 4), "patch": (2, 4)}
     question = GRIDS["rope"].question
     grid = Grid(study, question, base or RunConfig(), axes, tuple(seeds), baseline)
-    configs = [config for config in grid.expand() if asked(config)]
+    configs = [settle(config) for config in grid.expand() if asked(config)]
     keys = [hashlib.sha256(written(config).encode()).hexdigest() for config in configs]
     command = f"vitab run --grid {study}"
     plan = Plan(study, study, question, baseline, axes, tuple(seeds), keys, configs, command, design=design)

@@ -26,7 +26,7 @@ from ablations.execution.stacking import shape
 from ablations.execution.tasks import ExecutionSettings, Finished, Listener, Task
 from ablations.execution.worker import ProgressRecorder
 from ablations.machine import format_bytes
-from ablations.storage import Store
+from ablations.storage import Store, TrialStore
 from ablations.training.memory import estimate_memory
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ class ClusterRuns:
             "folder": self.cluster.folder,
             "runs": str(self.settings.runs.absolute()),
             "evaluation": None if task.evaluation is None else asdict(task.evaluation),
+            "thresholds": task.thresholds,
             "replaces": task.replaces,
             "data_dir": None if data_dir is None else str(data_dir.absolute()),
             "backend": self.settings.backend,
@@ -255,10 +256,9 @@ class ClusterRuns:
         else:
             if unshared:
                 assert run.lease is not None
+                store = self.store if run.task.thresholds is None else TrialStore(self.store.root)
                 try:
-                    self.store.receive(
-                        run.task.key, outcome["files"], outcome["sha256"], run.lease.held, run.task.replaces
-                    )
+                    store.receive(run.task.key, outcome["files"], outcome["sha256"], run.lease.held, run.task.replaces)
                 except StorageError:
                     raise
                 except TakenOverError:

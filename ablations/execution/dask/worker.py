@@ -35,7 +35,7 @@ from ablations.machine import (
     has_cupy,
     versions,
 )
-from ablations.storage import Store, read_json
+from ablations.storage import Store, read_json, trial_key
 from ablations.training import memory
 from vit.caches import user_cache, writable_cache
 
@@ -153,8 +153,16 @@ def execute_run(request: dict[str, Any], job: Job | None = None) -> dict[str, An
     sources = tuple(request["sources"])
     evaluation = None if request["evaluation"] is None else Evaluation(**request["evaluation"])
     before = store.failed_attempt(key)
-    replaces = request["replaces"] if shared else None  # the spool folder has no earlier result
-    task = Task(key, config, key[:16], failed_before=before, sources=sources, evaluation=evaluation, replaces=replaces)
+    task = Task(
+        key,
+        config,
+        key[:16],
+        failed_before=before,
+        sources=sources,
+        evaluation=evaluation,
+        thresholds=None if request["thresholds"] is None else tuple(request["thresholds"]),
+        replaces=request["replaces"] if shared else None,  # the spool folder has no earlier result
+    )
     notifier = ClientNotifier(worker, request["task"], shared)
     if (free := _insufficient_memory(request["memory"])) is not None:
         notifier.send("low_memory", memory=request["memory"], available=free)
@@ -241,7 +249,9 @@ def check_data(task: Task, run: str, settings: ExecutionSettings, hooks: RunHook
         fingerprint = dataset_for(task.config, settings.data_dir, hooks.heartbeat).fingerprint
     except VitabError as error:
         raise UnfitError(str(error)) from error
-    if run_key(task.config, fingerprint) != run:
+    thresholds = task.thresholds
+    here = run_key(task.config, fingerprint) if thresholds is None else trial_key(task.config, fingerprint, thresholds)
+    if here != run:
         raise UnfitError(f"the dataset {task.config.data} must be that of the study, got different data")
 
 

@@ -59,14 +59,14 @@ def first_or_stored_plan(
     if design.maximum <= first:
         raise UsageError(f"--max-seeds must be above the {first} seeds of the first round, got {design.maximum}")
     plan = replace(plan_of(grid), design=design)
-    if before is None or before.design is None:
+    if before is None or before.design is None or before.searching:
         return plan
     if before.design != design:
         design_options = f"--seeds {before.design.first} --max-seeds {before.design.maximum}"
         raise UsageError(
             f"study {name} was started with {design_options}, which cannot be changed; choose another --study"
         )
-    if before.axes != plan.axes or not set(plan.keys) <= set(before.keys):
+    if before.axes != plan.axes or before.tuning != plan.tuning or not set(plan.keys) <= set(before.keys):
         raise UsageError(f"study {name} was started with other runs or other data; choose another --study")
     return before
 

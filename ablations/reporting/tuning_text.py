@@ -1,0 +1,117 @@
+"""The search of a tuned study in words, from its design and runs alone: the protocol, and what was searched."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ablations.config import Range, TuningDesign, compared_axis, count, level_text
+from ablations.config.safe_text import markdown
+from ablations.config.tuning import shown_value
+from ablations.reporting.formatting import listed
+from ablations.reporting.tables import word
+from ablations.tuning.pruning import WARM_UP
+
+if TYPE_CHECKING:
+    from ablations.config.tuning import Values
+    from ablations.storage import Results, StudyPlan
+
+
+def space_text(space: Range | tuple[Any, ...]) -> str:
+    """Return a space in words: `0.0001 to 0.01, logarithmic`, or `0, 0.05 or 0.3`."""
+    if isinstance(space, Range):
+        return f"{space.low:g} to {space.high:g}" + ", logarithmic" * space.log
+    return listed([level_text(value) for value in space], "or")
+
+
+def spaces_text(design: TuningDesign) -> str:
+    """Return all fields with their spaces: `learning rate (0.0001 to 0.01, logarithmic) and flip (False or True)`."""
+    return listed([f"{word(field)} ({space_text(space)})" for field, space in design.space.items()])
+
+
+def fields_text(design: TuningDesign) -> str:
+    return listed([word(field) for field in design.space])
+
+
+def values_text(values: Values) -> str:
+    """Return values with their fields: `learning rate 0.002 and weight decay 0.05`."""
+    return listed([f"{word(field)} {shown_value(value)}" for field, value in values.items()])
+
+
+def groups_text(plan: StudyPlan) -> str:
+    """Return what shares one choice: `position at each setting`, `position` or `position, alike at all settings`."""
+    assert plan.tuning is not None
+    arm = word(compared_axis(plan.axes))
+    settings = any(len(levels) > 1 for axis, levels in plan.axes.items() if axis != compared_axis(plan.axes))
+    if not settings:
+        return arm
+    return f"{arm}, alike at all settings" if plan.tuning.per == "arm" else f"{arm} at each setting"
+
+
+def protocol(results: Results) -> str:
+    """Return how the values were chosen, as sentences of the method."""
+    plan, design = results.plan, results.plan.tuning
+    assert design is not None
+    assert results.trials is not None
+    trials, compared = float(results.trials["flops"].sum()), float(results.runs["flops"].sum())
+    share = 100 * trials / ((trials + compared) or 1.0)
+    mean = [f"{count(design.seeds, 'seed')}"] if design.seeds > 1 else []
+    settings = [f"the {settings_number(plan)} settings"] if design.per == "arm" and settings_number(plan) > 1 else []
+    over = f", its mean over {listed([*mean, *settings])}" if mean or settings else ""
+    seeds = listed([str(seed) for seed in design.trial_seeds])
+    return (
+        f"**Tuning.** Before the comparison, {spaces_text(design)} were chosen for each {groups_text(plan)}, by "
+        f"{count(design.trials, 'trial')} each. {_sampler(design)} A trial is scored by the validation accuracy after "
+        f"the last epoch{over}; the trial with the highest score is chosen, of equal ones the earlier. "
+        f"The seed{'s' * (design.seeds > 1)} of the trials, {seeds}, {'are' if design.seeds > 1 else 'is'} not used in "
+        f"the comparison.{_pruning(design)} The test set was not used for the trials. Only when all trials had "
+        "finished were the values fixed and the runs of the comparison trained. "
+        f"The trials took {share:.0f} % of all training FLOPs{' so far' if results.missing else ''}."
+    )
+
+
+def settings_number(plan: StudyPlan) -> int:
+    return math.prod(len(levels) for axis, levels in plan.axes.items() if axis != compared_axis(plan.axes))
+
+
+def _sampler(design: TuningDesign) -> str:
+    quasi = "the points of a scrambled Sobol sequence (quasi-random), which are the same for all"
+    first, rounds = design.rounds[0], len(design.rounds)
+    if design.sampler == "qmc":
+        return f"The values are {quasi}."
+    if rounds == 1:
+        return f"The values are {quasi}: with so few trials there is no round for the tree-structured Parzen estimator."
+    return (
+        f"The values of the first {first} trials are {quasi}; those of the other {design.trials - first}, in "
+        f"{count(rounds - 1, 'round')}, are suggested by a tree-structured Parzen estimator (TPE) from the results of "
+        "the rounds before."
+    )
+
+
+def _pruning(design: TuningDesign) -> str:
+    if design.prune == "none":
+        return ""
+    rounds = listed([str(size) for size in design.rounds])
+    return (
+        f" Trials were pruned by the median rule, in rounds of {rounds} trials: after the first {100 * WARM_UP:.0f} % "
+        "of the epochs, or the warm-up if that is longer, a run ends if the best validation accuracy that it has had "
+        "is below the median of the runs of earlier rounds (of the same arm, setting and seed) after that epoch; a "
+        "pruned trial is never chosen."
+    )
+
+
+PAIRS_DIFFER = ("batch_size", "init_std", "crop_padding", "flip", "erase", "mixup", "cutmix", "trivial_augment")
+"""Fields in which the runs of a pair cannot differ and still share all batches and initial weights."""
+
+
+def pairs_differ(design: TuningDesign | None) -> bool:
+    """Return whether the runs of a pair may have other batches or initial weights because of tuned fields."""
+    return design is not None and any(field in design.space for field in PAIRS_DIFFER)
+
+
+def intervals_note(design: TuningDesign) -> str:
+    """Return what the intervals and tests of the comparison do not say."""
+    return (
+        "Intervals and p are conditional on the chosen values: they account for other seeds of the comparison, not "
+        f"for a search with other trials, which could choose other values of {markdown(fields_text(design))}."
+    )
