@@ -36,9 +36,9 @@ def predict(
 ) -> None:
     """Classify pictures with the model of a finished run.
 
-    A picture is turned upright and made square, resized and normalised as the pictures of the training were: without
-    --set resize, the largest centred square is cut out. Pictures that cannot be read are named and left out. Exit codes: 0 success, 1 a picture
-    could not be read, 2 bad input.
+    A picture is turned upright, made square, resized and normalised as the pictures of the training were; unless the
+    run set resize, the largest centred square is cut out. Pictures that cannot be read are named and left out. Exit
+    codes: 0 success, 1 a picture could not be read, 2 bad input.
     """
     from ablations.commands import pictures as given
     from ablations.models import TrainedModel, find_run

@@ -30,7 +30,9 @@ def find_pictures(given: Iterable[str]) -> list[str]:
         if Path(text).is_dir():
             pictures = pictures_in(Path(text))
             if not pictures:
-                raise UsageError(f"folder {text} must have at least one picture (PNG, JPEG, WebP, BMP, TIFF or GIF), got none")
+                raise UsageError(
+                    f"folder {text} must have at least one picture (PNG, JPEG, WebP, BMP, TIFF or GIF), got none"
+                )
             found += map(str, pictures)
         else:
             found.append(text)
