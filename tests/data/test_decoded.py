@@ -68,9 +68,7 @@ def test_the_cache_has_the_bits_of_memory_and_is_used(
     assert not again.train_images.flags.writeable
 
 
-def test_mapped_images_are_not_memory_of_a_process(
-    photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mapped_images_are_not_memory_of_a_process(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mapped = load("folder", data_dir=photos)
     labels = mapped.train_labels.nbytes + mapped.test_labels.nbytes
     assert dataset_bytes(mapped, mapped=False) == labels
