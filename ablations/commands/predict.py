@@ -36,8 +36,9 @@ def predict(
 ) -> None:
     """Classify pictures with the model of a finished run.
 
-    A picture is turned upright, made square, resized and normalised as the pictures of the training were. Pictures that
-    cannot be read are named and left out. Exit codes: 0 success, 1 a picture could not be read, 2 bad input.
+    A picture is turned upright, made square, resized and normalised as the pictures of the training were; unless the
+    run set resize, the largest centred square is cut out. Pictures that cannot be read are named and left out. Exit
+    codes: 0 success, 1 a picture could not be read, 2 bad input.
     """
     from ablations.commands import pictures as given
     from ablations.models import TrainedModel, find_run
@@ -47,8 +48,6 @@ def predict(
 
     if top < 1:
         raise UsageError(f"--top must be an integer of at least 1, got {top}")
-    if pictures.count(given.STANDARD_INPUT) > 1:
-        raise UsageError("- must be given once, because there is one picture on standard input")
     if as_json and as_csv:
         raise UsageError("--json and --csv cannot be combined")
     names, store = find_pictures(pictures), Store(runs)

@@ -17,6 +17,7 @@ from ablations.data import decoded, load, locations
 from ablations.data.reading import Reading
 from ablations.data.reading_progress import Progress, progress_listener
 from ablations.errors import UsageError, VitabError
+from ablations.training.memory import dataset_bytes
 
 
 @pytest.fixture
@@ -65,6 +66,15 @@ def test_the_cache_has_the_bits_of_memory_and_is_used(
     assert first.fingerprint == again.fingerprint == memory.fingerprint
     assert not again.train_images.flags.owndata
     assert not again.train_images.flags.writeable
+
+
+def test_mapped_images_are_not_memory_of_a_process(photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped = load("folder", data_dir=photos)
+    labels = mapped.train_labels.nbytes + mapped.test_labels.nbytes
+    assert dataset_bytes(mapped, mapped=False) == labels
+    assert dataset_bytes(mapped) == labels + 8 * 32 * 32 * 3
+    monkeypatch.setattr(locations, "decoded_folder", lambda: None)
+    assert dataset_bytes(load("folder", data_dir=photos), mapped=False) == labels + 8 * 32 * 32 * 3
 
 
 def test_each_geometry_has_a_cache_of_its_own(photos: Path, cache: Path) -> None:

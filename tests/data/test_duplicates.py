@@ -143,11 +143,16 @@ def test_a_validation_part_is_a_part() -> None:
 def test_skipped_files_and_class_sizes_are_said() -> None:
     train, test = scenes(10), scenes(4, seed=3)
     labels = np.array([0] * 7 + [1] * 3)
-    data = Dataset("folder", train, labels, test, labels[5:9], ("cat", "dog"), skipped={".txt": 2, "unreadable": 1})
+    test_labels = np.array([0, 0, 0, 1])
+    data = Dataset("folder", train, labels, test, test_labels, ("cat", "dog"), skipped={".txt": 2, "unreadable": 1})
     assert list(remarks(data)) == [
         "skipped 3 files: 2 .txt, 1 unreadable",
         "the classes differ in size, from 3 training images of dog to 7 of cat; the report has balanced accuracy and "
         "macro F1, too",
+    ]
+    equal = replace(data, test_labels=np.array([0, 0, 1, 1]), skipped={}, fingerprint="")
+    assert list(remarks(equal)) == [
+        "the classes differ in size, from 3 training images of dog to 7 of cat"  # accuracy is balanced then
     ]
 
 
