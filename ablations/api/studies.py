@@ -72,11 +72,11 @@ class Study:
         """
         from ablations.evaluation import load_evaluations
         from ablations.reporting.report import write_report
-        from ablations.reporting.untuned import find_untuned
+        from ablations.reporting.tuning_analysis import tuning_sources
 
         results, store = self._comparable(), Store(self.folder)
-        evaluations, untuned = load_evaluations(store, results.plan), find_untuned(store, results)
-        return write_report(results, Path(out), evaluations=evaluations, untuned=untuned) / "README.md"
+        evaluations, tuning = load_evaluations(store, results.plan), tuning_sources(store, results)
+        return write_report(results, Path(out), evaluations=evaluations, tuning=tuning) / "README.md"
 
     def _comparable(self) -> "Results":
         results = results_of(self.folder, self.name)

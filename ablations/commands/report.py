@@ -50,7 +50,7 @@ def report(
     from ablations.evaluation.registry import protocol_as_given
     from ablations.reporting.evaluation_sections import outdated_note
     from ablations.reporting.measured import find_measured
-    from ablations.reporting.untuned import find_untuned
+    from ablations.reporting.tuning_analysis import tuning_sources
     from ablations.storage import Store, load_results, require_one_version
 
     store = Store(runs)
@@ -60,7 +60,7 @@ def report(
         require_one_version(results)
     evaluations = load_evaluations(store, results.plan)
     about = find_measured(evaluations, name, metric, runs_option(runs))
-    untuned = find_untuned(store, results)
+    tuning = tuning_sources(store, results)
     renewed = list(map(protocol_as_given, evaluations.outdated_protocols))
     if note := outdated_note(evaluations.outdated, name, renewed, runs_option(runs)):
         echo(f"note: {note}", err=True)
@@ -70,7 +70,7 @@ def report(
         from ablations.reporting.check import differences
 
         options = runs_option(runs) + ("" if out == Path("reports") else f" --out {shlex.quote(str(out))}")
-        found = differences(results, out, evaluations, about, untuned, options=options)
+        found = differences(results, out, evaluations, about, tuning, options=options)
         folder = report_folder(results, out, about)
         for line in found:
             echo(line)
@@ -83,7 +83,7 @@ def report(
 
     if format not in FORMATS:
         raise UsageError(f"--format must be {' or '.join(FORMATS)}, got {format!r}")
-    written = write_report(results, out, format, for_paper=paper, evaluations=evaluations, about=about, untuned=untuned)
+    written = write_report(results, out, format, for_paper=paper, evaluations=evaluations, about=about, tuning=tuning)
     if results.missing:
         echo(f"note: {len(results.missing)} of {len(results.plan.keys)} runs are not finished", err=True)
     echo(f"wrote {written / ('report.html' if format == 'html' else 'README.md') if written.is_dir() else written}")

@@ -43,7 +43,10 @@ GRIDS: dict[str, Grid] = {
             axes={"position": POSITIONS, "depth": (2, 4), "patch": (2, 4)},
             seeds=(0, 1, 2),
             tuning=TuningDesign(
-                {"learning_rate": Range(5e-4, 2e-2, log=True), "weight_decay": Range(0.01, 1.0, log=True)},
+                {  # a decade to each side of the values of the grid rope
+                    "learning_rate": Range(2e-4, 2e-2, log=True),
+                    "weight_decay": Range(0.005, 0.5, log=True),
+                },
                 trials=12,
                 prune="median",
             ),

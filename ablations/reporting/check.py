@@ -22,6 +22,7 @@ from ablations.reporting.report import compose, pngs, report_folder
 if TYPE_CHECKING:
     from ablations.evaluation import Evaluations
     from ablations.reporting.measured import Measured
+    from ablations.reporting.tuning_analysis import TuningSources
     from ablations.storage import Results
 
 ROUNDING = 2e-5
@@ -33,13 +34,13 @@ def differences(
     out: Path,
     evaluations: Evaluations | None = None,
     about: Measured | None = None,
-    untuned: Results | None = None,
+    tuning: TuningSources | None = None,
     *,
     options: str = "",
 ) -> list[str]:
     """Return a line for every difference between the `report_folder` and the report computed from the runs.
 
-    `evaluations`, `about` and `untuned` as in `compose`. `options` are added to the command that a message names.
+    `evaluations`, `about` and `tuning` as in `compose`. `options` are added to the command that a message names.
 
     README.md and LaTeX are compared line by line; a CSV cell by cell, numbers up to `ROUNDING`. Figures are only
     checked to exist, because their bytes depend on the font renderer. report.html, if it exists, must contain the same
@@ -50,7 +51,7 @@ def differences(
     if not folder.is_dir():
         metric = f" --metric {shlex.quote(about.measure.name)}" if about else ""
         raise UsageError(f"no report in {folder}; write it with: vitab report {results.plan.study}{metric}{options}")
-    report = compose(results, evaluations, about, untuned)
+    report = compose(results, evaluations, about, tuning)
     found = list(_text_differences("README.md", _read(folder / "README.md"), report.text))
     for name, expected in report.tables.items():
         differ = _table_differences if name.endswith(".csv") else _text_differences

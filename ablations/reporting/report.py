@@ -29,7 +29,7 @@ from ablations.reporting.paper import paper
 from ablations.reporting.publish import published
 from ablations.reporting.rendering import render
 from ablations.reporting.tables import Table
-from ablations.reporting.tuning_analysis import TuningAnalysis, analyse_tuning
+from ablations.reporting.tuning_analysis import TuningAnalysis, TuningSources, analyse_tuning
 from ablations.reporting.tuning_sections import choices_table, tuning_facts, tuning_frames, untuned_table
 from ablations.statistics import Analysis, Outcomes, analyse, arm_means
 
@@ -58,13 +58,13 @@ def compose(
     results: Results,
     evaluations: Evaluations | None = None,
     about: Measured | None = None,
-    untuned: Results | None = None,
+    tuning: TuningSources | None = None,
 ) -> Report:
     """Return the report of a study; the same runs give the same bytes.
 
     It is about the test accuracy, with a section on the `evaluations`, or `about` a metric of these. That on a tuned
-    study has a section on its trials, which compares it with the same study `untuned` (`find_untuned`). Raises
-    UsageError if no run has finished, or none has the metric.
+    study has a section on its trials, with what `tuning_sources` found. Raises UsageError if no run has finished, or
+    none has the metric.
     """
     if results.runs.empty:
         raise UsageError(f"study {results.plan.study!r} has no finished run to report; run it first")
@@ -74,7 +74,7 @@ def compose(
             f"no finished run of study {results.plan.study!r} has a value of {analysis.outcomes.measure.name}"
         )
     found = None if about else analyse_evaluations(results, evaluations)
-    tuned = None if about else analyse_tuning(results, analysis, untuned)
+    tuned = None if about else analyse_tuning(results, analysis, tuning)
     mistakes = None if about else find_mistakes(results, analysis.outcomes)
     drawn = [*report_figures(results, analysis), *([arms_figure(mistakes)] if mistakes else [])]
     of_protocols = evaluation_figures(results, found) if found else {}
@@ -84,7 +84,7 @@ def compose(
     exact = ("runs", "evaluations", "trials")
     framed = frames(results, analysis, about)
     if tuned:
-        study |= tuning_facts(tuned)
+        study |= tuning_facts(results.plan, tuned)
         framed |= tuning_frames(results, tuned)
     if found and evaluations:
         study |= evaluation_facts(found)
@@ -147,11 +147,11 @@ def write_report(
     for_paper: bool = False,
     evaluations: Evaluations | None = None,
     about: Measured | None = None,
-    untuned: Results | None = None,
+    tuning: TuningSources | None = None,
 ) -> Path:
     """Write the report of a study to its `report_folder` and return that; "html" adds report.html, a single file.
 
-    `for_paper` adds paper.md and paper.tex. `evaluations`, `about` and `untuned` as in `compose`.
+    `for_paper` adds paper.md and paper.tex. `evaluations`, `about` and `tuning` as in `compose`.
 
     An earlier report is replaced atomically; other files in the folder are kept. Raises UsageError if `out` cannot be
     written (before any work), or if no run has finished.
@@ -161,7 +161,7 @@ def write_report(
         raise UsageError(f"study {study!r} has no finished run to report; run it first")
     folder = report_folder(results, out, about)
     with published(folder, OWNED) as new:
-        report = compose(results, evaluations, about, untuned)
+        report = compose(results, evaluations, about, tuning)
         (new / "figures").mkdir()
         for figure in report.figures:
             figure.save(new / "figures")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,13 @@ from ablations.config import FIELDS, Range, TuningDesign, compared_axis, name_le
 from ablations.config.run_config import RULES
 from ablations.config.tuning import Group, Values, shown_value
 from ablations.reporting.formatting import listed
-from ablations.reporting.untuned import UntunedComparison, compare_with_untuned
+from ablations.reporting.untuned import UntunedComparison, compare_with_untuned, find_untuned
 from ablations.statistics import Analysis, FloatArray
+from ablations.storage import TrialStore
 from ablations.tuning import Trial, accuracies, trials_of
 
 if TYPE_CHECKING:
-    from ablations.storage import Results, TrialRun
+    from ablations.storage import Results, Store, TrialRun
 
 EDGE = 0.05
 """Share of the width of a space, in the logarithm where it is logarithmic, within which a value is at its end."""
@@ -186,14 +187,36 @@ class TuningAnalysis:
         whole = [
             self.curves.get(key, NO_CURVE)
             for key, row in self.rows.items()
-            if not row["pruned"] and not row["diverged"] and all(row[field] == pruned[field] for field in common)
+            if not row["pruned"] and not row["diverged"] and all(row[name] == pruned[name] for name in common)
         ]
         ends = [float(curve[-1]) for curve in whole if curve.size >= epoch and curve[epoch - 1] <= reached]
         return max([reached, *ends])
 
 
-def analyse_tuning(results: Results, analysis: Analysis, untuned: Results | None = None) -> TuningAnalysis | None:
-    """Return what the trials of a study say, and how it compares with the same study `untuned`; None if not tuned."""
+@dataclass(frozen=True)
+class TuningSources:
+    """What a report on a tuned study needs besides its results."""
+
+    untuned: Results | None = None
+    """The same comparison at shared values (`find_untuned`)."""
+    curves: Mapping[str, FloatArray] = field(default_factory=dict)
+    """Validation accuracy of the runs of the trials after each epoch, by key; only of trials that can be pruned."""
+
+
+def tuning_sources(store: Store, results: Results) -> TuningSources:
+    """Return what is stored besides the results of a study that a report on it needs; nothing if it is not tuned."""
+    if results.plan.tuning is None or results.trials is None:
+        return TuningSources()
+    trials, curves = TrialStore.beside(store), {}
+    if results.plan.tuning.prune != "none":
+        for key in map(str, results.trials["key"]):
+            curves[key] = np.array([epoch["validation_accuracy"] for epoch in trials.metrics(key)])
+    return TuningSources(find_untuned(store, results), curves)
+
+
+def analyse_tuning(results: Results, analysis: Analysis, sources: TuningSources | None = None) -> TuningAnalysis | None:
+    """Return what the trials of a study say, and how it compares with the same study untuned; None if not tuned."""
+    sources = sources or TuningSources()
     plan, design = results.plan, results.plan.tuning
     if design is None:
         return None
@@ -207,20 +230,12 @@ def analyse_tuning(results: Results, analysis: Analysis, untuned: Results | None
         axes=plan.axes,
         planned=plan.trials,
         runs=results.trials,
-        curves=_curves(results),
+        curves=sources.curves,
         choices=_choices(results, design, found, finished),
         compared_flops=float(results.runs["flops"].sum()),
         compared_seconds=float(results.runs["seconds"].sum()),
-        untuned=compare_with_untuned(results, analysis, untuned) if untuned is not None else None,
+        untuned=compare_with_untuned(results, analysis, sources.untuned) if sources.untuned is not None else None,
     )
-
-
-def _curves(results: Results) -> dict[str, FloatArray]:
-    epochs: pd.DataFrame | None = getattr(results, "trial_epochs", None)
-    if epochs is None:
-        return {}
-    ordered = epochs.sort_values(["key", "epoch"], kind="stable")
-    return {str(key): each.to_numpy(dtype=float) for key, each in ordered.groupby("key")["validation_accuracy"]}
 
 
 def _choices(
@@ -243,7 +258,7 @@ def _choices(
         winner = next((trial for trial in known if trial.values == values), None)
         others = [trial.score for trial in known if trial is not winner]
         tried = [trial.values for trial in trials if any(key in finished for key in trial.runs)]
-        edges = {field: edge(field, design.space[field], values[field], [v[field] for v in tried]) for field in values}
+        edges = {name: edge(name, design.space[name], values[name], [v[name] for v in tried]) for name in values}
         choices.append(
             Choice(
                 group=group,
@@ -253,7 +268,7 @@ def _choices(
                 winner=winner,
                 ahead=100 * (winner.score - max(others)) if winner and others else math.nan,
                 compared=float(np.mean(accuracy[group])) if group in accuracy else math.nan,
-                edges={field: end for field, end in edges.items() if end},
+                edges={name: end for name, end in edges.items() if end},
             )
         )
     return choices

@@ -26,6 +26,7 @@ from ablations.reporting.tables import Strong, Table, word
 from ablations.reporting.tuning_analysis import EDGE, Choice, TuningAnalysis
 from ablations.reporting.tuning_text import (
     fields_text,
+    first_pruned_epoch,
     groups_text,
     intervals_note,
     pairs_differ,
@@ -35,7 +36,6 @@ from ablations.reporting.tuning_text import (
 )
 from ablations.reporting.untuned import ArmChange, UntunedComparison
 from ablations.statistics import ALPHA
-from ablations.tuning.pruning import WARM_UP
 
 if TYPE_CHECKING:
     from ablations.storage import Results, StudyPlan
@@ -443,7 +443,7 @@ def _change_row(each: ArmChange) -> dict[str, Any]:
     }
 
 
-def tuning_facts(found: TuningAnalysis) -> dict[str, Any]:
+def tuning_facts(plan: StudyPlan, found: TuningAnalysis) -> dict[str, Any]:
     """Return the numbers of the texts, by name."""
     design, untuned = found.design, found.untuned
     facts: dict[str, Any] = {
@@ -453,7 +453,7 @@ def tuning_facts(found: TuningAnalysis) -> dict[str, Any]:
         "tuning_per": design.per,
         "tuning_sampler": design.sampler,
         "tuning_prune": design.prune,
-        "tuning_prune_warm_up": WARM_UP if design.prune == "median" else None,
+        "tuning_prune_first_epoch": first_pruned_epoch(plan),
         "tuning_rounds": ", ".join(map(str, design.rounds)),
         **{f"tuning_space_{field}": space_text(space) for field, space in design.space.items()},
         "tuning_choices": len(found.choices),

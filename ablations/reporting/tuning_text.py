@@ -10,7 +10,6 @@ from ablations.config.safe_text import markdown
 from ablations.config.tuning import shown_value
 from ablations.reporting.formatting import listed
 from ablations.reporting.tables import word
-from ablations.tuning.pruning import WARM_UP
 
 if TYPE_CHECKING:
     from ablations.config.tuning import Values
@@ -62,11 +61,11 @@ def protocol(results: Results) -> str:
     return (
         f"**Tuning.** Before the comparison, {spaces_text(design)} were chosen for each {groups_text(plan)}, by "
         f"{count(design.trials, 'trial')} each. {_sampler(design)} A trial is scored by the validation accuracy after "
-        f"the last epoch{over}; the trial with the highest score is chosen, of equal ones the earlier. "
-        f"The seed{'s' * (design.seeds > 1)} of the trials, {seeds}, {'are' if design.seeds > 1 else 'is'} not used in "
-        f"the comparison.{_pruning(design)} The test set was not used for the trials. Only when all trials had "
-        "finished were the values fixed and the runs of the comparison trained. "
-        f"The trials took {share:.0f} % of all training FLOPs{' so far' if results.missing else ''}."
+        f"the last epoch{over}; a trial that diverges scores chance. The trial with the highest score is chosen, of "
+        f"equal ones the earlier. The seed{'s' * (design.seeds > 1)} of the trials, {seeds}, "
+        f"{'are' if design.seeds > 1 else 'is'} not used in the comparison.{_pruning(plan)} The test set was not "
+        "used for the trials. Only when all trials had finished were the values fixed and the runs of the comparison "
+        f"trained. The trials took {share:.0f} % of all training FLOPs{' so far' if results.missing else ''}."
     )
 
 
@@ -88,15 +87,22 @@ def _sampler(design: TuningDesign) -> str:
     )
 
 
-def _pruning(design: TuningDesign) -> str:
-    if design.prune == "none":
+def _pruning(plan: StudyPlan) -> str:
+    design, first = plan.tuning, first_pruned_epoch(plan)
+    if design is None or first is None:
         return ""
     rounds = listed([str(size) for size in design.rounds])
     return (
-        f" Trials were pruned by the median rule, in rounds of {rounds} trials: after the first {100 * WARM_UP:.0f} % "
-        "of the epochs, or the warm-up if that is longer, a run ends if the best validation accuracy that it has had "
-        "is below the median of the runs of earlier rounds (of the same arm, setting and seed) after that epoch; a "
-        "pruned trial is never chosen."
+        f" Trials were pruned by the median rule, in rounds of {rounds} trials: at the earliest after epoch {first}, a "
+        "run ends if the best validation accuracy that it has had is below the median of the runs of earlier rounds "
+        "(of the same arm, setting and seed) after that epoch; a pruned trial is never chosen."
+    )
+
+
+def first_pruned_epoch(plan: StudyPlan) -> int | None:
+    """Return the first epoch after which a run of a trial can be pruned; None if none can."""
+    return min(
+        (epoch for run in plan.trials for epoch, least in enumerate(run.thresholds, start=1) if least > 0), default=None
     )
 
 

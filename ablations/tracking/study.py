@@ -85,13 +85,15 @@ def written_report(store: Store, study: str) -> Iterator[Path]:
     """
     from ablations.evaluation import load_evaluations
     from ablations.reporting.report import write_report
+    from ablations.reporting.tuning_analysis import tuning_sources
     from ablations.storage import load_results, version_conflicts
 
     results = load_results(store, study)
     if conflicts := version_conflicts(results):
         raise UsageError(f"{'; '.join(conflicts)}; to write it all the same: vitab report {study} --mixed")
+    evaluations, tuning = load_evaluations(store, results.plan), tuning_sources(store, results)
     with tempfile.TemporaryDirectory(prefix="vitab-") as folder:
-        yield write_report(results, Path(folder), "html", evaluations=load_evaluations(store, results.plan))
+        yield write_report(results, Path(folder), "html", evaluations=evaluations, tuning=tuning)
 
 
 def _shortened(text: str) -> str:

@@ -337,7 +337,7 @@ def test_the_command_of_a_study_comes_from_its_arguments_and_not_from_the_proces
 def test_report_takes_the_last_study(here, monkeypatch):
     written = []
 
-    def write_report(results, out, format, *, for_paper, evaluations, about, untuned):
+    def write_report(results, out, format, *, for_paper, evaluations, about, tuning):
         written.append((results.plan.study, len(results.runs), out, for_paper))
         return out / results.plan.study
 

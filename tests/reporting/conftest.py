@@ -57,7 +57,8 @@ def incomplete_html(tmp_path_factory) -> Path:
 def tuned(tmp_path_factory) -> Path:
     """The report of a tuned study beside the untuned one, without figures; some trials are pruned."""
     results = synthetic_tuning.pruned_study()
-    report = compose(results, untuned=synthetic_tuning.untuned(results, range(5)))
+    sources = synthetic_tuning.sources(results, synthetic_tuning.untuned(results, range(5)))
+    report = compose(results, tuning=sources)
     folder = tmp_path_factory.mktemp("tuned") / results.plan.study
     (folder / "tables").mkdir(parents=True)
     (folder / "README.md").write_bytes(report.text.encode())

@@ -85,7 +85,9 @@ def test_a_report_with_evaluations(tmp_path):
 
 def test_a_report_on_a_tuned_study(tmp_path):
     results = synthetic_tuning.pruned_study()
-    folder = write_report(results, tmp_path, "html", untuned=synthetic_tuning.untuned(results))
+    folder = write_report(
+        results, tmp_path, "html", tuning=synthetic_tuning.sources(results, synthetic_tuning.untuned(results))
+    )
     check((folder / "report.html").read_text(encoding="utf-8"), tmp_path)
 
 

@@ -17,11 +17,10 @@ from ablations.reporting.method import method
 from ablations.reporting.paper import paper
 from ablations.reporting.report import compose
 from ablations.reporting.threats import threats
-from ablations.reporting.tuning_analysis import analyse_tuning, edge
+from ablations.reporting.tuning_analysis import TuningSources, analyse_tuning, edge
 from ablations.reporting.tuning_sections import edge_note, headline, tuning_section, untuned_findings
 from ablations.reporting.untuned import is_untuned
 from ablations.statistics import analyse, arrange, paired_interval
-from ablations.tuning.pruning import WARM_UP
 from tests.support import synthetic_results, synthetic_tuning
 
 ONE = TuningDesign({"learning_rate": Range(1e-4, 1e-2, log=True)}, trials=12)
@@ -29,7 +28,7 @@ PAIR = {"position": ("none", "rope")}
 
 
 def analysed(results, untuned=None):
-    found = analyse_tuning(results, analyse(results), untuned)
+    found = analyse_tuning(results, analyse(results), synthetic_tuning.sources(results, untuned))
     assert found is not None
     return found
 
@@ -357,14 +356,14 @@ def test_the_method_spells_the_protocol_out(results):
         "**Tuning.** Before the comparison, learning rate (0.0009 to 0.01, logarithmic) and weight decay (0, 0.05 or "
         "0.3) were chosen for each position at each setting, by 12 trials each. The values are the points of a "
         "scrambled Sobol sequence (quasi-random), which are the same for all. A trial is scored by the validation "
-        "accuracy after the last epoch, its mean over 2 seeds; the trial with the highest score is chosen, of equal "
-        "ones the earlier. The seeds of the trials, 4294967295 and 4294967294, are not used in the comparison. Trials "
-        f"were pruned by the median rule, in rounds of 4, 4 and 4 trials: after the first {100 * WARM_UP:.0f} % of the "
-        "epochs, or the warm-up if that is longer, a run ends if the best validation accuracy that it has had is "
-        "below the median of the runs of earlier rounds (of the same arm, setting and seed) after that epoch; a "
-        "pruned trial is never chosen. The test set was not used for the trials. Only when all trials had finished "
-        "were the values fixed and the runs of the comparison trained. The trials took "
-        f"{100 * analysed(results).share_of_flops:.0f} % of all training FLOPs."
+        "accuracy after the last epoch, its mean over 2 seeds; a trial that diverges scores chance. The trial with the "
+        "highest score is chosen, of equal ones the earlier. The seeds of the trials, 4294967295 and 4294967294, are "
+        "not used in the comparison. Trials were pruned by the median rule, in rounds of 4, 4 and 4 trials: at the "
+        "earliest after epoch 12, a run ends if the best validation accuracy that it has had is below the median of "
+        "the runs of earlier rounds (of the same arm, setting and seed) after that epoch; a pruned trial is never "
+        "chosen. The test set was not used for the trials. Only when all trials had finished were the values fixed "
+        f"and the runs of the comparison trained. The trials took {100 * analysed(results).share_of_flops:.0f} % of "
+        "all training FLOPs."
     )
     assert "learning rate (tuned) after 3 epochs" in said["Training"]
     assert "weight decay (tuned)" in said["Training"]
@@ -380,8 +379,8 @@ def test_the_method_spells_the_protocol_out(results):
             "those of the other 8, in 2 rounds, are suggested by a tree-structured",
         ),
         ({"per": "arm"}, "chosen for each position, alike at all settings, by 12 trials each"),
-        ({"per": "arm"}, "after the last epoch, its mean over the 2 settings; the trial"),
-        ({"seeds": 3, "per": "arm"}, "its mean over 3 seeds and the 2 settings; the trial"),
+        ({"per": "arm"}, "after the last epoch, its mean over the 2 settings; a trial"),
+        ({"seeds": 3, "per": "arm"}, "its mean over 3 seeds and the 2 settings; a trial"),
         ({}, "The seed of the trials, 4294967295, is not used in the comparison. The test set was not used"),
     ],
 )
@@ -417,8 +416,12 @@ def test_facts_and_threats_do_not_call_tuned_fields_shared(results, found, tuned
 
 def test_the_report_is_checked_with_its_trials(results, tuned):
     out, untuned = tuned.parent, synthetic_tuning.untuned(results, range(5))
-    assert [line for line in differences(results, out, untuned=untuned) if not line.startswith("figures/")] == []
-    found = differences(results, out)  # without the other study
+    assert [
+        line
+        for line in differences(results, out, tuning=synthetic_tuning.sources(results, untuned))
+        if not line.startswith("figures/")
+    ] == []
+    found = differences(results, out, tuning=synthetic_tuning.sources(results))  # without the other study
     assert any(line.startswith("README.md") for line in found)
     assert "tables/untuned.csv: not part of this report" in found
     pages = (tuned / "README.md").read_text(encoding="utf-8")
@@ -454,6 +457,6 @@ def test_trials_that_do_not_give_the_choice_are_named(results):
 
 def test_a_report_on_one_arm_alone():
     results = synthetic_tuning.make({"position": ("rope",)}, (0, 1), ONE)
-    text = compose(results, untuned=synthetic_tuning.untuned(results)).text
+    text = compose(results, tuning=TuningSources(synthetic_tuning.untuned(results))).text
     assert "Tuning changes the mean test accuracy of the baseline **rope** by " in text
     assert "verdict" not in text.split("### How much of the differences is tuning")[1].split("### Limits")[0]

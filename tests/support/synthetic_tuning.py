@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ablations.config import Grid, Range, RunConfig, TuningDesign
+from ablations.reporting.tuning_analysis import TuningSources
 from ablations.storage import TrialRun
 from ablations.tuning import accuracies, trials_of, winners
 from tests.support import synthetic_results
@@ -72,12 +73,14 @@ def make(
             for seed in design.trial_seeds:
                 config = replace(setting, seed=seed, **values)
                 key = hashlib.sha256(f"trial {number} {config}".encode()).hexdigest()
-                planned.append(TrialRun(key, config, number, number * len(design.rounds) // design.trials))
+                round = number * len(design.rounds) // design.trials
+                thresholds = (0.0,) * 11 + (0.5,) * 18 + (0.0,) if design.prune == "median" and round else ()
+                planned.append(TrialRun(key, config, number, round, thresholds))
                 last = pruned(config, number) or config.epochs
                 final = 0.1 if diverged(config, number) else measure(config) - 0.01 * (seed % 2)
                 curve = [0.1 + (final - 0.1) * epoch / config.epochs for epoch in range(1, last + 1)]
                 rows.append(
-                    {"key": key, **asdict(config), "trial": number, "round": planned[-1].round}
+                    {"key": key, **asdict(config), "trial": number, "round": round}
                     | {"validation_accuracy": curve[-1], "parameters": 1000, "flops": 10**9 * last}
                     | {"train_seconds": 0.1 * last, "seconds": 0.1 * last + 0.2, "trained_epochs": last}
                     | {"pruned": pruned(config, number), "diverged": 3 if diverged(config, number) else 0}
@@ -113,6 +116,13 @@ def untuned(
     return synthetic_results.make(
         tuned.plan.axes, tuned.plan.seeds if seeds is None else seeds, measure=measure, **options
     )
+
+
+def sources(results: FakeResults, untuned: FakeResults | None = None) -> TuningSources:
+    """What a report needs besides the results: the curves of the trials, and perhaps the untuned study."""
+    assert results.trial_epochs is not None
+    curves = {key: each.to_numpy() for key, each in results.trial_epochs.groupby("key")["validation_accuracy"]}
+    return TuningSources(untuned, curves)
 
 
 def pruned_study(**options: Any) -> FakeResults:
