@@ -211,7 +211,10 @@ BAD = [
     ([RUN], "Missing argument 'PICTURE'"),
     ([RUN, "p"], "cannot read image p (Is a directory); fix or remove it"),
     ([RUN, "none.png"], "cannot read image none.png (No such file or directory); fix or remove it"),
-    ([RUN, "runs/studies/arms.json"], "cannot read image runs/studies/arms.json (not a PNG, JPEG, WebP, BMP, TIFF or GIF file"),
+    (
+        [RUN, "runs/studies/arms.json"],
+        "cannot read image runs/studies/arms.json (not a PNG, JPEG, WebP, BMP, TIFF or GIF file",
+    ),
     (["rope", "p/00000.png"], "'rope' means 2 arms of study arms"),
     (["learned", "p/00000.png"], "no run of study arms is 'learned'"),
 ]
