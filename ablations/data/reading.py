@@ -65,11 +65,24 @@ class Pictures:
         return [(self.source.names[self.order[at]], str(self.decoded.records[at])) for at in bad.tolist()]
 
     def dataset(self) -> Dataset:
-        """Return the pictures that could be read, as a dataset."""
+        """Return the pictures that could be read, as a dataset.
+
+        Raises UsageError if a part loses all pictures of a class.
+        """
         readable = self.decoded.readable
         if readable.all():
             return _dataset(self.source, self.order, self.decoded)
         source = self.source.without(self.order[~readable], UNREADABLE)
+        before, after = (
+            set(zip(each.parts.tolist(), each.labels.tolist(), strict=True)) for each in (self.source, source)
+        )
+        if lost := sorted(before - after):
+            part, label = lost[0]
+            reasons = unreadable_text(self.unreadable, len(self.order)).partition("; fix or remove")[0]
+            raise UsageError(
+                f"{source.path}: no {part} picture of class {source.class_names[label]} can be read: {reasons}; fix or "
+                "remove them"
+            )
         return _dataset(source, order_of(source), self.decoded)
 
 

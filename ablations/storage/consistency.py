@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ablations.config import RunConfig, count, level_text
+from ablations.config.run_config import PICTURE_FIELDS
 from ablations.errors import UsageError
 from ablations.storage.code_version import code_version, recorded_version
 from ablations.storage.files import read_json
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ablations.storage.store import Store
     from ablations.storage.study_plan import StudyPlan
 
-DATA = ("data", "labels", "classes", "per_class")
+DATA = ("data", "labels", "classes", "per_class", "columns", *PICTURE_FIELDS)
 """The fields of a run that select its data; runs that agree in them should have the same fingerprint."""
 
 
@@ -29,10 +30,11 @@ def version_conflicts(*sources: Results) -> list[str]:
         for environment in results.environments.values():
             for component, digest in recorded_version(environment).items():
                 code.setdefault(component, Counter())[digest] += 1
-        for row in results.runs[["key", *DATA]].to_dict("records"):
+        fields = [field for field in DATA if field in results.runs]
+        for row in results.runs[["key", *fields]].to_dict("records"):
             fingerprint = results.environments.get(row["key"], {}).get("data_sha256")
             if fingerprint:
-                data.setdefault(", ".join(level_text(row[field]) for field in DATA), Counter())[str(fingerprint)] += 1
+                data.setdefault(", ".join(level_text(row[field]) for field in fields), Counter())[str(fingerprint)] += 1
     found = [_conflict(f"code ({component})", digests) for component, digests in code.items() if len(digests) > 1]
     return found + [_conflict("data", digests) for digests in data.values() if len(digests) > 1]
 

@@ -228,21 +228,32 @@ def test_progress_names_the_size_and_the_place(photos: Path, cache: Path) -> Non
 def test_unreadable_pictures_are_listed_in_one_line_or_left_out(photos: Path, cache: Path) -> None:
     for i in range(12):
         (photos / "a" / f"bad{i:02}.png").write_bytes(b"no picture")
+        for name in "ab":
+            Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(photos / name / f"good{i:02}.png")
     (photos / "b" / "odd.tif").write_bytes((photos / "b" / "1.png").read_bytes()[:99])
     with pytest.raises(UsageError) as caught:
         load("folder", data_dir=photos)
     line = str(caught.value)
-    assert line.startswith(f"{photos}: cannot read 13 of 21 pictures: a/bad")
+    assert line.startswith(f"{photos}: cannot read 13 of 45 pictures: a/bad")
     assert line.count("(not a PNG, JPEG, WebP, BMP, TIFF or GIF file)") == 9
     assert line.count("b/odd.tif (image file is truncated)") == 1
     assert line.endswith("; and 3 more; fix or remove them, or leave them out with --skip-unreadable")
     assert "\n" not in line
     skipping = load("folder", data_dir=photos, reading=Reading(skip_unreadable=True))
     assert skipping.skipped["unreadable"] == 13
-    assert len(skipping.train_labels) + len(skipping.test_labels) == 8
+    assert len(skipping.train_labels) + len(skipping.test_labels) == 32
     for bad in [*photos.glob("a/bad*"), photos / "b" / "odd.tif"]:
         bad.unlink()
     assert load("folder", data_dir=photos).fingerprint != skipping.fingerprint
+
+
+def test_a_class_whose_pictures_cannot_be_read_is_named(photos: Path, cache: Path) -> None:
+    for path in (photos / "b").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(
+        UsageError, match=r"photos: no test picture of class b can be read: cannot read 4 of 8 pictures"
+    ):
+        load("folder", data_dir=photos, reading=Reading(skip_unreadable=True))
 
 
 def test_groups_of_a_pattern_stay_together(tmp_path: Path, cache: Path) -> None:

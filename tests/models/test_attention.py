@@ -214,7 +214,7 @@ BAD = [
     ([RUN, "none.png"], "cannot read image none.png (No such file or directory); fix or remove it"),
     (
         [RUN, "runs/studies/arms.json"],
-        "cannot read image runs/studies/arms.json (not a PNG, JPEG, WebP, BMP, TIFF or GIF file); fix or remove it",
+        "cannot read image runs/studies/arms.json (not a PNG, JPEG, WebP, BMP, TIFF or GIF file",
     ),
     (["rope", "p/00000.png"], "'rope' means 2 arms of study arms"),
     (["learned", "p/00000.png"], "no run of study arms is 'learned'"),

@@ -88,7 +88,7 @@ def test_colour_images_need_their_data(store: Store, pictures: Path, drawn: list
     probabilities[:] = np.eye(2)[labels]
     probabilities[3] = [[0.25, 0.75], [0.75, 0.25]][labels[3]]
     predict_again(store, key, probabilities)
-    assert "--data-dir must be a folder with one folder of images per class, got none" in refused(
+    assert "--data-dir must be a folder with one folder of pictures for each class, got none" in refused(
         vitab("gallery", "learned", "--study", "colour")
     )
     options = ["--study", "colour", "--data-dir", pictures, "--out", "g.svg"]
