@@ -328,6 +328,18 @@ class TestRehearsal:
         assert done.not_run == []
         assert done.passed
 
+    def test_a_kernel_that_hangs_is_named(
+        self, tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(command.STAGES, "smoke", 400.0)
+        folder = pytestconfig.cache.mkdir("cuda_shim")
+        worker = (sys.executable, "-m", "tests.support.gpu_rehearsal", str(folder), "hang")
+        done = command.run("smoke", tmp_path, {}, worker)
+        hung = [problem for problem in done.problems if "kernel softmax<float, 1>, grid" in problem["what"]]
+        assert [problem["item"] for problem in hung] == ["kernel softmax"]
+        assert done.not_run == []
+        assert "kernel cross_entropy" in {row["item"] for row in done.rows}, "what comes after it"
+
 
 class TestVerdicts:
     """By rows made up to reach every aim, each then changed in one place."""
