@@ -111,6 +111,7 @@ def test_fields_of_pictures_are_refused_for_built_in_data() -> None:
     assert "group_pattern is for data" in refused(vitab("run", "--grid", "smoke", "--group-pattern", "a"))
 
 
+@pytest.mark.slow
 def test_a_study_records_and_reports_its_data(photos: Path) -> None:
     fields = ("--skip-unreadable", "--set", "image_size=16", "--set", "channels=1", "--set", "resize=stretch")
     result = vitab(*TRAIN, *fields)
