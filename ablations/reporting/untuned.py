@@ -186,8 +186,6 @@ def _gain(both: Outcomes, arm: int) -> Gain:
     shared, tuned = np.split(both.values[arm], 2)
     differences = tuned - shared
     n = int(np.isfinite(differences).sum())
-    low, high = paired_interval(differences) if n else (np.nan, np.nan)
     largest = both.measure.largest_difference
-    return Gain(
-        n, estimate(differences), float(np.clip(low, -largest, largest)), float(np.clip(high, -largest, largest))
-    )
+    low, high = np.clip(paired_interval(differences), -largest, largest) if n else (np.nan, np.nan)
+    return Gain(n, estimate(differences), float(low), float(high))

@@ -476,9 +476,9 @@ def test_a_stored_study_is_found_beside_the_tuned_one(tmp_path, monkeypatch):
     assert sources.untuned.plan.study == "plain"
     assert {*sources.curves} == {run.key for run in results.plan.trials}
     assert {len(curve) for curve in sources.curves.values()} == {*results.trials["trained_epochs"]}
-    text = compose(results, tuning=sources).text
-    assert "Study `plain` makes the same comparison at shared values: learning rate 0.002." in text
-    assert "of 16 runs were pruned" in text
+    section = tuning_section(results, analyse_tuning(results, analyse(results), sources), [])
+    assert section.untuned.startswith("Study `plain` makes the same comparison at shared values: learning rate 0.002.")
+    assert "of 16 runs were pruned" in section.pruning
     assert tuning_sources(store, load_results(store, "plain")) == TuningSources()
     (tmp_path / "runs" / "studies" / "plain.json").write_text("damaged")
     assert find_untuned(store, results) is None
