@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from ablations.cli import app
 from ablations.config import GRIDS, Range, SequentialDesign, TuningDesign
+from ablations.config.safe_text import one_line
 from ablations.reporting.check import differences
 from ablations.reporting.compare import two_studies
 from ablations.reporting.figures.palette import POSITION_MARKS
 from ablations.reporting.figures.sensitivity import sensitivity_figures
+from ablations.reporting.html import page
 from ablations.reporting.method import method
 from ablations.reporting.paper import paper
 from ablations.reporting.report import compose
@@ -25,6 +27,7 @@ from ablations.reporting.tuning_sections import edge_note, headline, tuning_sect
 from ablations.reporting.untuned import find_untuned, is_untuned
 from ablations.statistics import analyse, arrange, paired_interval
 from ablations.storage import Store, load_results
+from tests.reporting.test_hostile_names import INLINE, LEVELS, TAGS, Page, as_github, inline, table_cells, text_of
 from tests.support import fake_trainer, synthetic_results, synthetic_tuning
 
 ONE = TuningDesign({"learning_rate": Range(1e-4, 1e-2, log=True)}, trials=12)
@@ -457,6 +460,28 @@ def test_trials_that_do_not_give_the_choice_are_named(results):
     none = analysed(replace(results, trials=results.trials[:0]))
     assert len(none.disagreeing) == 6
     assert len(sensitivity_figures(none)) == 2
+
+
+def test_hostile_names_are_text(monkeypatch):
+    monkeypatch.setattr("ablations.statistics.contrasts.seeds_needed", lambda *differences, **options: None)  # is slow
+
+    def measure(config) -> float:
+        return 0.5 + 0.02 * (LEVELS.index(config.classes) % 5) - 0.1 * abs(np.log10(config.learning_rate / 1e-4))
+
+    design = replace(ONE, trials=4, prune="median")
+    results = synthetic_tuning.make(
+        {"classes": LEVELS}, (0, 1), design, measure=measure, pruned=lambda config, number: 15 if number == 3 else 0
+    )
+    report = compose(
+        results, tuning=synthetic_tuning.sources(results, synthetic_tuning.untuned(results, measure=measure))
+    )
+    tokens = as_github(report.text.split("\n## Tuning\n")[1].split("\n## Figures\n")[0])
+    assert {token.type for token in inline(tokens)} <= INLINE
+    assert {tag for tag, _ in Page(page(report.text, {})).elements} <= TAGS
+    names = [one_line("+".join(level)) for level in LEVELS]
+    assert [row[0] for row in table_cells(tokens, "classes")[1:]] == names
+    warning = next(text for text in map(text_of, tokens) if text.startswith("Edge of the search space."))
+    assert all(f"classes {name}" in warning for name in names)
 
 
 def test_a_stored_study_is_found_beside_the_tuned_one(tmp_path, monkeypatch):
