@@ -41,10 +41,10 @@ def report(
 ) -> None:
     """Write the report of a study.
 
-    The report is DIR/STUDY/README.md, with figures/ and tables/ (CSV and LaTeX). It is about the test accuracy, with a
-    section on what evaluation protocols measured. With --metric, a report about that metric, by the same statistics, is
-    written to DIR/STUDY/metrics/PROTOCOL-METRIC/. With --check, compare the report with the one generated from the
-    runs, print every difference, and exit with code 1 if there is any.
+    The report is DIR/STUDY/README.md, with figures/ and tables/ (CSV and LaTeX). It is about the test accuracy, with
+    sections on the trials of a tuned study and on what evaluation protocols measured. With --metric, a report about
+    that metric, by the same statistics, is written to DIR/STUDY/metrics/PROTOCOL-METRIC/. With --check, compare the
+    report with the one generated from the runs, print every difference, and exit with code 1 if there is any.
     """
     from ablations.evaluation import load_evaluations
     from ablations.evaluation.registry import protocol_as_given

@@ -89,8 +89,8 @@ def _varied(results: Results) -> str:
     axes = varying_axes(results)
     rest = "Everything else"
     if results.plan.tuning:
-        verb = "is" if len(results.plan.tuning.space) == 1 else "are"
-        rest = f"The {fields_text(results.plan.tuning)} of an arm {verb} tuned. Everything else"
+        be = "is" if len(results.plan.tuning.space) == 1 else "are"
+        rest = f"The {fields_text(results.plan.tuning)} of an arm {be} tuned. Everything else"
     if not axes:
         return "**What varies.** Only the seed." + f" {rest} is the same in all runs." * bool(results.plan.tuning)
     text = "; ".join(_levels(name.replace("_", " "), levels) for name, levels in axes.items())

@@ -86,6 +86,11 @@ class TuningAnalysis:
             str(row["key"]): {str(name): value for name, value in row.items()} for row in self.runs.to_dict("records")
         }
 
+    @cached_property
+    def _alike(self) -> dict[str, tuple[Any, ...]]:
+        """What runs of the same arm, setting and seed have in common, by key."""
+        return {run.key: tuple(getattr(run.config, name) for name in (*self.axes, "seed")) for run in self.planned}
+
     @property
     def per_arm(self) -> bool:
         return self.design.per == "arm"
@@ -183,11 +188,11 @@ class TuningAnalysis:
 
     def _best_end(self, pruned: Mapping[str, Any]) -> float:
         """Return the best accuracy of the whole runs that were no better after the epoch in which this one ended."""
-        reached, epoch, common = pruned["validation_accuracy"], pruned["pruned"], (*self.axes, "seed")
+        reached, epoch = pruned["validation_accuracy"], pruned["pruned"]
         whole = [
             self.curves.get(key, NO_CURVE)
             for key, row in self.rows.items()
-            if not row["pruned"] and not row["diverged"] and all(row[name] == pruned[name] for name in common)
+            if not row["pruned"] and not row["diverged"] and self._alike[key] == self._alike[pruned["key"]]
         ]
         ends = [float(curve[-1]) for curve in whole if curve.size >= epoch and curve[epoch - 1] <= reached]
         return max([reached, *ends])

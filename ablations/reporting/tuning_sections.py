@@ -30,9 +30,11 @@ from ablations.reporting.tuning_text import (
     groups_text,
     intervals_note,
     pairs_differ,
+    settings_number,
     space_text,
     spaces_text,
     values_text,
+    verb,
 )
 from ablations.reporting.untuned import ArmChange, UntunedComparison
 from ablations.statistics import ALPHA
@@ -95,8 +97,9 @@ def tuning_section(results: Results, found: TuningAnalysis, figures: Sequence[Re
 def headline(plan: StudyPlan, found: TuningAnalysis) -> str:
     """Return the sentences on tuning of the first screen."""
     text = (
-        f"Before the comparison, {markdown(fields_text(found.design))} were tuned for each {groups_text(plan)}, with "
-        f"{count(found.design.trials, 'trial')} scored on validation images; see [Tuning](#tuning)."
+        f"Before the comparison, {markdown(fields_text(found.design))} {verb(found.design)} tuned for each "
+        f"{groups_text(plan)}, with {count(found.design.trials, 'trial')} scored on validation images; see "
+        "[Tuning](#tuning)."
     )
     if found.on_edge:
         n = len(found.on_edge)
@@ -109,9 +112,11 @@ def headline(plan: StudyPlan, found: TuningAnalysis) -> str:
 def _introduction(plan: StudyPlan, found: TuningAnalysis) -> str:
     done, planned = len(found.runs), len(found.planned)
     runs = count(planned, "run") if done == planned else f"{done} of {count(planned, 'run')}"
+    arm, everywhere = word(compared_axis(plan.axes)), found.per_arm and settings_number(plan) > 1
+    groups = f"{arm} is compared at all settings" if everywhere else f"{groups_text(plan)} is compared"
     return (
-        f"Each {groups_text(plan)} is compared with the values of {markdown(spaces_text(found.design))} that gave the "
-        f"highest validation accuracy in {count(found.design.trials, 'trial')} ({runs} in all). "
+        f"Each {groups} with the values of {markdown(spaces_text(found.design))} "
+        f"that gave the highest validation accuracy in {count(found.design.trials, 'trial')} ({runs} in all). "
         "[Method](#method) has the protocol."
     )
 
@@ -225,6 +230,10 @@ def _untuned(found: TuningAnalysis, plan: StudyPlan) -> str:
         text += (
             f" Verdicts are those of each whole study, with {untuned.seeds[0]} seeds at shared values and "
             f"{untuned.seeds[1]} tuned; they may also differ for this reason."
+        )
+    elif not untuned.complete:
+        text += (
+            " Verdicts are those of each whole study. Not all runs have finished: they may also differ for this reason."
         )
     return text
 

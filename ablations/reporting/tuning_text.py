@@ -37,12 +37,16 @@ def values_text(values: Values) -> str:
     return listed([f"{word(field)} {shown_value(value)}" for field, value in values.items()])
 
 
+def verb(design: TuningDesign) -> str:
+    """Return the verb after `fields_text`."""
+    return "was" if len(design.space) == 1 else "were"
+
+
 def groups_text(plan: StudyPlan) -> str:
     """Return what shares one choice: `position at each setting`, `position` or `position, alike at all settings`."""
     assert plan.tuning is not None
     arm = word(compared_axis(plan.axes))
-    settings = any(len(levels) > 1 for axis, levels in plan.axes.items() if axis != compared_axis(plan.axes))
-    if not settings:
+    if settings_number(plan) == 1:
         return arm
     return f"{arm}, alike at all settings" if plan.tuning.per == "arm" else f"{arm} at each setting"
 
@@ -59,10 +63,10 @@ def protocol(results: Results) -> str:
     over = f", its mean over {listed([*mean, *settings])}" if mean or settings else ""
     seeds = listed([str(seed) for seed in design.trial_seeds])
     return (
-        f"**Tuning.** Before the comparison, {spaces_text(design)} were chosen for each {groups_text(plan)}, by "
-        f"{count(design.trials, 'trial')} each. {_sampler(design)} A trial is scored by the validation accuracy after "
-        f"the last epoch{over}; a trial that diverges scores chance. The trial with the highest score is chosen, of "
-        f"equal ones the earlier. The seed{'s' * (design.seeds > 1)} of the trials, {seeds}, "
+        f"**Tuning.** Before the comparison, {spaces_text(design)} {verb(design)} chosen for each {groups_text(plan)}, "
+        f"by {count(design.trials, 'trial')} each. {_sampler(design)} A trial is scored by the validation accuracy "
+        f"after the last epoch{over}; a trial that diverges scores chance. The trial with the highest score is chosen, "
+        f"of equal ones the earlier. The seed{'s' * (design.seeds > 1)} of the trials, {seeds}, "
         f"{'are' if design.seeds > 1 else 'is'} not used in the comparison.{_pruning(plan)} The test set was not "
         "used for the trials. Only when all trials had finished were the values fixed and the runs of the comparison "
         f"trained. The trials took {share:.0f} % of all training FLOPs{' so far' if results.missing else ''}."

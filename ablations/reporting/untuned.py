@@ -14,14 +14,14 @@ from ablations.config.tuning import Values
 from ablations.errors import VitabError
 from ablations.statistics import (
     Analysis,
-    Contrast,
     Interaction,
     Outcomes,
     Verdict,
     analyse,
     arrange,
-    baseline_contrasts,
+    estimate,
     interactions,
+    paired_interval,
     verdict,
 )
 from ablations.storage import load_results, version_conflicts
@@ -34,20 +34,26 @@ SHARED, TUNED = "shared", "tuned"
 
 
 @dataclass(frozen=True)
+class Gain:
+    """Test accuracy of an arm, tuned minus at the shared values, in points, with its 95 % interval over `n` blocks."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class ArmChange:
     """What tuning changes for an arm: over the blocks (setting and seed) that both studies have finished."""
 
-    gain: Contrast
-    """The arm with its own values against itself with the shared ones."""
+    arm: str
+    gain: Gain
     change: Interaction | None
     """Its difference from the baseline, at the shared values and tuned; None for the baseline."""
     shared_verdict: Verdict | None
     """The verdict of the untuned study on its difference from the baseline; None for the baseline."""
     tuned_verdict: Verdict | None
-
-    @property
-    def arm(self) -> str:
-        return self.gain.subject
 
     @property
     def verdict_changed(self) -> bool:
@@ -66,6 +72,8 @@ class UntunedComparison:
     arms: Sequence[ArmChange]
     seeds: tuple[int, int]
     """Numbers of seeds of the untuned and of the tuned study."""
+    complete: bool
+    """Whether all runs of both studies have finished."""
     sequential: bool
     """Whether one of the studies grew in rounds, so that there are no intervals and tests of the change."""
 
@@ -132,10 +140,10 @@ def compare_with_untuned(results: Results, analysis: Analysis, untuned: Results)
     assert plan.tuning is not None
     values = plan.tuning.values(other.configs[0])
     seeds = len(other.seeds), len(plan.seeds)
-    conflicts = version_conflicts(results, untuned)
+    conflicts, complete = version_conflicts(results, untuned), not (results.missing or untuned.missing)
     sequential = plan.design is not None or other.design is not None
     if conflicts:
-        return UntunedComparison(other.study, values, conflicts, [], seeds, sequential)
+        return UntunedComparison(other.study, values, conflicts, [], seeds, complete, sequential)
     both = _outcomes_of_both(results, untuned)
     ordered = replace(untuned, plan=replace(other, axes=plan.axes))
     shared_verdicts = [verdict(contrast) for contrast in analyse(ordered).contrasts]
@@ -147,13 +155,14 @@ def compare_with_untuned(results: Results, analysis: Analysis, untuned: Results)
         at = others.index(arm) if arm in others else None
         arms.append(
             ArmChange(
+                both.arm_name(arm),
                 _gain(both, arm),
                 None if at is None else changes[at],
                 None if at is None else shared_verdicts[at],
                 None if at is None else tuned_verdicts[at],
             )
         )
-    return UntunedComparison(other.study, values, [], arms, seeds, sequential)
+    return UntunedComparison(other.study, values, [], arms, seeds, complete, sequential)
 
 
 def _outcomes_of_both(results: Results, untuned: Results) -> Outcomes:
@@ -173,8 +182,10 @@ def _outcomes_of_both(results: Results, untuned: Results) -> Outcomes:
     )
 
 
-def _gain(both: Outcomes, arm: int) -> Contrast:
-    """Return the contrast of an arm, tuned, with itself at the shared values."""
-    alone = replace(both, arms=both.arms[arm : arm + 1], values=both.values[[arm]], keys=both.keys[[arm]], baseline=0)
-    (found,) = baseline_contrasts(alone.averaged(TUNING))
-    return replace(found, subject=both.arm_name(arm))
+def _gain(both: Outcomes, arm: int) -> Gain:
+    shared, tuned = np.split(both.values[arm], 2)
+    differences = tuned - shared
+    n = int(np.isfinite(differences).sum())
+    largest = both.measure.largest_difference
+    low, high = np.clip(paired_interval(differences), -largest, largest) if n else (np.nan, np.nan)
+    return Gain(n, estimate(differences), float(low), float(high))

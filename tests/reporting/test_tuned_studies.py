@@ -2,26 +2,33 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from typer.testing import CliRunner
 
+from ablations.cli import app
 from ablations.config import GRIDS, Range, SequentialDesign, TuningDesign
+from ablations.config.safe_text import one_line
 from ablations.reporting.check import differences
 from ablations.reporting.compare import two_studies
 from ablations.reporting.figures.palette import POSITION_MARKS
 from ablations.reporting.figures.sensitivity import sensitivity_figures
+from ablations.reporting.html import page
 from ablations.reporting.method import method
 from ablations.reporting.paper import paper
 from ablations.reporting.report import compose
 from ablations.reporting.threats import threats
-from ablations.reporting.tuning_analysis import TuningSources, analyse_tuning, edge
+from ablations.reporting.tuning_analysis import TuningSources, analyse_tuning, edge, tuning_sources
 from ablations.reporting.tuning_sections import edge_note, headline, tuning_section, untuned_findings
-from ablations.reporting.untuned import is_untuned
+from ablations.reporting.untuned import find_untuned, is_untuned
 from ablations.statistics import analyse, arrange, paired_interval
-from tests.support import synthetic_results, synthetic_tuning
+from ablations.storage import Store, load_results
+from tests.reporting.test_hostile_names import INLINE, LEVELS, TAGS, Page, as_github, inline, table_cells, text_of
+from tests.support import fake_trainer, synthetic_results, synthetic_tuning
 
 ONE = TuningDesign({"learning_rate": Range(1e-4, 1e-2, log=True)}, trials=12)
 PAIR = {"position": ("none", "rope")}
@@ -256,7 +263,8 @@ def equal_at_their_best(config) -> float:
     return round(397 * (0.9 - 0.05 * away**2 + 0.001 * own)) / 397
 
 
-def test_a_verdict_that_rests_on_the_shared_values_is_named():
+def test_a_verdict_that_rests_on_the_shared_values_is_named(monkeypatch):
+    monkeypatch.setattr("ablations.statistics.contrasts.seeds_needed", lambda *differences, **options: None)  # is slow
     results = synthetic_tuning.make(PAIR, range(8), ONE, measure=equal_at_their_best)
     found = analysed(results, synthetic_tuning.untuned(results, measure=equal_at_their_best))
     compared = found.untuned
@@ -378,6 +386,7 @@ def test_the_method_spells_the_protocol_out(results):
             {"sampler": "tpe", "trials": 12},
             "those of the other 8, in 2 rounds, are suggested by a tree-structured",
         ),
+        ({"per": "arm"}, "Before the comparison, learning rate (0.0001 to 0.01, logarithmic) was chosen for each"),
         ({"per": "arm"}, "chosen for each position, alike at all settings, by 12 trials each"),
         ({"per": "arm"}, "after the last epoch, its mean over the 2 settings; a trial"),
         ({"seeds": 3, "per": "arm"}, "its mean over 3 seeds and the 2 settings; a trial"),
@@ -421,9 +430,6 @@ def test_the_report_is_checked_with_its_trials(results, tuned):
         for line in differences(results, out, tuning=synthetic_tuning.sources(results, untuned))
         if not line.startswith("figures/")
     ] == []
-    found = differences(results, out, tuning=synthetic_tuning.sources(results))  # without the other study
-    assert any(line.startswith("README.md") for line in found)
-    assert "tables/untuned.csv: not part of this report" in found
     pages = (tuned / "README.md").read_text(encoding="utf-8")
     assert {*re.findall(r"\]\((tables/\w+\.\w+)\)", pages)} >= {
         f"tables/{name}" for name in ("choices.csv", "choices.tex", "trials.csv", "untuned.csv", "untuned.tex")
@@ -439,6 +445,7 @@ def test_a_comparison_that_is_part_finished():
     untuned = tuning_section(results, analysed(results, synthetic_tuning.untuned(results)), [])
     assert [row[-1] for row in untuned.untuned_table.rows] == ["–", "no pairs"]
     assert "There are 0 to 3 such pairs for each arm." in untuned.untuned
+    assert "Not all runs have finished" in untuned.untuned
 
 
 def test_trials_that_do_not_give_the_choice_are_named(results):
@@ -455,8 +462,58 @@ def test_trials_that_do_not_give_the_choice_are_named(results):
     assert len(sensitivity_figures(none)) == 2
 
 
+def test_hostile_names_are_text(monkeypatch):
+    monkeypatch.setattr("ablations.statistics.contrasts.seeds_needed", lambda *differences, **options: None)  # is slow
+
+    def measure(config) -> float:
+        return 0.5 + 0.02 * (LEVELS.index(config.classes) % 5) - 0.1 * abs(np.log10(config.learning_rate / 1e-4))
+
+    design = replace(ONE, trials=4, prune="median")
+    results = synthetic_tuning.make(
+        {"classes": LEVELS}, (0, 1), design, measure=measure, pruned=lambda config, number: 15 if number == 3 else 0
+    )
+    report = compose(
+        results, tuning=synthetic_tuning.sources(results, synthetic_tuning.untuned(results, measure=measure))
+    )
+    tokens = as_github(report.text.split("\n## Tuning\n")[1].split("\n## Figures\n")[0])
+    assert {token.type for token in inline(tokens)} <= INLINE
+    assert {tag for tag, _ in Page(page(report.text, {})).elements} <= TAGS
+    names = [one_line("+".join(level)) for level in LEVELS]
+    assert [row[0] for row in table_cells(tokens, "classes")[1:]] == names
+    warning = next(text for text in map(text_of, tokens) if text.startswith("Edge of the search space."))
+    assert all(f"classes {name}" in warning for name in names)
+
+
+def test_a_stored_study_is_found_beside_the_tuned_one(tmp_path, monkeypatch):
+    pytest.importorskip("optuna", reason="the extra tune is not installed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train)
+    monkeypatch.setattr("ablations.training.trainer.train_trial", fake_trainer.train_trial)
+    run = ["run", "--grid", "smoke", "--set", "per_class=5", "--epochs", "4", "--workers", "1"]
+    tune = ["--tune", "learning_rate=1e-4:1e-2:log", "--trials", "8", "--prune", "--study", "tuned"]
+    for arguments in ([*run, "--study", "plain"], [*run, *tune]):
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+    store = Store(Path("runs"))
+    results = load_results(store, "tuned")
+    sources = tuning_sources(store, results)
+    assert sources.untuned is not None
+    assert sources.untuned.plan.study == "plain"
+    assert {*sources.curves} == {run.key for run in results.plan.trials}
+    assert {len(curve) for curve in sources.curves.values()} == {*results.trials["trained_epochs"]}
+    section = tuning_section(results, analyse_tuning(results, analyse(results), sources), [])
+    assert section.untuned.startswith("Study `plain` makes the same comparison at shared values: learning rate 0.002.")
+    assert "of 16 runs were pruned" in section.pruning
+    assert tuning_sources(store, load_results(store, "plain")) == TuningSources()
+    (tmp_path / "runs" / "studies" / "plain.json").write_text("damaged")
+    assert find_untuned(store, results) is None
+
+
 def test_a_report_on_one_arm_alone():
     results = synthetic_tuning.make({"position": ("rope",)}, (0, 1), ONE)
-    text = compose(results, tuning=TuningSources(synthetic_tuning.untuned(results))).text
-    assert "Tuning changes the mean test accuracy of the baseline **rope** by " in text
-    assert "verdict" not in text.split("### How much of the differences is tuning")[1].split("### Limits")[0]
+    found = analysed(results, synthetic_tuning.untuned(results))
+    section = tuning_section(results, found, [])
+    (line,) = section.untuned_findings
+    assert line.startswith("Tuning changes the mean test accuracy of the baseline **rope** by ")
+    assert section.untuned_table is None
+    assert "verdict" not in headline(results.plan, found)
