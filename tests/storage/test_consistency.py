@@ -197,6 +197,7 @@ def test_data_may_differ_where_the_runs_ask_for_it_and_nowhere_else():
 NEUTRAL = {
     "ablations.config": "exports",
     "ablations.config.builtin_grids": "grids are expanded to runs",
+    "ablations.config.columns": "spelling of a field of a run, which is part of its key",
     "ablations.config.grid": "grids are expanded to runs",
     "ablations.config.grid_files": "grids are expanded to runs",
     "ablations.config.grid_overrides": "grids are expanded to runs",
