@@ -199,6 +199,7 @@ NEUTRAL = {
     "ablations.config": "exports",
     "ablations.config.builtin_grids": "grids are expanded to runs",
     "ablations.config.compute_match": "epochs, which are part of a run's key",
+    "ablations.config.columns": "spelling of a field of a run, which is part of its key",
     "ablations.config.grid": "grids are expanded to runs",
     "ablations.config.grid_files": "grids are expanded to runs",
     "ablations.config.grid_overrides": "grids are expanded to runs",
