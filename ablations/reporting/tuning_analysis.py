@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from ablations.config.tuning import Group, Values, shown_value
 from ablations.reporting.formatting import listed
 from ablations.reporting.untuned import UntunedComparison, compare_with_untuned, find_untuned
 from ablations.statistics import Analysis, FloatArray
-from ablations.storage import TrialStore
+from ablations.storage import TrialStore, version_conflicts
 from ablations.tuning import Trial, accuracies, trials_of
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class TuningAnalysis:
     compared_seconds: float
     untuned: UntunedComparison | None
     """The same comparison at shared values; None without such a study."""
+    conflicts: Sequence[str] = ()
+    """In which versions of code and data the runs of the trials and of the comparison differ."""
 
     @cached_property
     def rows(self) -> dict[str, dict[str, Any]]:
@@ -206,17 +208,20 @@ class TuningSources:
     """The same comparison at shared values (`find_untuned`)."""
     curves: Mapping[str, FloatArray] = field(default_factory=dict)
     """Validation accuracy of the runs of the trials after each epoch, by key; only of trials that can be pruned."""
+    conflicts: Sequence[str] = ()
+    """In which versions of code and data the runs of the trials and of the comparison differ."""
 
 
 def tuning_sources(store: Store, results: Results) -> TuningSources:
     """Return what is stored besides the results of a study that a report on it needs; nothing if it is not tuned."""
     if results.plan.tuning is None or results.trials is None:
         return TuningSources()
-    trials, curves = TrialStore.beside(store), {}
+    trials, curves, keys = TrialStore.beside(store), {}, list(map(str, results.trials["key"]))
     if results.plan.tuning.prune != "none":
-        for key in map(str, results.trials["key"]):
+        for key in keys:
             curves[key] = np.array([epoch["validation_accuracy"] for epoch in trials.metrics(key)])
-    return TuningSources(find_untuned(store, results), curves)
+    searched = replace(results, runs=results.trials, environments={key: trials.environment(key) for key in keys})
+    return TuningSources(find_untuned(store, results), curves, version_conflicts(results, searched))
 
 
 def analyse_tuning(results: Results, analysis: Analysis, sources: TuningSources | None = None) -> TuningAnalysis | None:
@@ -240,6 +245,7 @@ def analyse_tuning(results: Results, analysis: Analysis, sources: TuningSources 
         compared_flops=float(results.runs["flops"].sum()),
         compared_seconds=float(results.runs["seconds"].sum()),
         untuned=compare_with_untuned(results, analysis, sources.untuned) if sources.untuned is not None else None,
+        conflicts=sources.conflicts,
     )
 
 

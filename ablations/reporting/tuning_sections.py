@@ -61,6 +61,8 @@ class TuningSection:
     """Which choices are at the edge of the space; empty if none is."""
     disagreement: str
     """That the stored trials give other choices; empty if they do not."""
+    conflicts: str
+    """That trials and comparison were trained with different code or data; empty if they were not."""
     about_figures: str
     figures: Sequence[ReportFigure]
     further: Sequence[ReportFigure]
@@ -82,6 +84,7 @@ def tuning_section(results: Results, found: TuningAnalysis, figures: Sequence[Re
         legend=_legend(found),
         edge=edge_note(found),
         disagreement=_disagreement(found),
+        conflicts="; ".join(found.conflicts),
         about_figures=_about_figures(found),
         figures=figures[:first],
         further=figures[first:],
@@ -475,6 +478,7 @@ def tuning_facts(plan: StudyPlan, found: TuningAnalysis) -> dict[str, Any]:
         "tuning_share_of_flops": found.share_of_flops,
         "tuning_optimism": found.optimism if math.isfinite(found.optimism) else None,
     }
+    facts |= {f"tuning_mixed_{i}": clause for i, clause in enumerate(found.conflicts, start=1)}
     if design.prune != "none":
         facts |= {
             "tuning_runs_pruned": len(found.pruned),

@@ -442,6 +442,9 @@ def test_a_comparison_that_is_part_finished():
     assert "3 of 6 runs finished" in report.text
     assert re.search(r"\| rope \| 0.00178 \| [\d.]+ \| [\d.]+ \| – \|", report.text)  # chosen, not yet compared
     assert "of all training FLOPs so far." in report.text
+    assert "Mixed trials" not in report.text
+    mixed = compose(results, tuning=TuningSources(conflicts=["the runs come from 2 versions of the data: a, b"])).text
+    assert "> **Mixed trials.** Of the trials and the comparison together, the runs come from 2 versions" in mixed
     untuned = tuning_section(results, analysed(results, synthetic_tuning.untuned(results)), [])
     assert [row[-1] for row in untuned.untuned_table.rows] == ["–", "no pairs"]
     assert "There are 0 to 3 such pairs for each arm." in untuned.untuned
@@ -499,6 +502,7 @@ def test_a_stored_study_is_found_beside_the_tuned_one(tmp_path, monkeypatch):
     sources = tuning_sources(store, results)
     assert sources.untuned is not None
     assert sources.untuned.plan.study == "plain"
+    assert sources.conflicts == []
     assert {*sources.curves} == {run.key for run in results.plan.trials}
     assert {len(curve) for curve in sources.curves.values()} == {*results.trials["trained_epochs"]}
     section = tuning_section(results, analyse_tuning(results, analyse(results), sources), [])
@@ -507,6 +511,9 @@ def test_a_stored_study_is_found_beside_the_tuned_one(tmp_path, monkeypatch):
     assert tuning_sources(store, load_results(store, "plain")) == TuningSources()
     (tmp_path / "runs" / "studies" / "plain.json").write_text("damaged")
     assert find_untuned(store, results) is None
+    environments = {key: each | {"data_sha256": "0" * 64} for key, each in results.environments.items()}
+    (conflict,) = tuning_sources(store, replace(results, environments=environments)).conflicts
+    assert conflict.startswith("the runs come from 2 versions of the data: ")
 
 
 def test_a_report_on_one_arm_alone():
