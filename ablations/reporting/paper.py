@@ -34,8 +34,8 @@ from ablations.reporting.method import method
 from ablations.reporting.tables import Table, word
 from ablations.reporting.threats import checklist, threats
 from ablations.reporting.tuning_analysis import chosen_range
-from ablations.reporting.tuning_sections import untuned_findings
 from ablations.reporting.tuning_text import values_text
+from ablations.reporting.untuned_text import untuned_findings
 from ablations.reporting.wording import sentence
 from ablations.statistics import ALPHA, MARGIN, Analysis, verdict
 

@@ -10,34 +10,34 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ablations.config import compared_axis, count, level_text
-from ablations.config.safe_text import bold, code, markdown
+from ablations.config.safe_text import markdown
 from ablations.config.tuning import shown_value
 from ablations.reporting.figures.figure import ReportFigure
 from ablations.reporting.formatting import (
     capital,
-    interval_cell,
-    interval_text,
     number,
-    p_phrase,
-    p_text,
     points_text,
 )
-from ablations.reporting.tables import Strong, Table, word
+from ablations.reporting.tables import Table, word
 from ablations.reporting.tuning_analysis import EDGE, Choice, TuningAnalysis
 from ablations.reporting.tuning_text import (
     fields_text,
     first_pruned_epoch,
     groups_text,
     intervals_note,
-    pairs_differ,
     settings_number,
     space_text,
     spaces_text,
-    values_text,
     verb,
 )
-from ablations.reporting.untuned import ArmChange, UntunedComparison
-from ablations.statistics import ALPHA
+from ablations.reporting.untuned import ArmChange
+from ablations.reporting.untuned_text import (
+    untuned_findings,
+    untuned_introduction,
+    untuned_legend,
+    untuned_table,
+    verdicts_changed,
+)
 
 if TYPE_CHECKING:
     from ablations.storage import Results, StudyPlan
@@ -88,10 +88,10 @@ def tuning_section(results: Results, found: TuningAnalysis, figures: Sequence[Re
         about_figures=_about_figures(found),
         figures=figures[:first],
         further=figures[first:],
-        untuned=_untuned(found, plan),
+        untuned=untuned_introduction(found, plan),
         untuned_findings=untuned_findings(found.untuned) if found.untuned else [],
         untuned_table=untuned_table(found) if found.compares_leads else None,
-        untuned_legend=_untuned_legend(found.untuned) if found.untuned and found.compares_leads else "",
+        untuned_legend=untuned_legend(found.untuned) if found.untuned and found.compares_leads else "",
         pruning=_pruning(found),
         limits=limits(found),
     )
@@ -108,7 +108,7 @@ def headline(plan: StudyPlan, found: TuningAnalysis) -> str:
         n = len(found.on_edge)
         text += f" {n} of {count(len(found.choices), 'choice')} {'is' if n == 1 else 'are'} at the edge of the space."
     if found.untuned and found.compares_leads:
-        text += f" {_verdicts_changed(found.untuned)}"
+        text += f" {verdicts_changed(found.untuned)}"
     return text
 
 
@@ -201,149 +201,6 @@ def _disagreement(found: TuningAnalysis) -> str:
     return (
         f"The trials that are stored do not give the values of the comparison for {names}: they were chosen from other "
         "trials, or some are no longer stored"
-    )
-
-
-def _untuned(found: TuningAnalysis, plan: StudyPlan) -> str:
-    untuned = found.untuned
-    if untuned is None:
-        return (
-            "No study in this folder of runs makes the same comparison at shared values, so it is unknown how much of "
-            "each difference is tuning. To train one, run the first command of [Reproduce this "
-            "study](#reproduce-this-study) without the search, with another name for the study; then write this "
-            "report again."
-        )
-    shared = markdown(values_text(untuned.values))
-    start = f"Study {code(untuned.study)} makes the same comparison at shared values: {shared}."
-    if untuned.conflicts:
-        return (
-            f"{start} Its runs cannot be compared with those of this study: {markdown('; '.join(untuned.conflicts))}."
-        )
-    if not untuned.blocks:
-        return f"{start} No block of this study and of that one has finished yet."
-    settings = "setting and seed" if _cell_axes(plan) else "seed"
-    fewest = min(each.gain.n for each in untuned.arms)
-    text = (
-        f"{start} Runs of an arm in both with the same {settings} form a pair: they share the data split, the order of "
-        f"the images and the initial weights{', as far as the tuned fields allow' * pairs_differ(found.design)}. There "
-        f"are {f'{fewest} to ' * (fewest < untuned.blocks)}{count(untuned.blocks, 'such pair')} for each arm."
-    )
-    fewer, more = sorted(untuned.seeds)
-    if fewer != more:
-        text += (
-            f" Verdicts are those of each whole study, with {untuned.seeds[0]} seeds at shared values and "
-            f"{untuned.seeds[1]} tuned; they may also differ for this reason."
-        )
-    elif not untuned.complete:
-        text += (
-            " Verdicts are those of each whole study. Not all runs have finished: they may also differ for this reason."
-        )
-    return text
-
-
-def _cell_axes(plan: StudyPlan) -> list[str]:
-    return [axis for axis, levels in plan.axes.items() if len(levels) > 1 and axis != compared_axis(plan.axes)]
-
-
-def untuned_findings(untuned: UntunedComparison) -> list[str]:
-    """Return what tuning changed, as sentences of markdown."""
-    if not untuned.arms or not untuned.blocks:
-        return []
-    baseline = next(each for each in untuned.arms if each.change is None)
-    found = [f"{_verdicts_changed(untuned)}"] if len(untuned.arms) > 1 else []
-    if baseline.gain.n:
-        found.append(
-            f"Tuning changes the mean test accuracy of the baseline {bold(baseline.arm)} by "
-            f"{points_text(baseline.gain.mean)} points{_interval(baseline.gain.low, baseline.gain.high, untuned)}."
-        )
-    clear = [each for each in untuned.arms if each.change and each.change.change.p_adjusted <= ALPHA]
-    if untuned.sequential or len(untuned.arms) < 2:
-        return found
-    for each in clear:
-        change = each.change
-        assert change is not None
-        found.append(
-            f"Tuning changes the difference between {bold(each.arm)} and {bold(baseline.arm)}, from "
-            f"{points_text(change.from_lead)} to {points_text(change.lead)} points: a change of "
-            f"{points_text(change.change.mean)} points{_interval(change.change.low, change.change.high, untuned)}; "
-            f"joint {p_phrase(change.change.p_adjusted)}."
-        )
-    if not clear:
-        found.append("For no arm is it shown that tuning changes its difference from the baseline.")
-    return found
-
-
-def _interval(low: float, high: float, untuned: UntunedComparison) -> str:
-    if untuned.sequential or not math.isfinite(low) or low == high:
-        return ""
-    return f" (95 % interval {interval_text(low, high)})"
-
-
-def _verdicts_changed(untuned: UntunedComparison) -> str:
-    changed = untuned.changed
-    if not changed:
-        return f"No verdict differs from that at shared values (study {code(untuned.study)})."
-    parts = [f"{bold(each.arm)} is {each.tuned_verdict}, at shared values {each.shared_verdict}" for each in changed]
-    verb = "differs" if len(changed) == 1 else "differ"
-    return (
-        f"{len(changed)} of {count(len(untuned.arms) - 1, 'verdict')} {verb} from that at shared values (study "
-        f"{code(untuned.study)}): {'; '.join(parts)}."
-    )
-
-
-def untuned_table(found: TuningAnalysis) -> Table:
-    """Return for each arm what tuning gains, and its difference from the baseline at shared values and tuned."""
-    untuned = found.untuned
-    assert untuned is not None
-    tests = [] if untuned.sequential else ["95 % interval", "joint p"]
-    header = [
-        "arm",
-        "gain",
-        "difference, shared",
-        "difference, tuned",
-        "change",
-        *tests,
-        "verdict, shared",
-        "verdict, tuned",
-    ]
-    return Table(header, [_untuned_row(each, bool(tests)) for each in untuned.arms])
-
-
-def _untuned_row(each: ArmChange, tested: bool) -> tuple[object, ...]:
-    gain = _points(each.gain.mean)
-    if each.change is None:
-        return (each.arm, gain, "baseline", *["–"] * (4 + 2 * tested))
-    change = each.change.change
-    tests = (interval_cell(change.low, change.high), p_text(change.p_adjusted)) if tested else ()
-    verdicts = str(each.shared_verdict), str(each.tuned_verdict)
-    shown = (verdicts[0], Strong(verdicts[1]) if each.verdict_changed else verdicts[1])
-    return (
-        each.arm,
-        gain,
-        _points(each.change.from_lead),
-        _points(each.change.lead),
-        _points(change.mean),
-        *tests,
-        *shown,
-    )
-
-
-def _points(value: float) -> str:
-    return points_text(value) if math.isfinite(value) else "–"
-
-
-def _untuned_legend(untuned: UntunedComparison) -> str:
-    tests = (
-        " One of the studies grew in rounds, so there is no interval and no test of the change."
-        if untuned.sequential
-        else " *Joint p*: of all changes together, as for changes along an axis."
-    )
-    return (
-        "In percentage points of test accuracy, over the pairs that both studies have finished. *Gain*: the arm with "
-        "its own values minus itself at the shared ones. *Difference*: from the baseline, at the shared values and "
-        "tuned. *Change*: the second minus the first, so the part of the difference that is due to tuning, with these "
-        f"chosen values.{tests} Verdicts that differ are bold; that a verdict differs does not show that tuning "
-        "changed the difference, only *change* can."
     )
 
 
