@@ -48,6 +48,8 @@ def predict(
 
     if top < 1:
         raise UsageError(f"--top must be an integer of at least 1, got {top}")
+    if pictures.count(given.STANDARD_INPUT) > 1:
+        raise UsageError("- must be given once, because there is one picture on standard input")
     if as_json and as_csv:
         raise UsageError("--json and --csv cannot be combined")
     names, store = find_pictures(pictures), Store(runs)

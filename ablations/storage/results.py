@@ -43,6 +43,13 @@ def load_results(store: Store, study: str) -> Results:
 
     plan = store.read_study(study)
     finished = {key: config for key, config in plan.runs.items() if store.done(key)}
+    if not finished and plan.searching:
+        trials = TrialStore.beside(store)
+        done = sum(trials.done(run.key) for run in plan.trials)
+        raise UsageError(
+            f"study {study!r} has no finished run yet: its arms are being tuned, {done} of {plan.all_trial_runs} trial "
+            f"runs have finished; resume it with: {plan.command}"
+        )
     if not finished:
         raise UsageError(f"study {study!r} has no finished run yet; {store.describe_studies()}")
     runs: list[dict[str, Any]] = []

@@ -169,6 +169,8 @@ def test_a_study_that_was_cut_short_makes_the_same_choice(
     if trials:
         assert f"smoke: tuning, round 2 of 2: {counted} of 16 trial runs finished" in status
         assert status.splitlines()[1].split()[:6] == ["smoke", "4", "0", "0", "4", "0"]
+        tuned = f"its arms are being tuned, {counted} of 16 trial runs have finished"
+        assert tuned in refused(vitab("report", "smoke"))
         assert ("smoke: none, trial 5 failed: no luck" in status) or error is KeyboardInterrupt
     else:
         assert "smoke: tuned by 16 trial runs" in status
