@@ -72,7 +72,7 @@ class Study:
         """
         from ablations.evaluation import load_evaluations
         from ablations.reporting.report import write_report
-        from ablations.reporting.tuning_analysis import tuning_sources
+        from ablations.reporting.tuning.analysis import tuning_sources
 
         results, store = self._comparable(), Store(self.folder)
         evaluations, tuning = load_evaluations(store, results.plan), tuning_sources(store, results)

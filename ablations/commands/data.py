@@ -151,7 +151,7 @@ def check_data(
     Exit codes: 0 nothing wrong, 1 faults found, 2 bad input.
     """
     from ablations.commands.data_check import show, write_rows
-    from ablations.data.check import check_data, named
+    from ablations.data.quality.check import check_data, named
 
     console = make_console()
     context.with_resource(decoding_shown(console))

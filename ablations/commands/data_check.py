@@ -9,8 +9,8 @@ import numpy as np
 
 from ablations.commands.display import add_row, say, table
 from ablations.config import count
-from ablations.data.check import DataCheck
-from ablations.data.class_sizes import class_counts
+from ablations.data.quality.check import DataCheck
+from ablations.data.quality.class_sizes import class_counts
 from ablations.errors import UsageError
 
 if TYPE_CHECKING:

@@ -81,7 +81,7 @@ def say_about_data(
 ) -> None:
     """Print what to know of the datasets of runs: what was skipped, duplicates, class sizes."""
     from ablations.data.loading import datasets_for
-    from ablations.data.remarks import remarks
+    from ablations.data.quality.remarks import remarks
 
     said = set()
     for dataset in datasets_for(configs, data_dir):

@@ -50,7 +50,7 @@ def report(
     from ablations.evaluation.registry import protocol_as_given
     from ablations.reporting.evaluation_sections import outdated_note
     from ablations.reporting.measured import find_measured
-    from ablations.reporting.tuning_analysis import tuning_sources
+    from ablations.reporting.tuning.analysis import tuning_sources
     from ablations.storage import Store, load_results, require_one_version
 
     store = Store(runs)

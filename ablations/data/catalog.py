@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablations.data.contact_sheet import save_contact_sheet
-from ablations.data.fetch import Progress, Remote, fetch
+from ablations.data.datasets.fetch import Progress, Remote, fetch
 from ablations.data.locations import cache_folder
 from ablations.data.reading import Reading
 from ablations.data.registry import AS_IT_COMES, DATASETS, DatasetInfo, load, lookup
@@ -44,7 +44,7 @@ def list_datasets(data_dir: Path | None = None) -> list[DatasetLocation]:
 
 
 def fetch_dataset(name: str, on_progress: Progress | None = None, *, cache: Path | None = None) -> list[Path]:
-    """Download a data set's files, or what is lacking of them, into the cache; see `ablations.data.fetch.fetch`.
+    """Download the missing files of a dataset into the cache, as `ablations.data.datasets.fetch.fetch` does.
 
     Args:
         on_progress: Called with (file name, bytes so far, bytes in all or None).

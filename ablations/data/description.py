@@ -5,9 +5,9 @@ from typing import Any
 
 from ablations.config import RunConfig
 from ablations.config.run_config import OWN_DATA
-from ablations.data.alike import Alike, alike_of
-from ablations.data.class_sizes import class_counts
 from ablations.data.dataset import Dataset
+from ablations.data.quality.alike import Alike, alike_of
+from ablations.data.quality.class_sizes import class_counts
 
 
 def describe_dataset(dataset: Dataset, data_dir: Path | None, config: RunConfig) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablations.data import cifar, digits, fashion_mnist
 from ablations.data.dataset import Dataset
-from ablations.data.fetch import Remote
+from ablations.data.datasets import cifar, digits, fashion_mnist
+from ablations.data.datasets.fetch import Remote
 from ablations.data.reading import Reading
 from ablations.data.reading import read as read_source
 from ablations.data.sources import KINDS, find_source

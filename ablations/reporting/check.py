@@ -22,7 +22,7 @@ from ablations.reporting.report import compose, pngs, report_folder
 if TYPE_CHECKING:
     from ablations.evaluation import Evaluations
     from ablations.reporting.measured import Measured
-    from ablations.reporting.tuning_analysis import TuningSources
+    from ablations.reporting.tuning.analysis import TuningSources
     from ablations.storage import Results
 
 ROUNDING = 2e-5

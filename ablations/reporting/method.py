@@ -11,7 +11,7 @@ from ablations.config import count, level_text, position_description
 from ablations.config.safe_text import markdown
 from ablations.reporting.compute import compute_sentence, epochs_range
 from ablations.reporting.dataset_text import details, first_value, images, percent, varying_subset
-from ablations.reporting.tuning_text import fields_text, pairs_differ, protocol
+from ablations.reporting.tuning.text import fields_text, pairs_differ, protocol
 from ablations.statistics import varying_axes
 
 if TYPE_CHECKING:

@@ -33,15 +33,15 @@ from ablations.reporting.formatting import (
 from ablations.reporting.method import method
 from ablations.reporting.tables import Table, word
 from ablations.reporting.threats import checklist, threats
-from ablations.reporting.tuning_analysis import chosen_range
-from ablations.reporting.tuning_text import values_text
-from ablations.reporting.untuned_text import untuned_findings
+from ablations.reporting.tuning.analysis import chosen_range
+from ablations.reporting.tuning.text import values_text
+from ablations.reporting.tuning.untuned_text import untuned_findings
 from ablations.reporting.wording import sentence
 from ablations.statistics import ALPHA, MARGIN, Analysis, verdict
 
 if TYPE_CHECKING:
     from ablations.reporting.evaluation_analysis import EvaluationAnalysis, ProtocolAnalysis
-    from ablations.reporting.tuning_analysis import TuningAnalysis
+    from ablations.reporting.tuning.analysis import TuningAnalysis
     from ablations.storage import Results
 
 FILES = ("paper.md", "paper.tex")

@@ -29,8 +29,8 @@ from ablations.reporting.method import described_positions, method
 from ablations.reporting.sequential_text import decision_state, procedure, runs_saved
 from ablations.reporting.tables import Table
 from ablations.reporting.threats import faults_of_data
-from ablations.reporting.tuning_sections import headline, totals, tuning_section
-from ablations.reporting.tuning_text import pairs_differ
+from ablations.reporting.tuning.sections import headline, totals, tuning_section
+from ablations.reporting.tuning.text import pairs_differ
 from ablations.reporting.wording import sentence
 from ablations.statistics import ALPHA, Analysis, Contrast, Outcomes, varying_axes
 from ablations.storage import version_conflicts
@@ -38,7 +38,7 @@ from ablations.storage import version_conflicts
 if TYPE_CHECKING:
     from ablations.reporting.evaluation_analysis import EvaluationAnalysis
     from ablations.reporting.measured import Measured
-    from ablations.reporting.tuning_analysis import TuningAnalysis
+    from ablations.reporting.tuning.analysis import TuningAnalysis
     from ablations.storage import Results
 
 DIGESTS = {

@@ -29,9 +29,9 @@ from ablations.reporting.paper import paper
 from ablations.reporting.publish import published
 from ablations.reporting.rendering import render
 from ablations.reporting.tables import Table
-from ablations.reporting.tuning_analysis import TuningAnalysis, TuningSources, analyse_tuning
-from ablations.reporting.tuning_sections import choices_table, tuning_facts, tuning_frames
-from ablations.reporting.untuned_text import untuned_table
+from ablations.reporting.tuning.analysis import TuningAnalysis, TuningSources, analyse_tuning
+from ablations.reporting.tuning.sections import choices_table, tuning_facts, tuning_frames
+from ablations.reporting.tuning.untuned_text import untuned_table
 from ablations.statistics import Analysis, Outcomes, analyse, arm_means
 
 if TYPE_CHECKING:

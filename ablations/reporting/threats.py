@@ -12,8 +12,8 @@ from ablations.config.run_config import OWN_DATA, PICTURE_FIELDS
 from ablations.config.safe_text import plain
 from ablations.reporting.compute import compute_limits
 from ablations.reporting.formatting import listed
-from ablations.reporting.tuning_analysis import TuningAnalysis
-from ablations.reporting.tuning_sections import edge_note, limits
+from ablations.reporting.tuning.analysis import TuningAnalysis
+from ablations.reporting.tuning.sections import edge_note, limits
 from ablations.statistics import Analysis
 from ablations.storage import version_conflicts
 

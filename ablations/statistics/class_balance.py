@@ -49,7 +49,7 @@ def macro_f1(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: i
 
 def balanced_scores(outcomes: Outcomes, predictions: Predictions) -> list[BalancedScores]:
     """Return the scores of each arm in each setting; empty if no run has classes of unequal size, or predictions."""
-    from ablations.data.class_sizes import is_imbalanced
+    from ablations.data.quality.class_sizes import is_imbalanced
 
     found = []
     for arm, level in enumerate(outcomes.arms):

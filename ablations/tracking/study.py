@@ -85,7 +85,7 @@ def written_report(store: Store, study: str) -> Iterator[Path]:
     """
     from ablations.evaluation import load_evaluations
     from ablations.reporting.report import write_report
-    from ablations.reporting.tuning_analysis import tuning_sources
+    from ablations.reporting.tuning.analysis import tuning_sources
     from ablations.storage import load_results, version_conflicts
 
     results = load_results(store, study)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ablations.data import fashion_mnist
+from ablations.data.datasets import fashion_mnist
 from tests.support.served import Server
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablations.data import cifar, load
+from ablations.data import load
+from ablations.data.datasets import cifar
 from ablations.errors import UsageError
 from tests.support.archives import (
     COARSE,

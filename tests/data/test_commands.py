@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from ablations.config import run_config
-from ablations.data import DATASETS, fashion_mnist, load
+from ablations.data import DATASETS, load
 from ablations.data.catalog import fetch_dataset, list_datasets, sheet, verify_dataset
 from ablations.data.contact_sheet import contact_sheet
-from ablations.data.fetch import Remote
+from ablations.data.datasets import fashion_mnist
+from ablations.data.datasets.fetch import Remote
 from ablations.errors import UsageError
 from tests.support.archives import (
     cifar100_binary,

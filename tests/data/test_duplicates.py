@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from ablations.config import RunConfig
-from ablations.data import Dataset, alike, load
-from ablations.data.alike import alike_of
+from ablations.data import Dataset, load
 from ablations.data.description import describe_dataset, duplicates_record
-from ablations.data.duplicates import _candidates, find_twins
-from ablations.data.remarks import remarks
+from ablations.data.quality import alike
+from ablations.data.quality.alike import alike_of
+from ablations.data.quality.duplicates import _candidates, find_twins
+from ablations.data.quality.remarks import remarks
 
 
 def scenes(count: int, seed: int = 0) -> np.ndarray:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ablations.data import fashion_mnist, load
+from ablations.data import load
+from ablations.data.datasets import fashion_mnist
 from ablations.errors import UsageError
 from tests.support.archives import IMAGES, TEN, fashion, idx
 

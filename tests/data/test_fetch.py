@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ablations.data.fetch import Remote, fetch
+from ablations.data.datasets.fetch import Remote, fetch
 from ablations.errors import VitabError
 from tests.support.served import Server, remote
 

@@ -22,10 +22,10 @@ from ablations.reporting.method import method
 from ablations.reporting.paper import paper
 from ablations.reporting.report import compose
 from ablations.reporting.threats import threats
-from ablations.reporting.tuning_analysis import TuningSources, analyse_tuning, edge, tuning_sources
-from ablations.reporting.tuning_sections import edge_note, headline, tuning_section
-from ablations.reporting.untuned import find_untuned, is_untuned
-from ablations.reporting.untuned_text import untuned_findings
+from ablations.reporting.tuning.analysis import TuningSources, analyse_tuning, edge, tuning_sources
+from ablations.reporting.tuning.sections import edge_note, headline, tuning_section
+from ablations.reporting.tuning.untuned import find_untuned, is_untuned
+from ablations.reporting.tuning.untuned_text import untuned_findings
 from ablations.statistics import analyse, arrange, paired_interval
 from ablations.storage import Store, load_results
 from tests.reporting.test_hostile_names import INLINE, LEVELS, TAGS, Page, as_github, inline, table_cells, text_of

@@ -346,7 +346,7 @@ def test_a_checkpoint_is_of_all_the_code_that_its_run_depends_on(tmp_path, monke
             file.write("\nEDITED = 1\n")
 
     neutral = ("vit/positions/learned.py", "vit/positions/__init__.py", "vit/backend/cupy_ops.py", "vit/cost.py")
-    neutral += ("ablations/reporting/wording.py", "ablations/data/cifar.py", "ablations/execution/pool.py")
+    neutral += ("ablations/reporting/wording.py", "ablations/data/datasets/cifar.py", "ablations/execution/pool.py")
     depended = ("vit/layers.py", "vit/positions/rope.py", "vit/backend/gemm.py")
     depended += ("ablations/training/stack.py", "ablations/training/checkpoint.py")
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ablations.data.fetch import Remote
+from ablations.data.datasets.fetch import Remote
 from tests.support.archives import RANDOM
 
 

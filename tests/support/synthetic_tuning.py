@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ablations.config import Grid, Range, RunConfig, TuningDesign
-from ablations.reporting.tuning_analysis import TuningSources
+from ablations.reporting.tuning.analysis import TuningSources
 from ablations.storage import TrialRun
 from ablations.tuning import accuracies, trials_of, winners
 from tests.support import synthetic_results

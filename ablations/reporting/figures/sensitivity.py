@@ -19,7 +19,7 @@ from ablations.reporting.figures.figure import WIDTH, ReportFigure, canvas
 from ablations.reporting.figures.palette import INK, Mark, arm_marks, percent_ticks, style
 from ablations.reporting.figures.panels import mark_diverged
 from ablations.reporting.formatting import listed
-from ablations.reporting.tuning_analysis import Choice, TuningAnalysis, chosen_range
+from ablations.reporting.tuning.analysis import Choice, TuningAnalysis, chosen_range
 from ablations.tuning import Trial
 
 MOST_COLUMNS = 4

@@ -12,7 +12,7 @@ import numpy as np
 
 from ablations.data import locations
 from ablations.data.dataset import Dataset
-from ablations.data.duplicates import Twins, find_twins
+from ablations.data.quality.duplicates import Twins, find_twins
 
 VERSION = 1
 """Of what `find_twins` finds: to be raised with it."""
@@ -26,7 +26,7 @@ class Alike:
     same: Mapping[str, int]
     """Images with the same pixels as another, by parts: `training` within it, `training, test` for test images."""
     near: Mapping[str, int]
-    """Near-duplicates, by parts; see `ablations.data.duplicates`."""
+    """Near-duplicates, by parts; see `ablations.data.quality.duplicates`."""
     relabelled: int
     """Images of another class than the one that they are like."""
     examples: tuple[tuple[int, int], ...]

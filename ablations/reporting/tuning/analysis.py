@@ -15,7 +15,7 @@ from ablations.config import FIELDS, Range, TuningDesign, compared_axis, name_le
 from ablations.config.run_config import RULES
 from ablations.config.tuning import Group, Values, shown_value
 from ablations.reporting.formatting import listed
-from ablations.reporting.untuned import UntunedComparison, compare_with_untuned, find_untuned
+from ablations.reporting.tuning.untuned import UntunedComparison, compare_with_untuned, find_untuned
 from ablations.statistics import Analysis, FloatArray
 from ablations.storage import TrialStore, version_conflicts
 from ablations.tuning import Trial, accuracies, trials_of

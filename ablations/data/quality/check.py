@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ablations.data.alike import Alike, summary, twins_of
-from ablations.data.class_sizes import class_counts, is_imbalanced
 from ablations.data.dataset import UNREADABLE, Dataset
-from ablations.data.duplicates import Twins
 from ablations.data.pictures import CROP
+from ablations.data.quality.alike import Alike, summary, twins_of
+from ablations.data.quality.class_sizes import class_counts, is_imbalanced
+from ablations.data.quality.duplicates import Twins
+from ablations.data.quality.remarks import alike_line, repeats_line, skipped_line
 from ablations.data.reading import Reading, pictures_of, unreadable_text
 from ablations.data.registry import DATASETS, load
-from ablations.data.remarks import alike_line, repeats_line, skipped_line
 from ablations.data.sources import KINDS, find_source, open_source
 from ablations.errors import UsageError
 

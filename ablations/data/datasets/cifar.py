@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ablations.data.archives import check_md5, read_folder, read_tar
 from ablations.data.dataset import Dataset
-from ablations.data.fetch import Remote
+from ablations.data.datasets.archives import check_md5, read_folder, read_tar
+from ablations.data.datasets.fetch import Remote
+from ablations.data.datasets.unpickle import byte_rows, integers, read_pickle, texts
 from ablations.data.locations import not_found, search_folder
-from ablations.data.unpickle import byte_rows, integers, read_pickle, texts
 from ablations.errors import UsageError
 
 URL = "https://www.cs.toronto.edu/~kriz"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ablations.data import idx
 from ablations.data.dataset import Dataset
-from ablations.data.fetch import Remote
+from ablations.data.datasets.fetch import Remote
 from ablations.data.locations import not_found, search_folder
 from ablations.errors import UsageError
 

@@ -19,8 +19,8 @@ from ablations.reporting.formatting import (
     points_text,
 )
 from ablations.reporting.tables import Table, word
-from ablations.reporting.tuning_analysis import EDGE, Choice, TuningAnalysis
-from ablations.reporting.tuning_text import (
+from ablations.reporting.tuning.analysis import EDGE, Choice, TuningAnalysis
+from ablations.reporting.tuning.text import (
     fields_text,
     first_pruned_epoch,
     groups_text,
@@ -30,8 +30,8 @@ from ablations.reporting.tuning_text import (
     spaces_text,
     verb,
 )
-from ablations.reporting.untuned import ArmChange
-from ablations.reporting.untuned_text import (
+from ablations.reporting.tuning.untuned import ArmChange
+from ablations.reporting.tuning.untuned_text import (
     untuned_findings,
     untuned_introduction,
     untuned_legend,

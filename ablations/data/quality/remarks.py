@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from ablations.config import count
-from ablations.data.alike import Alike, alike_of
-from ablations.data.class_sizes import class_counts, is_imbalanced
 from ablations.data.dataset import Dataset
+from ablations.data.quality.alike import Alike, alike_of
+from ablations.data.quality.class_sizes import class_counts, is_imbalanced
 from ablations.data.sources.skipped import skipped_text
 
 

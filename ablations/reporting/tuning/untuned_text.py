@@ -9,9 +9,9 @@ from ablations.config import compared_axis, count
 from ablations.config.safe_text import bold, code, markdown
 from ablations.reporting.formatting import interval_cell, interval_text, p_phrase, p_text, points_text
 from ablations.reporting.tables import Strong, Table
-from ablations.reporting.tuning_analysis import TuningAnalysis
-from ablations.reporting.tuning_text import pairs_differ, values_text
-from ablations.reporting.untuned import ArmChange, UntunedComparison
+from ablations.reporting.tuning.analysis import TuningAnalysis
+from ablations.reporting.tuning.text import pairs_differ, values_text
+from ablations.reporting.tuning.untuned import ArmChange, UntunedComparison
 from ablations.statistics import ALPHA
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The datasets that vitab knows by name: their files, downloads and formats."""
