@@ -25,8 +25,12 @@ class TakenOverError(Exception):
 
 
 def unknown_name(field: str, given: object, valid: Iterable[str]) -> UsageError:
-    """Return the error for an unknown name, with the nearest valid name and all valid names."""
+    """Return the error for an unknown name, with the name it abbreviates or is nearest to, and all valid names.
+
+    An abbreviation has the initials of the words of a name: `lr` for `learning_rate`.
+    """
     names = list(valid)
-    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    near = [name for name in names if "_" in name and str(given) == "".join(word[:1] for word in name.split("_"))]
+    near = near or difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return UsageError(f"unknown {field} {given!r}{hint}; valid: {', '.join(names) or 'none yet'}")
