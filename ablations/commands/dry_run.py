@@ -9,7 +9,7 @@ from ablations.commands import display
 from ablations.execution.plan import make_plan, survey, tasks_of
 from ablations.execution.resources import memory_need
 from ablations.execution.stacking import shape
-from ablations.statistics import forecast_power, forecast_sequential_power, least_p
+from ablations.statistics import forecast_power, forecast_sequential_power
 from ablations.storage import TrialStore
 from ablations.training.gpu_fallbacks import gpu_fallbacks
 from ablations.training.timing import calibrate
@@ -68,7 +68,6 @@ def print_forecast(
         print_rounds(console, plan, arms, resources)
         lines = forecast_sequential_power(grid, plan.design)
     elif len(grid.levels) > 1:
-        display.say(console, f"smallest possible two-sided p after Holm: {least_p(grid):.2g}")
         lines = forecast_power(grid)
     if backend == "cupy":
         lines += gpu_fallbacks([arm.config for arm in arms], data_dir)

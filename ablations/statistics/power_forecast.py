@@ -16,7 +16,7 @@ TYPICAL_SPREAD = 1.0
 
 
 def forecast_power(grid: Grid, spread: float = TYPICAL_SPREAD) -> list[str]:
-    """Return sentences on what the comparisons of a grid with its baseline can detect; none if it compares nothing.
+    """Return two sentences on what the comparisons of a grid with its baseline can find; none if it compares nothing.
 
     Power is that of the sign-flip test at the strictest step of Holm; `spread` is in percentage points.
     """
@@ -25,24 +25,28 @@ def forecast_power(grid: Grid, spread: float = TYPICAL_SPREAD) -> list[str]:
         return []
     cells = grid.blocks // len(grid.seeds)
     alpha = ALPHA / comparisons
-    assumed = f"if paired differences have a standard deviation of {_points(spread)} between seeds"
-    lines = []
+    seeds, least = count(len(grid.seeds), "seed"), f"the smallest possible p{_family(comparisons)} is {least_p(grid):.2g}"
     likely, unlikely = (detectable_effect([len(grid.seeds)] * cells, alpha, power) for power in (0.8, 0.2))
     if likely is None or unlikely is None:
-        lines.append("no difference can be detected, however large: the smallest possible p is too large")
+        first = f"With {seeds} no difference can become significant, however large: {least}."
     else:
-        lines.append(
-            f"minimum detectable difference: {likely * spread:.1f} points at 80 % power, {unlikely * spread:.1f} "
-            f"points at 20 % power, {assumed}; it is proportional to that standard deviation"
+        first = (
+            f"With {seeds} a difference of {likely * spread:.1f} points is found in 80 % of studies, one of "
+            f"{unlikely * spread:.1f} points in 20 %; {least}."
         )
     per_cell = _seeds_for(MARGIN / spread, cells, alpha)
-    seeds = f"{per_cell} seeds" if per_cell < MOST_SEEDS else f"more than {MOST_SEEDS:,} seeds"
+    needed = f"{per_cell} seeds" if per_cell < MOST_SEEDS else f"more than {MOST_SEEDS:,} seeds"
     same = equivalence_seeds(cells, spread, alpha)
-    lines.append(
-        f"detecting {MARGIN:g} points needs {seeds} per setting; showing that identical arms are equivalent within "
-        f"{MARGIN:g} points needs {count(same, 'seed')}"
-    )
-    return lines
+    return [
+        first,
+        f"To find {MARGIN:g} points in 80 % of studies takes {needed} per setting, and to show that identical arms are "
+        f"equivalent within {MARGIN:g} points takes {same}, if paired differences have a standard deviation of "
+        f"{_points(spread)} between seeds.",
+    ]
+
+
+def _family(comparisons: int) -> str:
+    return f" after Holm over {comparisons} comparisons" if comparisons > 1 else ""
 
 
 def _points(value: float) -> str:
@@ -66,7 +70,10 @@ def forecast_sequential_power(grid: Grid, design: SequentialDesign, spread: floa
     alpha = ALPHA / tests
     fixed = detectable_effect([design.maximum] * cells, alpha)
     if fixed is None:
-        return ["no difference can be detected, however large: the smallest possible p is too large"]
+        return [
+            f"With at most {design.maximum} seeds no difference can become significant, however large: the smallest "
+            "possible p is too large."
+        ]
     low, high = fixed, 1.5 * fixed
     while high > 1.01 * low:
         middle = (low + high) / 2
@@ -99,10 +106,9 @@ def power_warning(grid: Grid) -> str | None:
         return None
     per_seed = grid.blocks // len(grid.seeds)
     seeds = next(n for n in range(1, 100) if smallest_p(per_seed * n) * comparisons <= ALPHA)
-    family = f" after Holm over {comparisons} comparisons" if comparisons > 1 else ""
     return (
         f"no difference can reach p = 0.05 with {count(grid.blocks, 'pair')} of runs: "
-        f"the smallest possible p is {least_p(grid):.2g}{family}; use at least --seeds {seeds}"
+        f"the smallest possible p is {least_p(grid):.2g}{_family(comparisons)}; use at least --seeds {seeds}"
     )
 
 

@@ -38,10 +38,12 @@ def test_seeds_for_equivalence_do_what_they_promise():
 
 def test_what_the_default_grid_can_find():
     first, second = forecast_power(ROPE)
-    likely, unlikely = map(float, re.findall(r"([\d.]+) points at", first))
+    likely, unlikely = map(float, re.findall(r"([\d.]+) points (?:is found )?in", first))
+    assert "With 3 seeds a difference" in first
+    assert first.endswith("; the smallest possible p after Holm over 3 comparisons is 0.0015.")
     assert power.sign_flip_power(likely, [3] * 4, 0.05 / 3) == pytest.approx(0.8, abs=0.05)
     assert power.sign_flip_power(unlikely, [3] * 4, 0.05 / 3) == pytest.approx(0.2, abs=0.05)
-    seeds = int(re.search(r"needs (\d+) seeds", second)[1])
+    seeds = int(re.search(r"takes (\d+) seeds", second)[1])
     at = [power.sign_flip_power(0.5, [n] * 4, 0.05 / 3) for n in (seeds - 1, seeds)]
     assert at[0] < 0.8 <= at[1] + 0.01
     twice = float(re.search(r"([\d.]+) points", forecast_power(ROPE, 2.0)[0])[1])
@@ -49,5 +51,8 @@ def test_what_the_default_grid_can_find():
 
 
 def test_what_too_few_seeds_cannot_find():
-    assert forecast_power(replace(ROPE, seeds=(0,)))[0].startswith("no difference can be detected")
+    assert forecast_power(replace(ROPE, seeds=(0,)))[0] == (
+        "With 1 seed no difference can become significant, however large: the smallest possible p after Holm over 3 "
+        "comparisons is 0.38."
+    )
     assert forecast_power(replace(ROPE, axes={"position": ("rope",)})) == []
