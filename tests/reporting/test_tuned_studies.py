@@ -133,6 +133,12 @@ def test_a_choice_at_the_edge_is_a_warning(results, found, tuned):
     assert dict(threats(results, analyse(results), (), found))["Edge of the search space"] == edge_note(found)
 
 
+def test_each_end_of_the_space_has_a_sentence(found):
+    first, *rest = found.choices
+    both = replace(found, choices=[replace(first, edges={"learning_rate": "low", "weight_decay": "high"}), *rest])
+    assert "Weight decay, high end (0, 0.05 or 0.3): none, patch 2. " in edge_note(both)
+
+
 def lines_of(ax, marker):
     return [line for line in ax.lines if line.get_marker() == marker]
 

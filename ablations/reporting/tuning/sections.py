@@ -173,14 +173,14 @@ def edge_note(found: TuningAnalysis) -> str:
     if not by_end:
         return ""
     parts = [
-        f"{word(field)}, {end} end ({space_text(found.design.space[field])}): "
+        f"{capital(word(field))}, {end} end ({space_text(found.design.space[field])}): "
         f"{'; '.join(choice.name for choice in choices)}"
         for (field, end), choices in by_end.items()
     ]
     return (
         f"{len(found.on_edge)} of {count(len(found.choices), 'choice')} {'is' if len(found.on_edge) == 1 else 'are'} "
         "at the edge of the space. "
-        f"{capital('. '.join(parts))}. "
+        f"{'. '.join(parts)}. "
         "Better values may lie beyond, where the field has an effect: a wider space would show it."
     )
 
