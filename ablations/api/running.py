@@ -89,6 +89,7 @@ def run(
         find_grid,
         find_recipe,
         override,
+        pruning_warning,
         with_tuning,
     )
     from ablations.execution.execute import execute_plan
@@ -169,6 +170,8 @@ def run(
             if not tried and (
                 caution := power_warning(with_seeds(chosen, plan.design.maximum) if plan.design else chosen)
             ):
+                _warn(caution)
+            if plan.searching and not tried and (caution := pruning_warning(plan.tuning)):
                 _warn(caution)
             done = begin(console, store, plan, tasks, _warn)
             execution = ExecutionSettings(store.root, data, used, threads=resources.threads, devices=resources.devices)

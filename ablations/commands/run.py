@@ -186,6 +186,7 @@ def run(
         parse_axes,
         parse_settings,
         parse_spaces,
+        pruning_warning,
         shrink,
         with_tuning,
     )
@@ -292,6 +293,8 @@ def run(
         display.say(console, line)
     say_about_data([*plan.configs, *(run.config for run in plan.trials)], data_dir)
     if warning := power_warning(with_seeds(chosen, plan.design.maximum) if plan.design else chosen):
+        warn(warning)
+    if plan.searching and (warning := pruning_warning(plan.tuning)):
         warn(warning)
     if dry_run:
         from ablations.commands.dry_run import print_forecast

@@ -41,11 +41,11 @@ def print_search(
     if None in times:
         return
     seconds = share * each * sum(filter(None, times))
-    pruned = seconds * (1 - SAVED * (1 - design.rounds[0] / design.trials) if design.prune == "median" else 1)
+    pruned = seconds * (1 - SAVED * (1 - design.rounds[0] / design.trials) if design.prunes else 1)
     both = pruned + sum(arm.to_do * (arm.seconds or 0.0) for arm in arms)
     workers = count(resources.workers, "worker")
     line = f"about {display.duration(pruned / resources.workers)} with {workers}"
-    if design.prune == "median":
+    if design.prunes:
         line += f" (without pruning {display.duration(seconds / resources.workers)})"
     display.say(console, line)
     display.say(
@@ -81,7 +81,7 @@ def show_choice(console: "Console", store: Store, plan: StudyPlan) -> None:
             *(level_text(levels[axis]) for axis in shown),
             *(shown_value(trial.values[field]) for field in fields),
             f"{trial.score:.1%}",
-            str(trial.number),
+            str(trial.number + 1),
         )
     display.say(console, f"tuned by {len(found)} trial runs:")
     console.print(rows)

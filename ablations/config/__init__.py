@@ -27,7 +27,7 @@ from ablations.config.positions import (
 from ablations.config.recipes import RECIPES, Recipe, find_recipe
 from ablations.config.run_config import DATASETS, FIELDS, LABELS, POOLS, PRECISIONS, RunConfig, coerce, parse, run_key
 from ablations.config.sequential_design import SequentialDesign
-from ablations.config.tuning import Range, TuningDesign, compared_axis
+from ablations.config.tuning import Range, TuningDesign, compared_axis, pruning_warning
 
 __all__ = [
     "DATASETS",
@@ -64,6 +64,7 @@ __all__ = [
     "parse_axes",
     "parse_settings",
     "parse_spaces",
+    "pruning_warning",
     "position_as_given",
     "position_description",
     "position_label",

@@ -99,6 +99,11 @@ class TuningDesign:
         return tuple(min(size, self.trials - first) for first in range(0, self.trials, size))
 
     @property
+    def prunes(self) -> bool:
+        """Whether a trial can be pruned: not in the first round, so not if that is the only one."""
+        return self.prune != "none" and len(self.rounds) > 1
+
+    @property
     def combinations(self) -> int | None:
         """Number of different values in the space; None if a field has a range of real numbers."""
         if any(isinstance(space, Range) and FIELDS[field] is float for field, space in self.space.items()):
@@ -272,10 +277,21 @@ def _require_tunable(field: str) -> None:
         raise UsageError(f"{field} cannot be tuned; fields that can: {', '.join(TUNABLE)}")
 
 
+def pruning_warning(design: TuningDesign | None) -> str | None:
+    """Return a warning if trials are to be pruned but are too few for it; else None."""
+    if design is None or design.prune == "none" or design.prunes:
+        return None
+    return (
+        f"no trial will be pruned: the first round of {SMALLEST_ROUND} trials never is, and there are "
+        f"{design.trials}; use at least --trials {SMALLEST_ROUND + 1}, or --no-prune"
+    )
+
+
 def smallest(design: TuningDesign) -> TuningDesign:
     """Return the design with as few trials as its space allows, for a quick test."""
     levels = [len(space) for space in design.space.values() if isinstance(space, tuple)]
-    return replace(design, trials=max([2, *levels]), seeds=1)
+    few = replace(design, trials=max([2, *levels]), seeds=1)
+    return few if few.prunes else replace(few, prune="none")
 
 
 def shown_value(value: Any) -> str:

@@ -290,7 +290,7 @@ def trial_tasks(plan: StudyPlan, store: Store, data_dir: Path | None, again: Con
 def trial_label(run: TrialRun, design: TuningDesign, axes: Sequence[str]) -> str:
     """Return a run of a trial as text: `rope, depth 2, trial 3`, with the number of its seed if there are several."""
     of = f", seed {design.trial_seeds.index(run.config.seed) + 1} of {design.seeds}" if design.seeds > 1 else ""
-    return f"{run_label(run.config, axes, seed=False)}, trial {run.number}{of}"
+    return f"{run_label(run.config, axes, seed=False)}, trial {run.number + 1}{of}"
 
 
 def unfinished_tasks(plan: StudyPlan, store: Store, data_dir: Path | None) -> list[Task]:

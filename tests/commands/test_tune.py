@@ -73,7 +73,7 @@ def files(runs: str = "runs") -> dict[str, bytes]:
 def test_every_arm_is_compared_at_its_winner() -> None:
     lines = succeeds(*TUNE, "--tune-seeds", 2).splitlines()
     assert lines[0] == "study smoke: tuning, round 1 of 2, 16 trial runs, 16 to do"
-    assert "[ 1/16] none, trial 0, seed 1 of 2: validation " in lines[1]
+    assert "[ 1/16] none, trial 1, seed 1 of 2: validation " in lines[1]
     assert "study smoke: tuning, round 2 of 2, 32 trial runs, 16 to do, 16 already finished" in lines
     assert any(", pruned after epoch 2, 0.8 s; " in line for line in lines)
     at = lines.index("tuned by 32 trial runs:")
@@ -171,7 +171,7 @@ def test_a_study_that_was_cut_short_makes_the_same_choice(
         assert status.splitlines()[1].split()[:6] == ["smoke", "4", "0", "0", "4", "0"]
         tuned = f"its arms are being tuned, {counted} of 16 trial runs have finished"
         assert tuned in refused(vitab("report", "smoke"))
-        assert ("smoke: none, trial 5 failed: no luck" in status) or error is KeyboardInterrupt
+        assert ("smoke: none, trial 6 failed: no luck" in status) or error is KeyboardInterrupt
     else:
         assert "smoke: tuned by 16 trial runs" in status
     if error is VitabError and trials:
@@ -253,6 +253,20 @@ def test_a_dry_run_states_the_cost_of_both_phases_and_writes_nothing() -> None:
     assert "trial runs" not in succeeds(*TUNE, "--dry-run")
 
 
+def test_too_few_trials_to_prune_are_a_warning() -> None:
+    few = [*RUN, *SPACE, "--trials", 4, "--prune"]
+    warning = (
+        "warning: no trial will be pruned: the first round of 4 trials never is, and there are 4; use at least "
+        "--trials 5, or --no-prune\n"
+    )
+    dry = vitab(*few, "--dry-run")
+    assert warning in dry.stderr
+    assert "without pruning" not in dry.stdout
+    assert warning in vitab(*few).stderr
+    assert warning not in vitab(*few).stderr  # all trials are finished
+    assert "will be pruned" not in vitab("run", "--grid", "rope-tuned", "--smoke", "--dry-run").stderr
+
+
 def test_seeds_are_added_to_tuned_arms_until_they_are_decided() -> None:
     grown = succeeds(*TUNE, "--seeds", 3, "--max-seeds", 6, "--until-decided")
     assert "tuned by 16 trial runs" in grown
@@ -287,6 +301,8 @@ def test_a_study_from_python_is_tuned_too() -> None:
         (["--tune-seeds", "3"], "--tune-seeds requires --tune"),
         (["--no-prune"], "--prune requires --tune"),
         (["--tune", "learning_rate"], "--tune must be FIELD=LOW:HIGH"),
+        (["--tune", "lr=1e-4:1e-2"], "unknown field 'lr' (did you mean 'learning_rate'?); valid: learning_rate"),
+        (["--tune", "wd=0,1"], "unknown field 'wd' (did you mean 'weight_decay'?)"),
         (["--tune", "position=none,rope"], "position cannot be tuned; fields that can: learning_rate"),
         (["--tune", "ema=0:0.9", "--set", "ema=0.5"], "ema must be set or tuned, not both"),
         (["--tune", "ema=0:0.9", "--trials", "0"], "--trials must be an integer of at least 1, got 0"),
