@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablations.config import Grid, count, level_text, name_level, position_label, run_label
+from ablations.config.run_config import OWN_DATA
 from ablations.config.safe_text import one_line, visible
 from ablations.errors import UsageError
 from ablations.execution.lease import HEARTBEAT_INTERVAL, LEASE_TIMEOUT, active_lease
@@ -239,9 +240,12 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
     diverged = {plan.study: store.diverged(plan.keys) for plan in plans}
     some = [name for name, found in (("stale", stale), ("diverged", diverged)) if any(found.values())]
     numbers = ("runs", "done", *some, "failed", "to do", "running")
-    rows = table("study", *numbers, "question", right=numbers)
+    data = [_data_of(store, plan) for plan in plans]
+    names = ("study", "data") if len({*data}) > 1 else ("study",)
+    rows = table(*names, *numbers, "question", right=numbers)
     to_do = active = 0
-    for plan in plans:
+    question = ""
+    for plan, images in zip(plans, data, strict=True):
         axes = shown_axes(plan)
         tuning, trials_to_do, trials_active = describe_trials(store, plan)
         lines += tuning
@@ -268,11 +272,24 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
         lines += [f"{plan.study}: {line}" for line in describe_match(plan)]
         if warning := stale_runs_warning(plan, stale[plan.study]):
             lines.append(warning)
-        add_row(rows, plan.study, *map(str, counts.values()), plan.question)
+        asked = "as above" if plan.question and plan.question == question else plan.question
+        question = plan.question
+        add_row(rows, *(plan.study, images)[: len(names)], *map(str, counts.values()), asked)
         to_do, active = to_do + counts["to do"] + trials_to_do, active + counts["running"] + trials_active
     described, evaluating = describe_evaluations(store, plans)
     lines, active = lines + described, active + evaluating
     return Group(rows, *(Text(visible(line)) for line in lines)), to_do, active
+
+
+def _data_of(store: Store, plan: StudyPlan) -> str:
+    """Return the datasets of a study; one's own data with the name that a finished run has recorded."""
+    names = list(dict.fromkeys(config.data for config in (*plan.configs, *(run.config for run in plan.trials))))
+    for place, name in enumerate(names):
+        mine = (key for key, config in plan.runs.items() if config.data == name and store.done(key))
+        if name in OWN_DATA and (key := next(mine, None)) is not None:
+            recorded: Any = read_json(store.folder(key) / "environment.json") or {}
+            names[place] = f"{name} {recorded.get('dataset', {}).get('name', '')}".rstrip()
+    return ", ".join(names)
 
 
 def describe_trials(store: Store, plan: StudyPlan) -> tuple[list[str], int, int]:

@@ -570,6 +570,17 @@ def test_status_says_since_when_a_run_is_silent_and_ends_watching_when_nobody_is
 def test_a_damaged_plan_hides_no_other_study():
     vitab(*SMOKE)
     vitab(*SMOKE, "--study", "other")
+    store = Store(Path("runs"))
+    other = store.read_study("other")
+    both = vitab("status").stdout.splitlines()
+    assert both[0].split()[:2] == ["study", "runs"]
+    assert sorted(line.split()[6] for line in both if line.split()[1:2] == ["4"]) == ["Does", "as"]
+    folders = tuple(replace(config, data="folder") for config in other.configs)
+    store.write_study(replace(other, configs=folders))
+    shown = [line.split()[:4] for line in vitab("status").stdout.splitlines()]
+    assert ["study", "data", "runs", "done"] in shown
+    assert ["smoke", "digits", "4", "4"] in shown
+    assert ["other", "folder", "digits", "4"] in shown  # the name that its runs have recorded
     Path("runs/studies/other.json").write_text("{")
     shown = vitab("status")
     assert shown.exit_code == 0
