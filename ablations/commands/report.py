@@ -64,7 +64,7 @@ def report(
     renewed = list(map(protocol_as_given, evaluations.outdated_protocols))
     if note := outdated_note(evaluations.outdated, name, renewed, runs_option(runs)):
         echo(f"note: {note}", err=True)
-    from ablations.reporting.report import FORMATS, report_folder, write_report
+    from ablations.reporting.report import FORMATS, FURTHER, report_folder, write_report
 
     if check:
         from ablations.reporting.check import differences
@@ -83,10 +83,16 @@ def report(
 
     if format not in FORMATS:
         raise UsageError(f"--format must be {' or '.join(FORMATS)}, got {format!r}")
+    folder = report_folder(results, out, about)
+    before = [name for name in FURTHER if (folder / name).exists()]
     written = write_report(results, out, format, for_paper=paper, evaluations=evaluations, about=about, tuning=tuning)
     if results.missing:
         echo(f"note: {len(results.missing)} of {len(results.plan.keys)} runs are not finished", err=True)
     echo(f"wrote {written / ('report.html' if format == 'html' else 'README.md') if written.is_dir() else written}")
+    for option in dict.fromkeys(FURTHER.values()):
+        if gone := [name for name in before if FURTHER[name] == option and not (folder / name).exists()]:
+            again = f"to write {'it' if len(gone) == 1 else 'them'} again, add {option}"
+            echo(f"note: removed {' and '.join(gone)}, which showed an earlier report; {again}", err=True)
 
 
 def last_study(store: Any) -> str:

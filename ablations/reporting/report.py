@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 OWNED = ("README.md", "report.html", "figures", "tables", *PAPER)
 FORMATS = ("markdown", "html")
+FURTHER = {"report.html": "--format html"} | dict.fromkeys(PAPER, "--paper")
+"""Files that are written if asked for, with the option of `vitab report` that does."""
 
 
 @dataclass(frozen=True)

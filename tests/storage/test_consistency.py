@@ -79,7 +79,17 @@ def test_a_study_of_two_codes_is_reported_when_asked_and_says_so(edit, component
         assert refused.exit_code == 2
         assert refused.stderr == f"error: smoke: {stated}; use --mixed to include them; the output states this\n"
     assert not Path("reports").exists()
-    assert vitab("report", "--mixed").exit_code == 0
+    earlier = Path("reports/smoke")
+    earlier.mkdir(parents=True)
+    for name in ("report.html", "paper.md", "paper.tex"):
+        (earlier / name).touch()
+    reported = vitab("report", "--mixed")
+    assert reported.exit_code == 0
+    assert {path.name for path in earlier.iterdir()} == {"README.md", "figures", "tables"}
+    assert reported.stderr.splitlines() == [
+        "note: removed report.html, which showed an earlier report; to write it again, add --format html",
+        "note: removed paper.md and paper.tex, which showed an earlier report; to write them again, add --paper",
+    ]
     top = Path("reports/smoke/README.md").read_text(encoding="utf-8").split("## Answer")[0]
     assert stated in top
     assert vitab("report", "--mixed", "--check").exit_code == 0
