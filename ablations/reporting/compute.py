@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ablations.config import ComputeMatch, level_text, name_level
+from ablations.config import ComputeMatch, count, level_text, name_level
 from ablations.config.safe_text import bold, markdown
 from ablations.reporting.formatting import listed
 from ablations.reporting.tables import Table, word
@@ -63,7 +63,7 @@ def compute_sentence(plan: StudyPlan) -> str:
     baseline = bold(name_level(match.compared, match.baseline))
     text = (
         f"**Compute.** In every setting, all arms have the {COMPUTE[match.measure]} of {baseline}, which is trained "
-        f"for {match.epochs} epochs. An arm is trained for {match.epochs} / c epochs, rounded to a whole number, where "
+        f"for {count(match.epochs, 'epoch')}. An arm is trained for {match.epochs} / c epochs, rounded to a whole number, where "
         "c is the cost of its epoch divided by that of the baseline; its warm-up and its learning-rate schedule change "
         f"in proportion. With the rounding, the arms have {match.describe_shares()} of the compute of the baseline. "
     )

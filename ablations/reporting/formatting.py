@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ablations.config import count
+
 
 def p_text(p: float) -> str:
     """Return a p value with three decimals: `0.031`, `< 0.001`, or a dash if there is none."""
@@ -58,6 +60,13 @@ def signed_text(value: float, least: int = 1) -> str:
     """Return a signed difference with the least number of decimals that shows its sign, up to three more or four."""
     decimals = next((n for n in range(least, max(5, least + 4)) if float(f"{value:.{n}f}")), least)
     return points_text(value, decimals)
+
+
+def time_text(seconds: float) -> str:
+    """Return a time in hours or minutes with one decimal, or in whole seconds."""
+    if seconds >= 7200:
+        return f"{seconds / 3600:,.1f} hours"
+    return f"{seconds / 60:,.1f} minutes" if seconds >= 120 else count(round(seconds), "second")
 
 
 def in_unit(what: str, unit: str) -> str:

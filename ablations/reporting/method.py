@@ -23,6 +23,10 @@ MOST_DESCRIBED = 5
 """Most positions that are described in one sentence; the report lists the descriptions of more."""
 
 
+def _epochs(number: str) -> str:
+    return f"{number} epoch{'s' * (number != '1')}"
+
+
 def method(results: Results) -> list[str]:
     """Return sentences on data, seeds, model, training and tuning.
 
@@ -44,7 +48,7 @@ def method(results: Results) -> list[str]:
 
     match, first = results.plan.match, results.plan.configs[0]
     epochs = value("epochs") if match is None else epochs_range(match)
-    warm_up = f"{value('warmup_epochs', 'g')} epochs of linear warm-up"
+    warm_up = f"{_epochs(value('warmup_epochs', 'g'))} of linear warm-up"
     if match is not None and "warmup_epochs" not in varying:
         warm_up = f"linear warm-up over {percent(first.warmup_epochs / first.epochs)} of the epochs"
     share = "share" if "validation" in varying else percent(runs["validation"].iloc[0])
@@ -58,7 +62,7 @@ def method(results: Results) -> list[str]:
         f"these{', as far as the tuned fields allow' * pairs_differ(results.plan.tuning)}; such runs form a pair. The "
         "test set is used once, after the last epoch.",
         _model(runs, varying, tuned),
-        f"**Training.** {epochs} epochs, batch size {value('batch_size')}, AdamW with learning rate "
+        f"**Training.** {_epochs(epochs)}, batch size {value('batch_size')}, AdamW with learning rate "
         f"{value('learning_rate', 'g')} after {warm_up}, then cosine decay; weight decay {value('weight_decay', 'g')}"
         + (f", gradients clipped at norm {value('clip_norm', 'g')}" if given("clip_norm") else "")
         + (f", label smoothing {value('label_smoothing', 'g')}" if given("label_smoothing") else "")

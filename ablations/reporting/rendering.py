@@ -24,7 +24,7 @@ from ablations.reporting.facts import diverged, failed
 from ablations.reporting.figures.figure import ReportFigure
 from ablations.reporting.findings import claims
 from ablations.reporting.first_screen import verdict_caption, verdict_legend, verdict_table
-from ablations.reporting.formatting import capital, in_unit, listed, number, p_phrase
+from ablations.reporting.formatting import capital, in_unit, listed, number, p_phrase, time_text
 from ablations.reporting.method import described_positions, method
 from ablations.reporting.sequential_text import decision_state, procedure, runs_saved
 from ablations.reporting.tables import Table
@@ -180,6 +180,7 @@ def render(
         diverged=markdown(_counted(diverged(results, outcomes.axis), len(results.runs), "diverged")),
         divergence=tabulated["divergence"].get("", ""),
         other_images=tabulated["other_images"].get("", ""),
+        images_error_unknown=not all(each.error for each in analysis.other_images),
         images_tested=f"{analysis.other_images[0].images:,}" if analysis.other_images else "",
         contrasts_without_diverged=tabulated["contrasts_without_diverged"].get("", ""),
         missing=_missing(results),
@@ -225,11 +226,7 @@ def _incomplete(results: Results, outcomes: Outcomes) -> list[str]:
 
 
 def _totals(study: Mapping[str, Any]) -> str:
-    seconds = study["run_seconds"]
-    if seconds >= 7200:
-        time = f"{study['run_hours']:,.1f} hours"
-    else:
-        time = f"{study['run_minutes']:,.1f} minutes" if seconds >= 120 else f"{seconds:,.0f} seconds"
+    time = time_text(study["run_seconds"])
     return f"{study['training_teraflops']:,.2f} TFLOPs of training and {time} of run time"
 
 

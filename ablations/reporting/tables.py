@@ -225,7 +225,7 @@ def other_images_table(found: Sequence[OtherImages]) -> Table:
                 _points(each.mean),
                 interval_cell(each.seeds_low, each.seeds_high),
                 interval_cell(each.low, each.high),
-                f"{each.error:.2f}",
+                f"{each.error:.2f}" if each.error else "–",
             )
             for each in found
         ],

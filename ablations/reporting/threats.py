@@ -86,14 +86,13 @@ def _data(results: Results, analysis: Analysis) -> Items:
         number = max(len(data), len(contents))
         found = [("Datasets", f"The runs use {number} different sets of images ({listed(data)}).")]
     if analysis.other_images:
-        errors = listed([f"{each.error:.2f} for {each.subject}" for each in analysis.other_images])
-        found.append(
-            (
-                "Test set",
-                f"The test set has {analysis.other_images[0].images:,} images. The choice of these images alone adds a "
-                f"standard error, in points, of {errors}.",
-            )
-        )
+        text = f"The test set has {analysis.other_images[0].images:,} images."
+        known = [f"{each.error:.2f} for {each.subject}" for each in analysis.other_images if each.error]
+        if known:
+            text += f" The choice of these images alone adds a standard error, in points, of {listed(known)}."
+        if unknown := [each.subject for each in analysis.other_images if not each.error]:
+            text += f" For {listed(unknown)}, the error of the images is too small to be told from that of the seeds."
+        found.append(("Test set", text))
     return [*found, ("Duplicates", " ".join(_duplicates(results, data))), *_unreadable(results)]
 
 
@@ -168,7 +167,7 @@ def _training(results: Results, analysis: Analysis) -> Items:
     found.append(
         (
             "Scale",
-            f"The models have {sizes} parameters and are trained for {epochs} epochs; larger models or longer training "
+            f"The models have {sizes} parameters and are trained for {epochs} epoch{'s' * (epochs != '1')}; larger models or longer training "
             "may behave differently.",
         )
     )

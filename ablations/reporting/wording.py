@@ -367,9 +367,11 @@ def _interval_in_brackets(c: Contrast) -> str:
 
 
 def _interval(c: Contrast) -> str:
-    """Return the 95 % interval, or that all seeds of a setting give the same difference; empty without an interval."""
+    """Return the 95 % interval, or why there is no use in it; empty without an interval."""
     if not np.isfinite(c.low):
         return ""
+    if c.measure.is_share and c.low <= -100 and c.high >= 100:  # all that is possible
+        return f"the 95 % interval from {count(c.seeds, 'seed')} is uninformative; "
     return (
         f"95 % interval {interval_text(c.low, c.high, c.measure.decimals)}; "
         if has_spread(c.low, c.high)

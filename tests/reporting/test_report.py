@@ -23,11 +23,13 @@ from ablations.reporting.findings import (
     more_seeds,
 )
 from ablations.reporting.first_screen import verdict_table
-from ablations.reporting.formatting import p_text
+from ablations.reporting.formatting import p_text, time_text
 from ablations.reporting.report import compose, write_report
 from ablations.reporting.tables import Table
+from ablations.reporting.threats import threats
 from ablations.reporting.wording import sentence
-from ablations.statistics import Analysis, arrange, baseline_contrasts
+from ablations.statistics import Analysis, analyse, arrange, baseline_contrasts
+from ablations.statistics.other_images import OtherImages
 from tests.support import synthetic_results
 from tests.support.rendering import rendered
 
@@ -267,6 +269,32 @@ def test_words_follow_the_verdict(make, verdict, words):
     claim = make()
     assert claim.verdict == verdict
     assert words in sentence(claim)
+
+
+def test_an_interval_of_all_possible_differences_is_not_given():
+    claim = _claim(5, 0.5, seeds=2)
+    wide = replace(claim.contrast, low=-100.0, high=100.0)
+    text = sentence(replace(claim, contrast=wide))
+    assert "(the 95 % interval from 2 seeds is uninformative; " in text
+    assert "100" not in text
+
+
+def test_an_error_of_images_that_cannot_be_told_is_a_dash(monkeypatch):
+    found = OtherImages("rope", "none", -1.1, -2.0, 0.0, -2.0, 0.0, 0.0, 30)
+    monkeypatch.setattr(Analysis, "other_images", [found])
+    results = synthetic_results.make({"position": ("none", "rope")})
+    text = compose(results).text
+    assert "| rope | none | −1.1 | −2.0 to 0.0 | −2.0 to 0.0 | – |\n\nA dash: the difference varies between" in text
+    assert dict(threats(results, analyse(results)))["Test set"] == (
+        "The test set has 30 images. For rope, the error of the images is too small to be told from that of the seeds."
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.7, "1 second"), (3, "3 seconds"), (150, "2.5 minutes"), (9e3, "2.5 hours")]
+)
+def test_times_are_in_the_singular_too(seconds, text):
+    assert time_text(seconds) == text
 
 
 def test_a_claim_over_a_part_of_the_settings_names_it(lossy):

@@ -17,6 +17,7 @@ from ablations.reporting.formatting import (
     capital,
     number,
     points_text,
+    time_text,
 )
 from ablations.reporting.tables import Table, word
 from ablations.reporting.tuning.analysis import EDGE, Choice, TuningAnalysis
@@ -263,7 +264,9 @@ def tuning_frames(results: Results, found: TuningAnalysis) -> dict[str, pd.DataF
     columns = ["key", *dict.fromkeys(["position", *axes, "seed"]), "trial", "round", *fields]
     columns += ["validation_accuracy", "trained_epochs", "pruned", "diverged", "flops", "train_seconds", "seconds"]
     trials = found.runs[columns].reset_index(drop=True)
-    trials = trials.assign(position=trials["position"].map(level_text))
+    trials = trials.assign(  # numbered from 1, as on the terminal
+        position=trials["position"].map(level_text), trial=trials["trial"] + 1, round=trials["round"] + 1
+    )
     choices = pd.DataFrame([_choice_row(found, choice) for choice in found.choices])
     made = {"choices": choices, "trials": trials}
     if found.untuned and found.compares_leads:
@@ -275,7 +278,7 @@ def _choice_row(found: TuningAnalysis, choice: Choice) -> dict[str, Any]:
     return {
         **{axis: level_text(level) for axis, level in choice.levels.items()},
         **choice.values,
-        "trial": choice.winner.number if choice.winner else None,
+        "trial": choice.winner.number + 1 if choice.winner else None,
         "validation_accuracy": choice.score,
         "ahead": choice.ahead,
         "validation_accuracy_compared": choice.compared,
@@ -353,8 +356,8 @@ def tuning_facts(plan: StudyPlan, found: TuningAnalysis) -> dict[str, Any]:
 
 def totals(found: TuningAnalysis) -> str:
     """Return what the trials took."""
-    minutes = f"{found.seconds / 60:,.1f} minutes" if found.seconds >= 120 else f"{found.seconds:,.0f} seconds"
     return (
-        f"The trials took {found.flops / 1e12:,.2f} TFLOPs of training and {minutes} of run time before, "
+        f"The trials took {found.flops / 1e12:,.2f} TFLOPs of training and {time_text(found.seconds)} of run time "
+        "before, "
         f"{100 * found.share_of_flops:.0f} % of all training FLOPs."
     )

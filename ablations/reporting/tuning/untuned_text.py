@@ -45,7 +45,7 @@ def untuned_introduction(found: TuningAnalysis, plan: StudyPlan) -> str:
     fewer, more = sorted(untuned.seeds)
     if fewer != more:
         text += (
-            f" Verdicts are those of each whole study, with {untuned.seeds[0]} seeds at shared values and "
+            f" Verdicts are those of each whole study, with {count(untuned.seeds[0], 'seed')} at shared values and "
             f"{untuned.seeds[1]} tuned; they may also differ for this reason."
         )
     elif not untuned.complete:
