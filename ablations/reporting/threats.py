@@ -163,11 +163,11 @@ def _training(results: Results, analysis: Analysis) -> Items:
     if limits := compute_limits(results.plan):
         found.append(("Compute", limits))
     sizes = _range(runs["parameters"].min(), runs["parameters"].max())
-    epochs = _range(runs["epochs"].min(), runs["epochs"].max())
+    epochs = _range(runs["epochs"].min(), runs["epochs"].max()) + " epoch" + "s" * (runs["epochs"].max() > 1)
     found.append(
         (
             "Scale",
-            f"The models have {sizes} parameters and are trained for {epochs} epoch{'s' * (epochs != '1')}; larger models or longer training "
+            f"The models have {sizes} parameters and are trained for {epochs}; larger models or longer training "
             "may behave differently.",
         )
     )
