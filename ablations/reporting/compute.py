@@ -63,9 +63,10 @@ def compute_sentence(plan: StudyPlan) -> str:
     baseline = bold(name_level(match.compared, match.baseline))
     text = (
         f"**Compute.** In every setting, all arms have the {COMPUTE[match.measure]} of {baseline}, which is trained "
-        f"for {count(match.epochs, 'epoch')}. An arm is trained for {match.epochs} / c epochs, rounded to a whole number, where "
-        "c is the cost of its epoch divided by that of the baseline; its warm-up and its learning-rate schedule change "
-        f"in proportion. With the rounding, the arms have {match.describe_shares()} of the compute of the baseline. "
+        f"for {count(match.epochs, 'epoch')}. An arm is trained for {match.epochs} / c epochs, rounded to a whole "
+        "number, where c is the cost of its epoch divided by that of the baseline; its warm-up and its learning-rate "
+        f"schedule change in proportion. With the rounding, the arms have {match.describe_shares()} of the compute of "
+        "the baseline. "
     )
     if match.measure == "flops":
         return text + (

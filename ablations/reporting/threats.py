@@ -163,7 +163,7 @@ def _training(results: Results, analysis: Analysis) -> Items:
     if limits := compute_limits(results.plan):
         found.append(("Compute", limits))
     sizes = _range(runs["parameters"].min(), runs["parameters"].max())
-    epochs = _range(runs["epochs"].min(), runs["epochs"].max()) + " epoch" + "s" * (runs["epochs"].max() > 1)
+    epochs = _range(runs["epochs"].min(), runs["epochs"].max()) + (" epochs" if runs["epochs"].max() > 1 else " epoch")
     found.append(
         (
             "Scale",

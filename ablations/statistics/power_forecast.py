@@ -25,10 +25,8 @@ def forecast_power(grid: Grid, spread: float = TYPICAL_SPREAD) -> list[str]:
         return []
     cells = grid.blocks // len(grid.seeds)
     alpha = ALPHA / comparisons
-    seeds, least = (
-        count(len(grid.seeds), "seed"),
-        f"the smallest possible p{_family(comparisons)} is {least_p(grid):.2g}",
-    )
+    seeds = count(len(grid.seeds), "seed")
+    least = f"the smallest possible p{_family(comparisons)} is {least_p(grid):.2g}"
     likely, unlikely = (detectable_effect([len(grid.seeds)] * cells, alpha, power) for power in (0.8, 0.2))
     if likely is None or unlikely is None:
         first = f"With {seeds} no difference can become significant, however large: {least}."
