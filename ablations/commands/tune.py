@@ -6,16 +6,18 @@ from ablations.commands import display
 from ablations.config import count, level_text
 from ablations.config.tuning import shown_value, space_text
 from ablations.execution.plan import shown_axes
-from ablations.storage import Store, StudyPlan, TrialStore, load_trials
-from ablations.tuning import accuracies, trials_of, winners
+from ablations.storage import Store, StudyPlan, TrialStore, load_trials, read_json
+from ablations.tuning import CHANCE, accuracies, lead, may_be_chance, one_image, trials_of, winners
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
+    from ablations.config.tuning import Group
     from ablations.execution.plan import Arm
     from ablations.execution.resources import ResourcePlan
+    from ablations.tuning import Trial
 
 SAVED = 0.3
 """Expected share of the training that pruning saves in the rounds after the first."""
@@ -65,7 +67,8 @@ def show_choice(console: "Console", store: Store, plan: StudyPlan) -> None:
     design = plan.tuning
     assert design is not None
     found = load_trials(TrialStore.beside(store), plan.trials)
-    best = winners(trials_of(design, plan.axes, plan.trials, accuracies(found)))
+    trials = trials_of(design, plan.axes, plan.trials, accuracies(found))
+    best = winners(trials)
     names, numbers = design.group_axes(plan.axes), ("validation", "trial")
     shown = [axis for axis in names if axis in shown_axes(plan)]
     fields = [*design.space]
@@ -85,3 +88,23 @@ def show_choice(console: "Console", store: Store, plan: StudyPlan) -> None:
         )
     display.say(console, f"tuned by {len(found)} trial runs:")
     console.print(rows)
+    if note := _doubt(store, plan, trials, best):
+        display.say(console, note)
+
+
+def _doubt(store: Store, plan: StudyPlan, trials: "Sequence[Trial]", best: "Mapping[Group, Trial]") -> str:
+    """Return how many choices may be chance; empty if none may be."""
+    place, configs = TrialStore.beside(store), {run.key: run.config for run in plan.trials}
+    sizes = []
+    for trial in best.values():
+        recorded = (read_json(place.folder(trial.runs[0]) / "environment.json") or {}).get("dataset", {})
+        image = one_image(trial, configs[trial.runs[0]], recorded)
+        sizes += [image] if may_be_chance(lead(trial, trials), image) else []
+    if not sizes:
+        return ""
+    runs = len(next(iter(best.values())).runs)
+    where = f" in one of the {runs} runs of a trial" if runs > 1 else ""
+    return (
+        f"{len(sizes)} of {count(len(best), 'choice')} {'is' if len(sizes) == 1 else 'are'} ahead of the next trial by "
+        f"fewer than {CHANCE} validation images, which can be chance (one{where} is {100 * max(sizes):.2g} points)"
+    )

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ablations.config import TuningDesign
+from ablations.config import RunConfig, TuningDesign
 from ablations.config.tuning import Group, Values
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ablations.storage import TrialRun
+
+CHANCE = 6
+"""Images by which a trial must lead another for an exact sign test to give p < 0.05, if they differ on no others."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,31 @@ def winners(trials: Iterable[Trial]) -> dict[Group, Trial]:
         if math.isfinite(trial.score) and not (trial.group in best and best[trial.group].score >= trial.score):
             best[trial.group] = trial
     return best
+
+
+def lead(winner: Trial, trials: Iterable[Trial]) -> float:
+    """Return the score of a winner minus that of the best other trial of its group; NaN if there is none."""
+    others = [t.score for t in trials if t.group == winner.group and t is not winner and math.isfinite(t.score)]
+    return winner.score - max(others) if others else math.nan
+
+
+def one_image(trial: Trial, config: RunConfig, recorded: Mapping[str, Any]) -> float:
+    """Return by how much one validation image in one of its runs changes the score of a trial; NaN if not known.
+
+    Args:
+        recorded: The description of the data of a run (`describe_dataset`).
+    """
+    from ablations.data.loader import parts_of
+
+    if "train_images" not in recorded:
+        return math.nan
+    _, images = parts_of(config, recorded["train_images"], recorded.get("validation_images", 0))
+    return 1 / (images * len(trial.runs)) if images else math.nan
+
+
+def may_be_chance(lead: float, image: float) -> bool:
+    """Return whether a lead is fewer than CHANCE images; false if their number is not known."""
+    return math.isfinite(lead) and math.isfinite(image) and round(lead / image) < CHANCE
 
 
 def chosen_values(

@@ -78,7 +78,11 @@ def test_every_arm_is_compared_at_its_winner() -> None:
     assert any(", pruned after epoch 2, 0.8 s; " in line for line in lines)
     at = lines.index("tuned by 32 trial runs:")
     assert lines[at + 1].split() == ["position", "learning", "rate", "weight", "decay", "validation", "trial"]
-    assert lines[at + 4 : at + 5] == ["study smoke: 4 runs, 4 to do"]
+    assert lines[at + 4] == (
+        "2 of 2 choices are ahead of the next trial by fewer than 6 validation images, which can be chance (one in one "
+        "of the 2 runs of a trial is 6.2 points)"
+    )
+    assert lines[at + 5] == "study smoke: 4 runs, 4 to do"
     assert lines[-1] == "all 4 runs are finished; next: vitab report smoke"
 
     store = Store(Path("runs"))

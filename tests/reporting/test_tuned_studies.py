@@ -28,6 +28,7 @@ from ablations.reporting.tuning.untuned import find_untuned, is_untuned
 from ablations.reporting.tuning.untuned_text import untuned_findings
 from ablations.statistics import analyse, arrange, paired_interval
 from ablations.storage import Store, load_results
+from ablations.tuning import may_be_chance
 from tests.reporting.test_hostile_names import INLINE, LEVELS, TAGS, Page, as_github, inline, table_cells, text_of
 from tests.support import fake_trainer, synthetic_results, synthetic_tuning
 
@@ -131,6 +132,33 @@ def test_a_choice_at_the_edge_is_a_warning(results, found, tuned):
     assert re.search(r"\| learned \| 2 \| [\d.]+ \(edge\) \|", text)
     assert "2 of 6 choices are at the edge of the space." in text.split("## Details")[0]
     assert dict(threats(results, analyse(results), (), found))["Edge of the search space"] == edge_note(found)
+
+
+def test_leads_of_few_validation_images_may_be_chance(results):
+    """Of 47 training images 7 are for validation; a trial has 2 runs, so that one image is 100 / 14 points."""
+    recorded = {key: each | {"dataset": {"train_images": 47}} for key, each in results.environments.items()}
+    few = replace(results, environments=recorded)
+    found = analysed(few)
+    assert [choice.image for choice in found.choices] == pytest.approx([100 / 14] * 6)
+    section = tuning_section(few, found, [])
+    shown = f"{found.choices[0].ahead:.1f} ({round(found.choices[0].ahead / (100 / 14))} images)"
+    assert shown in section.choices.rows[0]
+    assert (
+        "in points; one validation image in one of the 2 runs of a trial is 7.1 points, and fewer than 6 images can be "
+        "chance even if both trials are right about the same images otherwise. *Comparison*"
+    ) in section.legend
+    assert any(
+        limit.startswith("6 of 6 choices are ahead of the next trial by fewer than 6") for limit in section.limits
+    )
+    many = {key: each | {"dataset": {"train_images": 10**7}} for key, each in results.environments.items()}
+    assert not any(choice.may_be_chance for choice in analysed(replace(results, environments=many)).choices)
+
+
+@pytest.mark.parametrize(
+    ("lead", "image", "chance"), [(0.36, 1 / 14, True), (6 / 14, 1 / 14, False), (0.1, np.nan, False)]
+)
+def test_six_images_are_not_chance(lead, image, chance):
+    assert may_be_chance(lead, image) == chance
 
 
 def test_each_end_of_the_space_has_a_sentence(found):

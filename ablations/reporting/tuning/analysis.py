@@ -18,7 +18,7 @@ from ablations.reporting.formatting import listed
 from ablations.reporting.tuning.untuned import UntunedComparison, compare_with_untuned, find_untuned
 from ablations.statistics import Analysis, FloatArray
 from ablations.storage import TrialStore, version_conflicts
-from ablations.tuning import Trial, accuracies, trials_of
+from ablations.tuning import Trial, accuracies, lead, may_be_chance, one_image, trials_of
 
 if TYPE_CHECKING:
     from ablations.storage import Results, Store, TrialRun
@@ -41,6 +41,8 @@ class Choice:
     """None if no stored trial has the values."""
     ahead: float
     """Validation accuracy of the winner minus that of the next best trial, in points; NaN if there is none."""
+    image: float
+    """By how many points one validation image in one of its runs changes the score of a trial; NaN if not known."""
     compared: float
     """Mean validation accuracy of the finished runs of the comparison."""
     edges: Mapping[str, str]
@@ -54,6 +56,11 @@ class Choice:
     def score(self) -> float:
         """Validation accuracy of the winner."""
         return 100 * self.winner.score if self.winner else math.nan
+
+    @property
+    def may_be_chance(self) -> bool:
+        """Whether the winner is ahead by too few validation images to tell it from the next best trial."""
+        return may_be_chance(self.ahead, self.image)
 
     @property
     def optimism(self) -> float:
@@ -257,6 +264,11 @@ def _choices(
     varying = [axis for axis in own if axis != compared and len(plan.axes[axis]) > 1]
     frozen = {design.group(config, plan.axes): (config, design.values(config)) for config in plan.configs}
     accuracy: dict[Group, list[float]] = {}
+    recorded = {
+        design.group(config, plan.axes): results.environments[key].get("dataset", {})
+        for key, config in plan.runs.items()
+        if key in results.environments
+    }
     for key, reached in zip(results.runs["key"], results.runs["validation_accuracy"], strict=True):
         accuracy.setdefault(design.group(plan.runs[key], plan.axes), []).append(100 * float(reached))
     arms = [*plan.axes.get(compared, ())]
@@ -267,7 +279,6 @@ def _choices(
         trials = tuple(found.get(group, ()))
         known = [trial for trial in trials if math.isfinite(trial.score)]
         winner = next((trial for trial in known if trial.values == values), None)
-        others = [trial.score for trial in known if trial is not winner]
         tried = [trial.values for trial in trials if any(key in finished for key in trial.runs)]
         edges = {name: edge(name, design.space[name], values[name], [v[name] for v in tried]) for name in values}
         choices.append(
@@ -277,7 +288,8 @@ def _choices(
                 values=values,
                 trials=trials,
                 winner=winner,
-                ahead=100 * (winner.score - max(others)) if winner and others else math.nan,
+                ahead=100 * lead(winner, known) if winner else math.nan,
+                image=100 * one_image(winner, config, recorded.get(group, {})) if winner else math.nan,
                 compared=float(np.mean(accuracy[group])) if group in accuracy else math.nan,
                 edges={name: end for name, end in edges.items() if end},
             )

@@ -39,6 +39,7 @@ from ablations.reporting.tuning.untuned_text import (
     untuned_table,
     verdicts_changed,
 )
+from ablations.tuning import CHANCE
 
 if TYPE_CHECKING:
     from ablations.storage import Results, StudyPlan
@@ -133,13 +134,20 @@ def choices_table(found: TuningAnalysis) -> Table:
             *(level_text(level) for level in choice.levels.values()),
             *(shown_value(value) + " (edge)" * (field in choice.edges) for field, value in choice.values.items()),
             _percent(choice.score),
-            f"{choice.ahead:.1f}" if math.isfinite(choice.ahead) else "–",
+            _ahead(choice),
             _percent(choice.compared),
         )
         for choice in found.choices
     ]
     header = ["score in %", "ahead of the next", "comparison in %"]
     return Table([*map(word, axes), *map(word, found.design.space), *header], rows, left=len(axes))
+
+
+def _ahead(choice: Choice) -> str:
+    if not math.isfinite(choice.ahead):
+        return "–"
+    images = f" ({count(round(choice.ahead / choice.image), 'image')})" if choice.may_be_chance else ""
+    return f"{choice.ahead:.1f}{images}"
 
 
 def _percent(value: float) -> str:
@@ -160,8 +168,22 @@ def _legend(found: TuningAnalysis) -> str:
     )
     return (
         "*Score*: validation accuracy of the chosen trial. *Ahead of the next*: its lead over the next best trial, in "
-        "points; where it is small, chance may have chosen. *Comparison*: mean validation accuracy of the runs of the "
+        f"points; {_chance(found)}. *Comparison*: mean validation accuracy of the runs of the "
         f"comparison, which have the same values and other seeds.{optimism}{edge}"
+    )
+
+
+def _chance(found: TuningAnalysis) -> str:
+    """Return which leads may be chance, as a clause."""
+    sizes = [choice.image for choice in found.choices if math.isfinite(choice.image)]
+    if not sizes:
+        return "where it is small, chance may have chosen"
+    size = " to ".join(dict.fromkeys(f"{value:.2g}" for value in (min(sizes), max(sizes))))
+    runs = max(len(trial.runs) for trial in found.trials)
+    where = f" in one of the {runs} runs of a trial" if runs > 1 else ""
+    return (
+        f"one validation image{where} is {size} points, and fewer than {CHANCE} images can be chance even if both "
+        "trials are right about the same images otherwise"
     )
 
 
@@ -249,6 +271,12 @@ def limits(found: TuningAnalysis) -> list[str]:
         "The budget and the space are the same for all arms. An arm whose accuracy depends more on these values gains "
         "more from it, and one with its best values outside of the space cannot show them.",
     ]
+    if doubtful := sum(choice.may_be_chance for choice in found.choices):
+        found_limits.append(
+            f"{doubtful} of {count(len(found.choices), 'choice')} {'is' if doubtful == 1 else 'are'} ahead of the next "
+            f"trial by fewer than {CHANCE} validation images, which can be chance. More validation images or more "
+            "seeds of each trial make choices better."
+        )
     if seeds < FEW_SEEDS:
         found_limits.append(
             f"Each trial has {count(seeds, 'seed')}, so its score has much of the noise between seeds. A choice that "
