@@ -66,7 +66,9 @@ def time_text(seconds: float) -> str:
     """Return a time in hours or minutes with one decimal, or in whole seconds."""
     if seconds >= 7200:
         return f"{seconds / 3600:,.1f} hours"
-    return f"{seconds / 60:,.1f} minutes" if seconds >= 120 else count(round(seconds), "second")
+    if seconds >= 120:
+        return f"{seconds / 60:,.1f} minutes"
+    return count(round(seconds), "second") if seconds >= 0.5 else "less than a second"
 
 
 def in_unit(what: str, unit: str) -> str:

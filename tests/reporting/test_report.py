@@ -291,7 +291,8 @@ def test_an_error_of_images_that_cannot_be_told_is_a_dash(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.7, "1 second"), (3, "3 seconds"), (150, "2.5 minutes"), (9e3, "2.5 hours")]
+    ("seconds", "text"),
+    [(0.2, "less than a second"), (0.7, "1 second"), (3, "3 seconds"), (150, "2.5 minutes"), (9e3, "2.5 hours")],
 )
 def test_times_are_in_the_singular_too(seconds, text):
     assert time_text(seconds) == text
