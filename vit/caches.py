@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 
 _logger = logging.getLogger("vit")  # without a handler, its warnings are lines on stderr
+_NOTED = "VITAB_CACHE_NOTED"
+"""Environment variable: the cache folder that this process, or the one that started it, has said it cannot write."""
 
 
 def user_cache() -> Path:
@@ -35,7 +37,8 @@ def is_writable(folder: Path) -> bool:
 def writable_cache() -> Path | None:
     """Return the user's cache folder, or else a private one under the temporary directory.
 
-    Returns None if neither can be written. Logs a warning, once, if it is not the user's cache folder.
+    Returns None if neither can be written. Logs a warning, once in this process and those that it starts, if it is not
+    the user's cache folder.
     """
     usual = user_cache()
     return usual if is_writable(usual) else _replacement(usual)
@@ -46,7 +49,9 @@ def _replacement(usual: Path) -> Path | None:
     found = _private_temporary_folder()
     place = f"using {found}" if found else "every process compiles the CPU kernels again"
     advice = "set XDG_CACHE_HOME to use another folder"
-    _logger.warning("note: cannot write the cache folder %s; %s (%s)", usual, place, advice)
+    if os.environ.get(_NOTED) != str(usual):
+        _logger.warning("note: cannot write the cache folder %s; %s (%s)", usual, place, advice)
+        os.environ[_NOTED] = str(usual)
     return found
 
 

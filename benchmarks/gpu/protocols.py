@@ -2,22 +2,22 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ablations.config import RunConfig
 from ablations.data import Dataset
+from ablations.data.loader import DataLoader
+from ablations.data.preprocessing import Preprocessing
 from ablations.evaluation.finished_run import FinishedRun
 from ablations.evaluation.registry import protocol
+from ablations.models.inference import Inference, loaded
 from benchmarks.gpu.comparisons import GRADIENT_LIMITS, Check, reference
 from vit import ViT, ViTConfig
 from vit.backend import Ops
 from vit.backend.cuda.ops import CudaOps
 from vit.graph_engine import AdamWConfig, GraphEngine
-
-if TYPE_CHECKING:
-    from vit.model import Network
 
 CONFIG = RunConfig(patch=4, width=32, heads=2, depth=2, batch_size=16)
 POSITIONS = ("rope", "learned")
@@ -37,41 +37,36 @@ class _Plain:
         return self.model.forward(images)
 
 
+class _Inference(Inference):
+    """Computes probabilities by `ops`; the results of layers on NumPy, as the product does."""
+
+    def __init__(self, model: ViT, loader: DataLoader, ops: Ops) -> None:
+        super().__init__(model, Preprocessing.of(loader), loader.batch_size)
+        self._ops = ops
+
+    def _engine(self, config: ViTConfig) -> Any:
+        if config not in self._engines:
+            model = loaded(self.model.state_dict(), config, self._ops)
+            made: Any = _Plain(model)
+            if isinstance(self._ops, CudaOps):
+                made = GraphEngine(model, AdamWConfig(), self.batch_size)
+            self._engines[config] = made
+        return self._engines[config]
+
+
 class UnstoredRun(FinishedRun):
     """A model that counts as a finished run. `answers` are the probabilities that a protocol has asked for."""
 
-    def __init__(self, config: RunConfig, data: Dataset, state: dict[str, np.ndarray], ops: Ops) -> None:
+    def __init__(self, config: RunConfig, data: Dataset, model: ViT, ops: Ops) -> None:
         super().__init__(None, "")  # type: ignore[arg-type]
-        self._data, self._state, self._ops = data, state, ops
-        self.__dict__ |= {"config": config, "dataset": data}
+        inference = _Inference(model, DataLoader.of(config, data), ops)
+        self.__dict__ |= {"config": config, "dataset": data, "_inference": inference}
         self.answers: list[np.ndarray] = []
         self.stored_probabilities = self.probabilities_in_place = self.probabilities(data.test_images)
 
     def probabilities(self, images: np.ndarray, other_grid: str | None = None) -> np.ndarray:
         self.answers.append(super().probabilities(images, other_grid))
         return self.answers[-1]
-
-    def layers(self, images: np.ndarray) -> "Iterator[Network]":
-        """Evaluate on NumPy, as the product does, whatever computes the probabilities."""
-        network = self._model(self.model_config(), REFERENCE).network(len(images))
-        network.load(self.loader.normalise(images)[None])
-        network.logits()
-        yield network
-
-    def _model(self, config: ViTConfig, ops: Any) -> ViT:
-        model = ViT(config, ops, [self.config.seed])
-        model.load_state_dict(self._state)
-        model.derive()
-        return model
-
-    def _engine(self, config: ViTConfig) -> Any:
-        if config not in self._engines:
-            model = self._model(config, self._ops)
-            made: Any = _Plain(model)
-            if isinstance(self._ops, CudaOps):
-                made = GraphEngine(model, AdamWConfig(), self.loader.batch_size)
-            self._engines[config] = made
-        return self._engines[config]
 
 
 def compared(ops: CudaOps, name: str, images: int = 40) -> Iterator[Check]:
@@ -84,14 +79,15 @@ def compared(ops: CudaOps, name: str, images: int = 40) -> Iterator[Check]:
         config = replace(CONFIG, position=position)
         model = ViT(_architecture(config), REFERENCE, seeds=[5])
         state = {key: value + 0.1 * rng.normal(size=value.shape) for key, value in model.state_dict().items()}
-        runs = [UnstoredRun(config, data, state, each) for each in (ops, REFERENCE)]
+        model = loaded(state, _architecture(config), REFERENCE)
+        runs = [UnstoredRun(config, data, model, each) for each in (ops, REFERENCE)]
         found, wanted = (protocol(name).measure(run) for run in runs)
         pairs = [*zip(*(run.answers for run in runs), strict=True)]
         error = max(float(np.abs(ours - exact).max()) for ours, exact in pairs)
         yield Check(f"{len(pairs)} evaluations, {position}", error, GRADIENT_LIMITS[ops.precision])
         yield Check(f"metrics, {position}", float(set(found.metrics) != set(wanted.metrics)), 0.0)
         if isinstance(ops, CudaOps):
-            runs[0]._engines.clear()
+            runs[0].close()
 
 
 def _architecture(config: RunConfig) -> ViTConfig:
