@@ -170,7 +170,7 @@ def run(
                 caution := power_warning(with_seeds(chosen, plan.design.maximum) if plan.design else chosen)
             ):
                 _warn(caution)
-            done = begin(console, store, plan, tasks, _warn)
+            done = begin(console, store, plan, tasks, _warn, data)
             execution = ExecutionSettings(store.root, data, used, threads=resources.threads, devices=resources.devices)
             start = partial(execute_plan, plan, store, resources.tasks, settings=execution, workers=resources.workers)
             noun = noun_of(plan)
@@ -280,7 +280,7 @@ def _evaluate(
     from ablations.storage import EvaluationStore
 
     work = evaluation_work(plan, store, protocols)
-    check_datasets(work.tasks, data_dir)
+    check_datasets(store, work.tasks, data_dir)
     number = resolve_workers(workers, runs=len(work.tasks), backend=backend)
     settings = ExecutionSettings(EvaluationStore.beside(store).root, data_dir, backend, devices=gpus(backend))
     settings = begin_evaluations(console, store, plan, work, settings, number)

@@ -22,6 +22,10 @@ Settings = Annotated[
     ),
 ]
 
+Target = Annotated[
+    str, typer.Argument(metavar="NAME|PATH", help="Name of a dataset (see `vitab data`), or your folder or file.")
+]
+
 data_app = typer.Typer(
     cls=Commands,
     rich_markup_mode=None,
@@ -63,15 +67,17 @@ def fetch_data(name: Annotated[str, typer.Argument(help="Name of a dataset (see 
 
 @data_app.command("verify")
 def verify_data(
-    name: Annotated[str, typer.Argument(help="Name of a dataset (see `vitab data`).")],
+    target: Target,
     data_dir: DataDir = None,
     columns: Columns = None,
     settings: Settings = None,
 ) -> None:
     """Read a whole dataset with all checks, and print what it contains."""
     from ablations.data.catalog import verify_dataset
+    from ablations.data.quality.check import named
 
-    found = verify_dataset(name, data_dir, reading=reading_of(name, columns, settings))
+    name, place = named(target, data_dir)
+    found = verify_dataset(name, place, reading=reading_of(name, columns, settings))
     parts = [found.train_images, found.validation_images, found.test_images]
     images = " + ".join(f"{number:,}" for number in parts if number)
     echo(
@@ -83,7 +89,7 @@ def verify_data(
 
 @data_app.command("sheet")
 def draw_sheet(
-    name: Annotated[str, typer.Argument(help="Name of a dataset (see `vitab data`).")],
+    target: Target,
     out: Annotated[Path, typer.Option(metavar="FILE.png", help="Image file to write.")],
     data_dir: DataDir = None,
     columns: Columns = None,
@@ -99,10 +105,12 @@ def draw_sheet(
     """Write an image with labelled samples of every class."""
     from ablations.config import parse
     from ablations.data.catalog import sheet
+    from ablations.data.quality.check import named
 
+    name, place = named(target, data_dir)
     chosen = None if classes is None else parse("classes", classes)
     reading = reading_of(name, columns, settings)
-    echo(f"wrote {sheet(name, out, data_dir, labels=labels, classes=chosen, seed=seed, reading=reading)}")
+    echo(f"wrote {sheet(name, out, place, labels=labels, classes=chosen, seed=seed, reading=reading)}")
 
 
 def reading_of(
@@ -132,9 +140,7 @@ def reading_of(
 @data_app.command("check")
 def check_data(
     context: typer.Context,
-    target: Annotated[
-        str, typer.Argument(metavar="NAME|PATH", help="Name of a dataset (see `vitab data`), or your folder or file.")
-    ],
+    target: Target,
     data_dir: DataDir = None,
     columns: Columns = None,
     group_pattern: GroupPattern = None,

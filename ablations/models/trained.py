@@ -1,6 +1,6 @@
 """A trained model with its preprocessing: from pictures to class probabilities."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ablations.config import RunConfig, run_label, vit_config
-from ablations.data.loading import dataset_for
 from ablations.data.preprocessing import Preprocessing
+from ablations.data.registry import check_data_dir
 from ablations.errors import UsageError, VitabError
 from ablations.models.inference import Inference, loaded
-from ablations.storage import Store, config_of, readable_config
+from ablations.models.training_data import dataset_of
+from ablations.storage import Store, readable_config
 from vit import ViT, ViTConfig, get_ops
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ablations.data import Dataset
     from vit.model import Network
 
 
@@ -45,6 +45,7 @@ class TrainedModel:
         dataset that is missing or has changed.
         """
         config = readable_config(store, key)
+        check_data_dir([config.data], data_dir)
         check_usable(store, key)
         preprocessing, note = store.preprocessing(key), ""
         if preprocessing is None:
@@ -110,17 +111,6 @@ class TrainedModel:
 def label_of(key: str, config: RunConfig) -> str:
     """Return a run in words: `run 0123456789abcdef: rope, depth 2, patch 4, seed 0, trained on digits`."""
     return f"run {key[:16]}: {run_label(config, ('position', 'depth', 'patch'))}, trained on {config.data}"
-
-
-def dataset_of(
-    store: Store, key: str, data_dir: Path | None = None, heartbeat: Callable[[], object] = lambda: None
-) -> "Dataset":
-    """Return the dataset of a finished run. Raises VitabError if it is not the one that the run was trained on."""
-    config = config_of(store, key)
-    dataset = dataset_for(config, data_dir, heartbeat)
-    if store.environment(key).get("data_sha256") not in (None, dataset.fingerprint):
-        raise VitabError(f"the images of {config.data} differ from those that run {key[:16]} was trained on")
-    return dataset
 
 
 def check_usable(store: Store, key: str) -> None:

@@ -15,7 +15,7 @@ from ablations.data.quality.class_sizes import class_counts, is_imbalanced
 from ablations.data.quality.duplicates import Twins
 from ablations.data.quality.remarks import alike_line, repeats_line, skipped_line
 from ablations.data.reading import Reading, pictures_of, unreadable_text
-from ablations.data.registry import DATASETS, load
+from ablations.data.registry import DATASETS, check_data_dir, load
 from ablations.data.sources import KINDS, find_source, open_source
 from ablations.errors import UsageError
 
@@ -162,8 +162,11 @@ def named(target: str, data_dir: Path | None) -> tuple[str, Path | None]:
     Raises UsageError if there is no such dataset.
     """
     if target in DATASETS:
+        check_data_dir([target], data_dir, "leave it out, or name what the path holds instead of the dataset")
         return target, data_dir
     path = Path(target)
+    if data_dir is not None:
+        raise UsageError(f"the data must be given once, got {target!r} and --data-dir {data_dir}")
     for kind in KINDS:
         if find_source(kind, path) is not None:
             return kind, path
