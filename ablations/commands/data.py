@@ -1,5 +1,6 @@
 """`vitab data`: list, download, check and show datasets."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,7 @@ import typer
 from ablations.commands.base import FAILED, Commands, echo
 from ablations.commands.base import console as make_console
 from ablations.commands.data_notes import decoding_shown
-from ablations.commands.options import Columns, DataDir, GroupPattern
+from ablations.commands.options import Columns, DataDir, GroupPattern, SkipUnreadable
 
 if TYPE_CHECKING:
     from ablations.data.reading import Reading
@@ -93,6 +94,7 @@ def draw_sheet(
     out: Annotated[Path, typer.Option(metavar="FILE.png", help="Image file to write.")],
     data_dir: DataDir = None,
     columns: Columns = None,
+    skip_unreadable: SkipUnreadable = False,
     settings: Settings = None,
     labels: Annotated[
         str, typer.Option(metavar="fine|coarse", help="For cifar100: 100 fine or 20 coarse classes.")
@@ -110,6 +112,7 @@ def draw_sheet(
     name, place = named(target, data_dir)
     chosen = None if classes is None else parse("classes", classes)
     reading = reading_of(name, columns, settings)
+    reading = replace(reading, skip_unreadable=reading.skip_unreadable or skip_unreadable)
     echo(f"wrote {sheet(name, out, place, labels=labels, classes=chosen, seed=seed, reading=reading)}")
 
 

@@ -110,7 +110,8 @@ def listed(kind: str, data_dir: Path | None, reading: Reading) -> Source:
     """Return the divided listing of a source, with the groups of a pattern."""
     source = open_source(kind, data_dir, reading.columns)
     if reading.group_pattern:
-        source = replace(source, groups=_groups(source, reading.group_pattern))
+        groups = _groups(source, reading.group_pattern)
+        source = replace(source, groups=groups, grouped_by=f"--group-pattern {reading.group_pattern}")
     return divide(source)
 
 
@@ -192,11 +193,18 @@ def _dataset(source: Source, order: NDArray[np.int64], decoded: DecodedPictures)
         train_groups=groups,
         skipped=source.skipped,
         names=[source.names[i] for i in order],
+        grouping=_grouping(source),
         fingerprint=decoded.fact(known) or "",
     )
     if decoded.fact(known) is None:
         decoded.remember(known, dataset.fingerprint)
     return dataset
+
+
+def _grouping(source: Source) -> str:
+    if source.groups is None:
+        return ""
+    return f"{count(len(np.unique(source.groups)), 'group')} by {source.grouped_by}"
 
 
 def _digest(

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
+from ablations.commands.data_notes import check_command
+from ablations.config import RunConfig
 from tests.data.test_duplicates import scenes
 from tests.support.evaluations import succeeds, vitab
 
@@ -48,16 +50,20 @@ def test_check_names_every_fault(photos: Path) -> None:
     assert lines[0] == "photos: 50 images in 3 classes (32 x 32 x 3, crop)"
     assert "training 30 fox: 4 6 cat: 20" in lines
     assert "test 20 fox: 3 5 cat: 12" in lines
-    assert "pixels RGB 50" in lines
-    assert "sizes all 32 x 32" in lines
+    assert "pixels 50 colour" in lines
+    assert "sizes all 32 x 32 pixels (width x height)" in lines
     faults, known = lines.index("Faults"), lines.index("To know")
     assert lines[faults + 1].startswith("- cannot read 2 of 52 pictures: train/cat/broken.png (not a PNG, JPEG, WebP,")
-    assert lines[faults + 2] == "fix or remove them, or leave them out with --skip-unreadable"
-    assert lines[faults + 3] == (
-        "- 1 duplicate of training images among 20 test images (1 with the same pixels), such as test/dog/copy.png and "
-        "train/cat/03.png"
+    assert lines[faults + 2] == (
+        "fix them or remove them, or leave them out with --skip-unreadable, as vitab run and vitab data sheet can"
     )
-    assert lines[faults + 5] == "- 1 of the images is like an image of another class"
+    pair = "test/dog/copy.png (dog) and train/cat/03.png (cat)"
+    assert lines[faults + 3 : faults + 7] == [
+        f"- 1 test image has the same pixels as training images, such as {pair}",
+        "remove it in one of the two parts; until then the test accuracy is too high",
+        f"- 1 image has the same pixels as an image of another class, such as {pair}",
+        "correct the labels: no model can be right about both; --out FILE.csv lists them",
+    ]
     assert "- skipped 1 file: 1 .txt" in lines[known:]
     assert "- the largest class has 5.0 times the training images of the smallest" in lines[known:]
     rows = list(csv.reader(Path("found.csv").read_text().splitlines()))
@@ -71,6 +77,47 @@ def test_check_names_every_fault(photos: Path) -> None:
 
 def test_check_of_good_data_says_so() -> None:
     assert "nothing found that deserves attention" in succeeds(vitab("data", "check", "digits"))
+
+
+def test_check_says_what_is_there_in_words_and_advises_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of scans with patients: a copy in another part that is a little brighter is no fault."""
+    monkeypatch.chdir(tmp_path)
+    images = scenes(16)
+    images[15] = np.minimum(images[3], 235) + 20
+    rows = ["file,label,patient,split"]
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(f"{i}.png")
+        rows.append(f"{i}.png,{'ab'[i % 2]},p{i // 2},{'test' if i > 11 else 'train'}")
+    Image.fromarray(np.full((40, 20), 30_000, dtype=np.uint16)).save("1.png")
+    Path("labels.csv").write_text("\n".join([*rows, "notes.txt,a,p0,train"]))
+    lines = [" ".join(line.split()) for line in succeeds(vitab("data", "check", "labels.csv"))]
+    assert "training 12 all classes have 6" in lines
+    assert "pixels 15 colour; 1 16-bit grey, such as 1.png" in lines
+    assert "sizes smallest 20 x 40, median 32 x 32, largest 32 x 32 pixels (width x height)" in lines
+    assert "groups 8 groups by column patient" in lines
+    assert "- 1 test image looks like training images, such as 15.png and 3.png" in lines
+    assert "look at them: --out FILE.csv lists them; some may be copies with small changes" in lines
+    assert "check that none of these rows should count" in lines
+    assert "Faults" not in lines
+    Path("0.png").unlink()
+    result = vitab("data", "check", "labels.csv")
+    assert "fix it or remove its row, or leave it out with --skip-unreadable" in " ".join(result.stdout.split())
+    assert result.exit_code == 1
+    assert "fix or remove it" in refused(vitab("data", "sheet", "labels.csv", "--out", "sheet.png"))
+    succeeds(vitab("data", "sheet", "labels.csv", "--out", "sheet.png", "--skip-unreadable"))
+    assert Path("sheet.png").exists()
+    Path("labels.csv").write_text("\n".join(rows).replace("15.png,b,p7", "15.png,b,p0"))
+    said = refused(vitab("data", "check", "labels.csv"))
+    assert said.endswith("(by column patient) in several: p0; correct the parts, or use no groups: --columns group=")
+
+
+def test_the_command_that_says_more_reads_the_data_alike() -> None:
+    config = RunConfig.from_mapping({"data": "csv", "columns": "label=dx", "group_pattern": "(p.)", "image_size": 48})
+    assert check_command(config, Path("my scans")) == (
+        "vitab data check csv --data-dir 'my scans' --columns label=dx --group-pattern '(p.)' --set image_size=48"
+    )
 
 
 def test_bad_input_of_check(photos: Path) -> None:
@@ -120,11 +167,14 @@ def test_a_study_records_and_reports_its_data(photos: Path) -> None:
         "note: skipped 3 files: 2 unreadable, 1 .txt",
         "note: 1 duplicate of training images among 20 test images (1 with the same pixels), such as test/dog/copy.png "
         "and train/cat/03.png",
-        "note: 1 image is a duplicate of one with another label",
+        "note: 1 image is like one with another label",
         "note: the classes differ in size, from 4 training images of fox to 20 of cat; the report has balanced "
         "accuracy and macro F1, too",
     ]
-    assert result.stderr.splitlines()[4] == "note: vitab data check folder --data-dir photos says more"
+    assert result.stderr.splitlines()[4] == (
+        "note: vitab data check folder --data-dir photos --set image_size=16 --set channels=1 --set resize=stretch "
+        "says more"
+    )
     environment = json.loads(next(Path("runs").glob("*/environment.json")).read_text())
     assert environment["dataset"] == {
         "name": "photos",
