@@ -91,6 +91,7 @@ def run(
         override,
         with_tuning,
     )
+    from ablations.data.registry import check_is_name
     from ablations.execution.execute import execute_plan
     from ablations.execution.paired_times import PairedTimes
     from ablations.execution.plan import plan_study, unfinished_tasks
@@ -108,6 +109,7 @@ def run(
     if most is not None and type(most) is not int:
         raise UsageError(f"max_seeds must be an integer, got {most!r}")
     given = {name: _plain(value) for name, value in changes.items()}
+    check_is_name(given.get("data"))
     axes, settings = coerce_changes(given)
     precision = settings.pop("precision", None)
     named = grid if isinstance(grid, Grid) else find_grid(str(grid))

@@ -33,8 +33,8 @@ class Dataset:
         skipped: Numbers of what was passed over in reading, by reason.
         grouping: The groups in words, such as ``"24 groups by column patient"``.
         names: A name for each training image, then for each test image; empty: they are numbered.
-        fingerprint: SHA-256 of all that decides on a run: all the above but names and words, and of what was skipped only
-            what could not be read. Computed unless it is known.
+        fingerprint: SHA-256 of all that decides on a run: all the above but names and words, and of what was skipped
+            only what could not be read. Computed unless it is known.
 
     Raises:
         UsageError: if shapes, types or labels do not fit together.

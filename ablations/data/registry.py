@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -170,6 +171,18 @@ def check_data_dir(names: Iterable[str], data_dir: Path | None, remedy: str = "l
     if data_dir is not None and used and not any(lookup(name).in_files for name in used):
         raise UsageError(
             f"--data-dir is for data that are read from files, got it with data {', '.join(map(repr, used))}: {remedy}"
+        )
+
+
+def check_is_name(data: object) -> None:
+    """Raise UsageError if the path of one's own data is given for the name of a dataset."""
+    if not isinstance(data, str) or not data or data in DATASETS:
+        return
+    path = Path(data).expanduser()
+    if (kind := next((kind for kind in KINDS if find_source(kind, path) is not None), None)) is not None:
+        raise UsageError(
+            f"--data must be the name of a dataset, got the path {data!r}; did you mean --data {kind} --data-dir "
+            f"{shlex.quote(data)}?"
         )
 
 

@@ -13,7 +13,7 @@ from ablations.data.preprocessing import Preprocessing
 from ablations.data.registry import check_data_dir
 from ablations.errors import UsageError, VitabError
 from ablations.models.inference import Inference, loaded
-from ablations.models.training_data import dataset_of
+from ablations.models.training_data import data_name, dataset_of
 from ablations.storage import Store, readable_config
 from vit import ViT, ViTConfig, get_ops
 
@@ -33,6 +33,8 @@ class TrainedModel:
     model: ViT
     batch_size: int
     """Images per step of the training, on which the rounding of the probabilities depends."""
+    data: str = ""
+    """Name of the data, such as that of a folder of one's own pictures; empty for that in the configuration."""
     note: str = ""
     """What was worked out again because an older version did not store it; empty if nothing was."""
 
@@ -56,7 +58,9 @@ class TrainedModel:
         p = preprocessing
         shape = vit_config(config, image_size=p.image_size, channels=p.channels, classes=len(p.class_names))
         model = loaded(store.checkpoint(key), shape, get_ops("numpy"))
-        return cls(key, config, preprocessing, model, _batch_size(store, key, config), note)
+        return cls(
+            key, config, preprocessing, model, _batch_size(store, key, config), data_name(store, key, config), note
+        )
 
     @property
     def vit_config(self) -> ViTConfig:
@@ -65,7 +69,7 @@ class TrainedModel:
     @property
     def label(self) -> str:
         """The run in words."""
-        return label_of(self.key, self.config)
+        return label_of(self.key, self.config, self.data)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -108,9 +112,12 @@ class TrainedModel:
         return Inference(self.model, self.preprocessing, self.batch_size)
 
 
-def label_of(key: str, config: RunConfig) -> str:
-    """Return a run in words: `run 0123456789abcdef: rope, depth 2, patch 4, seed 0, trained on digits`."""
-    return f"run {key[:16]}: {run_label(config, ('position', 'depth', 'patch'))}, trained on {config.data}"
+def label_of(key: str, config: RunConfig, data: str = "") -> str:
+    """Return a run in words: `run 0123456789abcdef: rope, depth 2, patch 4, seed 0, trained on digits`.
+
+    `data` is the name of its data, if it is not that in the configuration.
+    """
+    return f"run {key[:16]}: {run_label(config, ('position', 'depth', 'patch'))}, trained on {data or config.data}"
 
 
 def check_usable(store: Store, key: str) -> None:

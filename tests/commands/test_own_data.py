@@ -79,7 +79,10 @@ def test_a_run_says_what_was_skipped_and_records_its_data(trained: Path) -> None
 
 def test_commands_read_the_data_of_a_run_by_its_config(place: Path) -> None:
     (key,) = Store(Path("runs")).read_study("smoke").keys
-    assert "blau" in "\n".join(succeeds(vitab("predict", "none", "scans/bilder/Scan 2.png")))
+    said = "\n".join(succeeds(vitab("predict", "none", "scans/bilder/Scan 2.png")))
+    assert "blau" in said
+    assert "trained on labels.csv" in said
+    assert '"grün"' in "\n".join(succeeds(vitab("predict", "none", "scans/bilder/Scan 2.png", "--json")))
     for command in (
         ("evaluate", "--protocol", "shuffle", "--workers", "1"),
         ("gallery", "none", "--out", "gallery.png"),

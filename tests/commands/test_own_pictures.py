@@ -7,11 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from typer.testing import Result
 
+import ablations
 from ablations.commands.data_notes import check_command
 from ablations.config import RunConfig
+from ablations.data.description import describe_dataset
+from ablations.data.loading import _read
+from ablations.data.registry import load_for
+from ablations.errors import UsageError
 from tests.data.test_duplicates import scenes
 from tests.support.evaluations import succeeds, vitab
 
@@ -113,6 +118,56 @@ def test_check_says_what_is_there_in_words_and_advises_what_fits(
     assert said.endswith("(by column patient) in several: p0; correct the parts, or use no groups: --columns group=")
 
 
+def test_a_path_for_the_name_of_a_dataset_is_answered_with_the_options_that_read_it(photos: Path) -> None:
+    np.savez("a b.npz", x=np.zeros((6, 8, 8)), y=np.arange(6) % 2)
+    for path, kind, quoted in (("photos", "folder", "photos"), ("a b.npz", "npz", "'a b.npz'")):
+        meant = f"--data {kind} --data-dir {quoted}"
+        message = f"--data must be the name of a dataset, got the path {path!r}; did you mean {meant}?"
+        assert refused(vitab("run", "--grid", "smoke", "--data", path)) == message
+        with pytest.raises(UsageError, match="did you mean --data"):
+            ablations.run("smoke", data=path)
+    assert "must be given once" in refused(vitab("data", "check", "photos", "--data-dir", "photos"))
+
+
+def test_arrays_out_of_range_are_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = np.linspace(20, 237, 12 * 64).reshape(12, 8, 8)
+    for values, message in (
+        (images, "x holds floating-point numbers from 20 to 237, @ 1: save it as uint8 or divide by 255"),
+        (images - 30, "x holds floating-point numbers from -10 to 207, @ 1: scale it to 0 to 1"),
+        (
+            (images * 2).astype(np.int16),
+            "x holds, in 7 of 12 images, numbers of type int16 from 221 to 474, @ 255: scale it, and save it as uint8",
+        ),
+    ):
+        np.savez("a.npz", x=values, y=np.arange(12) % 2)
+        said = f"a.npz: {message.replace('@', 'which must be from 0 to')}"
+        _read.cache_clear()
+        assert refused(vitab("run", "--grid", "smoke", "--data", "npz", "--data-dir", "a.npz")) == said
+        if "in 7 of" not in message:
+            assert refused(vitab("data", "check", "a.npz")) == said
+    assert "- x holds, in 7 of 12 images, numbers of type int16 from 221 to 474, which must be from 0 to 255\n" in (
+        checked := vitab("data", "check", "a.npz").stdout
+    )
+    assert "  scale it, and save it as uint8\n" in checked
+
+
+def test_own_data_are_named_after_their_folder(photos: Path) -> None:
+    """In the title of the sheet; and arrays that keep their pixels are not said to be resized."""
+    titles: list[str] = []
+    original = ImageDraw.ImageDraw.text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageDraw.ImageDraw, "text", lambda *a, **k: titles.append(a[2]) or original(*a, **k))
+        succeeds(vitab("data", "sheet", "photos", "--out", "sheet.png", "--skip-unreadable"))
+    assert titles[0] == "photos: 30 training and 20 test images"
+    images = (scenes(20)[..., 0] // 2).astype(np.uint8)
+    np.savez("a.npz", x=images, y=np.arange(20) % 2)
+    for fields in ({}, {"image_size": 16}):
+        config = RunConfig.from_mapping({"data": "npz", **fields})
+        described = describe_dataset(load_for(config, Path("a.npz")), Path("a.npz"), config)
+        assert ("resize" in described) == bool(fields)
+
+
 def test_the_command_that_says_more_reads_the_data_alike() -> None:
     config = RunConfig.from_mapping({"data": "csv", "columns": "label=dx", "group_pattern": "(p.)", "image_size": 48})
     assert check_command(config, Path("my scans")) == (
@@ -124,7 +179,7 @@ def test_bad_input_of_check(photos: Path) -> None:
     assert refused(vitab("data", "check", "nowhere")).startswith("data must be a dataset (digits, cifar10,")
     assert refused(vitab("data", "check", "photos", "--out", "x.txt")) == "--out must end in .csv, got x.txt"
     assert refused(vitab("data", "check", "photos", "--group-pattern", "(")) == (
-        "group_pattern must be a regular expression, got '('"
+        "group_pattern must be a regular expression, got '(' (missing ), unterminated subpattern at position 0)"
     )
     assert refused(vitab("data", "check", "photos", "--set", "width=3")).startswith("unknown field of data 'width'")
     (photos / "empty").mkdir()

@@ -62,11 +62,7 @@ class DataCheck:
     def findings(self) -> Iterator[Finding]:
         """Yield what deserves attention, faults first."""
         if self.unreadable:
-            total = len(self.dataset.labels) + len(self.unreadable)
-            text = unreadable_text(self.unreadable, total).partition("; fix")[0]
-            them = "it" if len(self.unreadable) == 1 else "them"
-            advice = f"fix {them} or {self._remove(len(self.unreadable))}, or leave {them} out with --skip-unreadable"
-            yield Finding(text, f"{advice}, as vitab run and vitab data sheet can")
+            yield self._unreadable()
         yield from self._duplicates()
         others = {reason: number for reason, number in self.dataset.skipped.items() if reason != UNREADABLE}
         if line := skipped_line(replace(self.dataset, skipped=others)):
@@ -85,6 +81,16 @@ class DataCheck:
             classes = f"{names[labels[image]]}, {names[labels[twin]]}" if labels[image] != labels[twin] else ""
             what = "same pixels" if exact else "near-duplicate"
             yield what, self.dataset.name_of(int(image)), self.dataset.name_of(int(twin)), classes
+
+    def _unreadable(self) -> Finding:
+        text = unreadable_text(self.unreadable, len(self.dataset.labels) + len(self.unreadable))
+        reasons, fix, _ = text.partition("; fix")
+        if not fix:  # values of arrays
+            reasons, _, remedy = text.rpartition(": ")
+            return Finding(reasons, remedy)
+        them = "it" if len(self.unreadable) == 1 else "them"
+        remedy = f"fix {them} or {self._remove(len(self.unreadable))}, or leave {them} out with --skip-unreadable"
+        return Finding(reasons, f"{remedy}, as vitab run and vitab data sheet can")
 
     def _duplicates(self) -> Iterator[Finding]:
         parts = list(self.dataset.parts)
@@ -219,7 +225,7 @@ def named(target: str, data_dir: Path | None) -> tuple[str, Path | None]:
     if target in DATASETS:
         check_data_dir([target], data_dir, "leave it out, or name what the path holds instead of the dataset")
         return target, data_dir
-    path = Path(target)
+    path = Path(target).expanduser()
     if data_dir is not None:
         raise UsageError(f"the data must be given once, got {target!r} and --data-dir {data_dir}")
     for kind in KINDS:

@@ -5,9 +5,9 @@ the next place to the right is brighter; images that agree in any of several sel
 They are near-duplicates if thumbnails of 16 x 16 pixels correlate at 0.97 or more, over all channels, each without its
 mean, and so do their colours at 0.6 or more, where both have some: what is left of each channel without the mean
 of the three. In CIFAR-100, the pairs above the first bound are copies of one picture with another compression,
-brightness, white balance or crop, or in grey; below it, different objects of one design begin to appear. The second bound
-separates one shape in two colours, such as a red can and a black one: it removes 4 of 241 pairs there, and keeps most
-changes of the white balance. A hash alone would name more pairs that are not alike than are.
+brightness, white balance or crop, or in grey; below it, different objects of one design begin to appear. The
+second bound separates one shape in two colours, such as a red can and a black one: it removes 4 of 241 pairs there, and
+keeps most changes of the white balance. A hash alone would name more pairs that are not alike than are.
 Sources: N. Krawetz, Kind of Like That, hackerfactor.com, 2013 (dHash); P. Indyk, R. Motwani, STOC 1998 (selections).
 """
 
