@@ -23,7 +23,7 @@ Settings = Annotated[
     ),
 ]
 
-Target = Annotated[
+Source = Annotated[
     str, typer.Argument(metavar="NAME|PATH", help="Name of a dataset (see `vitab data`), or your folder or file.")
 ]
 
@@ -68,7 +68,7 @@ def fetch_data(name: Annotated[str, typer.Argument(help="Name of a dataset (see 
 
 @data_app.command("verify")
 def verify_data(
-    target: Target,
+    source: Source,
     data_dir: DataDir = None,
     columns: Columns = None,
     settings: Settings = None,
@@ -77,7 +77,7 @@ def verify_data(
     from ablations.data.catalog import verify_dataset
     from ablations.data.quality.check import named
 
-    name, place = named(target, data_dir)
+    name, place = named(source, data_dir)
     found = verify_dataset(name, place, reading=reading_of(name, columns, settings))
     parts = [found.train_images, found.validation_images, found.test_images]
     images = " + ".join(f"{number:,}" for number in parts if number)
@@ -90,7 +90,7 @@ def verify_data(
 
 @data_app.command("sheet")
 def draw_sheet(
-    target: Target,
+    source: Source,
     out: Annotated[Path, typer.Option(metavar="FILE.png", help="Image file to write.")],
     data_dir: DataDir = None,
     columns: Columns = None,
@@ -109,7 +109,7 @@ def draw_sheet(
     from ablations.data.catalog import sheet
     from ablations.data.quality.check import named
 
-    name, place = named(target, data_dir)
+    name, place = named(source, data_dir)
     chosen = None if classes is None else parse("classes", classes)
     reading = reading_of(name, columns, settings)
     reading = replace(reading, skip_unreadable=reading.skip_unreadable or skip_unreadable)
@@ -143,7 +143,7 @@ def reading_of(
 @data_app.command("check")
 def check_data(
     context: typer.Context,
-    target: Target,
+    source: Source,
     data_dir: DataDir = None,
     columns: Columns = None,
     group_pattern: GroupPattern = None,
@@ -164,7 +164,7 @@ def check_data(
 
     console = make_console()
     context.with_resource(decoding_shown(console))
-    name, place = named(target, data_dir)
+    name, place = named(source, data_dir)
     found = check_data(name, place, reading_of(name, columns, settings, group_pattern), labels)
     faults = show(console, found)
     if out is not None:
