@@ -89,7 +89,7 @@ def say_about_data(
         said.update(lines)
         for line in lines:
             say(f"note: {line}")
-        if lines:
+        if any(line != dataset.grouping for line in lines):
             say(f"note: {check_command(config, data_dir)} says more")
 
 
