@@ -28,8 +28,8 @@ def results_of(record: dict[str, Any], **fields: Any) -> Any:
         (
             {"data": "folder"},
             [
-                "Pictures were turned upright, the largest centred square was cut out, and resized to 16 × 16 pixels in "
-                "grey"
+                "Pictures were turned upright, the largest centred square was cut out, and resized to 16 × 16 pixels "
+                "in grey"
             ],
         ),
     ],
