@@ -92,6 +92,7 @@ def run(
         pruning_warning,
         with_tuning,
     )
+    from ablations.data.registry import check_is_name
     from ablations.execution.execute import execute_plan
     from ablations.execution.paired_times import PairedTimes
     from ablations.execution.plan import plan_study, unfinished_tasks
@@ -109,6 +110,7 @@ def run(
     if most is not None and type(most) is not int:
         raise UsageError(f"max_seeds must be an integer, got {most!r}")
     given = {name: _plain(value) for name, value in changes.items()}
+    check_is_name(given.get("data"))
     axes, settings = coerce_changes(given)
     precision = settings.pop("precision", None)
     named = grid if isinstance(grid, Grid) else find_grid(str(grid))
@@ -173,7 +175,7 @@ def run(
                 _warn(caution)
             if plan.searching and not tried and (caution := pruning_warning(plan.tuning)):
                 _warn(caution)
-            done = begin(console, store, plan, tasks, _warn)
+            done = begin(console, store, plan, tasks, _warn, data)
             execution = ExecutionSettings(store.root, data, used, threads=resources.threads, devices=resources.devices)
             start = partial(execute_plan, plan, store, resources.tasks, settings=execution, workers=resources.workers)
             noun = noun_of(plan)
@@ -283,7 +285,7 @@ def _evaluate(
     from ablations.storage import EvaluationStore
 
     work = evaluation_work(plan, store, protocols)
-    check_datasets(work.tasks, data_dir)
+    check_datasets(store, work.tasks, data_dir)
     number = resolve_workers(workers, runs=len(work.tasks), backend=backend)
     settings = ExecutionSettings(EvaluationStore.beside(store).root, data_dir, backend, devices=gpus(backend))
     settings = begin_evaluations(console, store, plan, work, settings, number)

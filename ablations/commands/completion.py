@@ -95,6 +95,10 @@ def samplers() -> Iterable[str]:
     return SAMPLERS
 
 
+def datasets_and_paths() -> Iterable[str]:
+    return [*datasets(), *sorted(path.name for path in Path().iterdir() if not path.name.startswith("."))]
+
+
 def studies(context: typer.Context) -> Iterable[str]:
     from ablations.storage import Store
 
@@ -123,6 +127,7 @@ NAMES: dict[str, Callable[..., Iterable[str]]] = {
     "grid": grids,
     "data": datasets,
     "name": datasets,
+    "source": datasets_and_paths,
     "encoding": positions,
     "labels": labels,
     "recipe": recipes,

@@ -1,5 +1,6 @@
 """`vitab data`: list, download, check and show datasets."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,7 @@ import typer
 from ablations.commands.base import FAILED, Commands, echo
 from ablations.commands.base import console as make_console
 from ablations.commands.data_notes import decoding_shown
-from ablations.commands.options import Columns, DataDir, GroupPattern
+from ablations.commands.options import Columns, DataDir, GroupPattern, SkipUnreadable
 
 if TYPE_CHECKING:
     from ablations.data.reading import Reading
@@ -20,6 +21,10 @@ Settings = Annotated[
         metavar="FIELD=VALUE",
         help="How your own data are read, as in vitab run, such as image_size=48. Can be repeated.",
     ),
+]
+
+Source = Annotated[
+    str, typer.Argument(metavar="NAME|PATH", help="Name of a dataset (see `vitab data`), or your folder or file.")
 ]
 
 data_app = typer.Typer(
@@ -63,15 +68,17 @@ def fetch_data(name: Annotated[str, typer.Argument(help="Name of a dataset (see 
 
 @data_app.command("verify")
 def verify_data(
-    name: Annotated[str, typer.Argument(help="Name of a dataset (see `vitab data`).")],
+    source: Source,
     data_dir: DataDir = None,
     columns: Columns = None,
     settings: Settings = None,
 ) -> None:
     """Read a whole dataset with all checks, and print what it contains."""
     from ablations.data.catalog import verify_dataset
+    from ablations.data.quality.check import named
 
-    found = verify_dataset(name, data_dir, reading=reading_of(name, columns, settings))
+    name, place = named(source, data_dir)
+    found = verify_dataset(name, place, reading=reading_of(name, columns, settings))
     parts = [found.train_images, found.validation_images, found.test_images]
     images = " + ".join(f"{number:,}" for number in parts if number)
     echo(
@@ -83,10 +90,11 @@ def verify_data(
 
 @data_app.command("sheet")
 def draw_sheet(
-    name: Annotated[str, typer.Argument(help="Name of a dataset (see `vitab data`).")],
+    source: Source,
     out: Annotated[Path, typer.Option(metavar="FILE.png", help="Image file to write.")],
     data_dir: DataDir = None,
     columns: Columns = None,
+    skip_unreadable: SkipUnreadable = False,
     settings: Settings = None,
     labels: Annotated[
         str, typer.Option(metavar="fine|coarse", help="For cifar100: 100 fine or 20 coarse classes.")
@@ -99,10 +107,13 @@ def draw_sheet(
     """Write an image with labelled samples of every class."""
     from ablations.config import parse
     from ablations.data.catalog import sheet
+    from ablations.data.quality.check import named
 
+    name, place = named(source, data_dir)
     chosen = None if classes is None else parse("classes", classes)
     reading = reading_of(name, columns, settings)
-    echo(f"wrote {sheet(name, out, data_dir, labels=labels, classes=chosen, seed=seed, reading=reading)}")
+    reading = replace(reading, skip_unreadable=reading.skip_unreadable or skip_unreadable)
+    echo(f"wrote {sheet(name, out, place, labels=labels, classes=chosen, seed=seed, reading=reading)}")
 
 
 def reading_of(
@@ -132,9 +143,7 @@ def reading_of(
 @data_app.command("check")
 def check_data(
     context: typer.Context,
-    target: Annotated[
-        str, typer.Argument(metavar="NAME|PATH", help="Name of a dataset (see `vitab data`), or your folder or file.")
-    ],
+    source: Source,
     data_dir: DataDir = None,
     columns: Columns = None,
     group_pattern: GroupPattern = None,
@@ -155,7 +164,7 @@ def check_data(
 
     console = make_console()
     context.with_resource(decoding_shown(console))
-    name, place = named(target, data_dir)
+    name, place = named(source, data_dir)
     found = check_data(name, place, reading_of(name, columns, settings, group_pattern), labels)
     faults = show(console, found)
     if out is not None:

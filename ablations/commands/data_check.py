@@ -29,18 +29,26 @@ def show(console: "Console", found: DataCheck) -> int:
     for part, counts in class_counts(dataset).items():
         least, most = int(counts.argmin()), int(counts.argmax())
         names = dataset.class_names
+        if least == most or counts[least] == counts[most]:
+            add_row(rows, part, f"{counts.sum():,}", f"all classes have {counts[least]:,}", "", "")
+            continue
         smallest, largest = f"{names[least]}: {counts[least]:,}", f"{names[most]}: {counts[most]:,}"
         add_row(rows, part, f"{counts.sum():,}", smallest, f"{np.median(counts):,.0f}", largest)
     console.print(rows)
     if found.sizes is not None and len(found.sizes):
         console.print()
-        kinds = ", ".join(f"{mode} {number:,}" for mode, number in sorted(found.modes.items(), key=lambda m: -m[1]))
-        say(console, f"pixels  {kinds}")
+        kinds = sorted(found.modes.items(), key=lambda item: -len(item[1]))
+        texts = [f"{len(names):,} {mode_text(mode)}" for mode, names in kinds]
+        texts[1:] = [f"{text}, such as {names[0]}" for text, (_, names) in zip(texts[1:], kinds[1:], strict=True)]
+        say(console, f"pixels  {'; '.join(texts)}")
         low, middle, high = (
             "{:,.0f} x {:,.0f}".format(*found.sizes[np.argsort(found.sizes.prod(axis=1), kind="stable")[at]])
             for at in (0, len(found.sizes) // 2, -1)
         )
-        say(console, f"sizes   {low} to {high}, median {middle}" if low != high else f"sizes   all {low}")
+        sizes = f"smallest {low}, median {middle}, largest {high} pixels" if low != high else f"all {low} pixels"
+        say(console, f"sizes   {sizes} (width x height)")
+    if dataset.grouping:
+        say(console, f"groups  {dataset.grouping}")
     findings = list(found.findings())
     for title, chosen in (("Faults", True), ("To know", False)):
         if some := [finding for finding in findings if finding.fault is chosen]:
@@ -53,6 +61,28 @@ def show(console: "Console", found: DataCheck) -> int:
         console.print()
         say(console, "nothing found that deserves attention")
     return sum(finding.fault for finding in findings)
+
+
+MODES = {
+    "1": "black and white",
+    "L": "grey",
+    "LA": "grey with transparency",
+    "I": "grey of 32 bits",
+    "F": "grey in floating point",
+    "P": "palette",
+    "RGB": "colour",
+    "RGBA": "colour with transparency",
+    "CMYK": "CMYK",
+    "YCbCr": "colour (YCbCr)",
+}
+"""Pillow's kinds of pixels in words."""
+
+
+def mode_text(mode: str) -> str:
+    """Return a kind of pixels in words: of files by `MODES`, of arrays their type and channels."""
+    if mode.startswith("I;16"):
+        return "16-bit grey"
+    return MODES.get(mode, f"arrays of {mode}" if " x " in mode else mode)
 
 
 def write_rows(found: DataCheck, path: Path) -> Path:

@@ -84,11 +84,25 @@ def say_about_data(
     from ablations.data.quality.remarks import remarks
 
     said = set()
-    for dataset in datasets_for(configs, data_dir):
+    for config, dataset in datasets_for(configs, data_dir):
         lines = [line for line in remarks(dataset) if line not in said]
         said.update(lines)
         for line in lines:
             say(f"note: {line}")
-        if lines:
-            place = "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
-            say(f"note: vitab data check {dataset.name}{place} says more")
+        if any(line != dataset.grouping for line in lines):
+            say(f"note: {check_command(config, data_dir)} says more")
+
+
+def check_command(config: "RunConfig", data_dir: Path | None) -> str:
+    """Return the command that checks the data of a run, read as the run reads them."""
+    from ablations.config.run_config import DEFAULTS
+
+    command = ["vitab", "data", "check", config.data]
+    command += [] if data_dir is None else ["--data-dir", str(data_dir)]
+    for field in ("columns", "group_pattern", "labels"):
+        if (value := getattr(config, field)) != DEFAULTS[field]:
+            command += [f"--{field.replace('_', '-')}", value]
+    for field in ("image_size", "channels", "resize"):
+        if (value := getattr(config, field)) != DEFAULTS[field]:
+            command += ["--set", f"{field}={value}"]
+    return shlex.join(command)

@@ -68,7 +68,7 @@ def evaluate(
         print_forecast(console, store, asked, work.tasks)
     else:
         with decoding_shown(console):
-            check_datasets(work.tasks, data_dir)
+            check_datasets(store, work.tasks, data_dir)
     print_left_out(store, plan, work)
     if not dry_run:
         settings = ExecutionSettings(EvaluationStore.beside(store).root, data_dir, used, devices=gpus(used))

@@ -106,7 +106,7 @@ def _train(
 ) -> None:
     from ablations.execution.execute import execute_plan
 
-    done = begin(console, store, plan, tasks, warn)
+    done = begin(console, store, plan, tasks, warn, settings.data_dir)
     execute(
         console,
         store,
@@ -130,9 +130,15 @@ def noun_of(plan: "StudyPlan") -> str:
 
 
 def begin(
-    console: "Console", store: "Store", plan: "StudyPlan", tasks: "Sequence[Task]", warn: Callable[[str], None]
+    console: "Console",
+    store: "Store",
+    plan: "StudyPlan",
+    tasks: "Sequence[Task]",
+    warn: Callable[[str], None],
+    data_dir: Path | None,
 ) -> int:
     """Print what a study has to do, warn of runs trained with other code, and return the number of finished runs."""
+    from ablations.execution.plan import changed_data
     from ablations.storage import TrialStore, stale_runs, stale_runs_warning, stale_trials
 
     to_do = {task.key for task in tasks}
@@ -145,8 +151,11 @@ def begin(
     place.tidy(finished)
     announce(console, plan, noun_of(plan), total=len(keys), to_do=len(tasks), done=len(finished))
     if store.plan_differs(plan):
+        changed = changed_data(plan, store, data_dir)
+        why = f": the data have changed{changed}" if changed is not None else ""
         display.say(
-            console, f"study {plan.study} already exists with a different plan; replacing it (finished runs are kept)"
+            console,
+            f"study {plan.study} already exists with a different plan{why}; replacing it (finished runs are kept)",
         )
     if tasks and (warning := stale_runs_warning(plan, stale_runs(store, plan))):
         warn(warning)

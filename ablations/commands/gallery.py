@@ -27,9 +27,11 @@ def gallery(
     first. The predictions are those that were stored after the training.
     """
     from ablations.commands.figure_file import check_figure_file, write_figure
+    from ablations.data.registry import check_data_dir
     from ablations.models import find_run, label_of
     from ablations.models.gallery import mistakes
-    from ablations.models.trained import check_usable, dataset_of
+    from ablations.models.trained import check_usable
+    from ablations.models.training_data import data_name, dataset_of
     from ablations.storage import Store, config_of
 
     if not 1 <= count <= MOST:
@@ -38,6 +40,7 @@ def gallery(
     store = Store(runs)
     key = find_run(store, run, study)
     check_usable(store, key)
+    check_data_dir([config_of(store, key).data], data_dir)
     predictions = store.predictions(key)
     found, tested = mistakes(predictions), len(predictions["labels"])
     if not found:
@@ -47,6 +50,7 @@ def gallery(
     from ablations.reporting.figures.mistakes import mistakes_figure
 
     wrong = f"wrong about {len(found):,} of {tested:,} test images, the most confident mistakes first"
-    title = label_of(key, config_of(store, key)), wrong
+    config = config_of(store, key)
+    title = label_of(key, config, data_name(store, key, config)), wrong
     write_figure(mistakes_figure(found[:count], dataset, title=title), out)
     echo(f"wrote {out}: {min(count, len(found)):,} of {len(found):,} mistakes")

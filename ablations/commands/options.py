@@ -8,7 +8,11 @@ import typer
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of the runs.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", metavar="PATH", help="Folder or file of the dataset. Default: the user's cache."),
+    typer.Option(
+        "--data-dir",
+        metavar="PATH",
+        help="Folder or file of the dataset. Default: the user's cache; your own data have no default.",
+    ),
 ]
 Columns = Annotated[
     str | None,

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -89,8 +90,6 @@ def _print_table(model: "TrainedModel", predictions: "Sequence[Prediction]") -> 
 
 def _json(model: "TrainedModel", predictions: "Sequence[Prediction]") -> bytes:
     """Return predictions as JSON; the probabilities have the digits that give the same float32 again."""
-    from ablations.storage import to_json
-
     listed = [
         {
             "picture": one.picture,
@@ -101,7 +100,8 @@ def _json(model: "TrainedModel", predictions: "Sequence[Prediction]") -> bytes:
         }
         for one in predictions
     ]
-    return to_json({"run": model.key, "predictions": listed})
+    text = json.dumps({"run": model.key, "predictions": listed}, indent=2, ensure_ascii=False)
+    return (text + "\n").encode(errors="backslashreplace")  # bytes of a name that are not text
 
 
 def _csv(predictions: "Sequence[Prediction]") -> bytes:

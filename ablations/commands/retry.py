@@ -38,7 +38,7 @@ def retry(
     from ablations.commands.data_notes import decoding_shown, say_about_data
     from ablations.commands.execute import allocate, train
     from ablations.errors import UsageError
-    from ablations.execution.plan import survey, tasks_of, trial_tasks
+    from ablations.execution.plan import check_planned_data, survey, tasks_of, trial_tasks
     from ablations.execution.resources import resolve_backend
     from ablations.execution.tasks import ExecutionSettings
     from ablations.storage import Store, TrialStore, stale_runs, stale_trials
@@ -57,6 +57,8 @@ def retry(
     if not again and not old:
         echo(f"study {name} has no {'stale' if stale else 'failed'} run")
         return
+    with decoding_shown(console):
+        check_planned_data(plan, store, data_dir)
     if old:  # before the runs, whose values they choose
         plan = replace(plan, keys=(), configs=())
         with decoding_shown(console):

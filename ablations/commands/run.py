@@ -190,6 +190,7 @@ def run(
         shrink,
         with_tuning,
     )
+    from ablations.data.registry import check_is_name
     from ablations.execution.paired_times import PairedTimes
     from ablations.execution.plan import plan_study, unfinished_tasks
     from ablations.execution.resources import parse_stack, resolve_backend, resolve_workers
@@ -211,6 +212,7 @@ def run(
         "per_class": per_class,
         "epochs": epochs,
     }
+    check_is_name(data)
     axes = {"position": position, "depth": depth, "patch": patch}
     chosen = override(find_grid(grid), settings=find_recipe(recipe) if recipe is not None else {})
     chosen = shrink(chosen) if smoke else chosen

@@ -78,7 +78,7 @@ class RunConfig:
         for name, check in _CHECKS:
             value = getattr(self, name)
             if not check.accepts(value):
-                raise UsageError(f"{name} must be {check.valid}, got {_show(value)}")
+                raise UsageError(f"{name} must be {check.valid}, got {_show(value)}{_why(name, value)}")
         if (standard := standard_position(self.position)) != self.position:
             raise UsageError(f"position must be in its standard spelling, {standard!r}, got {self.position!r}")
         if self.data not in DATASETS:
@@ -222,7 +222,7 @@ def coerce(name: str, value: Any) -> Any:
     if FIELDS[name] is float and _is_int(value):
         value = float(value)
     if not RULES[name].accepts(value):
-        raise UsageError(f"{name} must be {RULES[name].valid}, got {_show(value)}")
+        raise UsageError(f"{name} must be {RULES[name].valid}, got {_show(value)}{_why(name, value)}")
     if name == "columns":
         return standard_columns(value)
     return standard_position(value) if name == "position" else value
@@ -253,6 +253,16 @@ def _plain(name: str, value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     return float(value) if FIELDS[name] is float else value
+
+
+def _why(name: str, value: object) -> str:
+    """Return what is wrong with a regular expression."""
+    if name == "group_pattern" and isinstance(value, str):
+        try:
+            re.compile(value)
+        except re.error as error:
+            return f" ({error})"
+    return ""
 
 
 def _show(value: object) -> str:

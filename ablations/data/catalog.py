@@ -8,6 +8,7 @@ from ablations.data.datasets.fetch import Progress, Remote, fetch
 from ablations.data.locations import cache_folder
 from ablations.data.reading import Reading
 from ablations.data.registry import AS_IT_COMES, DATASETS, DatasetInfo, load, lookup
+from ablations.data.sources import KINDS
 from ablations.errors import UsageError
 
 
@@ -107,5 +108,6 @@ def sheet(
 ) -> Path:
     """Write a PNG of samples with their labels; see `ablations.data.contact_sheet`. Gives back ``out``."""
     dataset = load(name, data_dir=data_dir, labels=labels, classes=classes, reading=reading)
-    save_contact_sheet(dataset, out, samples=samples, seed=seed)
+    own = data_dir.expanduser().resolve().name if data_dir is not None and name in KINDS else ""
+    save_contact_sheet(dataset, out, name=own, samples=samples, seed=seed)
     return out

@@ -17,12 +17,13 @@ PAPER, INK, PALE = "#ffffff", "#1f2430", "#7a8194"
 TEXT_SIZE, TITLE_SIZE = 15, 24
 
 
-def contact_sheet(dataset: Dataset, *, samples: int | None = None, seed: int = 0) -> Image.Image:
+def contact_sheet(dataset: Dataset, *, name: str = "", samples: int | None = None, seed: int = 0) -> Image.Image:
     """Draw random training images, one row per class after its name, in columns if there are many classes.
 
     Images are enlarged by a whole factor, so that every pixel of the data is a square on the page.
 
     Args:
+        name: In the title, instead of that of the dataset.
         samples: Images a class; None: 12 for few classes, fewer for many. A class that has fewer shows all.
         seed: Chooses the images, from ``stream(seed, "contact-sheet")``.
 
@@ -43,7 +44,8 @@ def contact_sheet(dataset: Dataset, *, samples: int | None = None, seed: int = 0
     column_width = name_width + samples * cell
     width = 2 * MARGIN + columns * column_width + (columns - 1) * MARGIN
     validation = f", {dataset.validation_images:,} validation" if dataset.validation_images else ""
-    title = f"{dataset.name}: {dataset.train_part:,} training{validation} and {len(dataset.test_labels):,} test images"
+    title = f"{shortened(name or dataset.name)}: {dataset.train_part:,} training{validation} and "
+    title += f"{len(dataset.test_labels):,} test images"
     detail = f"{dataset.classes} classes, {dataset.image_size} x {dataset.image_size} pixels, "
     detail += f"data {dataset.fingerprint[:12]}"
     width = max(width, 2 * MARGIN + int(max(title_font.getlength(title), font.getlength(detail))) + 1)
@@ -62,7 +64,9 @@ def contact_sheet(dataset: Dataset, *, samples: int | None = None, seed: int = 0
     return sheet
 
 
-def save_contact_sheet(dataset: Dataset, path: Path, *, samples: int | None = None, seed: int = 0) -> None:
+def save_contact_sheet(
+    dataset: Dataset, path: Path, *, name: str = "", samples: int | None = None, seed: int = 0
+) -> None:
     """Write `contact_sheet` as a PNG.
 
     Raises:
@@ -70,7 +74,7 @@ def save_contact_sheet(dataset: Dataset, path: Path, *, samples: int | None = No
     """
     if path.suffix.lower() != ".png":
         raise UsageError(f"--out must end in .png, got {path}")
-    sheet = contact_sheet(dataset, samples=samples, seed=seed)
+    sheet = contact_sheet(dataset, name=name, samples=samples, seed=seed)
     try:
         sheet.save(path)
     except OSError as error:

@@ -31,9 +31,10 @@ class Dataset:
         train_groups: int64 (n,), what each training image belongs to, such as a patient: images of a group are not
             divided between training and validation. None: each image is on its own.
         skipped: Numbers of what was passed over in reading, by reason.
+        grouping: The groups in words, such as ``"24 groups by column patient"``.
         names: A name for each training image, then for each test image; empty: they are numbered.
-        fingerprint: SHA-256 of all that decides on a run: all the above but names, and of what was skipped only what
-            could not be read. Computed unless it is known.
+        fingerprint: SHA-256 of all that decides on a run: all the above but names and words, and of what was skipped
+            only what could not be read. Computed unless it is known.
 
     Raises:
         UsageError: if shapes, types or labels do not fit together.
@@ -48,6 +49,7 @@ class Dataset:
     validation_images: int = 0
     train_groups: NDArray[np.int64] | None = field(default=None, repr=False)
     skipped: Mapping[str, int] = field(default_factory=dict, repr=False)
+    grouping: str = field(default="", repr=False)
     names: Sequence[str] = field(default=(), repr=False)
     fingerprint: str = ""
 

@@ -9,13 +9,16 @@ from ablations.data.dataset import Dataset
 from ablations.data.quality.alike import Alike, alike_of
 from ablations.data.quality.class_sizes import class_counts
 
+ARRAYS = ("npz", "idx")
+"""Own data that are no pictures in files: without an `image_size`, they keep their pixels."""
+
 
 def describe_dataset(dataset: Dataset, data_dir: Path | None, config: RunConfig) -> dict[str, Any]:
     """Return name, size and faults of the dataset of a run.
 
-    One's own data are named after their folder or file, and `resize` says how their pictures became square. Numbers of
-    `validation_images`, `groups` (of training images) and `skipped` files are there if there are any. `duplicates` has
-    the numbers of images that are like another.
+    One's own data are named after their folder or file, and `resize` says how their pictures became square, if they
+    were resized. Numbers of `validation_images`, `groups` (of training images) and `skipped` files are there if there
+    are any. `duplicates` has the numbers of images that are like another.
     """
     own = dataset.name in OWN_DATA
     name = data_dir.expanduser().resolve().name if own and data_dir else ""
@@ -31,7 +34,7 @@ def describe_dataset(dataset: Dataset, data_dir: Path | None, config: RunConfig)
         described["validation_images"] = dataset.validation_images
     if dataset.train_groups is not None:
         described["groups"] = int(dataset.train_groups.max()) + 1
-    if own:
+    if own and not (dataset.name in ARRAYS and config.image_size is None):
         described["resize"] = config.resize
     if dataset.skipped:
         described["skipped"] = dict(dataset.skipped)

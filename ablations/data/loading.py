@@ -19,10 +19,10 @@ def dataset_for(config: RunConfig, data_dir: Path | None, heartbeat: Callable[[]
         return _read(*_choice(config), data_dir)
 
 
-def datasets_for(configs: Iterable[RunConfig], data_dir: Path | None) -> Iterator["Dataset"]:
-    """Yield the datasets of runs, each once."""
-    for choice in dict.fromkeys(map(_choice, configs)):
-        yield _read(*choice, data_dir)
+def datasets_for(configs: Iterable[RunConfig], data_dir: Path | None) -> Iterator[tuple[RunConfig, "Dataset"]]:
+    """Yield the datasets of runs, each once with a run on it."""
+    for choice, config in {_choice(config): config for config in configs}.items():
+        yield config, _read(*choice, data_dir)
 
 
 def _choice(config: RunConfig) -> tuple[Any, ...]:

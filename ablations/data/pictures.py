@@ -63,7 +63,8 @@ def read_picture(
         with pillow_warnings():
             return decode(source, image_size, channels, resize).pixels
     except ValueError as error:
-        raise UsageError(f"cannot read image {name or source} ({error}); fix or remove it") from error
+        advice = "" if isinstance(error.__cause__, FileNotFoundError) else "; fix or remove it"
+        raise UsageError(f"cannot read image {name or source} ({error}){advice}") from error
 
 
 def decode(

@@ -1,6 +1,7 @@
 """Pictures of one's own: from a source to a dataset."""
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -79,6 +80,8 @@ class Pictures:
         if lost := sorted(before - after):
             part, label = lost[0]
             reasons = unreadable_text(self.unreadable, len(self.order)).partition("; fix or remove")[0]
+            if _out_of_range(self.unreadable, len(self.order)):
+                raise UsageError(f"{source.path}: {reasons}")
             raise UsageError(
                 f"{source.path}: no {part} picture of class {source.class_names[label]} can be read: {reasons}; fix or "
                 "remove them"
@@ -110,7 +113,8 @@ def listed(kind: str, data_dir: Path | None, reading: Reading) -> Source:
     """Return the divided listing of a source, with the groups of a pattern."""
     source = open_source(kind, data_dir, reading.columns)
     if reading.group_pattern:
-        source = replace(source, groups=_groups(source, reading.group_pattern))
+        groups = _groups(source, reading.group_pattern)
+        source = replace(source, groups=groups, grouped_by=f"--group-pattern {reading.group_pattern}")
     return divide(source)
 
 
@@ -137,7 +141,12 @@ def geometry_of(source: Source, order: NDArray[np.int64], reading: Reading) -> G
 
 
 def unreadable_text(bad: Sequence[tuple[str, str]], total: int) -> str:
-    """Return one line that names the first pictures that cannot be read, and says what to do."""
+    """Return one line that names the first pictures that cannot be read, and says what to do.
+
+    One reason for all images of arrays, values out of range, is said once.
+    """
+    if arrays := _out_of_range(bad, total):
+        return arrays
     shown = "; ".join(f"{name} ({reason})" for name, reason in bad[:SHOWN])
     more = f"; and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
     them = "them" if len(bad) > 1 else "it"
@@ -145,6 +154,29 @@ def unreadable_text(bad: Sequence[tuple[str, str]], total: int) -> str:
         f"cannot read {len(bad):,} of {count(total, 'picture')}: {shown}{more}; fix or remove {them}, or leave {them} "
         "out with --skip-unreadable"
     )
+
+
+RANGE = re.compile(r"(?P<kind>.+) must be from 0 to (?P<highest>\d+), got (?P<low>\S+) to (?P<high>\S+)")
+"""The reason that `decode` gives for values out of range."""
+
+
+def _out_of_range(bad: Sequence[tuple[str, str]], total: int) -> str:
+    """Return one line if all pictures are images of arrays with values out of one range, else nothing."""
+    arrays = list(dict.fromkeys(name.rpartition("[")[0] if name.endswith("]") else "" for name, _ in bad))
+    found = [match for _, reason in bad if (match := RANGE.fullmatch(reason))]
+    if not all(arrays) or len(found) < len(bad) or len({(each["kind"], each["highest"]) for each in found}) > 1:
+        return ""
+    low, high = min(float(each["low"]) for each in found), max(float(each["high"]) for each in found)
+    if not math.isfinite(low + high):
+        return ""
+    verb, it = ("holds", "it") if len(arrays) == 1 else ("hold", "them")
+    remedy = f"scale {it}, and save {it} as uint8"
+    if found[0]["highest"] == "1":
+        remedy = f"save {it} as uint8 or divide by 255" if low >= 0 and 1 < high <= 255 else f"scale {it} to 0 to 1"
+    of = "" if len(bad) == total else f", in {len(bad):,} of {total:,} images,"
+    kind, highest = found[0]["kind"].replace("pixels", "numbers"), found[0]["highest"]
+    numbers = f"{kind} from {low:g} to {high:g}, which must be from 0 to {highest}"
+    return f"{' and '.join(arrays)} {verb}{of} {numbers}: {remedy}"
 
 
 def _groups(source: Source, pattern: str) -> NDArray[np.str_]:
@@ -192,11 +224,18 @@ def _dataset(source: Source, order: NDArray[np.int64], decoded: DecodedPictures)
         train_groups=groups,
         skipped=source.skipped,
         names=[source.names[i] for i in order],
+        grouping=_grouping(source),
         fingerprint=decoded.fact(known) or "",
     )
     if decoded.fact(known) is None:
         decoded.remember(known, dataset.fingerprint)
     return dataset
+
+
+def _grouping(source: Source) -> str:
+    if source.groups is None:
+        return ""
+    return f"{count(len(np.unique(source.groups)), 'group')} by {source.grouped_by}"
 
 
 def _digest(

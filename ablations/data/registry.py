@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ class DatasetInfo:
         find: ``find(data_dir)``, the folder or archive that would be read, or None.
         label_sets: The valid values of ``labels``.
         remotes: The files to fetch; none where there is nothing to fetch.
+        in_files: Whether it is read from files that a person has, rather than from an installed package.
     """
 
     name: str
@@ -45,6 +47,7 @@ class DatasetInfo:
     find: Callable[[Path | None], Path | None] = field(repr=False)
     label_sets: tuple[str, ...] = ("fine",)
     remotes: tuple[Remote, ...] = ()
+    in_files: bool = True
 
 
 def _read_own(kind: str, data_dir: Path | None, labels: str, reading: Reading) -> Dataset:
@@ -52,6 +55,8 @@ def _read_own(kind: str, data_dir: Path | None, labels: str, reading: Reading) -
 
 
 AS_IT_COMES = Reading()
+NAME_A_KIND = f"add --data {', '.join(list(KINDS)[:-1])} or {list(KINDS)[-1]}"
+"""What is missing where a place was given without saying what it is."""
 
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
@@ -65,6 +70,7 @@ DATASETS: dict[str, DatasetInfo] = {
             source="scikit-learn",
             read=lambda data_dir, labels, reading: digits.read(),
             find=lambda data_dir: digits.location(),
+            in_files=False,
         ),
         DatasetInfo(
             name="cifar10",
@@ -157,6 +163,27 @@ def load_for(config: RunConfig, data_dir: Path | str | None = None) -> Dataset:
         per_class=config.per_class,
         reading=Reading.of(config),
     )
+
+
+def check_data_dir(names: Iterable[str], data_dir: Path | None, remedy: str = "leave it out") -> None:
+    """Raise UsageError, which ends with a remedy, if a place is given of datasets none of which is read from files."""
+    used = list(dict.fromkeys(names))
+    if data_dir is not None and used and not any(lookup(name).in_files for name in used):
+        raise UsageError(
+            f"--data-dir is for data that are read from files, got it with data {', '.join(map(repr, used))}: {remedy}"
+        )
+
+
+def check_is_name(data: object) -> None:
+    """Raise UsageError if the path of one's own data is given for the name of a dataset."""
+    if not isinstance(data, str) or not data or data in DATASETS:
+        return
+    path = Path(data).expanduser()
+    if (kind := next((kind for kind in KINDS if find_source(kind, path) is not None), None)) is not None:
+        raise UsageError(
+            f"--data must be the name of a dataset, got the path {data!r}; did you mean --data {kind} --data-dir "
+            f"{shlex.quote(data)}?"
+        )
 
 
 def lookup(name: str) -> DatasetInfo:

@@ -10,7 +10,7 @@ import numpy as np
 from ablations.config import RunConfig, vit_config
 from ablations.data.preprocessing import Preprocessing
 from ablations.models.inference import Inference, loaded
-from ablations.models.trained import dataset_of
+from ablations.models.training_data import dataset_of
 from ablations.storage import Store, config_of
 from vit import ViTConfig, get_ops
 from vit.random import stream

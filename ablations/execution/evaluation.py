@@ -9,7 +9,9 @@ from typing import Any
 
 from ablations.config import RunConfig, position_sources, run_key, run_label
 from ablations.data.loading import dataset_for
-from ablations.errors import UsageError, VitabError
+from ablations.data.reading import Reading
+from ablations.data.registry import check_data_dir
+from ablations.errors import VitabError
 from ablations.evaluation import Measurement, Protocol, own, protocol, protocol_label
 from ablations.evaluation.checks import checked_measurement, checked_passes
 from ablations.evaluation.finished_run import FinishedRun
@@ -20,6 +22,7 @@ from ablations.execution.lease import LEASE_TIMEOUT, Lease, active_lease, last_a
 from ablations.execution.plan import shown_axes
 from ablations.execution.tasks import Evaluation, ExecutionSettings, Finished, RunHooks, Task
 from ablations.execution.worker import is_permanent
+from ablations.models.training_data import other_data, require_data_dir
 from ablations.storage import EvaluationStore, Store, StudyPlan
 
 
@@ -67,19 +70,19 @@ def evaluation_work(plan: StudyPlan, store: Store, protocols: Sequence[str]) -> 
     return EvaluationWork(tasks, done, tuple(run_label(plan.runs[key], axes) for key in plan.keys if key in diverged))
 
 
-def check_datasets(tasks: Sequence[Task], data_dir: Path | None) -> None:
+def check_datasets(store: Store, tasks: Sequence[Task], data_dir: Path | None) -> None:
     """Raise VitabError if a dataset is missing here, or is not the one that the runs were trained on."""
+    check_data_dir((task.config.data for task in tasks), data_dir)
     fingerprints: dict[tuple[object, ...], str] = {}
     for task in tasks:
         assert task.evaluation is not None
-        config = task.config
-        parts = config.data, config.labels, config.classes, config.per_class
+        config, run = task.config, task.evaluation.run
+        parts = config.data, config.labels, config.classes, config.per_class, Reading.of(config)
         if parts not in fingerprints:
+            require_data_dir(store, run, config, data_dir)
             fingerprints[parts] = dataset_for(config, data_dir).fingerprint
-        if run_key(config, fingerprints[parts]) != (run := task.evaluation.run):
-            raise UsageError(
-                f"the dataset must be the one that run {run[:16]} was trained on, got a different {config.data}"
-            )
+        if run_key(config, fingerprints[parts]) != run:
+            raise other_data(store, run, dataset_for(config, data_dir))
 
 
 def _weight(asked: Protocol, config: RunConfig) -> float:

@@ -20,11 +20,14 @@ from ablations.config import (
     run_label,
     vit_config,
 )
+from ablations.config.run_config import OWN_DATA
 from ablations.config.tuning import Group, Values
 from ablations.data.loading import dataset_for
+from ablations.data.registry import NAME_A_KIND, check_data_dir
 from ablations.errors import UsageError
 from ablations.execution.tasks import Task
-from ablations.storage import Store, StudyPlan, TrialRun, TrialStore
+from ablations.models.training_data import numbers, place_missing
+from ablations.storage import Store, StudyPlan, TrialRun, TrialStore, trial_key
 
 if TYPE_CHECKING:
     from ablations.data import Dataset
@@ -73,6 +76,7 @@ def make_plan(
         return dataset_for(config, data_dir).fingerprint
 
     configs = grid.expand()
+    check_data_dir((config.data for config in configs), data_dir, NAME_A_KIND)
     checked = set()
     for config in configs:
         shape = replace(config, seed=0, **({} if grid.tuning is None else grid.tuning.largest))
@@ -230,6 +234,40 @@ def _arm(
         flops=epoch_flops(config, data_dir) * config.epochs,
         seconds=seconds,
     )
+
+
+def check_planned_data(plan: StudyPlan, store: Store, data_dir: Path | None) -> None:
+    """Raise UsageError if the data of the runs of a plan, or of its trials, are not there or have changed."""
+    runs = dict(plan.runs) | {trial.key: trial.config for trial in plan.trials}
+    thresholds = {trial.key: trial.thresholds for trial in plan.trials}
+    check_data_dir((config.data for config in runs.values()), data_dir)
+    for key, config in runs.items():
+        if data_dir is None and config.data in OWN_DATA:
+            raise place_missing(f"study {plan.study} was planned with your own data ({config.data})", config)
+        fingerprint = dataset_for(config, data_dir).fingerprint
+        is_trial = key in thresholds
+        if key != (trial_key(config, fingerprint, thresholds[key]) if is_trial else run_key(config, fingerprint)):
+            raise UsageError(
+                f"the data of study {plan.study} ({config.data}) have changed since it was planned; to plan it again: "
+                f"{plan.command or 'vitab run'}"
+            )
+
+
+def changed_data(plan: StudyPlan, store: Store, data_dir: Path | None) -> str | None:
+    """Return how many images a run of the stored plan had and has now, if a run of the plan has other data than then.
+
+    Such as `: 122 images, now 120`, empty if the number is not known. None if no run has other data.
+    """
+    try:
+        before = store.read_study(plan.study).runs
+    except UsageError:
+        return None
+    now = {config: key for key, config in plan.runs.items()}
+    other = [(key, config) for key, config in before.items() if config in now and now[config] != key]
+    if not other:
+        return None
+    known = [(key, config) for key, config in other if store.done(key)]
+    return numbers(store, known[0][0], dataset_for(known[0][1], data_dir)) if known else ""
 
 
 def shown_axes(plan: StudyPlan) -> list[str]:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from ablations.config import run_key
-from ablations.data.loading import dataset_for
-from ablations.errors import UsageError, VitabError
+from ablations.data.registry import check_data_dir
+from ablations.errors import VitabError
 from ablations.execution.tasks import ExecutionSettings
+from ablations.models.training_data import dataset_of, other_data
 from ablations.storage import EvaluationStore, Store, TrialStore, problems, readable_config, trial_key
 from ablations.storage.provenance import determinants
 
@@ -45,12 +46,11 @@ def reproduce(store: Store, key: str, *, data_dir: Path | None, backend: str, th
     if found := problems(store, key):
         raise VitabError(f"run {key[:16]} is damaged: {'; '.join(found)}")
     config = readable_config(store, key)
+    check_data_dir([config.data], data_dir)
     check_runs([config], backend)
-    dataset = dataset_for(config, data_dir)
+    dataset = dataset_of(store, key, data_dir)
     if run_key(config, dataset.fingerprint) != key:
-        raise UsageError(
-            f"the dataset must be the one that run {key[:16]} was trained on, got a different {config.data}"
-        )
+        raise other_data(store, key, dataset)
     here = describe(position=config.position, backend=backend, threads=threads)
     record = train(config, dataset, backend=backend, threads=threads)
     before, weights = store.predictions(key), store.checkpoint(key)
@@ -74,12 +74,11 @@ def reproduce_trial(store: TrialStore, key: str, *, data_dir: Path | None, backe
     if found := problems(store, key):
         raise VitabError(f"trial run {key[:16]} is damaged: {'; '.join(found)}")
     config, before = readable_config(store, key), store.result(key)
+    check_data_dir([config.data], data_dir)
     check_runs([config], backend)
-    dataset = dataset_for(config, data_dir)
+    dataset = dataset_of(store, key, data_dir)
     if trial_key(config, dataset.fingerprint, before["thresholds"]) != key:
-        raise UsageError(
-            f"the dataset must be the one that trial run {key[:16]} was trained on, got a different {config.data}"
-        )
+        raise other_data(store, key, dataset)
     here = describe(position=config.position, backend=backend, threads=threads)
     record = train_trial(config, dataset, before["thresholds"], backend=backend, threads=threads)
     accuracy, images = float(before["validation_accuracy"]), len(DataLoader.of(config, dataset).validation)
@@ -135,6 +134,7 @@ def reproduce_evaluation(
     if not evaluations.is_of_current_run(before):
         raise VitabError(f"run {run[:16]} was trained again after evaluation {key[:16]}; evaluate it again first")
     config = readable_config(evaluations.runs, run)
+    check_data_dir([config.data], data_dir)
     settings = ExecutionSettings(evaluations.root, data_dir, backend, threads)
     here = evaluation_environment(text, config.position, settings)
     measured = measure(evaluations.runs, run, text, settings)

@@ -1,6 +1,6 @@
 """A trained model with its preprocessing: from pictures to class probabilities."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ablations.config import RunConfig, run_label, vit_config
-from ablations.data.loading import dataset_for
 from ablations.data.preprocessing import Preprocessing
+from ablations.data.registry import check_data_dir
 from ablations.errors import UsageError, VitabError
 from ablations.models.inference import Inference, loaded
-from ablations.storage import Store, config_of, readable_config
+from ablations.models.training_data import data_name, dataset_of
+from ablations.storage import Store, readable_config
 from vit import ViT, ViTConfig, get_ops
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ablations.data import Dataset
     from vit.model import Network
 
 
@@ -33,6 +33,8 @@ class TrainedModel:
     model: ViT
     batch_size: int
     """Images per step of the training, on which the rounding of the probabilities depends."""
+    data: str = ""
+    """Name of the data, such as that of a folder of one's own pictures; empty for that in the configuration."""
     note: str = ""
     """What was worked out again because an older version did not store it; empty if nothing was."""
 
@@ -45,6 +47,7 @@ class TrainedModel:
         dataset that is missing or has changed.
         """
         config = readable_config(store, key)
+        check_data_dir([config.data], data_dir)
         check_usable(store, key)
         preprocessing, note = store.preprocessing(key), ""
         if preprocessing is None:
@@ -55,7 +58,9 @@ class TrainedModel:
         p = preprocessing
         shape = vit_config(config, image_size=p.image_size, channels=p.channels, classes=len(p.class_names))
         model = loaded(store.checkpoint(key), shape, get_ops("numpy"))
-        return cls(key, config, preprocessing, model, _batch_size(store, key, config), note)
+        return cls(
+            key, config, preprocessing, model, _batch_size(store, key, config), data_name(store, key, config), note
+        )
 
     @property
     def vit_config(self) -> ViTConfig:
@@ -64,7 +69,7 @@ class TrainedModel:
     @property
     def label(self) -> str:
         """The run in words."""
-        return label_of(self.key, self.config)
+        return label_of(self.key, self.config, self.data)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -107,20 +112,12 @@ class TrainedModel:
         return Inference(self.model, self.preprocessing, self.batch_size)
 
 
-def label_of(key: str, config: RunConfig) -> str:
-    """Return a run in words: `run 0123456789abcdef: rope, depth 2, patch 4, seed 0, trained on digits`."""
-    return f"run {key[:16]}: {run_label(config, ('position', 'depth', 'patch'))}, trained on {config.data}"
+def label_of(key: str, config: RunConfig, data: str = "") -> str:
+    """Return a run in words: `run 0123456789abcdef: rope, depth 2, patch 4, seed 0, trained on digits`.
 
-
-def dataset_of(
-    store: Store, key: str, data_dir: Path | None = None, heartbeat: Callable[[], object] = lambda: None
-) -> "Dataset":
-    """Return the dataset of a finished run. Raises VitabError if it is not the one that the run was trained on."""
-    config = config_of(store, key)
-    dataset = dataset_for(config, data_dir, heartbeat)
-    if store.environment(key).get("data_sha256") not in (None, dataset.fingerprint):
-        raise VitabError(f"the images of {config.data} differ from those that run {key[:16]} was trained on")
-    return dataset
+    `data` is the name of its data, if it is not that in the configuration.
+    """
+    return f"run {key[:16]}: {run_label(config, ('position', 'depth', 'patch'))}, trained on {data or config.data}"
 
 
 def check_usable(store: Store, key: str) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ablations.config.run_config import OWN_DATA
 from ablations.config.safe_text import markdown
+from ablations.data.description import ARRAYS
 from ablations.data.pictures import RESIZES
 from ablations.data.sources.skipped import skipped_text
 from ablations.reporting.formatting import listed
@@ -100,7 +101,11 @@ def details(results: Results) -> list[str]:
     if names <= {*OWN_DATA} and found.get("resize") in RESIZES and "image_size" in found:
         colour = {1: "in grey", 3: "in colour"}.get(found.get("channels", 0), "")
         size = f"{found['image_size']} × {found['image_size']} pixels {colour}".strip()
-        sentences.append(f"Pictures were turned upright, {RESIZES[found['resize']]}, and resized to {size}")
+        arrays = names <= {*ARRAYS}
+        if not arrays:
+            sentences.append(f"Pictures were turned upright, {RESIZES[found['resize']]}, and resized to {size}")
+        elif _is_number(first_value(results.runs, "image_size")):  # else they keep their pixels
+            sentences.append(f"Images were resized to {size}: {RESIZES[found['resize']]}")
     if found.get("skipped") and len(names) == 1:
         sentences.append(f"Skipped were {skipped_text(next(iter(names)), found['skipped'])}")
     if sizes := found.get("class_sizes"):

@@ -120,13 +120,14 @@ def _recorded(record: Mapping[str, Any]) -> str:
         earlier, later = pair.split(", ")
         if number := numbers.get(pair):
             same = numbers.get(f"{pair}, same pixels", 0)
-            verb = "image is a duplicate" if number == 1 else "images are duplicates"
+            like = "duplicate" if number == same else "possible duplicate"
+            verb = f"image is a {like}" if number == 1 else f"images are {like}s"
             sentences.append(f"{number:,} {later} {verb} of {earlier} images, {same:,} with the same pixels.")
     if not sentences:
         sentences.append("No test image was found to be a duplicate of a training image.")
     if number := numbers.get("other label"):
-        verb = "is a duplicate" if number == 1 else "are duplicates"
-        sentences.append(f"{count(number, 'image')} {verb} of an image of another class.")
+        verb = "is" if number == 1 else "are"
+        sentences.append(f"{count(number, 'image')} {verb} like an image of another class.")
     return " ".join(sentences)
 
 
@@ -141,7 +142,9 @@ def faults_of_data(results: Results) -> Items:
 def _unreadable(results: Results) -> Items:
     """Return how many pictures were left out because they could not be read."""
     most = max((record.get("skipped", {}).get("unreadable", 0) for record in _records(results)), default=0)
-    return [("Unreadable pictures", f"{count(most, 'picture')} could not be read and were left out.")] if most else []
+    were = "was" if most == 1 else "were"
+    text = f"{count(most, 'picture')} could not be read and {were} left out."
+    return [("Unreadable pictures", text)] if most else []
 
 
 def _records(results: Results) -> list[Mapping[str, Any]]:

@@ -103,6 +103,7 @@ def test_a_model_of_an_older_version_needs_its_data(runs: Path, monkeypatch: pyt
     make_old(store, key)
     asked = []
     load = trained.dataset_of
+    monkeypatch.setattr(trained, "check_data_dir", lambda names, data_dir: None)
     monkeypatch.setattr(trained, "dataset_of", lambda store, key, folder: asked.append(folder) or load(store, key))
     found = ablations.load_model(key, data_dir="some folder")
     assert asked == [Path("some folder")]

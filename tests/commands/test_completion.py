@@ -98,6 +98,7 @@ CASES = [
     ("vitab gallery ro", ROPES),
     ("vitab data fetch fa", ["fashion-mnist"]),
     ("vitab data sheet dig", ["digits"]),
+    ("vitab data check dig", ["digits"]),
     ("vitab report --runs ru", []),
     ("vitab report --out re", []),
     ("vitab run --data-dir ru", []),

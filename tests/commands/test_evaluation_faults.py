@@ -213,7 +213,8 @@ def test_a_dataset_that_is_missing_or_has_changed_is_one_line(here: Path) -> Non
     _read.cache_clear()
     (key,) = Store(Path("runs")).read_study("smoke").keys
     assert refused(evaluate(*command)) == (
-        f"error: the dataset must be the one that run {key[:16]} was trained on, got a different folder\n"
+        f"error: the data of run {key[:16]} (images) have changed since its training: 16 "
+        f"images as before, but not the same\n"
     )
     assert not Path("runs/evaluations").exists()
     assert digests(here / "runs") == before

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ablations
 from ablations.data.loading import _read
+from ablations.errors import UsageError
+from ablations.execution.plan import check_planned_data
 from ablations.storage import Store
 from tests.support.evaluations import refused, succeeds, vitab
 
@@ -76,7 +79,10 @@ def test_a_run_says_what_was_skipped_and_records_its_data(trained: Path) -> None
 
 def test_commands_read_the_data_of_a_run_by_its_config(place: Path) -> None:
     (key,) = Store(Path("runs")).read_study("smoke").keys
-    assert "blau" in "\n".join(succeeds(vitab("predict", "none", "scans/bilder/Scan 2.png")))
+    said = "\n".join(succeeds(vitab("predict", "none", "scans/bilder/Scan 2.png")))
+    assert "blau" in said
+    assert "trained on labels.csv" in said
+    assert '"grün"' in "\n".join(succeeds(vitab("predict", "none", "scans/bilder/Scan 2.png", "--json")))
     for command in (
         ("evaluate", "--protocol", "shuffle", "--workers", "1"),
         ("gallery", "none", "--out", "gallery.png"),
@@ -86,20 +92,53 @@ def test_commands_read_the_data_of_a_run_by_its_config(place: Path) -> None:
         succeeds(vitab(*command, "--data-dir", "scans/labels.csv"))
         _read.cache_clear()
         if command[0] != "evaluate":
-            assert refused(vitab(*command)).startswith(
-                "error: --data-dir must be a CSV file with a column of files and one of labels, got none"
+            assert refused(vitab(*command)) == (
+                f"error: run {key[:16]} was trained on 'labels.csv': give its CSV file with --data-dir PATH\n"
             )
+    plan = Store(Path("runs")).read_study("smoke")
+    with pytest.raises(UsageError, match=r"study smoke was planned .*: give its CSV file with --data-dir PATH"):
+        check_planned_data(plan, Store(Path("runs")), None)  # for `vitab retry`
 
 
-def test_another_table_is_not_the_data_of_a_run(place: Path) -> None:
+def test_changed_data_are_refused_alike_by_every_command(place: Path) -> None:
     (key,) = Store(Path("runs")).read_study("smoke").keys
-    text = Path("scans/labels.csv").read_text(encoding="utf-8-sig")
-    Path("scans/other.csv").write_text(text.replace("Scan 1.png;grün", "Scan 1.png;rot"))
-    result = vitab("gallery", "none", "--data-dir", "scans/other.csv", "--out", "gallery.png")
-    assert (result.exit_code, result.stderr) == (
-        1,
-        f"error: the images of csv differ from those that run {key[:16]} was trained on\n",
+    lines = Path("scans/labels.csv").read_text(encoding="utf-8-sig").splitlines()
+    Path("scans/labels.csv").write_text("\n".join(line for line in lines if line[-1] not in "34567"))  # five cases
+    _read.cache_clear()
+    for command in (
+        ("evaluate", "--protocol", "shuffle", "--workers", "1"),
+        ("gallery", "none", "--out", "gallery.png"),
+        ("reproduce", key[:8]),
+    ):
+        changed = refused(vitab(*command, "--data-dir", "scans/labels.csv"))
+        assert changed.startswith(f"error: the data of run {key[:16]} (labels.csv) have changed since its training: ")
+        assert changed.endswith(": 24 images, now 21\n")
+    plan = Store(Path("runs")).read_study("smoke")
+    with pytest.raises(UsageError, match=r"the data of study smoke \(csv\) have changed since it was planned; to plan"):
+        check_planned_data(plan, Store(Path("runs")), Path("scans/labels.csv"))  # for `vitab retry`
+    said = "\n".join(succeeds(vitab(*RUN, *READ)))
+    assert (
+        "study smoke already exists with a different plan: the data have changed: 24 images, now 21; replacing it "
+        in " ".join(said.split())
     )
+
+
+def test_a_place_is_refused_for_data_that_are_not_read_from_files(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Digits would be trained on instead of the pictures that were meant."""
+    monkeypatch.chdir(tmp_path)
+    said = "error: --data-dir is for data that are read from files, got it with data 'digits': "
+    assert refused(vitab(*RUN, "--data-dir", str(trained))) == (f"{said}add --data folder, csv, npz, parquet or idx\n")
+    for command in ("check", "verify"):
+        assert refused(vitab("data", command, "digits", "--data-dir", "nowhere")).startswith(said)
+    with pytest.raises(UsageError, match="--data-dir is for data that are read from files"):
+        ablations.run("smoke", data_dir=trained)
+    for name in ("cifar10", "fashion-mnist"):
+        assert refused(vitab(*RUN, "--data", name, "--data-dir", "nowhere")) == (
+            f"error: --data-dir must be the folder or archive of {name}, got nowhere, which does not exist\n"
+        )
+    assert not Path("runs").exists()
 
 
 def test_data_commands_take_the_same_options(place: Path) -> None:

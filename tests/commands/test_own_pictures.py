@@ -7,9 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from typer.testing import Result
 
+import ablations
+from ablations.commands.data_notes import check_command
+from ablations.config import RunConfig
+from ablations.data.description import describe_dataset
+from ablations.data.loading import _read
+from ablations.data.registry import load_for
+from ablations.errors import UsageError
 from tests.data.test_duplicates import scenes
 from tests.support.evaluations import succeeds, vitab
 
@@ -48,16 +55,20 @@ def test_check_names_every_fault(photos: Path) -> None:
     assert lines[0] == "photos: 50 images in 3 classes (32 x 32 x 3, crop)"
     assert "training 30 fox: 4 6 cat: 20" in lines
     assert "test 20 fox: 3 5 cat: 12" in lines
-    assert "pixels RGB 50" in lines
-    assert "sizes all 32 x 32" in lines
+    assert "pixels 50 colour" in lines
+    assert "sizes all 32 x 32 pixels (width x height)" in lines
     faults, known = lines.index("Faults"), lines.index("To know")
     assert lines[faults + 1].startswith("- cannot read 2 of 52 pictures: train/cat/broken.png (not a PNG, JPEG, WebP,")
-    assert lines[faults + 2] == "fix or remove them, or leave them out with --skip-unreadable"
-    assert lines[faults + 3] == (
-        "- 1 duplicate of training images among 20 test images (1 with the same pixels), such as test/dog/copy.png and "
-        "train/cat/03.png"
+    assert lines[faults + 2] == (
+        "fix them or remove them, or leave them out with --skip-unreadable, as vitab run and vitab data sheet can"
     )
-    assert lines[faults + 5] == "- 1 of the images is like an image of another class"
+    pair = "test/dog/copy.png (dog) and train/cat/03.png (cat)"
+    assert lines[faults + 3 : faults + 7] == [
+        f"- 1 test image has the same pixels as training images, such as {pair}",
+        "remove it in one of the two parts; until then the test accuracy is too high",
+        f"- 1 image has the same pixels as an image of another class, such as {pair}",
+        "correct the labels: no model can be right about both; --out FILE.csv lists them",
+    ]
     assert "- skipped 1 file: 1 .txt" in lines[known:]
     assert "- the largest class has 5.0 times the training images of the smallest" in lines[known:]
     rows = list(csv.reader(Path("found.csv").read_text().splitlines()))
@@ -73,11 +84,102 @@ def test_check_of_good_data_says_so() -> None:
     assert "nothing found that deserves attention" in succeeds(vitab("data", "check", "digits"))
 
 
+def test_check_says_what_is_there_in_words_and_advises_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of scans with patients: a copy in another part that is a little brighter is no fault."""
+    monkeypatch.chdir(tmp_path)
+    images = scenes(16)
+    images[15] = np.minimum(images[3], 235) + 20
+    rows = ["file,label,patient,split"]
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(f"{i}.png")
+        rows.append(f"{i}.png,{'ab'[i % 2]},p{i // 2},{'test' if i > 11 else 'train'}")
+    Image.fromarray(np.full((40, 20), 30_000, dtype=np.uint16)).save("1.png")
+    Path("labels.csv").write_text("\n".join([*rows, "notes.txt,a,p0,train"]))
+    lines = [" ".join(line.split()) for line in succeeds(vitab("data", "check", "labels.csv"))]
+    assert "training 12 all classes have 6" in lines
+    assert "pixels 15 colour; 1 16-bit grey, such as 1.png" in lines
+    assert "sizes smallest 20 x 40, median 32 x 32, largest 32 x 32 pixels (width x height)" in lines
+    assert "groups 8 groups by column patient" in lines
+    assert "- 1 test image looks like training images, such as 15.png and 3.png" in lines
+    assert "look at them: --out FILE.csv lists them; some may be copies with small changes" in lines
+    assert "check that none of these rows should count" in lines
+    assert "Faults" not in lines
+    Path("0.png").unlink()
+    result = vitab("data", "check", "labels.csv")
+    assert "fix it or remove its row, or leave it out with --skip-unreadable" in " ".join(result.stdout.split())
+    assert result.exit_code == 1
+    assert "fix or remove it" in refused(vitab("data", "sheet", "labels.csv", "--out", "sheet.png"))
+    succeeds(vitab("data", "sheet", "labels.csv", "--out", "sheet.png", "--skip-unreadable"))
+    assert Path("sheet.png").exists()
+    Path("labels.csv").write_text("\n".join(rows).replace("15.png,b,p7", "15.png,b,p0"))
+    said = refused(vitab("data", "check", "labels.csv"))
+    assert said.endswith("(by column patient) in several: p0; correct the parts, or use no groups: --columns group=")
+
+
+def test_a_path_for_the_name_of_a_dataset_is_answered_with_the_options_that_read_it(photos: Path) -> None:
+    np.savez("a b.npz", x=np.zeros((6, 8, 8)), y=np.arange(6) % 2)
+    for path, kind, quoted in (("photos", "folder", "photos"), ("a b.npz", "npz", "'a b.npz'")):
+        meant = f"--data {kind} --data-dir {quoted}"
+        message = f"--data must be the name of a dataset, got the path {path!r}; did you mean {meant}?"
+        assert refused(vitab("run", "--grid", "smoke", "--data", path)) == message
+        with pytest.raises(UsageError, match="did you mean --data"):
+            ablations.run("smoke", data=path)
+    assert "must be given once" in refused(vitab("data", "check", "photos", "--data-dir", "photos"))
+
+
+def test_arrays_out_of_range_are_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = np.linspace(20, 237, 12 * 64).reshape(12, 8, 8)
+    for values, message in (
+        (images, "x holds floating-point numbers from 20 to 237, @ 1: save it as uint8 or divide by 255"),
+        (images - 30, "x holds floating-point numbers from -10 to 207, @ 1: scale it to 0 to 1"),
+        (
+            (images * 2).astype(np.int16),
+            "x holds, in 7 of 12 images, numbers of type int16 from 221 to 474, @ 255: scale it, and save it as uint8",
+        ),
+    ):
+        np.savez("a.npz", x=values, y=np.arange(12) % 2)
+        said = f"a.npz: {message.replace('@', 'which must be from 0 to')}"
+        _read.cache_clear()
+        assert refused(vitab("run", "--grid", "smoke", "--data", "npz", "--data-dir", "a.npz")) == said
+        if "in 7 of" not in message:
+            assert refused(vitab("data", "check", "a.npz")) == said
+    assert "- x holds, in 7 of 12 images, numbers of type int16 from 221 to 474, which must be from 0 to 255\n" in (
+        checked := vitab("data", "check", "a.npz").stdout
+    )
+    assert "  scale it, and save it as uint8\n" in checked
+
+
+def test_own_data_are_named_after_their_folder(photos: Path) -> None:
+    """In the title of the sheet; and arrays that keep their pixels are not said to be resized."""
+    titles: list[str] = []
+    original = ImageDraw.ImageDraw.text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageDraw.ImageDraw, "text", lambda *a, **k: titles.append(a[2]) or original(*a, **k))
+        succeeds(vitab("data", "sheet", "photos", "--out", "sheet.png", "--skip-unreadable"))
+    assert titles[0] == "photos: 30 training and 20 test images"
+    images = (scenes(20)[..., 0] // 2).astype(np.uint8)
+    np.savez("a.npz", x=images, y=np.arange(20) % 2)
+    for fields in ({}, {"image_size": 16}):
+        config = RunConfig.from_mapping({"data": "npz", **fields})
+        described = describe_dataset(load_for(config, Path("a.npz")), Path("a.npz"), config)
+        assert ("resize" in described) == bool(fields)
+
+
+def test_the_command_that_says_more_reads_the_data_alike() -> None:
+    config = RunConfig.from_mapping({"data": "csv", "columns": "label=dx", "group_pattern": "(p.)", "image_size": 48})
+    assert check_command(config, Path("my scans")) == (
+        "vitab data check csv --data-dir 'my scans' --columns label=dx --group-pattern '(p.)' --set image_size=48"
+    )
+
+
 def test_bad_input_of_check(photos: Path) -> None:
     assert refused(vitab("data", "check", "nowhere")).startswith("data must be a dataset (digits, cifar10,")
     assert refused(vitab("data", "check", "photos", "--out", "x.txt")) == "--out must end in .csv, got x.txt"
     assert refused(vitab("data", "check", "photos", "--group-pattern", "(")) == (
-        "group_pattern must be a regular expression, got '('"
+        "group_pattern must be a regular expression, got '(' (missing ), unterminated subpattern at position 0)"
     )
     assert refused(vitab("data", "check", "photos", "--set", "width=3")).startswith("unknown field of data 'width'")
     (photos / "empty").mkdir()
@@ -120,11 +222,14 @@ def test_a_study_records_and_reports_its_data(photos: Path) -> None:
         "note: skipped 3 files: 2 unreadable, 1 .txt",
         "note: 1 duplicate of training images among 20 test images (1 with the same pixels), such as test/dog/copy.png "
         "and train/cat/03.png",
-        "note: 1 image is a duplicate of one with another label",
+        "note: 1 image is like one with another label",
         "note: the classes differ in size, from 4 training images of fox to 20 of cat; the report has balanced "
         "accuracy and macro F1, too",
     ]
-    assert result.stderr.splitlines()[4] == "note: vitab data check folder --data-dir photos says more"
+    assert result.stderr.splitlines()[4] == (
+        "note: vitab data check folder --data-dir photos --set image_size=16 --set channels=1 --set resize=stretch "
+        "says more"
+    )
     environment = json.loads(next(Path("runs").glob("*/environment.json")).read_text())
     assert environment["dataset"] == {
         "name": "photos",

@@ -68,6 +68,19 @@ def test_each_image_is_named_once_for_each_part() -> None:
     ]
 
 
+def test_shapes_of_other_colours_are_not_alike() -> None:
+    """Dark red, green and blue discs on white, which correlate; the same disc in grey or in another light is alike."""
+    disc = np.hypot(*np.mgrid[-15.5:16, -15.5:16]) < 9
+    red, green, blue = (
+        np.where(disc[..., None], colour, (255, 250, 245)).astype(np.uint8)
+        for colour in ((100, 30, 30), (30, 90, 30), (30, 30, 110))
+    )
+    grey = (red.mean(axis=2, keepdims=True) + np.zeros(3)).astype(np.uint8)
+    warm = (red * [0.95, 0.9, 0.8]).astype(np.uint8)
+    assert find_twins([np.stack([red, green, blue])]).image.tolist() == []
+    assert find_twins([np.stack([green, red]), np.stack([grey, warm])]).between(0, 1).image.tolist() == [2, 3]
+
+
 def test_grey_small_and_flat_images() -> None:
     """Below 16 x 16 pixels, and where there is nothing to see, only the same pixels count."""
     grey = scenes(20)[..., :1]
@@ -107,11 +120,11 @@ def test_numbers_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         "other label": 2,
     }
     assert list(remarks(data)) == [
-        "4 duplicates of training images among 10 test images (1 with the same pixels), such as test image 0 and "
-        "training image 4",
+        "4 possible duplicates of training images among 10 test images (1 with the same pixels), such as test image 0 "
+        "and training image 4",
         "1 duplicate among 30 training images (1 with the same pixels)",
-        "1 duplicate among 10 test images (0 with the same pixels)",
-        "2 images are duplicates of one with another label",
+        "1 possible duplicate among 10 test images (0 with the same pixels)",
+        "2 images are like one with another label",
     ]
     named = replace(data, names=[f"{i}.png" for i in range(40)])
     assert next(remarks(named)).endswith("such as 30.png and 4.png")

@@ -211,7 +211,7 @@ BAD = [
     ([RUN, "p/00000.png", "--out", "m" * 300 + ".png"], "m.png: File name too long"),
     ([RUN], "Missing argument 'PICTURE'"),
     ([RUN, "p"], "cannot read image p (Is a directory); fix or remove it"),
-    ([RUN, "none.png"], "cannot read image none.png (No such file or directory); fix or remove it"),
+    ([RUN, "none.png"], "cannot read image none.png (No such file or directory)"),
     (
         [RUN, "runs/studies/arms.json"],
         "cannot read image runs/studies/arms.json (not a PNG, JPEG, WebP, BMP, TIFF or GIF file",

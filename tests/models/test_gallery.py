@@ -88,7 +88,7 @@ def test_colour_images_need_their_data(store: Store, pictures: Path, drawn: list
     probabilities[:] = np.eye(2)[labels]
     probabilities[3] = [[0.25, 0.75], [0.75, 0.25]][labels[3]]
     predict_again(store, key, probabilities)
-    assert "--data-dir must be a folder with one folder of pictures for each class, got none" in refused(
+    assert "was trained on 'pictures': give its folder with --data-dir PATH" in refused(
         vitab("gallery", "learned", "--study", "colour")
     )
     options = ["--study", "colour", "--data-dir", pictures, "--out", "g.svg"]
@@ -155,6 +155,9 @@ def test_other_images_than_those_of_the_training_are_refused(store: Store, key: 
 
     replace_file(store, key, "environment.json", to_json({**store.environment(key), "data_sha256": "0" * 64}))
     result = vitab("gallery", RUN)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == (f"error: the images of digits differ from those that run {key[:16]} was trained on\n")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"error: the data of run {key[:16]} (digits) have changed since its training: 447 images as before, but not "
+        "the same\n"
+    )
     assert [path.name for path in Path().iterdir()] == ["runs"]

@@ -14,7 +14,7 @@ from ablations.data import locations
 from ablations.data.dataset import Dataset
 from ablations.data.quality.duplicates import Twins, find_twins
 
-VERSION = 1
+VERSION = 2
 """Of what `find_twins` finds: to be raised with it."""
 EXAMPLES = 10
 

@@ -10,15 +10,15 @@ from ablations.data.sources.skipped import skipped_text
 
 
 def remarks(dataset: Dataset) -> Iterator[str]:
-    """Yield what was skipped, which images are alike, and whether the classes differ in size."""
+    """Yield what groups there are, what was skipped, which images are alike, and whether the classes differ in size."""
     alike, parts = alike_of(dataset), list(dataset.parts)
-    yield from filter(None, [skipped_line(dataset)])
+    yield from filter(None, [dataset.grouping, skipped_line(dataset)])
     for at, later in enumerate(parts):
         yield from filter(None, (alike_line(dataset, alike, earlier, later) for earlier in parts[:at]))
     yield from filter(None, (repeats_line(dataset, alike, part) for part in parts))
     if alike.relabelled:
-        is_are = "image is a duplicate" if alike.relabelled == 1 else "images are duplicates"
-        yield f"{alike.relabelled:,} {is_are} of one with another label"
+        is_are = "image is like" if alike.relabelled == 1 else "images are like"
+        yield f"{alike.relabelled:,} {is_are} one with another label"
     yield from filter(None, [sizes_line(dataset)])
 
 
@@ -34,7 +34,7 @@ def alike_line(dataset: Dataset, alike: Alike, earlier: str, later: str) -> str:
     if not total:
         return ""
     part = dataset.parts[later]
-    text = f"{count(total, 'duplicate')} of {earlier} images among {part.stop - part.start:,} {later} images"
+    text = f"{count(total, noun(total, same))} of {earlier} images among {part.stop - part.start:,} {later} images"
     return f"{text} ({same:,} with the same pixels){_example(dataset, alike, earlier, later)}"
 
 
@@ -42,8 +42,13 @@ def repeats_line(dataset: Dataset, alike: Alike, name: str) -> str:
     """Return how many images of a part are duplicates of others in it."""
     total, same = alike.between(name, name)
     part = dataset.parts[name]
-    text = f"{count(total, 'duplicate')} among {part.stop - part.start:,} {name} images"
+    text = f"{count(total, noun(total, same))} among {part.stop - part.start:,} {name} images"
     return f"{text} ({same:,} with the same pixels)" if total else ""
+
+
+def noun(total: int, same: int) -> str:
+    """Return what images are called of which some have the same pixels as another, and the others are like it."""
+    return "duplicate" if total == same else "possible duplicate"
 
 
 def _example(dataset: Dataset, alike: Alike, earlier: str, later: str) -> str:

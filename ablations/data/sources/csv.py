@@ -87,6 +87,7 @@ def read(path: Path, columns: str = "") -> Source:
         read=lambda i: Path(files[i]).read_bytes(),
         files=[str(path), *files],
         groups=groups_from(values["group"], names) if "group" in values else None,
+        grouped_by=f"column {chosen['group']}" if "group" in values else "",
         skipped=dict(skipped),
     )
 

@@ -28,7 +28,7 @@ def divide(source: Source) -> Source:
     """
     parts = source.parts
     if set(parts.tolist()) in ({""}, {"train"}):
-        divided = replace(source, parts=_cut(source))
+        divided = replace(source, parts=_cut(source), own_parts=False)
         _check_classes(divided)
         return divided
     if not (parts == "test").any():
@@ -97,9 +97,10 @@ def _check_groups(source: Source) -> None:
     spread = _spread(groups, np.unique(source.parts, return_inverse=True)[1], len(names))
     if (spread > 1).any():
         odd = names[spread > 1].tolist()
+        without = "--columns group=" if source.grouped_by.startswith("column") else "leave --group-pattern out"
         raise UsageError(
-            f"{source.path}: the pictures of a group must be in one part, got {len(odd):,} of {len(names):,} groups in "
-            f"several: {_listed(odd)}"
+            f"{source.path}: the pictures of a group must be in one part, got {len(odd):,} of {len(names):,} groups "
+            f"(by {source.grouped_by}) in several: {_listed(odd)}; correct the parts, or use no groups: {without}"
         )
 
 

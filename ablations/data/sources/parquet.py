@@ -115,6 +115,7 @@ def read(path: Path, columns: str = "") -> Source:
         read=read_one,
         files=[str(shard) for shard in shards],
         groups=groups_from(values["group"], names) if "group" in values else None,
+        grouped_by=f"column {chosen['group']}" if "group" in values else "",
         skipped={reason: number for reason, number in skipped.items() if number},
     )
 

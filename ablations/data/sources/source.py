@@ -35,6 +35,8 @@ class Source:
             ascending order only. Raises OSError or UsageError if that picture cannot be read.
         files: The files that hold the contents.
         groups: A name (n,) for what pictures belong to, such as a patient. Those of a group stay in one part.
+        grouped_by: What names the groups, for people, such as ``"column patient"``.
+        own_parts: Whether the parts came with the source; else a test part was cut off.
         skipped: Numbers of what was passed over, by reason, such as ``".txt"`` or ``"without a label"``, for
             `skipped_text`.
 
@@ -51,6 +53,8 @@ class Source:
     read: Callable[[int], Content] = field(repr=False)
     files: Sequence[str] = field(repr=False)
     groups: NDArray[np.str_] | None = field(default=None, repr=False)
+    grouped_by: str = ""
+    own_parts: bool = True
     skipped: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -205,7 +205,9 @@ def test_classes_too_small_for_a_part_are_named(tmp_path: Path, rows: str, messa
 def test_a_group_on_two_sides_is_refused(tmp_path: Path) -> None:
     files(tmp_path, *(f"{i}.png" for i in range(4)))
     text = "file,label,split,group\n0.png,a,train,p\n1.png,b,train,q\n2.png,a,test,p\n3.png,b,test,r\n"
-    with pytest.raises(UsageError, match=r"must be in one part, got 1 of 3 groups in several: p$"):
+    with pytest.raises(
+        UsageError, match=r"must be in one part, got 1 of 3 groups \(by column group\) in several: p; correct"
+    ):
         divided("csv", csv(tmp_path, text))
 
 
