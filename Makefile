@@ -16,5 +16,5 @@ test:
 	python -m pytest -q -m "not slow" -n auto
 
 slow:
-	python -m pytest -q -m "slow and not serial" -n auto
+	python -m pytest -q -m "slow and not serial" -n auto --durations=30
 	python -m pytest -q -m "slow and serial"
