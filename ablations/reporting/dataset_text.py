@@ -65,7 +65,7 @@ def _dataset(results: Results, name: str) -> str:
     from ablations.data import DATASETS
 
     if name in OWN_DATA:
-        return _own(name, own_facts(results, name))
+        return _own(name, recorded_facts(results, name))
     info = DATASETS.get(name)
     if info is None:
         return name
@@ -88,8 +88,8 @@ def _own(kind: str, found: Mapping[str, Any]) -> str:
     return name + (f" ({', '.join(parts)})" if parts else " (name and size not recorded)")
 
 
-def own_facts(results: Results, kind: str) -> dict[str, Any]:
-    """Return the recorded facts of one's own data of a kind that are the same in all runs on them."""
+def recorded_facts(results: Results, kind: str) -> dict[str, Any]:
+    """Return what all runs on a dataset, or on one's own data of a kind, have recorded of it alike."""
     return _shared([record for record, data in _records(results) if data == kind])
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from ablations.config import level_text, name_level
 from ablations.config.run_config import DEFAULTS, OWN_DATA, PICTURE_FIELDS
 from ablations.reporting.compute import compute_facts
-from ablations.reporting.dataset_text import own_facts
+from ablations.reporting.dataset_text import recorded_facts
 from ablations.reporting.sequential_text import sample_size, spending
 from ablations.statistics import ALPHA, LEVEL, MARGIN, Analysis, diverged_keys, planned_seeds, varying_axes
 from ablations.storage import version_conflicts
@@ -100,11 +100,12 @@ def _same_in_all(results: Results) -> dict[str, Any]:
         if name not in varying and value is not None and not of_pictures:
             found[f"run_{name}"] = level_text(value) if isinstance(value, tuple) else value
     for name in dict.fromkeys(config.data for config in results.plan.configs):
-        if name in OWN_DATA:
-            found |= {f"data_{name}_{field}": known for field, known in _flat(own_facts(results, name))}
-        elif name in DATASETS:
+        recorded = recorded_facts(results, name)
+        if name in DATASETS and name not in OWN_DATA:
             found[f"data_{name}"] = DATASETS[name].description
             found[f"data_{name}_classes"] = DATASETS[name].classes
+            recorded = {field: recorded[field] for field in ("class_sizes", "duplicates") if field in recorded}
+        found |= {f"data_{name}_{field}": known for field, known in _flat(recorded)}
     return {name: value for name, value in found.items() if value is not None}
 
 
