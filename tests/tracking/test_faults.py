@@ -197,7 +197,8 @@ def test_runs_that_fail_or_are_interrupted_are_stopped(here: Path, monkeypatch: 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_the_process_of_the_tracker_ends_with_the_program(here: Path, number: int) -> None:
     program = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from ablations.storage import Store\n"
         "from ablations.tracking import registry\n"
         "from ablations.tracking.process import TrackerProcess\n"
