@@ -79,9 +79,8 @@ def run(
     from ablations.commands.display import describe_match, say
     from ablations.commands.evaluate import standard_protocols
     from ablations.commands.execute import allocate, begin, diverged_warning, noun_of
+    from ablations.commands.phases import train_in_phases
     from ablations.commands.track import live_tracking
-    from ablations.commands.tune import show_choice
-    from ablations.commands.until_decided import train_in_rounds
     from ablations.config import (
         check_match,
         check_name,
@@ -100,7 +99,7 @@ def run(
     from ablations.execution.tasks import ExecutionSettings
     from ablations.machine import unused_gpu
     from ablations.statistics import power_warning
-    from ablations.statistics.sequential.rounds import first_or_stored_plan, require_fixed, with_seeds
+    from ablations.statistics.sequential.rounds import plan_to_continue, with_seeds
     from ablations.training.precision import choose
     from vit.options import split
 
@@ -147,13 +146,7 @@ def run(
     def plan_of(grid: Grid) -> "StudyPlan":
         return plan_study(grid, store, study=name, data_dir=data, command=command, times=times)
 
-    def planned() -> "StudyPlan":
-        """Return the plan as far as finished trials allow."""
-        if until_decided:
-            return first_or_stored_plan(chosen, store, name, plan_of, most)
-        require_fixed(store, name)
-        return plan_of(chosen)
-
+    planned = partial(plan_to_continue, chosen, store, name, plan_of, grows=until_decided, maximum=most)
     with live_tracking(track, store, name, console) as tracking:
         with decoding_shown(console):
             plan = planned()
@@ -161,10 +154,10 @@ def run(
             say(console, described)
         if backend != used == "numpy" and (line := unused_gpu()):
             say(console, f"note: {line}")
-        say_about_data([*plan.configs, *(run.config for run in plan.trials)], data, partial(say, console))
+        say_about_data(plan.all_configs, data, partial(say, console))
         failed: dict[str, str] = {}
 
-        def train(plan: "StudyPlan", tried: frozenset[str] = frozenset()) -> None:
+        def train(plan: "StudyPlan", tried: frozenset[str]) -> None:
             """Train the unfinished runs of a plan, except those tried before."""
             tasks = [task for task in unfinished_tasks(plan, store, data) if task.key not in tried]
             resources = allocate(console, tasks, workers=str(workers), stack=str(stack), backend=used, data_dir=data)
@@ -186,16 +179,7 @@ def run(
                 _require_success(outcome.failed, done + len(tasks), noun)
             failed.update(outcome.failed)
 
-        while plan.searching:
-            train(plan)
-            plan = planned()
-        if plan.tuning is not None:
-            show_choice(console, store, plan)
-        if plan.design:
-            train_in_rounds(console, store, plan, chosen, plan_of=plan_of, train=train)
-            plan = store.read_study(name)
-        else:
-            train(plan)
+        plan = train_in_phases(console, store, plan, chosen, planned=planned, plan_of=plan_of, train=train)
     _require_success(failed, len(plan.keys), "run")
     if chosen.protocols:
         _evaluate(console, store, plan, chosen.protocols, data_dir=data, workers=str(workers), backend=used)

@@ -23,6 +23,8 @@ Settings = Annotated[
     ),
 ]
 
+Labels = Annotated[str, typer.Option(metavar="fine|coarse", help="For cifar100: 100 fine or 20 coarse classes.")]
+
 Source = Annotated[
     str, typer.Argument(metavar="NAME|PATH", help="Name of a dataset (see `vitab data`), or your folder or file.")
 ]
@@ -96,9 +98,7 @@ def draw_sheet(
     columns: Columns = None,
     skip_unreadable: SkipUnreadable = False,
     settings: Settings = None,
-    labels: Annotated[
-        str, typer.Option(metavar="fine|coarse", help="For cifar100: 100 fine or 20 coarse classes.")
-    ] = "fine",
+    labels: Labels = "fine",
     classes: Annotated[
         str | None, typer.Option(metavar="N|a,b", help="Use the first N classes, or the named ones.")
     ] = None,
@@ -148,9 +148,7 @@ def check_data(
     columns: Columns = None,
     group_pattern: GroupPattern = None,
     settings: Settings = None,
-    labels: Annotated[
-        str, typer.Option(metavar="fine|coarse", help="For cifar100: 100 fine or 20 coarse classes.")
-    ] = "fine",
+    labels: Labels = "fine",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="File for a list of all pictures that were found.")
     ] = None,

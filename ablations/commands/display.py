@@ -283,7 +283,7 @@ def view_studies(store: Store, study: str | None = None) -> tuple[RenderableType
 
 def _data_of(store: Store, plan: StudyPlan) -> str:
     """Return the datasets of a study; one's own data with the name that a finished run has recorded."""
-    names = list(dict.fromkeys(config.data for config in (*plan.configs, *(run.config for run in plan.trials))))
+    names = list(dict.fromkeys(config.data for config in plan.all_configs))
     for place, name in enumerate(names):
         mine = (key for key, config in plan.runs.items() if config.data == name and store.done(key))
         if name in OWN_DATA and (key := next(mine, None)) is not None:

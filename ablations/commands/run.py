@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -197,7 +198,7 @@ def run(
     from ablations.execution.tasks import ExecutionSettings
     from ablations.machine import unused_gpu
     from ablations.statistics import power_warning
-    from ablations.statistics.sequential.rounds import first_or_stored_plan, require_fixed, with_seeds
+    from ablations.statistics.sequential.rounds import plan_to_continue, with_seeds
     from ablations.storage import Store
     from ablations.training.precision import choose
     from vit.options import split
@@ -262,7 +263,7 @@ def run(
     def resources_for(tasks: "Sequence[Task]") -> "ResourcePlan":
         return allocate(console, tasks, workers=workers, stack=stack, backend=used, data_dir=data_dir)
 
-    def execute(plan: "StudyPlan", tried: frozenset[str] = frozenset()) -> None:
+    def execute(plan: "StudyPlan", tried: frozenset[str]) -> None:
         """Train the unfinished runs of a plan, except those tried before."""
         tasks = [task for task in unfinished_tasks(plan, store, data_dir) if task.key not in tried]
         execution = ExecutionSettings(runs, data_dir, used, checkpoint_every=checkpoint)
@@ -283,17 +284,11 @@ def run(
         else:
             train(console, store, plan, resources_for(tasks), execution, quiet=quiet, last=last, tracking=tracking)
 
-    def planned() -> "StudyPlan":
-        """Return the plan as far as finished trials allow."""
-        if until_decided:
-            return first_or_stored_plan(chosen, store, name, plan_of, max_seeds)
-        require_fixed(store, name)
-        return plan_of(chosen)
-
+    planned = partial(plan_to_continue, chosen, store, name, plan_of, grows=until_decided, maximum=max_seeds)
     plan = planned()
     for line in display.describe_match(plan):
         display.say(console, line)
-    say_about_data([*plan.configs, *(run.config for run in plan.trials)], data_dir)
+    say_about_data(plan.all_configs, data_dir)
     if warning := power_warning(with_seeds(chosen, plan.design.maximum) if plan.design else chosen):
         warn(warning)
     if plan.searching and (warning := pruning_warning(plan.tuning)):
@@ -308,19 +303,9 @@ def run(
             number = count(len(plan.keys) * len(chosen.protocols), "evaluation")
             display.say(console, f"then {number}, by {', '.join(map(protocol_label, chosen.protocols))}")
     else:
-        while plan.searching:
-            execute(plan)
-            plan = planned()
-        if plan.tuning is not None:
-            from ablations.commands.tune import show_choice
+        from ablations.commands.phases import train_in_phases
 
-            show_choice(console, store, plan)
-        if plan.design:
-            from ablations.commands.until_decided import train_in_rounds
-
-            train_in_rounds(console, store, plan, chosen, plan_of=plan_of, train=execute)
-        else:
-            execute(plan)
+        train_in_phases(console, store, plan, chosen, planned=planned, plan_of=plan_of, train=execute)
     if chosen.protocols and not dry_run:
         evaluate(name, ",".join(asked), data_dir, backend, workers, dask, insecure, runs, False, quiet)
 

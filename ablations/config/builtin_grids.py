@@ -1,5 +1,7 @@
 """The built-in grids."""
 
+from dataclasses import replace
+
 from ablations.config.grid import Grid
 from ablations.config.run_config import RunConfig
 from ablations.config.tuning import Range, TuningDesign
@@ -24,24 +26,23 @@ ENCODINGS = (
 )
 """Every built-in encoding, and a sum of two."""
 
+ROPE = Grid(
+    name="rope",
+    question="Which positional encoding improves accuracy, and does the improvement depend on depth and patch size?",
+    base=RunConfig(),
+    axes={"position": POSITIONS, "depth": (2, 4), "patch": (2, 4)},
+    seeds=(0, 1, 2),
+)
+
 GRIDS: dict[str, Grid] = {
     grid.name: grid
     for grid in (
-        Grid(
-            name="rope",
-            question="Which positional encoding improves accuracy, and does the improvement depend on depth and "
-            "patch size?",
-            base=RunConfig(),
-            axes={"position": POSITIONS, "depth": (2, 4), "patch": (2, 4)},
-            seeds=(0, 1, 2),
-        ),
-        Grid(
+        ROPE,
+        replace(
+            ROPE,
             name="rope-tuned",
             question="Which positional encoding improves accuracy when every arm has its own learning rate and weight "
             "decay?",
-            base=RunConfig(),
-            axes={"position": POSITIONS, "depth": (2, 4), "patch": (2, 4)},
-            seeds=(0, 1, 2),
             tuning=TuningDesign(
                 {  # a decade to each side of the values of the grid rope
                     "learning_rate": Range(2e-4, 2e-2, log=True),

@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +40,7 @@ class Reading:
     @classmethod
     def of(cls, config: RunConfig) -> "Reading":
         """Return the reading of a run."""
-        return cls(
-            columns=config.columns,
-            image_size=config.image_size,
-            channels=config.channels,
-            resize=config.resize,
-            group_pattern=config.group_pattern,
-            skip_unreadable=config.skip_unreadable,
-        )
+        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True, eq=False)

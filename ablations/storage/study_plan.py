@@ -55,6 +55,11 @@ class StudyPlan:
         return dict(zip(self.keys, self.configs, strict=True))
 
     @property
+    def all_configs(self) -> tuple[RunConfig, ...]:
+        """The configs of the runs, and of the runs of trials."""
+        return (*self.configs, *(trial.config for trial in self.trials))
+
+    @property
     def searching(self) -> bool:
         """Whether the values of the arms are still searched: the study has trials to train, and no runs yet."""
         return self.tuning is not None and not self.keys

@@ -82,7 +82,6 @@ class TuningAnalysis:
     choices: Sequence[Choice]
     """By arm, then by setting."""
     compared_flops: float
-    compared_seconds: float
     untuned: UntunedComparison | None
     """The same comparison at shared values; None without such a study."""
     conflicts: Sequence[str] = ()
@@ -250,7 +249,6 @@ def analyse_tuning(results: Results, analysis: Analysis, sources: TuningSources 
         curves=sources.curves,
         choices=_choices(results, design, found, finished),
         compared_flops=float(results.runs["flops"].sum()),
-        compared_seconds=float(results.runs["seconds"].sum()),
         untuned=compare_with_untuned(results, analysis, sources.untuned) if sources.untuned is not None else None,
         conflicts=sources.conflicts,
     )

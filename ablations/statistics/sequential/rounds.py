@@ -71,6 +71,19 @@ def first_or_stored_plan(
     return before
 
 
+def plan_to_continue(
+    grid: Grid, store: Store, name: str, plan_of: Planner, *, grows: bool, maximum: int | None = None
+) -> StudyPlan:
+    """Return the plan of a study as far as its finished trials allow: that of a study that `grows`, or a fixed one.
+
+    Raises UsageError as `first_or_stored_plan` or `require_fixed`.
+    """
+    if grows:
+        return first_or_stored_plan(grid, store, name, plan_of, maximum)
+    require_fixed(store, name)
+    return plan_of(grid)
+
+
 def next_round(plan: StudyPlan, grid: Grid, analysis: Analysis, plan_of: Planner) -> StudyPlan | None:
     """Return the plan with the runs of the next round added; None if every contrast is decided or has all its seeds."""
     if analysis.growth is None:
