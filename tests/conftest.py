@@ -1,7 +1,9 @@
 """What every test process has in common: its share of the cores, and an environment without a terminal's settings."""
 
 import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +48,12 @@ def _decoded_pictures_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> It
         folder = tmp_path_factory.mktemp("decoded")
         patch.setattr("ablations.data.locations.decoded_folder", lambda: folder)
         yield
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder in which commands of the test work; they may set the handler of SIGTERM."""
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, before)

@@ -23,12 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def here(workplace, monkeypatch):
     monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train)
-    before = signal.getsignal(signal.SIGTERM)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, before)
+    return workplace
 
 
 def vitab(*arguments):

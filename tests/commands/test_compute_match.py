@@ -1,7 +1,6 @@
 """Studies whose arms share compute, as users meet them: plan, status, report, comparison, resumption, bad input."""
 
 import csv
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,9 @@ depth 4 3.746, which leaves 10.44 and 5.34 epochs of 20."""
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def here(workplace, monkeypatch):
     monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train)
-    before = signal.getsignal(signal.SIGTERM)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, before)
+    return workplace
 
 
 @pytest.fixture

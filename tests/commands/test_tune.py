@@ -2,8 +2,7 @@
 
 import json
 import math
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +31,10 @@ ROUND = 4
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)
+def here(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train)
     monkeypatch.setattr("ablations.training.trainer.train_trial", fake_trainer.train_trial)
-    before = signal.getsignal(signal.SIGTERM)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, before)
+    return workplace
 
 
 def vitab(*arguments: object, columns: int = 200) -> Result:

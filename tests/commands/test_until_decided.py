@@ -1,7 +1,6 @@
 """`vitab run --until-decided` as users meet it: seeds for the open arms only, the same after an interruption."""
 
 import json
-import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,12 +37,9 @@ def trainer(on_run=lambda config: None):
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def here(workplace, monkeypatch):
     monkeypatch.setattr("ablations.training.trainer.train", trainer())
-    before = signal.getsignal(signal.SIGTERM)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, before)
+    return workplace
 
 
 def vitab(*arguments):

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import json
 import shutil
-import signal
 import threading
 import time
 from pathlib import Path
@@ -55,12 +54,9 @@ def local():
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    before = signal.getsignal(signal.SIGTERM)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, before)
+def here(workplace, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
+    return workplace
 
 
 @pytest.fixture(params=["shared", pytest.param("unshared", marks=pytest.mark.slow)])

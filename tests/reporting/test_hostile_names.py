@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shutil
-import signal
 import subprocess
 import unicodedata
 import xml.etree.ElementTree as ET
@@ -385,20 +384,17 @@ FOLDERS = tuple(name.replace("/", "∕")[:200] for name in NAMES)
 
 
 @pytest.fixture
-def vitab(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def vitab(workplace, monkeypatch):
     monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train)
-    before = signal.getsignal(signal.SIGTERM)
     names = FOLDERS[:4] + FOLDERS[12:15]
-    pictures(tmp_path / "own", dict.fromkeys(names, 4))
+    pictures(workplace / "own", dict.fromkeys(names, 4))
     axes = "\n".join(f"classes = {json.dumps([[names[0], name] for name in names[1:]])}".splitlines())
     question = f"Which [bold]classes[/bold]? :smile: \x1b[31m\n{'x' * 300}"
     Path("own.toml").write_text(
         f'question = {json.dumps(question)}\nseeds = 2\n[base]\ndata = "folder"\nepochs = 2\ndepth = 1\nwidth = 16\n'
         f"heads = 1\nbatch_size = 4\npatch = 8\nvalidation = 0.3\n[axes]\n{axes}\n"
     )
-    yield lambda *arguments: CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
-    signal.signal(signal.SIGTERM, before)
+    return lambda *arguments: CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
 
 
 def flat(text: str) -> str:

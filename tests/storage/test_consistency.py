@@ -3,7 +3,6 @@
 import ast
 import importlib
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,12 +22,9 @@ SMOKE = ["run", "--grid", "smoke", "--set", "per_class=5", "--workers", "1"]
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def here(workplace, monkeypatch):
     monkeypatch.setattr("ablations.training.trainer.train", fake_trainer.train)
-    before = signal.getsignal(signal.SIGTERM)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, before)
+    return workplace
 
 
 def vitab(*arguments):
