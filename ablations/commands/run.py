@@ -130,6 +130,13 @@ def run(
             metavar="N", help="With --tune: seeds of each trial; runs of the comparison have others. Default: 1."
         ),
     ] = None,
+    tune_epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="With --tune: epochs of a trial, if fewer than in the comparison. Warm-up is shortened in proportion.",
+        ),
+    ] = None,
     tune_sampler: Annotated[
         str | None,
         typer.Option(
@@ -220,7 +227,14 @@ def run(
     given = parse_settings(fields, settings or [])
     chosen = override(chosen, axes=parse_axes(axes), settings=given, seeds=seeds)
     pruner = None if prune is None else "median" if prune else "none"
-    options = {"trials": trials, "seeds": tune_seeds, "sampler": tune_sampler, "per": tune_per, "prune": pruner}
+    options = {
+        "trials": trials,
+        "seeds": tune_seeds,
+        "epochs": tune_epochs,
+        "sampler": tune_sampler,
+        "per": tune_per,
+        "prune": pruner,
+    }
     chosen = with_tuning(chosen, parse_spaces(tune or []), options, given)
     name = check_name("--study", study) if study is not None else chosen.name
     if max_seeds is not None and not until_decided:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from ablations.config.grid import Grid
+from ablations.config.recipes import find_recipe
 from ablations.config.run_config import RunConfig
 from ablations.config.tuning import Range, TuningDesign
 
@@ -26,12 +27,38 @@ ENCODINGS = (
 )
 """Every built-in encoding, and a sum of two."""
 
+PUBLISHED = (
+    "none",
+    "learned",
+    "sinusoidal",
+    "rope",
+    "rope-mixed",
+    "relative-bias",
+    "relative-keys",
+    "cpe",
+    "rope+learned",
+)
+"""Encodings of which there are published results on CIFAR-100 or ImageNet; docs/results.md compares them."""
+PROTOCOLS = ("resolution", "shift", "shuffle", "occlusion", "corruption", "calibration", "per-class", "attention")
+
 ROPE = Grid(
     name="rope",
     question="Which positional encoding improves accuracy, and does the improvement depend on depth and patch size?",
     base=RunConfig(),
     axes={"position": POSITIONS, "depth": (2, 4), "patch": (2, 4)},
     seeds=(0, 1, 2),
+)
+
+CIFAR100_20 = Grid(
+    name="cifar100-20",
+    question="Which positional encodings improve accuracy on photographs, and which also at other resolutions?",
+    base=RunConfig(
+        **(find_recipe("light") | {"epochs": 30, "warmup_epochs": 3.0}), data="cifar100", classes=20, patch=4, width=48
+    ),
+    axes={"position": PUBLISHED},
+    seeds=tuple(range(9)),  # the fewest with which one of 8 contrasts can be significant
+    protocols=PROTOCOLS,
+    tuning=TuningDesign({"learning_rate": (1e-3, 2e-3, 4e-3, 8e-3)}, trials=4, epochs=10),
 )
 
 GRIDS: dict[str, Grid] = {
@@ -83,6 +110,38 @@ GRIDS: dict[str, Grid] = {
             base=RunConfig(),
             axes={"position": POSITIONS, "data_fraction": (0.1, 0.25, 0.5, 1.0)},
             seeds=(0, 1, 2),
+        ),
+        CIFAR100_20,
+        replace(
+            CIFAR100_20,
+            name="cifar100-20-fraction",
+            question="How much does a positional encoding improve accuracy on photographs when there is less training "
+            "data?",
+            axes={"position": ("none", "learned", "rope"), "data_fraction": (0.1, 0.25, 0.5, 1.0)},
+            seeds=tuple(range(6)),  # the fewest with which a change from one fraction to another can be significant
+            protocols=(),
+        ),
+        replace(
+            CIFAR100_20,
+            name="cifar100",
+            question="Which positional encodings improve accuracy on CIFAR-100, and which also at other resolutions?",
+            base=RunConfig(  # the model and the training of s-chh/2D-Positional-Encoding-Vision-Transformer
+                data="cifar100",
+                patch=4,
+                width=128,
+                depth=6,
+                heads=4,
+                mlp_ratio=2.0,
+                epochs=200,
+                batch_size=128,
+                weight_decay=1e-3,
+                warmup_epochs=10.0,
+                label_smoothing=0.1,
+                crop_padding=4,
+                flip=True,
+                trivial_augment=True,
+            ),
+            tuning=TuningDesign({"learning_rate": (2.5e-4, 5e-4, 1e-3, 2e-3)}, trials=4, epochs=20),
         ),
         Grid(
             name="smoke",

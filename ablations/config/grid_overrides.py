@@ -22,6 +22,7 @@ from ablations.errors import UsageError
 TUNING_OPTIONS = {
     "trials": "--trials",
     "seeds": "--tune-seeds",
+    "epochs": "--tune-epochs",
     "sampler": "--tune-sampler",
     "per": "--tune-per",
     "prune": "--prune",

@@ -70,7 +70,7 @@ class TuningDesign:
     """The search that precedes a comparison, equal for all arms.
 
     Each arm is trained with `trials` values of the fields in `space`, at each setting (`per` = "setting") or the same
-    ones at all settings ("arm"). A trial is scored by the validation accuracy after the last epoch, its mean over
+    ones at all settings ("arm"). A trial is scored by the validation accuracy after its last epoch, its mean over
     `seeds` seeds that no comparison uses.
     """
 
@@ -82,6 +82,8 @@ class TuningDesign:
     """"qmc": quasi-random, the same points for every arm; "tpe": tree-structured Parzen estimator, by results."""
     prune: str = "none"
     """"median": end a run that is worse than the median of earlier trials."""
+    epochs: int | None = None
+    """Epochs of a trial instead of the epochs of the grid; None: as many as in the comparison."""
 
     def __post_init__(self) -> None:
         space = {field: tuple(each) if isinstance(each, list) else each for field, each in self.space.items()}
@@ -134,6 +136,16 @@ class TuningDesign:
         """Return the tuned fields of a run."""
         return {field: getattr(config, field) for field in self.space}
 
+    def shortened(self, config: RunConfig, base: RunConfig) -> RunConfig:
+        """Return a run of the comparison with the epochs of a trial.
+
+        The warm-up changes in proportion, and so do epochs that differ from those of `base` (compute match).
+        """
+        if self.epochs is None:
+            return config
+        share = self.epochs / base.epochs
+        return replace(config, epochs=max(1, round(share * config.epochs)), warmup_epochs=share * config.warmup_epochs)
+
     def check(self, base: RunConfig, axes: Mapping[str, tuple[Any, ...]], seeds: tuple[int, ...]) -> None:
         """Raise UsageError if this search is not possible for a grid with this base, these axes and seeds."""
         self.from_plain(self.to_plain())
@@ -141,13 +153,21 @@ class TuningDesign:
             if field in axes:
                 raise UsageError(f"tune {field} must not be an axis of the grid: its levels are compared, not tuned")
             if field == "warmup_epochs":
-                replace(
-                    base, warmup_epochs=self.largest[field], epochs=min(axes.get("epochs", (base.epochs,)))
-                ).validate()
+                least = self.epochs or min(axes.get("epochs", (base.epochs,)))
+                replace(base, warmup_epochs=self.largest[field], epochs=least).validate()
             if not isinstance(space, Range) and self.trials < len(space):
                 raise UsageError(
                     f"trials must be at least {len(space)}, the number of values of {field}, got {self.trials}"
                 )
+        if self.epochs is not None and "epochs" in axes:
+            raise UsageError(
+                f"epochs of trials cannot be set where epochs are an axis of the grid, got {self.epochs}: a trial has "
+                "those of its setting"
+            )
+        if self.epochs is not None and self.epochs > base.epochs:
+            raise UsageError(
+                f"epochs of trials must be at most {base.epochs}, those of the comparison, got {self.epochs}"
+            )
         if self.combinations is not None and self.trials > self.combinations:
             raise UsageError(
                 f"trials must be at most {self.combinations}, the number of combinations of values, got {self.trials}"
@@ -162,12 +182,16 @@ class TuningDesign:
         space: dict[str, Any] = {}
         for field, each in self.space.items():
             space[field] = vars(each) if isinstance(each, Range) else [*each] if isinstance(each, tuple) else each
-        return vars(self) | {"space": space}
+        plain = vars(self) | {"space": space}
+        if self.epochs is None:  # as in plans that are older than the field
+            del plain["epochs"]
+        return plain
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> TuningDesign:
         """Return the design from the output of `to_plain`. Raises UsageError, TypeError or KeyError if invalid."""
-        return tuning_from_mapping({**plain["space"], **{name: plain[name] for name in OPTIONS}})
+        options = {name: plain[name] for name in OPTIONS if name != "epochs" or name in plain}
+        return tuning_from_mapping({**plain["space"], **options})
 
 
 def compared_axis(axes: Mapping[str, tuple[Any, ...]]) -> str:
@@ -176,7 +200,7 @@ def compared_axis(axes: Mapping[str, tuple[Any, ...]]) -> str:
     return "position" if "position" in varying or not varying else varying[0]
 
 
-OPTIONS = ("trials", "seeds", "per", "sampler", "prune")
+OPTIONS = ("trials", "seeds", "epochs", "per", "sampler", "prune")
 """Fields of a [tune] table that are not fields of a run."""
 
 
@@ -290,7 +314,7 @@ def pruning_warning(design: TuningDesign | None) -> str | None:
 def smallest(design: TuningDesign) -> TuningDesign:
     """Return the design with as few trials as its space allows, for a quick test."""
     levels = [len(space) for space in design.space.values() if isinstance(space, tuple)]
-    few = replace(design, trials=max([2, *levels]), seeds=1)
+    few = replace(design, trials=max([2, *levels]), seeds=1, epochs=None)
     return few if few.prunes else replace(few, prune="none")
 
 

@@ -59,7 +59,7 @@ def search(
         for i, group in product(range(size), groups):
             for setting, seed in product(groups[group], design.trial_seeds):
                 common = replace(setting, seed=seed)
-                config = replace(common, **suggested[group][i])
+                config = replace(design.shortened(common, grid.base), **suggested[group][i])
                 thresholds: tuple[float, ...] = ()
                 if design.prune == "median":
                     earlier = [curves[key] for key in alike.get(common, ())]
