@@ -60,7 +60,7 @@ def print_forecast(
     if search.searching:
         from ablations.commands.tune import print_search
 
-        print_search(console, store, search, arms, resources)
+        print_search(console, store, search, grid.base, arms, resources)
     lines: list[str] = []
     if plan.design:
         from ablations.commands.until_decided import print_rounds

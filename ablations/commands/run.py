@@ -314,7 +314,7 @@ def run(
         if chosen.protocols:
             from ablations.evaluation import protocol_label
 
-            number = count(len(plan.keys) * len(chosen.protocols), "evaluation")
+            number = count(plan.all_runs * len(chosen.protocols), "evaluation")
             display.say(console, f"then {number}, by {', '.join(map(protocol_label, chosen.protocols))}")
     else:
         from ablations.commands.phases import train_in_phases

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from ablations.config import RunConfig
     from ablations.config.tuning import Group
     from ablations.execution.plan import Arm
     from ablations.execution.resources import ResourcePlan
@@ -24,25 +25,34 @@ SAVED = 0.3
 
 
 def print_search(
-    console: "Console", store: Store, plan: StudyPlan, arms: "Sequence[Arm]", resources: "ResourcePlan"
+    console: "Console",
+    store: Store,
+    plan: StudyPlan,
+    base: "RunConfig",
+    arms: "Sequence[Arm]",
+    resources: "ResourcePlan",
 ) -> None:
-    """Print the cost of the trials of a plan, and of both phases. `arms` are those of its comparison."""
+    """Print the cost of the trials of a plan, and of both phases.
+
+    `base` is that of its grid, `arms` are those of its comparison.
+    """
     design, trials = plan.tuning, TrialStore.beside(store)
     assert design is not None
     done = sum(map(trials.done, {run.key for run in plan.trials}))
-    to_do, each = plan.all_trial_runs - done, design.trials * design.seeds
-    share = to_do / plan.all_trial_runs
-    flops = share * each * sum(arm.flops for arm in arms)
+    to_do = plan.all_trial_runs - done
+    each = to_do / plan.cells * design.shortened(base, base).epochs / base.epochs  # runs of the comparison
+    flops = each * sum(arm.flops for arm in arms)
     space = ", ".join(f"{field.replace('_', ' ')} {space_text(space)}" for field, space in design.space.items())
     console.print()
-    display.say(console, f"before them, {count(design.trials, 'trial')} of each arm{_at_each(plan)}: {space}")
+    length = "" if design.epochs is None else f", of {count(design.epochs, 'epoch')}"
+    display.say(console, f"before them, {count(design.trials, 'trial')} of each arm{_at_each(plan)}{length}: {space}")
     display.say(
         console, f"{count(plan.all_trial_runs, 'trial run')}, {to_do} to do: {display.magnitude(flops)} training FLOPs"
     )
     times = [arm.seconds for arm in arms]
     if None in times:
         return
-    seconds = share * each * sum(filter(None, times))
+    seconds = each * sum(filter(None, times))
     pruned = seconds * (1 - SAVED * (1 - design.rounds[0] / design.trials) if design.prunes else 1)
     both = pruned + sum(arm.to_do * (arm.seconds or 0.0) for arm in arms)
     workers = count(resources.workers, "worker")

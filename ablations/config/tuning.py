@@ -153,8 +153,9 @@ class TuningDesign:
             if field in axes:
                 raise UsageError(f"tune {field} must not be an axis of the grid: its levels are compared, not tuned")
             if field == "warmup_epochs":
-                least = self.epochs or min(axes.get("epochs", (base.epochs,)))
-                replace(base, warmup_epochs=self.largest[field], epochs=least).validate()
+                replace(
+                    base, warmup_epochs=self.largest[field], epochs=min(axes.get("epochs", (base.epochs,)))
+                ).validate()
             if not isinstance(space, Range) and self.trials < len(space):
                 raise UsageError(
                     f"trials must be at least {len(space)}, the number of values of {field}, got {self.trials}"
@@ -163,6 +164,11 @@ class TuningDesign:
             raise UsageError(
                 f"epochs of trials cannot be set where epochs are an axis of the grid, got {self.epochs}: a trial has "
                 "those of its setting"
+            )
+        if self.epochs is not None and "warmup_epochs" in self.space:
+            raise UsageError(
+                f"epochs of trials cannot be set where warmup_epochs is tuned, got {self.epochs}: a warm-up that suits "
+                "a short training need not suit a longer one"
             )
         if self.epochs is not None and self.epochs > base.epochs:
             raise UsageError(

@@ -116,6 +116,61 @@ def test_every_arm_is_compared_at_its_winner() -> None:
     assert files() == before
 
 
+def test_trials_of_fewer_epochs() -> None:
+    short = [*TUNE, "--tune-epochs", "2"]
+    dry = succeeds(*short, "--dry-run").splitlines()
+    at = next(i for i, line in enumerate(dry) if line.startswith("before them, 8 trials of each arm, of 2 epochs:"))
+    whole = succeeds(*TUNE, "--dry-run").splitlines()
+    flops = [float(lines[at + 1].split(": ")[1].split()[0]) for lines in (dry, whole)]
+    assert flops[0] == pytest.approx(flops[1] / 2, rel=0.01)
+
+    succeeds(*short)
+    results = load_results(Store(Path("runs")), "smoke")
+    trials = results.trials
+    assert trials is not None
+    assert set(trials["epochs"]) == {2}
+    assert set(trials["warmup_epochs"]) == {0.1}
+    assert set(results.runs["epochs"]) == {4}
+    assert set(results.runs["warmup_epochs"]) == {0.2}
+    chosen = results.runs.groupby("position")["learning_rate"].unique()
+    assert all(len(values) == 1 for values in chosen)
+    scores = trials[trials["pruned"] == 0].sort_values("validation_accuracy").groupby("position").last()
+    assert {*chosen.explode()} == {*scores["learning_rate"]}
+
+    before = files()
+    assert "study smoke: 4 runs, 0 to do, 4 already finished" in succeeds(*short)
+    assert files() == before
+    succeeds("report", "smoke")
+    text = Path("reports/smoke/README.md").read_text(encoding="utf-8")
+    assert "with 8 trials of 2 epochs scored on validation images" in text
+    assert "Trials have 2 epochs instead of 4, with a warm-up shortened in proportion." in text
+    assert "which have the same values, other seeds and more epochs." in text
+    assert "What is best in a short training need not be best in a longer one." in text
+    assert "On average the score differs" not in text
+    assert "Here they differ on average" not in text
+
+
+def test_arms_of_matched_compute_have_trials_in_proportion() -> None:
+    depths = ["--grid", "depth", "--depth", "1,2", "--seeds", 1, "--epochs", 12, "--set", "per_class=5"]
+    succeeds("run", *depths, "--match", "flops", *SPACE[:2], "--trials", 2, "--tune-epochs", 6, "--workers", 1)
+    results = load_results(Store(Path("runs")), "depth")
+    assert results.trials is not None
+    compared = results.runs.groupby("depth")["epochs"].first()
+    assert compared[1] == 12
+    assert 6 <= compared[2] <= 7
+    tried = results.trials.groupby("depth")["epochs"].unique()
+    assert [*tried[1]] == [6]
+    assert [*tried[2]] == [round(compared[2] / 2)]
+    warmup = results.trials.groupby("depth")["warmup_epochs"].first()
+    assert warmup[2] == pytest.approx(results.runs.groupby("depth")["warmup_epochs"].first()[2] / 2)
+    succeeds("report", "depth")
+    text = Path("reports/depth/README.md").read_text(encoding="utf-8")
+    assert (
+        "Trials of the baseline arm have 6 epochs; those of the other arms, and the warm-up of all, are shortened"
+        in text
+    )
+
+
 def test_trials_never_see_the_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the real trainer: the test images are evaluated by the runs of the comparison alone."""
     tested = []

@@ -19,12 +19,13 @@ learning_rate = { low = 1e-4, high = 1e-2, log = true }
 weight_decay = [0, 0.05, 0.3]
 trials = 16
 seeds = 2
+epochs = 3
 per = "arm"
 sampler = "tpe"
 prune = "median"
 """
 DESIGN = TuningDesign(
-    {"learning_rate": Range(1e-4, 1e-2, log=True), "weight_decay": (0.0, 0.05, 0.3)}, 16, 2, "arm", "tpe", "median"
+    {"learning_rate": Range(1e-4, 1e-2, log=True), "weight_decay": (0.0, 0.05, 0.3)}, 16, 2, "arm", "tpe", "median", 3
 )
 
 
@@ -38,7 +39,7 @@ def test_a_file_and_the_command_line_say_the_same(tmp_path: Path) -> None:
     grid = read(tmp_path, WHOLE)
     assert grid.tuning == DESIGN
     spaces = parse_spaces(["learning_rate=1e-4:1e-2:log", "weight_decay=0, 0.05,0.3,0.3"])
-    options = {"trials": 16, "seeds": 2, "per": "arm", "sampler": "tpe", "prune": "median"}
+    options = {"trials": 16, "seeds": 2, "epochs": 3, "per": "arm", "sampler": "tpe", "prune": "median"}
     assert with_tuning(replace(grid, tuning=None), spaces, options) == grid
     assert TuningDesign.from_plain(json.loads(json.dumps(DESIGN.to_plain()))) == DESIGN
 
@@ -49,6 +50,27 @@ def test_options_of_the_command_line_change_the_design_of_a_file(tmp_path: Path)
     more = with_tuning(grid, parse_spaces(["dropout=0:0.2"]), {}).tuning
     assert more is not None
     assert more.space == {**DESIGN.space, "dropout": Range(0.0, 0.2)}
+
+
+def test_a_design_without_epochs_is_stored_as_before_there_were_any() -> None:
+    plain = replace(DESIGN, epochs=None).to_plain()
+    assert "epochs" not in plain
+    assert TuningDesign.from_plain(plain) == replace(DESIGN, epochs=None)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup_epochs", "shortened", "shortened_warmup"),
+    [(30, 3.0, 10, 1.0), (15, 1.5, 5, 0.5), (2, 0.5, 1, 1 / 6), (1, 0.0, 1, 0.0)],
+)
+def test_epochs_of_trials_are_in_proportion(
+    epochs: int, warmup_epochs: float, shortened: int, shortened_warmup: float
+) -> None:
+    config = RunConfig(epochs=epochs, warmup_epochs=warmup_epochs, learning_rate=0.004)
+    found = replace(DESIGN, epochs=10).shortened(config, RunConfig(epochs=30))
+    assert found.warmup_epochs == pytest.approx(shortened_warmup)
+    assert found == replace(config, epochs=shortened, warmup_epochs=found.warmup_epochs)
+    assert replace(DESIGN, epochs=None).shortened(config, RunConfig(epochs=30)) is config
+    found.validate()
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -90,7 +112,9 @@ def test_texts() -> None:
 
 def test_a_smoke_test_has_as_few_trials_as_the_space_allows(tmp_path: Path) -> None:
     tuning = shrink(read(tmp_path, WHOLE)).tuning
-    assert tuning == replace(DESIGN, trials=3, seeds=1, prune="none")  # one round, of which nothing is pruned
+    assert tuning == replace(
+        DESIGN, trials=3, seeds=1, epochs=None, prune="none"
+    )  # one round, of which nothing is pruned
 
 
 def bad(text: str) -> str:
@@ -138,6 +162,20 @@ LR = "learning_rate = {low = 1e-4, high = 1e-2}\n"
         (bad(LR + "trials = true"), "trials must be an integer of at least 1, got True"),
         (bad(LR + "seeds = 0"), "[tune] seeds must be an integer of at least 1, got 0"),
         (bad(LR + "seeds = [1]"), "[tune] seeds must be an integer of at least 1, got [1]"),
+        (bad(LR + "epochs = 0"), "[tune] epochs must be an integer of at least 1, got 0"),
+        (bad(LR + "epochs = 1.5"), "[tune] epochs must be an integer of at least 1, got 1.5"),
+        (
+            "axes.depth = [1, 2]\nbase.epochs = 4\nbase.warmup_epochs = 1\n[tune]\nepochs = 5\n" + LR,
+            "epochs of trials must be at most 4, those of the comparison, got 5",
+        ),
+        (
+            "axes.epochs = [4, 8]\n[tune]\nepochs = 2\n" + LR,
+            "epochs of trials cannot be set where epochs are an axis of the grid, got 2",
+        ),
+        (
+            bad("epochs = 2\nwarmup_epochs = {low = 0, high = 1}"),
+            "epochs of trials cannot be set where warmup_epochs is tuned, got 2",
+        ),
         (bad(LR + "per = 'depth'"), "per must be 'setting' or 'arm', got 'depth'"),
         (bad(LR + "sampler = 'grid'"), "sampler must be 'qmc' or 'tpe', got 'grid'"),
         (bad(LR + "prune = true"), "prune must be 'none' or 'median', got True"),
@@ -185,10 +223,13 @@ def test_a_bad_table_is_one_line_with_the_file_and_the_field(tmp_path: Path, tex
         (["ema=0,0.9"] * 2, {}, (), "--tune must be given once for ema, got it twice"),
         (["ema=0:0.9"], {"trials": 0}, (), "--trials must be an integer of at least 1, got 0"),
         (["ema=0:0.9"], {"seeds": 0}, (), "--tune-seeds must be an integer of at least 1, got 0"),
+        (["ema=0:0.9"], {"epochs": 0}, (), "--tune-epochs must be an integer of at least 1, got 0"),
+        (["ema=0:0.9"], {"epochs": 3}, (), "epochs of trials must be at most 2, those of the comparison, got 3"),
         (["ema=0:0.9"], {"sampler": "x"}, (), "--tune-sampler must be 'qmc' or 'tpe', got 'x'"),
         (["ema=0:0.9"], {"per": "x"}, (), "--tune-per must be 'setting' or 'arm', got 'x'"),
         (["ema=0:0.9"], {}, ("ema",), "ema must be set or tuned, not both"),
         ([], {"trials": 3}, (), "--trials requires --tune, such as learning_rate=1e-4:1e-2:log"),
+        ([], {"epochs": 1}, (), "--tune-epochs requires --tune"),
         ([], {"prune": "none"}, (), "--prune requires --tune"),
     ],
 )

@@ -123,7 +123,9 @@ class TuningAnalysis:
 
     @property
     def optimism(self) -> float:
-        """Mean over the choices, in points; NaN if it is known for none."""
+        """Mean over the choices, in points; NaN if it is known for none, or if trials have fewer epochs."""
+        if self.design.epochs is not None:
+            return math.nan
         known = [choice.optimism for choice in self.choices if math.isfinite(choice.optimism)]
         return float(np.mean(known)) if known else math.nan
 

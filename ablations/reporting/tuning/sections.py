@@ -29,6 +29,7 @@ from ablations.reporting.tuning.text import (
     settings_number,
     space_text,
     spaces_text,
+    trials_text,
     verb,
 )
 from ablations.reporting.tuning.untuned import ArmChange
@@ -103,8 +104,7 @@ def headline(plan: StudyPlan, found: TuningAnalysis) -> str:
     """Return the sentences on tuning of the first screen."""
     text = (
         f"Before the comparison, {markdown(fields_text(found.design))} {verb(found.design)} tuned for each "
-        f"{groups_text(plan)}, with {count(found.design.trials, 'trial')} scored on validation images; see "
-        "[Tuning](#tuning)."
+        f"{groups_text(plan)}, with {trials_text(found.design)} scored on validation images; see [Tuning](#tuning)."
     )
     if found.on_edge:
         n = len(found.on_edge)
@@ -121,7 +121,7 @@ def _introduction(plan: StudyPlan, found: TuningAnalysis) -> str:
     groups = f"{arm} is compared at all settings" if everywhere else f"{groups_text(plan)} is compared"
     return (
         f"Each {groups} with the values of {markdown(spaces_text(found.design))} "
-        f"that gave the highest validation accuracy in {count(found.design.trials, 'trial')} ({runs} in all). "
+        f"that gave the highest validation accuracy in {trials_text(found.design)} ({runs} in all). "
         "[Method](#method) has the protocol."
     )
 
@@ -166,10 +166,11 @@ def _legend(found: TuningAnalysis) -> str:
         if math.isfinite(found.optimism)
         else ""
     )
+    others = " and other seeds" if found.design.epochs is None else ", other seeds and more epochs"
     return (
         "*Score*: validation accuracy of the chosen trial. *Ahead of the next*: its lead over the next best trial, in "
-        f"points; {_chance(found)}. *Comparison*: mean validation accuracy of the runs of the "
-        f"comparison, which have the same values and other seeds.{optimism}{edge}"
+        f"points; {_chance(found)}. *Comparison*: mean validation accuracy of the runs of the comparison, which have "
+        f"the same values{others}.{optimism}{edge}"
     )
 
 
@@ -271,6 +272,11 @@ def limits(found: TuningAnalysis) -> list[str]:
         "The budget and the space are the same for all arms. An arm whose accuracy depends more on these values gains "
         "more from it, and one with its best values outside of the space cannot show them.",
     ]
+    if found.design.epochs is not None:
+        found_limits.append(
+            f"Trials have {count(found.design.epochs, 'epoch')}, fewer than the runs of the comparison. What is best "
+            "in a short training need not be best in a longer one."
+        )
     if doubtful := sum(choice.may_be_chance for choice in found.choices):
         found_limits.append(
             f"{doubtful} of {count(len(found.choices), 'choice')} {'is' if doubtful == 1 else 'are'} ahead of the next "
@@ -310,7 +316,7 @@ def _choice_row(found: TuningAnalysis, choice: Choice) -> dict[str, Any]:
         "validation_accuracy": choice.score,
         "ahead": choice.ahead,
         "validation_accuracy_compared": choice.compared,
-        "optimism": choice.optimism,
+        "optimism": choice.optimism if found.design.epochs is None else math.nan,
         "at_edge": ", ".join(f"{field} {end}" for field, end in choice.edges.items()),
         "trials": len(choice.trials),
         "pruned": sum(found.state(trial) == "pruned" for trial in choice.trials),
@@ -350,6 +356,7 @@ def tuning_facts(plan: StudyPlan, found: TuningAnalysis) -> dict[str, Any]:
         "tuning_trials": design.trials,
         "tuning_seeds": ", ".join(map(str, design.trial_seeds)),
         "tuning_seeds_per_trial": design.seeds,
+        "tuning_epochs": design.epochs,
         "tuning_per": design.per,
         "tuning_sampler": design.sampler,
         "tuning_prune": design.prune,

@@ -64,12 +64,34 @@ def protocol(results: Results) -> str:
     seeds = listed([str(seed) for seed in design.trial_seeds])
     return (
         f"**Tuning.** Before the comparison, {spaces_text(design)} {verb(design)} chosen for each {groups_text(plan)}, "
-        f"by {count(design.trials, 'trial')} each. {_sampler(design)} A trial is scored by the validation accuracy "
-        f"after the last epoch{over}; a trial that diverges scores chance. The trial with the highest score is chosen, "
-        f"of equal ones the earlier. The seed{'s' * (design.seeds > 1)} of the trials, {seeds}, "
-        f"{'are' if design.seeds > 1 else 'is'} not used in the comparison.{_pruning(plan)} The test set was not "
+        f"by {count(design.trials, 'trial')} each. {_sampler(design)}{_epochs(plan)} A trial is scored by the "
+        f"validation accuracy after the last epoch{over}; a trial that diverges scores chance. The trial with the "
+        f"highest score is chosen, of equal ones the earlier. The seed{'s' * (design.seeds > 1)} of the trials, "
+        f"{seeds}, {'are' if design.seeds > 1 else 'is'} not used in the comparison.{_pruning(plan)} The test set was not "
         "used for the trials. Only when all trials had finished were the values fixed and the runs of the comparison "
         f"trained. The trials took {share:.0f} % of all training FLOPs{' so far' if results.missing else ''}."
+    )
+
+
+def trials_text(design: TuningDesign) -> str:
+    """Return the number of trials, with their epochs if they are fewer: `4 trials of 10 epochs`."""
+    shortened = "" if design.epochs is None else f" of {count(design.epochs, 'epoch')}"
+    return count(design.trials, "trial") + shortened
+
+
+def _epochs(plan: StudyPlan) -> str:
+    """Return how long trials are trained, if not as long as the runs of the comparison."""
+    assert plan.tuning is not None
+    if plan.tuning.epochs is None:
+        return ""
+    if plan.match is not None:
+        return (
+            f" Trials of the baseline arm have {count(plan.tuning.epochs, 'epoch')}; those of the other arms, and the "
+            "warm-up of all, are shortened in proportion."
+        )
+    return (
+        f" Trials have {count(plan.tuning.epochs, 'epoch')} instead of {plan.configs[0].epochs}, with a warm-up "
+        "shortened in proportion."
     )
 
 
