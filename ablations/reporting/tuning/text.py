@@ -67,9 +67,9 @@ def protocol(results: Results) -> str:
         f"by {count(design.trials, 'trial')} each. {_sampler(design)}{_epochs(plan)} A trial is scored by the "
         f"validation accuracy after the last epoch{over}; a trial that diverges scores chance. The trial with the "
         f"highest score is chosen, of equal ones the earlier. The seed{'s' * (design.seeds > 1)} of the trials, "
-        f"{seeds}, {'are' if design.seeds > 1 else 'is'} not used in the comparison.{_pruning(plan)} The test set was not "
-        "used for the trials. Only when all trials had finished were the values fixed and the runs of the comparison "
-        f"trained. The trials took {share:.0f} % of all training FLOPs{' so far' if results.missing else ''}."
+        f"{seeds}, {'are' if design.seeds > 1 else 'is'} not used in the comparison.{_pruning(plan)} The test set was "
+        "not used for the trials. Only when all trials had finished were the values fixed and the runs of the "
+        f"comparison trained. The trials took {share:.0f} % of all training FLOPs{' so far' * bool(results.missing)}."
     )
 
 
