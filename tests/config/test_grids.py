@@ -23,7 +23,7 @@ width = [32, 64]
 """
 
 
-@pytest.mark.parametrize("name", ["rope", "rope-tuned", "encodings", "depth", "patch", "data-fraction", "smoke"])
+@pytest.mark.parametrize("name", grids.GRIDS)
 def test_built_in_grids_are_valid_and_ask_a_question(name):
     grid = grids.find_grid(name)
     assert grid.name == name
@@ -45,9 +45,34 @@ def test_the_grid_of_encodings_has_all_built_in_ones_a_sum_and_enough_seeds():
     assert set(grid.axes["position"]) == {*POSITIONS, "rope+learned"}
     assert grid.axes == {"position": tuple(dict.fromkeys(grid.axes["position"]))}
     contrasts = len(grid.levels) - 1
-    assert contrasts * 2 * 0.5 ** len(grid.seeds) <= 0.05 < contrasts * 2 * 0.5 ** (len(grid.seeds) - 1)
+    assert smallest_p(contrasts, len(grid.seeds)) <= 0.05 < smallest_p(contrasts, len(grid.seeds) - 1)
     for config in grid.expand():
         vit_config(config, image_size=8, channels=1, classes=10)  # raises for an invalid one
+
+
+def smallest_p(contrasts, seeds):
+    """Of the first of so many contrasts after Holm, by an exact sign-flip test of as many pairs as seeds."""
+    return contrasts * 2 * 0.5**seeds
+
+
+@pytest.mark.parametrize("name", ["cifar100-20", "cifar100"])
+def test_the_grids_of_cifar_100_have_enough_seeds_and_the_same_arms_and_protocols(name):
+    grid = grids.find_grid(name)
+    contrasts, seeds = len(grid.levels) - 1, len(grid.seeds)
+    assert smallest_p(contrasts, seeds) <= 0.05 < smallest_p(contrasts, seeds - 1)
+    assert grid.axes == grids.find_grid("cifar100-20").axes
+    assert grid.protocols == grids.find_grid("cifar100-20").protocols
+    for config in grid.expand():
+        vit_config(config, image_size=32, channels=3, classes=config.classes or 100)
+
+
+def test_fractions_of_cifar_100_share_the_runs_on_all_images_with_the_main_study():
+    grid, main = grids.find_grid("cifar100-20-fraction"), grids.find_grid("cifar100-20")
+    whole = [config for config in grid.expand() if config.data_fraction == 1.0]
+    assert len(whole) == 3 * 6
+    assert {*whole} <= {*main.expand()}
+    assert grid.tuning == main.tuning
+    assert 2 * 0.5 ** len(grid.seeds) <= 0.05 < 2 * 0.5 ** (len(grid.seeds) - 1)
 
 
 def test_a_grid_from_toml(tmp_path):
