@@ -62,7 +62,7 @@ class ProtocolAnalysis:
 
     @cached_property
     def contrasts(self) -> list[Contrast]:
-        """The contrasts of all tested metrics with the baseline, one Holm family."""
+        """The contrasts of all tested metrics with the baseline, one family."""
         return joined_family(list(self.tested.values()))
 
     @cached_property

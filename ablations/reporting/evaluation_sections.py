@@ -179,7 +179,7 @@ def contrasts_table(each: ProtocolAnalysis) -> Table:
         for c in each.contrasts
         if c.n
     ]
-    return Table([*header, "Holm p", "pairs"], rows, left=3)
+    return Table([*header, "adjusted p", "pairs"], rows, left=3)
 
 
 def _confusions(each: ProtocolAnalysis) -> str:
@@ -236,16 +236,16 @@ def introduction(found: EvaluationAnalysis, baseline: str) -> str:
     if found.questions:
         text += (
             f"{count(found.questions, 'question')} {'is' if found.questions == 1 else 'are'} asked: does an arm differ "
-            f"from {bold(baseline)} in a metric? The questions of a protocol are one family: Holm's correction limits "
+            f"from {bold(baseline)} in a metric? The questions of a protocol are one family: their adjusted p limits "
             f"the probability of a false finding to {100 * ALPHA:g} % within "
             f"{'each protocol, not over all of them' if several else 'it, in addition to the families of the accuracy'}"
             ". "
         )
         text += (
-            "It holds although the metrics of a run are correlated; for the same reason, similar findings of several "
-            "protocols are not independent evidence."
+            "Metrics of the same runs are correlated. The adjustment takes this into account within a protocol; "
+            "similar findings of several protocols are not independent evidence."
             if several
-            else "It holds although the metrics of a run are correlated."
+            else "The adjustment takes into account that metrics of the same runs are correlated."
         )
     if found.diverged:
         number = sum(found.diverged.values())

@@ -116,7 +116,7 @@ def paper(
     """
     return Paper(
         title=results.plan.question,
-        methods=_methods(results, analysis),
+        methods=_methods(results, analysis, evaluated),
         results=" ".join([_results(analysis), *_evaluated(evaluated), *_tuned(tuned)]),
         caption=_caption(analysis),
         table=_table(analysis),
@@ -125,7 +125,7 @@ def paper(
     )
 
 
-def _methods(results: Results, analysis: Analysis) -> str:
+def _methods(results: Results, analysis: Analysis, evaluated: EvaluationAnalysis | None) -> str:
     varied, *described = (re.sub(r"^[^.]*\.\s", "", plain(text), count=1) for text in method(results))
     text = " ".join([f"The study varies {varied[0].lower()}{varied[1:]}", *described])
     if not analysis.contrasts:
@@ -146,6 +146,11 @@ def _methods(results: Results, analysis: Analysis) -> str:
         )
     if analysis.interactions:
         text += " Changes of a difference along another axis are tested jointly, by the same signs for all of them."
+    if _chosen(evaluated):
+        text += (
+            " All metrics of an evaluation protocol are tested jointly for each arm, by the same signs for all of "
+            "them; the number of arms multiplies this p."
+        )
     if not single:
         text += " Intervals are 95 % confidence intervals over seeds (Student's t, extended by a bootstrap)."
     if analysis.other_images:

@@ -36,12 +36,13 @@ class Contrast:
 
     `mean`: the `estimate`, the mean of the settings' means, over the `cells` of `cells_planned` settings that have a
     complete block. `low`, `high`: its 95 % interval (`paired_interval`). `p`, `p_adjusted`: sign-flip test, before and
-    after `correction` over the family of contrasts: "Holm", or "joint" for `joint_sign_flip_p`, with the prefix
-    "sequential " if it holds over all interim analyses. `p_smallest`, `p_adjusted_smallest`: their smallest possible
-    values with this number of blocks. `p_equivalence`: two one-sided tests within `MARGIN` points, Holm-adjusted;
-    NaN if the measure is not a share. `wins`: blocks in which the subject leads; `probability_of_improvement`: that of
-    a better value, or of a higher one if neither direction is better. `seeds`: the largest number of seeds in a
-    setting. `seeds_needed`: seeds per setting for 80 % power, None if over 1,000.
+    after `correction` over the family of contrasts: "Holm", "joint" for `joint_sign_flip_p`, or "adjusted" for
+    `joined_family`, with the prefix "sequential " if it holds over all interim analyses. `p_smallest`,
+    `p_adjusted_smallest`: their smallest possible values with this number of blocks. `p_equivalence`: two one-sided
+    tests within `MARGIN` points, Holm-adjusted; NaN if the measure is not a share. `wins`: blocks in which the subject
+    leads; `probability_of_improvement`: that of a better value, or of a higher one if neither direction is better.
+    `seeds`: the largest number of seeds in a setting. `seeds_needed`: seeds per setting for 80 % power, None if over
+    1,000.
     """
 
     subject: str

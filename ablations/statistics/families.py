@@ -14,33 +14,51 @@ from ablations.statistics.outcomes import Outcomes
 from ablations.statistics.permutation import holm
 from ablations.statistics.setting_weights import estimate
 
+JOINED = "adjusted"
+"""Name of the correction of `joined_family`."""
+
 
 def joined_family(analyses: Sequence[Analysis]) -> list[Contrast]:
-    """Return the contrasts with the baseline of several measures, adjusted by Holm's correction over all of them.
+    """Return the contrasts with the baseline of several measures, adjusted for testing all of them.
 
-    The correction holds however the measures of a run are correlated. The seeds needed are not estimated.
+    The measures of an arm are tested jointly: if it does not differ from the baseline, the two runs of a block can
+    change places, which changes the signs of the differences in all measures together (maxT of Westfall and Young
+    1993). The number of arms multiplies the result (Bonferroni). Both hold however measures and arms are correlated,
+    and the smallest possible p does not depend on the number of measures, as it does with Holm's correction.
+    Equivalence is adjusted by Holm's correction. The seeds needed are not estimated.
     """
-    found, equivalence = [], []
-    for analysis in analyses:
-        outcomes = analysis.looked
-        arms = [arm for arm in range(len(outcomes.arms)) if arm != outcomes.baseline]
-        for arm, contrast in zip(arms, analysis.contrasts, strict=True):
-            differences = outcomes.differences(arm, outcomes.baseline)
-            found.append(contrast)
-            equivalence.append(analysis.tests.equivalence(differences) if outcomes.measure.is_share else np.nan)
-    family = sum(contrast.n > 0 for contrast in found)
-    adjusted, equivalent = holm([contrast.p for contrast in found]), holm(equivalence)
+    found = [
+        (arm, contrast, analysis.looked.differences(arm, analysis.looked.baseline), analysis)
+        for analysis in analyses
+        for arm, contrast in zip(_others(analysis.looked), analysis.contrasts, strict=True)
+    ]
+    compared = {arm for arm, contrast, *_ in found if contrast.n}
+    adjusted = np.full(len(found), np.nan)
+    for arm in compared:
+        own = [i for i, (each, *_) in enumerate(found) if each == arm]
+        adjusted[own] = np.minimum(len(compared) * analyses[0].tests.joint([found[i][2] for i in own]), 1.0)
+    equivalent = holm(
+        [
+            analysis.tests.equivalence(differences) if contrast.measure.is_share else np.nan
+            for _, contrast, differences, analysis in found
+        ]
+    )
     return [
         replace(
             contrast,
-            p_adjusted=float(p),
-            p_adjusted_smallest=min(1.0, max(family, 1) * contrast.p_smallest),
-            p_equivalence=float(p_equivalence),
+            p_adjusted=float(adjusted[i]),
+            correction=f"{analysis.tests.name}{JOINED}",
+            p_adjusted_smallest=min(1.0, max(len(compared), 1) * contrast.p_smallest),
+            p_equivalence=float(equivalent[i]),
             seeds_needed=None,
-            family=family,
+            family=sum(contrast.n > 0 for _, contrast, *_ in found),
         )
-        for contrast, p, p_equivalence in zip(found, adjusted, equivalent, strict=True)
+        for i, (_, contrast, _, analysis) in enumerate(found)
     ]
+
+
+def _others(outcomes: Outcomes) -> list[int]:
+    return [arm for arm in range(len(outcomes.arms)) if arm != outcomes.baseline]
 
 
 @dataclass(frozen=True)

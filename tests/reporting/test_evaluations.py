@@ -16,7 +16,7 @@ from ablations.reporting.figures.evaluations import in_place
 from ablations.reporting.html import page
 from ablations.reporting.paper import paper
 from ablations.reporting.report import compose, write_report
-from ablations.statistics import Verdict, analyse, holm, verdict
+from ablations.statistics import Verdict, analyse, joined_family, verdict
 from tests.reporting.test_hostile_names import INLINE, LEVELS, TAGS, Page, as_github, hostile_study, inline, table_cells
 from tests.support import synthetic_evaluations, synthetic_results
 
@@ -90,8 +90,8 @@ def test_differences_are_those_of_the_values(results, evaluations, found):
 def test_a_protocol_is_one_family(found):
     for each in found.protocols:
         assert each.questions == 3 * len(each.tested) == len(each.contrasts)
-        raw = [c.p for analysis in each.tested.values() for c in analysis.contrasts]
-        np.testing.assert_allclose([c.p_adjusted for c in each.contrasts], holm(raw))
+        assert [c.p_adjusted for c in each.contrasts] == [c.p_adjusted for c in joined_family([*each.tested.values()])]
+        assert {c.correction for c in each.contrasts} == {"adjusted"}
     assert found.questions == sum(each.questions for each in found.protocols) == 3 * found.metrics
 
 
@@ -279,8 +279,8 @@ def test_a_paper_has_a_sentence_on_each_protocol_chosen_beforehand(results, foun
     assert len(re.findall(r"\(protocol \w+\)", text)) == 2
     assert re.search(
         r"Accuracy on translated images, and predictions that change \(protocol shift\): rope has the highest mean "
-        r"accuracy after a shift by half a patch and is better than none by 3\.0 points .* \(Holm p = 0\.006, over the "
-        r"12 contrasts of the protocol, chosen before the training\)\.",
+        r"accuracy after a shift by half a patch and is better than none by 3\.0 points .* \(adjusted p = 0\.001, over "
+        r"the 12 contrasts of the protocol, chosen before the training\)\.",
         text,
     )
     families = dict(paper(results, analyse(results), found).threats)["Several families"]
@@ -308,7 +308,7 @@ def test_names_of_arms_are_text():
     report = compose(results, synthetic_evaluations.make(results, ("shift", "per-class", "resolution")))
     tokens = as_github(report.text.split("\n## Evaluations\n")[1].split("\n## Figures\n")[0])
     lines = {line for token in tokens if token.type == "html_block" for line in token.content.splitlines()}
-    summary = "Differences from the baseline, with Holm's correction over the N questions of this protocol"
+    summary = "Differences from the baseline, adjusted for the N questions of this protocol"
     expected = {"<details>", f"<summary>{summary}</summary>", "</details>"}
     assert {re.sub(r"\d+", "N", line) for line in lines} == expected
     assert {token.type for token in inline(tokens)} <= INLINE

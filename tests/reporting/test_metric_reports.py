@@ -177,7 +177,7 @@ def test_sequential_studies_test_metrics_at_their_interim_analyses():
     results = synthetic_results.make({"position": ("none", "rope")}, range(6), design=SequentialDesign(3, 12))
     evaluations = synthetic_evaluations.make(results)
     found = analyse_evaluations(results, evaluations)
-    assert {c.correction for each in found.protocols for c in each.contrasts} == {"sequential Holm"}
+    assert {c.correction for each in found.protocols for c in each.contrasts} == {"sequential adjusted"}
     text = compose(results, evaluations, find_measured(evaluations, "rope", "calibration:nll")).text
     assert "by interim analyses of the test accuracy; p and intervals of this metric hold over analyses" in text
     assert "\n## Rounds\n" not in text

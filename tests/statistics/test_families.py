@@ -1,5 +1,6 @@
 """Families over several measures, means of arms, and pairs of confused classes."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -17,6 +18,7 @@ from ablations.statistics import (
     paired_interval,
 )
 from ablations.statistics.confusions import joint_sum_p, paired_matrices
+from ablations.statistics.permutation import joint_sign_flip_p
 from tests.support import synthetic_results
 
 LOSS = Measure("a:loss", "loss", "nats", higher_is_better=False)
@@ -33,18 +35,58 @@ def measured(results, factor=1.0, missing=lambda row: False):
     return {row["key"]: factor * row["test_accuracy"] for row in rows if not missing(row)}
 
 
-def test_one_correction_over_all_contrasts_of_all_measures(results):
-    analyses = [analyse(results, LOSS, measured(results, 0.1)), analyse(results, SHARE, measured(results))]
+def test_the_measures_of_an_arm_are_tested_jointly(results):
+    noise = np.random.default_rng(0)
+    noisy = {key: value + 5 * noise.standard_normal() for key, value in measured(results).items()}
+    analyses = [analyse(results, LOSS, noisy), analyse(results, SHARE, measured(results))]
     own = [contrast for analysis in analyses for contrast in analysis.contrasts]
     family = joined_family(analyses)
     assert [c.measure.name for c in family] == ["a:loss"] * 3 + ["a:share"] * 3
-    np.testing.assert_array_equal([c.p_adjusted for c in family], holm([c.p for c in own]))
+    base = analyses[0].outcomes.baseline
+    for i, arm in enumerate((1, 2, 3)):
+        differences = [analysis.outcomes.differences(arm, base) for analysis in analyses]
+        joint = np.minimum(3 * joint_sign_flip_p(differences), 1)
+        np.testing.assert_array_equal([family[i].p_adjusted, family[3 + i].p_adjusted], joint)
+        assert (joint >= np.minimum([3 * own[i].p, 3 * own[3 + i].p], 1)).all()
+    assert {c.correction for c in family} == {"adjusted"}
     assert {c.family for c in family} == {6}
-    assert [c.p_adjusted_smallest for c in family] == pytest.approx([6 * c.p_smallest for c in own])
+    assert [c.p_adjusted_smallest for c in family] == pytest.approx([3 * c.p_smallest for c in own])
     assert [c.mean for c in family] == [c.mean for c in own]
     assert {c.seeds_needed for c in family} == {None}
     assert np.isnan([c.p_equivalence for c in family[:3]]).all()
     assert np.isfinite([c.p_equivalence for c in family[3:]]).all()
+
+
+def test_many_measures_do_not_hide_a_clear_difference(results):
+    """With Holm's correction over 300 contrasts and 12 blocks the smallest possible p is 0.15."""
+    analyses = [analyse(results, replace(SHARE, name=f"a:{i}"), measured(results)) for i in range(100)]
+    family = joined_family(analyses)
+    assert {c.family for c in family} == {300}
+    assert min(holm([c.p for c in family])) > 0.05
+    clear = [c for c in family if c.subject == "rope"]
+    assert [c.p_adjusted for c in clear] == pytest.approx([3 * c.p_smallest for c in clear])
+    assert clear[0].p_adjusted < 0.002
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+def test_the_joint_test_of_measures_has_its_level(skewed):
+    """Three arms of 9 seeds, 12 measures: none differs, or half of them in one arm."""
+    rng = np.random.default_rng(2)
+    draw = rng.standard_exponential if skewed else rng.standard_normal
+    false = {"none": 0, "half": 0}
+    for _ in range(studies := 500):
+        common = draw((4, 9, 1))  # of the measures of a run
+        values = 0.7 * common + draw((4, 9, 12))
+        for truth in false:
+            shift = np.zeros((4, 1, 12))
+            shift[1, :, :6] = 20.0 * (truth == "half")
+            differences = np.moveaxis((values + shift)[1:] - values[0], 2, 1)  # (arms, measures, seeds)
+            p = np.array([3 * joint_sign_flip_p(list(each[:, None])) for each in differences])
+            null = np.ones((3, 12), dtype=bool)
+            null[0, :6] = truth == "none"
+            false[truth] += (p[null] <= 0.05).any()
+    assert false["none"] / studies == pytest.approx(0.04, abs=0.025)
+    assert false["half"] / studies < 0.065
 
 
 def test_contrasts_without_pairs_do_not_count(results):
