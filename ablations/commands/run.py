@@ -134,7 +134,8 @@ def run(
         int | None,
         typer.Option(
             metavar="N",
-            help="With --tune: epochs of a trial, if fewer than in the comparison. Warm-up is shortened in proportion.",
+            help="With --tune: epochs of a trial, if the comparison has more (with --match: of the baseline arm). "
+            "Warm-up is shortened in proportion.",
         ),
     ] = None,
     tune_sampler: Annotated[
@@ -155,6 +156,9 @@ def run(
         bool | None,
         typer.Option("--prune/--no-prune", help="With --tune: end trials that are below the median of earlier ones."),
     ] = None,
+    no_tune: Annotated[
+        bool, typer.Option("--no-tune", help="Compare at the values of the grid, without the trials of a tuned grid.")
+    ] = False,
     until_decided: Annotated[
         bool,
         typer.Option(
@@ -197,6 +201,7 @@ def run(
         pruning_warning,
         shrink,
         with_tuning,
+        without_tuning,
     )
     from ablations.data.registry import check_is_name
     from ablations.execution.paired_times import PairedTimes
@@ -235,7 +240,10 @@ def run(
         "per": tune_per,
         "prune": pruner,
     }
-    chosen = with_tuning(chosen, parse_spaces(tune or []), options, given)
+    if no_tune:
+        chosen = without_tuning(chosen, tune or [], options)
+    else:
+        chosen = with_tuning(chosen, parse_spaces(tune or []), options, given)
     name = check_name("--study", study) if study is not None else chosen.name
     if max_seeds is not None and not until_decided:
         raise UsageError("--max-seeds requires --until-decided; without it, --seeds N sets the number of seeds")

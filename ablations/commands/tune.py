@@ -40,19 +40,23 @@ def print_search(
     assert design is not None
     done = sum(map(trials.done, {run.key for run in plan.trials}))
     to_do = plan.all_trial_runs - done
-    each = to_do / plan.cells * design.shortened(base, base).epochs / base.epochs  # runs of the comparison
-    flops = each * sum(arm.flops for arm in arms)
+    equivalent = (
+        to_do / plan.cells * (design.epochs or base.epochs) / base.epochs
+    )  # runs of the comparison, of each arm
+    flops = equivalent * sum(arm.flops for arm in arms)
     space = ", ".join(f"{field.replace('_', ' ')} {space_text(space)}" for field, space in design.space.items())
     console.print()
-    length = "" if design.epochs is None else f", of {count(design.epochs, 'epoch')}"
-    display.say(console, f"before them, {count(design.trials, 'trial')} of each arm{_at_each(plan)}{length}: {space}")
+    shorter = ""
+    if design.epochs is not None:
+        shorter = ", with fewer epochs" if plan.match else f", of {count(design.epochs, 'epoch')}"
+    display.say(console, f"before them, {count(design.trials, 'trial')} of each arm{_at_each(plan)}{shorter}: {space}")
     display.say(
         console, f"{count(plan.all_trial_runs, 'trial run')}, {to_do} to do: {display.magnitude(flops)} training FLOPs"
     )
     times = [arm.seconds for arm in arms]
     if None in times:
         return
-    seconds = each * sum(filter(None, times))
+    seconds = equivalent * sum(filter(None, times))
     pruned = seconds * (1 - SAVED * (1 - design.rounds[0] / design.trials) if design.prunes else 1)
     both = pruned + sum(arm.to_do * (arm.seconds or 0.0) for arm in arms)
     workers = count(resources.workers, "worker")

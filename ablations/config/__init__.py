@@ -12,6 +12,7 @@ from ablations.config.grid_overrides import (
     parse_spaces,
     shrink,
     with_tuning,
+    without_tuning,
 )
 from ablations.config.labels import Level, count, level_text, name_level, run_label
 from ablations.config.model import vit_config
@@ -77,4 +78,5 @@ __all__ = [
     "standard_position",
     "vit_config",
     "with_tuning",
+    "without_tuning",
 ]

@@ -125,7 +125,7 @@ GRIDS: dict[str, Grid] = {
             CIFAR100_20,
             name="cifar100",
             question="Which positional encodings improve accuracy on CIFAR-100, and which also at other resolutions?",
-            base=RunConfig(  # as in s-chh/2D-Positional-Encoding-Vision-Transformer, except pooling and RandAugment
+            base=RunConfig(  # close to s-chh/2D-Positional-Encoding-Vision-Transformer
                 data="cifar100",
                 patch=4,
                 width=128,
@@ -136,6 +136,7 @@ GRIDS: dict[str, Grid] = {
                 init_std=0.05,
                 epochs=200,
                 batch_size=128,
+                learning_rate=5e-4,
                 weight_decay=1e-3,
                 warmup_epochs=10.0,
                 label_smoothing=0.0,

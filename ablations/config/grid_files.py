@@ -49,6 +49,7 @@ def load_grid(path: Path) -> Grid:
         weight_decay = [0.0, 0.05, 0.3]
         trials = 12                                     # of each arm at each setting
         seeds = 2                                       # of each trial; the default is 1
+        epochs = 10                                     # of each trial; the default is that of the comparison
         per = "setting"                                 # or "arm": one choice over all settings
         sampler = "qmc"                                 # or "tpe"
         prune = "median"                                # default: "none"

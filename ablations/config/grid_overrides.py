@@ -115,6 +115,14 @@ def with_tuning(
     return changed
 
 
+def without_tuning(grid: Grid, spaces: Sequence[str], options: Mapping[str, Any]) -> Grid:
+    """Return the grid at the values of its `base`. Raises UsageError if spaces or options of a search are given too."""
+    given = ["--tune"] * bool(spaces) + [TUNING_OPTIONS[name] for name, value in options.items() if value is not None]
+    if given:
+        raise UsageError(f"--no-tune cannot be combined with {given[0]}")
+    return replace(grid, tuning=None)
+
+
 def coerce_changes(changes: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, ...]], dict[str, Any]]:
     """Return the axes and the fixed fields among changes from Python: a list is an axis, any other value is fixed.
 

@@ -83,7 +83,7 @@ class TuningDesign:
     prune: str = "none"
     """"median": end a run that is worse than the median of earlier trials."""
     epochs: int | None = None
-    """Epochs of a trial instead of the epochs of the grid; None: as many as in the comparison."""
+    """Epochs of a trial, if those of the comparison are more; None: as many."""
 
     def __post_init__(self) -> None:
         space = {field: tuple(each) if isinstance(each, list) else each for field, each in self.space.items()}
@@ -102,8 +102,8 @@ class TuningDesign:
 
     @property
     def prunes(self) -> bool:
-        """Whether a trial can be pruned: not in the first round, so not if that is the only one."""
-        return self.prune != "none" and len(self.rounds) > 1
+        """Whether a trial can be pruned: not in the first round, so not if that is the only one; nor in one epoch."""
+        return self.prune != "none" and len(self.rounds) > 1 and self.epochs != 1
 
     @property
     def combinations(self) -> int | None:
@@ -136,15 +136,20 @@ class TuningDesign:
         """Return the tuned fields of a run."""
         return {field: getattr(config, field) for field in self.space}
 
+    def limited_to(self, epochs: int) -> TuningDesign:
+        """Return the design without `epochs` if trials are no shorter than a comparison of this number of epochs."""
+        return replace(self, epochs=None) if self.epochs is not None and self.epochs >= epochs else self
+
     def shortened(self, config: RunConfig, base: RunConfig) -> RunConfig:
         """Return a run of the comparison with the epochs of a trial.
 
-        The warm-up changes in proportion, and so do epochs that differ from those of `base` (compute match).
+        Epochs that differ from those of `base`, because compute is matched, are shortened in proportion, and so is the
+        warm-up.
         """
         if self.epochs is None:
             return config
-        share = self.epochs / base.epochs
-        return replace(config, epochs=max(1, round(share * config.epochs)), warmup_epochs=share * config.warmup_epochs)
+        epochs = max(1, int(self.epochs / base.epochs * config.epochs + 0.5))
+        return replace(config, epochs=epochs, warmup_epochs=config.warmup_epochs * epochs / config.epochs)
 
     def check(self, base: RunConfig, axes: Mapping[str, tuple[Any, ...]], seeds: tuple[int, ...]) -> None:
         """Raise UsageError if this search is not possible for a grid with this base, these axes and seeds."""
@@ -160,20 +165,11 @@ class TuningDesign:
                 raise UsageError(
                     f"trials must be at least {len(space)}, the number of values of {field}, got {self.trials}"
                 )
-        if self.epochs is not None and "epochs" in axes:
-            raise UsageError(
-                f"epochs of trials cannot be set where epochs are an axis of the grid, got {self.epochs}: a trial has "
-                "those of its setting"
-            )
-        if self.epochs is not None and "warmup_epochs" in self.space:
-            raise UsageError(
-                f"epochs of trials cannot be set where warmup_epochs is tuned, got {self.epochs}: a warm-up that suits "
-                "a short training need not suit a longer one"
-            )
-        if self.epochs is not None and self.epochs > base.epochs:
-            raise UsageError(
-                f"epochs of trials must be at most {base.epochs}, those of the comparison, got {self.epochs}"
-            )
+        if self.epochs is not None:
+            for field in ("epochs", "warmup_epochs"):
+                if field in axes or field in self.space:
+                    reason = "is an axis" if field in axes else "is tuned"
+                    raise UsageError(f"epochs of trials cannot be set where {field} {reason}, got {self.epochs}")
         if self.combinations is not None and self.trials > self.combinations:
             raise UsageError(
                 f"trials must be at most {self.combinations}, the number of combinations of values, got {self.trials}"
@@ -311,6 +307,8 @@ def pruning_warning(design: TuningDesign | None) -> str | None:
     """Return a warning if trials are to be pruned but are too few for it; else None."""
     if design is None or design.prune == "none" or design.prunes:
         return None
+    if design.epochs == 1:
+        return "no trial will be pruned: trials have 1 epoch; use more --tune-epochs, or --no-prune"
     return (
         f"no trial will be pruned: the first round of {SMALLEST_ROUND} trials never is, and there are "
         f"{design.trials}; use at least --trials {SMALLEST_ROUND + 1}, or --no-prune"

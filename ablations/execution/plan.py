@@ -76,6 +76,8 @@ def make_plan(
         return dataset_for(config, data_dir).fingerprint
 
     configs = grid.expand()
+    if grid.tuning is not None:
+        grid = replace(grid, tuning=grid.tuning.limited_to(grid.base.epochs))
     check_data_dir((config.data for config in configs), data_dir, NAME_A_KIND)
     checked = set()
     for config in configs:

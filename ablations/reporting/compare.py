@@ -19,6 +19,7 @@ from ablations.reporting.findings import ContrastFinding
 from ablations.reporting.formatting import interval_text, listed, number, p_text, points_text
 from ablations.reporting.measured import ACCURACY_NAME, Measured, find_measured
 from ablations.reporting.tables import Table
+from ablations.reporting.tuning.text import trials_text
 from ablations.reporting.wording import sentence
 from ablations.statistics import (
     ACCURACY,
@@ -175,10 +176,10 @@ def _fields_that_differ(first: Results, second: Results, axes: set[str]) -> dict
 
 
 def _values(results: Results, field: str) -> str:
-    """Return the value of a field in the runs of a study as text: `tuned`, or its range where it was matched."""
+    """Return the value of a field in the runs of a study as text: `tuned by 12 trials`, or its range where matched."""
     tuning = results.plan.tuning
     if tuning and field in tuning.space:
-        return "tuned"
+        return f"tuned by {trials_text(results.plan)}"
     levels = _levels(results, field)
     ends = (min(levels), max(levels)) if len(levels) > 1 else levels
     return " to ".join(map(level_text, ends))

@@ -66,7 +66,7 @@ BAD = [
     (
         ["run", "--grid", "rpoe"],
         "unknown grid 'rpoe' (did you mean 'rope'?); valid: rope, rope-tuned, encodings, depth, patch, data-fraction, "
-        "smoke",
+        "cifar100-20, cifar100-20-fraction, cifar100, smoke",
     ),
     (
         ["run", "--grid", "rope", "--position", "none,spiral"],

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -146,6 +147,12 @@ def test_trials_of_fewer_epochs() -> None:
     assert "Trials have 2 epochs instead of 4, with a warm-up shortened in proportion." in text
     assert "which have the same values, other seeds and more epochs." in text
     assert "What is best in a short training need not be best in a longer one." in text
+    assert "the scores of the chosen trials are too high for trainings of their length." in text
+    assert "Dot: one trial, shorter than the runs of the comparison." in text
+    choices = pd.read_csv("reports/smoke/tables/choices.csv")
+    assert choices["optimism"].isna().all()
+    facts = pd.read_csv("reports/smoke/tables/study.csv", index_col=0)
+    assert "2" in set(facts.loc["tuning_epochs"].astype(str))
     assert "On average the score differs" not in text
     assert "Here they differ on average" not in text
 
@@ -165,10 +172,31 @@ def test_arms_of_matched_compute_have_trials_in_proportion() -> None:
     assert warmup[2] == pytest.approx(results.runs.groupby("depth")["warmup_epochs"].first()[2] / 2)
     succeeds("report", "depth")
     text = Path("reports/depth/README.md").read_text(encoding="utf-8")
+    assert "with 2 trials with fewer epochs scored on validation images" in text
     assert (
         "Trials of the baseline arm have 6 epochs; those of the other arms, and the warm-up of all, are shortened"
         in text
     )
+
+
+def test_trials_as_long_as_the_comparison_are_ordinary_ones() -> None:
+    succeeds(*RUN, *SPACE, "--trials", 3, "--tune-epochs", 9)
+    results = load_results(Store(Path("runs")), "smoke")
+    assert results.plan.tuning is not None
+    assert results.plan.tuning.epochs is None
+    assert results.trials is not None
+    assert set(results.trials["epochs"]) == {4}
+    again = succeeds(*RUN, *SPACE, "--trials", 3)
+    assert "study smoke: 4 runs, 0 to do, 4 already finished" in again
+    assert "trial runs, " not in again.replace("tuned by 6 trial runs", "")
+
+
+def test_a_tuned_grid_without_its_search() -> None:
+    tuned = ["run", "--grid", "rope-tuned", "--smoke", "--workers", 1]
+    assert "study rope-tuned-smoke: 8 runs, 8 to do" in succeeds(*tuned, "--no-tune")
+    assert load_results(Store(Path("runs")), "rope-tuned-smoke").plan.tuning is None
+    for options, other in ((["--trials", 3], "--trials"), (SPACE, "--tune")):
+        assert f"--no-tune cannot be combined with {other}\n" in refused(vitab(*tuned, "--no-tune", *options))
 
 
 def test_trials_never_see_the_test_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ablations.config import GRIDS, Grid, Range, RunConfig, TuningDesign, override, parse_spaces, shrink, with_tuning
 from ablations.config.grid_files import load_grid
-from ablations.config.tuning import LAST_SEED, TUNABLE, parse_space, shown_value, space_text
+from ablations.config.tuning import LAST_SEED, TUNABLE, parse_space, pruning_warning, shown_value, space_text
 from ablations.errors import UsageError
 
 WHOLE = """
@@ -60,7 +60,7 @@ def test_a_design_without_epochs_is_stored_as_before_there_were_any() -> None:
 
 @pytest.mark.parametrize(
     ("epochs", "warmup_epochs", "shortened", "shortened_warmup"),
-    [(30, 3.0, 10, 1.0), (15, 1.5, 5, 0.5), (2, 0.5, 1, 1 / 6), (1, 0.0, 1, 0.0)],
+    [(30, 3.0, 10, 1.0), (15, 1.5, 5, 0.5), (2, 0.5, 1, 0.25), (1, 0.0, 1, 0.0), (4, 3.9, 1, 0.975)],
 )
 def test_epochs_of_trials_are_in_proportion(
     epochs: int, warmup_epochs: float, shortened: int, shortened_warmup: float
@@ -71,6 +71,22 @@ def test_epochs_of_trials_are_in_proportion(
     assert found == replace(config, epochs=shortened, warmup_epochs=found.warmup_epochs)
     assert replace(DESIGN, epochs=None).shortened(config, RunConfig(epochs=30)) is config
     found.validate()
+
+
+def test_trials_are_never_longer_than_the_comparison() -> None:
+    design = replace(DESIGN, epochs=10)
+    assert design.limited_to(11) is design
+    assert design.limited_to(10) == design.limited_to(3) == replace(DESIGN, epochs=None)
+
+
+def test_trials_of_one_epoch_are_not_pruned() -> None:
+    design = replace(DESIGN, epochs=1)
+    assert not design.prunes
+    assert pruning_warning(design) == (
+        "no trial will be pruned: trials have 1 epoch; use more --tune-epochs, or --no-prune"
+    )
+    assert replace(DESIGN, epochs=2).prunes
+    assert pruning_warning(replace(DESIGN, epochs=2)) is None
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -165,12 +181,12 @@ LR = "learning_rate = {low = 1e-4, high = 1e-2}\n"
         (bad(LR + "epochs = 0"), "[tune] epochs must be an integer of at least 1, got 0"),
         (bad(LR + "epochs = 1.5"), "[tune] epochs must be an integer of at least 1, got 1.5"),
         (
-            "axes.depth = [1, 2]\nbase.epochs = 4\nbase.warmup_epochs = 1\n[tune]\nepochs = 5\n" + LR,
-            "epochs of trials must be at most 4, those of the comparison, got 5",
+            "axes.epochs = [4, 8]\n[tune]\nepochs = 2\n" + LR,
+            "epochs of trials cannot be set where epochs is an axis, got 2",
         ),
         (
-            "axes.epochs = [4, 8]\n[tune]\nepochs = 2\n" + LR,
-            "epochs of trials cannot be set where epochs are an axis of the grid, got 2",
+            "axes.warmup_epochs = [0.5, 1.0]\n[tune]\nepochs = 2\n" + LR,
+            "epochs of trials cannot be set where warmup_epochs is an axis, got 2",
         ),
         (
             bad("epochs = 2\nwarmup_epochs = {low = 0, high = 1}"),
@@ -224,7 +240,6 @@ def test_a_bad_table_is_one_line_with_the_file_and_the_field(tmp_path: Path, tex
         (["ema=0:0.9"], {"trials": 0}, (), "--trials must be an integer of at least 1, got 0"),
         (["ema=0:0.9"], {"seeds": 0}, (), "--tune-seeds must be an integer of at least 1, got 0"),
         (["ema=0:0.9"], {"epochs": 0}, (), "--tune-epochs must be an integer of at least 1, got 0"),
-        (["ema=0:0.9"], {"epochs": 3}, (), "epochs of trials must be at most 2, those of the comparison, got 3"),
         (["ema=0:0.9"], {"sampler": "x"}, (), "--tune-sampler must be 'qmc' or 'tpe', got 'x'"),
         (["ema=0:0.9"], {"per": "x"}, (), "--tune-per must be 'setting' or 'arm', got 'x'"),
         (["ema=0:0.9"], {}, ("ema",), "ema must be set or tuned, not both"),

@@ -285,7 +285,7 @@ def test_what_tuning_changes_is_the_difference_of_the_two_leads(results):
     assert (compared.arms[1].gain.low, compared.arms[1].gain.high) == pytest.approx(paired_interval(gain))
     assert compared.seeds == (4, 6)
     assert compared.values == {"learning_rate": 2e-3, "weight_decay": 0.05}
-    assert "tuned against 0.002" in " against ".join(two_studies(results, untuned)[1]["learning_rate"])
+    assert "tuned by 12 trials against 0.002" in " against ".join(two_studies(results, untuned)[1]["learning_rate"])
     (text,) = [tuning_section(results, analysed(results, untuned), []).untuned]
     assert "There are 7 to 8 such pairs for each arm." in text
     assert "with 4 seeds at shared values and 6 tuned; they may also differ for this reason." in text

@@ -180,7 +180,9 @@ def _caption(found: TuningAnalysis, shown: Sequence[Choice], span: float, place:
     states = {found.state(trial) for choice in shown for trial in choice.trials}
     below = any(_is_below(found, choice, trial, span) for choice in shown for trial in choice.trials)
     return (
-        "Dot: one trial" + (f", mean over {found.design.seeds} seeds" if found.design.seeds > 1 else "") + ". Circled, "
+        f"Dot: one trial{', shorter than the runs of the comparison' * (found.design.epochs is not None)}"
+        + (f", mean over {found.design.seeds} seeds" if found.design.seeds > 1 else "")
+        + ". Circled, "
         "with a dashed line: the trial that was chosen."
         + (" Hollow: a pruned trial, at the accuracy that it had reached." if "pruned" in states else "")
         + (" Cross: a trial with a run that diverged." if "diverged" in states else "")

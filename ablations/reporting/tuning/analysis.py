@@ -45,6 +45,9 @@ class Choice:
     """By how many points one validation image in one of its runs changes the score of a trial; NaN if not known."""
     compared: float
     """Mean validation accuracy of the finished runs of the comparison."""
+    optimism: float
+    """Validation accuracy of the winner minus that of the runs of the comparison, in points; NaN if these have more
+    epochs."""
     edges: Mapping[str, str]
     """"low" or "high" by the fields whose value is at the edge of the space."""
 
@@ -61,11 +64,6 @@ class Choice:
     def may_be_chance(self) -> bool:
         """Whether the winner is ahead by too few validation images to tell it from the next best trial."""
         return may_be_chance(self.ahead, self.image)
-
-    @property
-    def optimism(self) -> float:
-        """Validation accuracy of the winner minus that of the runs of the comparison, in points."""
-        return self.score - self.compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +121,7 @@ class TuningAnalysis:
 
     @property
     def optimism(self) -> float:
-        """Mean over the choices, in points; NaN if it is known for none, or if trials have fewer epochs."""
-        if self.design.epochs is not None:
-            return math.nan
+        """Mean over the choices, in points; NaN if it is known for none."""
         known = [choice.optimism for choice in self.choices if math.isfinite(choice.optimism)]
         return float(np.mean(known)) if known else math.nan
 
@@ -280,6 +276,8 @@ def _choices(
         known = [trial for trial in trials if math.isfinite(trial.score)]
         winner = next((trial for trial in known if trial.values == values), None)
         tried = [trial.values for trial in trials if any(key in finished for key in trial.runs)]
+        compared_accuracy = float(np.mean(accuracy[group])) if group in accuracy else math.nan
+        score = 100 * winner.score if winner and design.epochs is None else math.nan
         edges = {name: edge(name, design.space[name], values[name], [v[name] for v in tried]) for name in values}
         choices.append(
             Choice(
@@ -290,7 +288,8 @@ def _choices(
                 winner=winner,
                 ahead=100 * lead(winner, known) if winner else math.nan,
                 image=100 * one_image(winner, config, recorded.get(group, {})) if winner else math.nan,
-                compared=float(np.mean(accuracy[group])) if group in accuracy else math.nan,
+                compared=compared_accuracy,
+                optimism=score - compared_accuracy,
                 edges={name: end for name, end in edges.items() if end},
             )
         )

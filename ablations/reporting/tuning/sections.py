@@ -104,7 +104,7 @@ def headline(plan: StudyPlan, found: TuningAnalysis) -> str:
     """Return the sentences on tuning of the first screen."""
     text = (
         f"Before the comparison, {markdown(fields_text(found.design))} {verb(found.design)} tuned for each "
-        f"{groups_text(plan)}, with {trials_text(found.design)} scored on validation images; see [Tuning](#tuning)."
+        f"{groups_text(plan)}, with {trials_text(plan)} scored on validation images; see [Tuning](#tuning)."
     )
     if found.on_edge:
         n = len(found.on_edge)
@@ -121,7 +121,7 @@ def _introduction(plan: StudyPlan, found: TuningAnalysis) -> str:
     groups = f"{arm} is compared at all settings" if everywhere else f"{groups_text(plan)} is compared"
     return (
         f"Each {groups} with the values of {markdown(spaces_text(found.design))} "
-        f"that gave the highest validation accuracy in {trials_text(found.design)} ({runs} in all). "
+        f"that gave the highest validation accuracy in {trials_text(plan)} ({runs} in all). "
         "[Method](#method) has the protocol."
     )
 
@@ -264,18 +264,19 @@ def limits(found: TuningAnalysis) -> list[str]:
             f" Here they differ on average by {points_text(found.optimism)} points from the validation accuracies of "
             "the comparison, by this luck and because its other seeds have other validation images."
         )
+    own = "" if found.design.epochs is None else " for trainings of their length"
     found_limits = [
-        f"The best of {trials} noisy scores is partly luck, so the scores of the chosen trials are too high.{optimism} "
-        "The test accuracies of the comparison are not biased by this: its seeds and the test images took no part in "
-        "the choice. But a lucky trial can win over a better one, so an arm may be below its best.",
+        f"The best of {trials} noisy scores is partly luck, so the scores of the chosen trials are too high{own}."
+        f"{optimism} The test accuracies of the comparison are not biased by this: its seeds and the test images took "
+        "no part in the choice. But a lucky trial can win over a better one, so an arm may be below its best.",
         intervals_note(found.design),
         "The budget and the space are the same for all arms. An arm whose accuracy depends more on these values gains "
         "more from it, and one with its best values outside of the space cannot show them.",
     ]
     if found.design.epochs is not None:
         found_limits.append(
-            f"Trials have {count(found.design.epochs, 'epoch')}, fewer than the runs of the comparison. What is best "
-            "in a short training need not be best in a longer one."
+            "Trials have fewer epochs than the runs of the comparison. What is best in a short training need not be "
+            "best in a longer one."
         )
     if doubtful := sum(choice.may_be_chance for choice in found.choices):
         found_limits.append(
@@ -316,7 +317,7 @@ def _choice_row(found: TuningAnalysis, choice: Choice) -> dict[str, Any]:
         "validation_accuracy": choice.score,
         "ahead": choice.ahead,
         "validation_accuracy_compared": choice.compared,
-        "optimism": choice.optimism if found.design.epochs is None else math.nan,
+        "optimism": choice.optimism,
         "at_edge": ", ".join(f"{field} {end}" for field, end in choice.edges.items()),
         "trials": len(choice.trials),
         "pruned": sum(found.state(trial) == "pruned" for trial in choice.trials),

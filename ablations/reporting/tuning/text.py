@@ -73,14 +73,17 @@ def protocol(results: Results) -> str:
     )
 
 
-def trials_text(design: TuningDesign) -> str:
-    """Return the number of trials, with their epochs if they are fewer: `4 trials of 10 epochs`."""
-    shortened = "" if design.epochs is None else f" of {count(design.epochs, 'epoch')}"
-    return count(design.trials, "trial") + shortened
+def trials_text(plan: StudyPlan) -> str:
+    """Return the number of trials, and whether they are shorter than the comparison: `5 trials of 10 epochs`."""
+    assert plan.tuning is not None
+    shorter = ""
+    if plan.tuning.epochs is not None:
+        shorter = " with fewer epochs" if plan.match else f" of {count(plan.tuning.epochs, 'epoch')}"
+    return count(plan.tuning.trials, "trial") + shorter
 
 
 def _epochs(plan: StudyPlan) -> str:
-    """Return how long trials are trained, if not as long as the runs of the comparison."""
+    """Return the epochs of trials as a sentence, if they are fewer than those of the comparison."""
     assert plan.tuning is not None
     if plan.tuning.epochs is None:
         return ""

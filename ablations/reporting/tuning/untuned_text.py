@@ -24,8 +24,8 @@ def untuned_introduction(found: TuningAnalysis, plan: StudyPlan) -> str:
         return (
             "No study in this folder of runs makes the same comparison at shared values, so it is unknown how much of "
             "each difference is tuning. To train one, run the first command of [Reproduce this "
-            "study](#reproduce-this-study) without the search, with another name for the study; then write this "
-            "report again."
+            "study](#reproduce-this-study) with `--no-tune` instead of its options for tuning and with another "
+            "`--study`; then write this report again."
         )
     shared = markdown(values_text(untuned.values))
     start = f"Study {code(untuned.study)} makes the same comparison at shared values: {shared}."
