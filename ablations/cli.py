@@ -54,13 +54,13 @@ def main(
 app.command(epilog="\b\nExample:\n  vitab run --grid rope --position none,rope --depth 2 --seeds 5 --set width=96")(run)
 for command in (evaluate, report, status, retry, verify, reproduce):
     app.command()(command)
-app.command(epilog="\b\nExamples:\n  vitab predict rope,depth=4 photo.png\n  vitab predict 0123abcd photos --csv")(
-    predict
-)
+app.command(
+    epilog="\b\nExamples:\n  vitab predict rope,depth=4,patch=4 photo.png\n  vitab predict 0123abcd photos --csv"
+)(predict)
 app.command()(attention)
 app.command()(gallery)
 app.command(
-    epilog="\b\nExamples:\n  vitab export rope,depth=4 --format timm --out rope-timm\n"
+    epilog="\b\nExamples:\n  vitab export rope,depth=4,patch=4 --format timm --out rope-timm\n"
     "  vitab export 0123abcd --format onnx --out rope.onnx"
 )(export)
 app.command(

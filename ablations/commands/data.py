@@ -150,7 +150,7 @@ def check_data(
     settings: Settings = None,
     labels: Labels = "fine",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.csv", help="File for a list of all pictures that were found.")
+        Path | None, typer.Option(metavar="FILE.csv", help="CSV file that lists every picture with a finding.")
     ] = None,
 ) -> None:
     """Look for duplicates, leaks between the parts, unreadable files and unequal classes, and say what to do.

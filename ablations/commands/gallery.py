@@ -23,8 +23,8 @@ def gallery(
 ) -> None:
     """Draw the test images that a finished run is most confidently wrong about.
 
-    Each with the predicted and the right class, and their probabilities; the highest probability of a wrong class comes
-    first. The predictions are those that were stored after the training.
+    Each image has its predicted and its true class with their probabilities, in decreasing order of the probability of
+    the predicted class. The predictions are those that were stored after the training.
     """
     from ablations.commands.figure_file import check_figure_file, write_figure
     from ablations.data.registry import check_data_dir

@@ -27,7 +27,7 @@ GroupPattern = Annotated[
         "--group-pattern",
         metavar="REGEX",
         help="For your own pictures: regular expression that finds the patient, scene or series in the name of a "
-        "picture (its first group, or all of it). Pictures of one stay in one part.",
+        "picture (its first group, or all of it). Pictures with the same match are kept in the same split.",
     ),
 ]
 SkipUnreadable = Annotated[
@@ -38,8 +38,8 @@ Run = Annotated[
     str,
     typer.Argument(
         metavar="RUN",
-        help="Key of a finished run or its first characters, or an arm of a study, such as rope,depth=4,seed=0. "
-        "Default of the seed: the smallest.",
+        help="Key of a finished run or its first characters, or an arm of a study, such as "
+        "rope,depth=4,patch=4,seed=0. Without a seed, the smallest finished one.",
     ),
 ]
 ArmStudy = Annotated[
@@ -91,7 +91,8 @@ ProtocolList = Annotated[
     typer.Option(
         "--protocol",
         metavar="a,b",
-        help="Comma-separated protocols (see `vitab protocols`), such as resolution,shift(fill=zero),mine.py:Mine.",
+        help="Evaluation protocols, comma-separated (see `vitab protocols`), such as "
+        "resolution,shift(fill=zero),mine.py:Mine. Default: those of the grid.",
     ),
 ]
 Mixed = Annotated[

@@ -59,7 +59,7 @@ def show(encoding: Encoding) -> None:
     show_position(make_console(), position_facts(encoding))
 
 
-@positions_app.command("check", epilog="\b\nExample:\n  vitab positions check 'mine.py:Mine(slope=2)'")
+@positions_app.command("check", epilog="\b\nExample:\n  vitab positions check 'mine.py:Mine(start=2)'")
 def check(encoding: Encoding) -> None:
     """Check an encoding of your own, as the built-in ones are tested.
 

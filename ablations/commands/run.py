@@ -142,7 +142,8 @@ def run(
         str | None,
         typer.Option(
             metavar="qmc|tpe",
-            help="With --tune: quasi-random trials, the same for every arm, or a Parzen estimator. Default: qmc.",
+            help="With --tune: qmc, quasi-random trials, the same for every arm; or tpe, a tree-structured Parzen "
+            "estimator. Default: qmc.",
         ),
     ] = None,
     tune_per: Annotated[
