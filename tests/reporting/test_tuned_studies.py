@@ -425,6 +425,11 @@ def test_the_method_spells_the_protocol_out(results):
         ({"per": "arm"}, "chosen for each position, alike at all settings, by 12 trials each"),
         ({"per": "arm"}, "after the last epoch, its mean over the 2 settings; a trial"),
         ({"seeds": 3, "per": "arm"}, "its mean over 3 seeds and the 2 settings; a trial"),
+        ({"space": {"learning_rate": (1e-3, 2e-3, 4e-3)}, "trials": 3}, "3 trials each. All values are tried. A trial"),
+        (
+            {"space": {"learning_rate": (1e-3, 2e-3), "flip": (False, True)}, "trials": 4},
+            "by 4 trials each. All combinations of values are tried. A trial is scored",
+        ),
         ({}, "The seed of the trials, 4294967295, is not used in the comparison. The test set was not used"),
     ],
 )

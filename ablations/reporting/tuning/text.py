@@ -103,6 +103,8 @@ def settings_number(plan: StudyPlan) -> int:
 
 
 def _sampler(design: TuningDesign) -> str:
+    if design.combinations == design.trials:
+        return "All combinations of values are tried." if len(design.space) > 1 else "All values are tried."
     quasi = "the points of a scrambled Sobol sequence (quasi-random), which are the same for all"
     first, rounds = design.rounds[0], len(design.rounds)
     if design.sampler == "qmc":
