@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ablations.evaluation import Evaluations
     from ablations.storage import Results
 
-MOST_WITH_INTERVALS = 4
+MOST_WITH_INTERVALS = 6
 """Most metrics of a table whose means have intervals."""
 MOST_CONFUSIONS = 10
 """Most pairs of classes in a table."""
@@ -53,6 +53,8 @@ class Section:
     intervals: bool
     """Whether the means have intervals."""
     means: Table | None
+    others: Table | None
+    """Means of the metrics that are not tested."""
     settings: str
     """The metrics that were measured in some of the settings only."""
     contrasts: Table | None
@@ -78,8 +80,9 @@ def _section(each: ProtocolAnalysis, finished: int) -> Section:
         about=f"{capital(markdown(each.protocol.description))}{source}. Measured on {runs}; {when}.",
         finding=_finding(each),
         metrics=_metric_lines(each),
-        intervals=len(each.means) <= MOST_WITH_INTERVALS,
-        means=means_table(each) if each.analyses else None,
+        intervals=_with_intervals(each),
+        means=means_table(each) if each.tested else None,
+        others=others_table(each),
         settings=settings_note(each),
         contrasts=contrasts_table(each) if each.questions else None,
         family=count(each.questions, "question"),
@@ -122,18 +125,38 @@ def _kind(measure: Measure) -> str:
 
 
 def means_table(each: ProtocolAnalysis) -> Table:
-    """Return the mean of every arm and metric; the best mean of a metric is bold.
+    """Return the mean of every arm and tested metric; the best mean of a metric is bold.
 
     A few metrics are columns, with intervals; more are rows, without intervals.
     """
-    first, few = each.first.outcomes, len(each.means) <= MOST_WITH_INTERVALS
-    columns = [_column(means, each.analyses[name].outcomes, few) for name, means in each.means.items()]
-    names = [first.arm_name(arm) for arm in range(len(first.arms))]
-    labels = [in_unit(name, analysis.outcomes.measure.unit) for name, analysis in each.analyses.items()]
-    if few:
-        levels = [name.removeprefix(f"{word(first.axis)} ") for name in names]
-        return Table([word(first.axis), *labels], list(zip(levels, *columns, strict=True)))
-    return Table(["metric", *names], [(label, *column) for label, column in zip(labels, columns, strict=True)])
+    return _columns(each) if _with_intervals(each) else _rows(each, [*each.tested])
+
+
+def others_table(each: ProtocolAnalysis) -> Table | None:
+    """Return the means of the metrics that are not tested; None if there are none."""
+    others = [name for name in each.analyses if name not in each.tested]
+    return _rows(each, others) if others else None
+
+
+def _with_intervals(each: ProtocolAnalysis) -> bool:
+    return len(each.tested) <= MOST_WITH_INTERVALS
+
+
+def _columns(each: ProtocolAnalysis) -> Table:
+    first = each.first.outcomes
+    labels = [in_unit(name, each.analyses[name].outcomes.measure.unit) for name in each.tested]
+    levels = [name.removeprefix(f"{word(first.axis)} ") for name in map(first.arm_name, range(len(first.arms)))]
+    columns = [_column(each.means[name], each.analyses[name].outcomes, True) for name in each.tested]
+    return Table([word(first.axis), *labels], list(zip(levels, *columns, strict=True)))
+
+
+def _rows(each: ProtocolAnalysis, metrics: Sequence[str]) -> Table:
+    first = each.first.outcomes
+    rows = []
+    for name in metrics:
+        outcomes = each.analyses[name].outcomes
+        rows.append((in_unit(name, outcomes.measure.unit), *_column(each.means[name], outcomes, False)))
+    return Table(["metric", *map(first.arm_name, range(len(first.arms)))], rows)
 
 
 def _column(means: Sequence[Mean], outcomes: Outcomes, intervals: bool) -> list[object]:

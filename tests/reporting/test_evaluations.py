@@ -108,6 +108,18 @@ def test_other_ways_to_serve_a_size_are_shown_and_not_tested(found, section):
     assert f"- {LOST[0].upper()}{LOST[1:]} (24 runs)." in text
 
 
+def test_up_to_six_tested_metrics_are_columns_with_intervals(found, section):
+    for name in ("resolution", "occlusion"):
+        each = of(found, name)
+        header, *rows = re.findall(r"^\|.*\|$", part(section, name), re.M)[:6]
+        assert header.split("|")[1:-1] == [" position ", *(f" {metric} in % " for metric in each.tested)]
+        for arm, row in enumerate(rows[1:]):
+            for metric, cell in zip(each.tested, row.replace("*", "").split("|")[2:-1], strict=True):
+                mean = each.means[metric][arm]
+                assert cell.strip() == f"{mean.mean:.1f} ({mean.low:.1f} to {mean.high:.1f})"
+    assert "95 % intervals" not in part(section, "corruption").split("<details>")[0].split("Means over")[1]
+
+
 def test_sentences_follow_the_direction(section):
     shift, calibration = part(section, "shift"), part(section, "calibration")
     assert re.search(r"\*\*rope\*\* has the highest mean accuracy after a shift by half a patch and is better", shift)
@@ -309,7 +321,8 @@ def test_names_of_arms_are_text():
     tokens = as_github(report.text.split("\n## Evaluations\n")[1].split("\n## Figures\n")[0])
     lines = {line for token in tokens if token.type == "html_block" for line in token.content.splitlines()}
     summary = "Differences from the baseline, adjusted for the N questions of this protocol"
-    expected = {"<details>", f"<summary>{summary}</summary>", "</details>"}
+    others = "<summary>Means of the metrics that are not tested</summary>"
+    expected = {"<details>", f"<summary>{summary}</summary>", "</details>", others}
     assert {re.sub(r"\d+", "N", line) for line in lines} == expected
     assert {token.type for token in inline(tokens)} <= INLINE
     elements = {tag for tag, _ in Page(page(report.text, {})).elements}
