@@ -26,7 +26,7 @@ RECIPES: dict[str, Recipe] = {
             name="light",
             description="crops and flips, 20 epochs: for small budgets on photographs of 32 x 32",
             source="the augmentation of He et al. 2015 (arXiv 1512.03385, section 4.2) with AdamW and a cosine",
-            expected="docs/studies/cifar100-20: 20 classes of CIFAR-100, width 64, on a CPU",
+            expected="docs/studies/cifar100-20: 20 classes of CIFAR-100, width 48, 30 epochs, on a CPU",
             fields={
                 "epochs": 20,
                 "batch_size": 64,
