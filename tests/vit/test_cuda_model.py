@@ -38,7 +38,7 @@ def ops(request: pytest.FixtureRequest, shim: Shim) -> CudaOps:
         comparisons.draws,
         lambda ops: comparisons.gradients(ops, ("none", "learned", "sinusoidal", "rope")),
         lambda ops: comparisons.stacks(ops, runs=3, steps=3),
-        comparisons.training,
+        pytest.param(comparisons.training, marks=pytest.mark.slow),
     ],
     ids=["draws", "whole gradients", "three runs and three times one", "ten losses"],
 )
