@@ -1,5 +1,6 @@
 """What evaluation protocols measured, in reports: sentences, tables, families, figures, checks."""
 
+import itertools
 import re
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from ablations.config.safe_text import one_line
 from ablations.reporting.check import differences
 from ablations.reporting.evaluation_analysis import analyse_evaluations
 from ablations.reporting.evaluation_sections import choices, introduction, outdated_note, sections
-from ablations.reporting.figures.evaluations import in_place
+from ablations.reporting.figures.evaluations import evaluation_figures, in_place
 from ablations.reporting.html import page
 from ablations.reporting.paper import paper
 from ablations.reporting.report import compose, write_report
@@ -306,6 +307,28 @@ def test_many_arms_and_one_setting():
     assert sum(figure.name.startswith("evaluation_") for figure in report.figures) == 9
     header = next(line for line in report.text.splitlines() if line.startswith("| metric | none"))
     assert header.count("|") == len(GRIDS["encodings"].levels) + 2
+    section = report.text.split("\n## Evaluations\n")[1].split("\n## Figures\n")[0]
+    assert "band" not in section
+    assert "one panel per setting" not in section
+
+
+@pytest.mark.parametrize(("classes", "shape", "caption"), [(12, (1, 2), "Left: "), (13, (2, 1), "Above: ")])
+def test_confusion_matrices_of_many_classes_stand_below_each_other(monkeypatch, classes, shape, caption):
+    """With 20 classes beside each other, their names overlapped."""
+    names = np.array([f"class {i}" for i in range(classes)])
+    matrix = np.random.default_rng(0).integers(0, 9, (classes, classes))
+    monkeypatch.setattr(synthetic_evaluations, "confusion", lambda config: matrix)
+    results = synthetic_results.make({"position": ("none", "rope")}, range(3))
+    found = analyse_evaluations(results, synthetic_evaluations.make(results, ("per-class",)))
+    monkeypatch.setattr(found.protocols[0].__class__, "class_name", lambda self, label: names[label])
+    (figure,) = evaluation_figures(results, found)["per-class"]
+    panels = [ax for ax in figure.figure.axes if ax.get_title(loc="left")]
+    assert panels[0].get_gridspec().get_geometry() == shape
+    assert figure.caption.startswith(caption)
+    figure.figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in panels[0].get_yticklabels()]
+    assert len(boxes) == classes
+    assert all(above.y0 >= below.y1 - 1 for above, below in itertools.pairwise(boxes))
 
 
 def test_a_study_without_a_comparison():

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 9
 """Most settings that have a panel each."""
+MOST_BESIDE = 12
+"""Most classes of two confusion matrices beside each other; larger ones stand below each other."""
 
 
 def evaluation_figures(results: Results, found: EvaluationAnalysis) -> dict[str, list[ReportFigure]]:
@@ -101,6 +103,19 @@ def _by_setting(each: ProtocolAnalysis, draw: Callable[[Axes, int], None], heigh
     return figure, some
 
 
+def _banded(outcomes: Outcomes) -> bool:
+    """Return whether lines have bands of their intervals; those of many arms would hide each other."""
+    return len(outcomes.arms) <= MOST_BANDS
+
+
+def _band_text(outcomes: Outcomes) -> str:
+    return "; band: its 95 % interval over seeds" * _banded(outcomes)
+
+
+def _per_setting(outcomes: Outcomes) -> str:
+    return ", one panel per setting" * (len(outcomes.cells) > 1)
+
+
 def _resolution(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure:
     sizes = {1.0: accuracy.values}
     for name, analysis in each.tested.items():
@@ -110,7 +125,7 @@ def _resolution(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure:
     def draw(ax: Axes, cell: int) -> None:
         for arm, (name, mark) in enumerate(marks_of(accuracy).items()):
             points = [_mean(sizes[factor][arm, cell], ACCURACY) for factor in factors]
-            panels.curve(ax, factors, points, mark, band=len(accuracy.arms) <= MOST_BANDS, name=name)
+            panels.curve(ax, factors, points, mark, band=_banded(accuracy), name=name)
         ax.axvline(1, color="#999999", lw=0.8, ls=":", zorder=0)
         ax.set_xticks(factors, [f"{factor:g}" for factor in factors])
         value_ticks(ax.yaxis, ACCURACY)
@@ -123,9 +138,9 @@ def _resolution(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure:
     return ReportFigure(
         _name(each),
         "Accuracy on images of other sizes",
-        f"Accuracy against the size of the test images for {listed(names_of(accuracy))}, one panel per setting.",
-        "Line: mean over seeds, with the default way of each encoding to serve another grid; band: its 95 % interval "
-        f"over seeds; dotted line: the size of the training images, with the test accuracy.{some}",
+        f"Accuracy against the size of the test images for {listed(names_of(accuracy))}{_per_setting(accuracy)}.",
+        f"Line: mean over seeds, with the default way of each encoding to serve another grid{_band_text(accuracy)}; "
+        f"dotted line: the size of the training images, with the test accuracy.{some}",
         figure,
     )
 
@@ -141,7 +156,7 @@ def _occlusion(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure:
     def draw(ax: Axes, cell: int) -> None:
         for arm, (name, mark) in enumerate(marks_of(accuracy).items()):
             points = [_mean(shares[share][arm, cell], ACCURACY) for share in x]
-            panels.curve(ax, x, points, mark, band=len(accuracy.arms) <= MOST_BANDS, name=name)
+            panels.curve(ax, x, points, mark, band=_banded(accuracy), name=name)
         ax.set_xticks(x)
         value_ticks(ax.yaxis, ACCURACY)
         ax.grid(axis="y")
@@ -152,8 +167,8 @@ def _occlusion(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure:
     return ReportFigure(
         _name(each),
         "Accuracy with blanked patches",
-        f"Accuracy against the share of blanked patches for {listed(names_of(accuracy))}, one panel per setting.",
-        f"Line: mean over seeds; band: its 95 % interval over seeds. At 0 %: the test accuracy.{some}",
+        f"Accuracy against the share of blanked patches for {listed(names_of(accuracy))}{_per_setting(accuracy)}.",
+        f"Line: mean over seeds{_band_text(accuracy)}. At 0 %: the test accuracy.{some}",
         figure,
     )
 
@@ -236,18 +251,22 @@ def _confusion(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure | Non
     rates = [each for each in found if each is not None]
     if len(rates) < len(shown) or len({rate.shape for rate in rates}) != 1:
         return None
-    figure, axes = canvas(3.5, 1, len(shown))
     classes = [each.class_name(label) for label in range(len(rates[0]))]
-    panels.confusion(figure, axes[0, 0], rates[0], classes, "share of a class (%)")
-    axes[0, 0].set_title(f"{shortened(names[base])}: confusions", loc="left")
-    if len(shown) > 1:
-        panels.confusion(figure, axes[0, 1], rates[1] - rates[0], classes, "difference (points)", signed=True)
-        axes[0, 1].set_title(f"{shortened(names[best], 18)} − {shortened(names[base], 18)}", loc="left")
-    for ax in axes.flat:
+    below = len(classes) > MOST_BESIDE
+    figure, axes = canvas(5.2 * len(shown), len(shown), 1) if below else canvas(3.5, 1, len(shown))
+    first, *second = axes.flat
+    panels.confusion(figure, first, rates[0], classes, "share of a class (%)")
+    first.set_title(f"{shortened(names[base])}: confusions", loc="left")
+    for ax in second:
+        panels.confusion(figure, ax, rates[1] - rates[0], classes, "difference (points)", signed=True)
+        ax.set_title(f"{shortened(names[best], 18)} − {shortened(names[base], 18)}", loc="left")
+    for ax in axes[-1]:
         ax.set_xlabel("predicted class")
-    axes[0, 0].set_ylabel("true class")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("true class")
+    places = ("Above", "Below") if below else ("Left", "Right")
     difference = (
-        f" Right: {names[best]} minus {names[base]}; blue: {names[best]} makes the confusion less often."
+        f" {places[1]}: {names[best]} minus {names[base]}; blue: {names[best]} makes the confusion less often."
         if len(shown) > 1
         else ""
     )
@@ -255,7 +274,8 @@ def _confusion(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure | Non
         _name(each),
         "Confused classes",
         f"Confusion matrix of {names[base]}{f', and that of {names[best]} minus it' if len(shown) > 1 else ''}.",
-        f"Left: percentage of the test images of a class that are predicted as another, over all runs.{difference}",
+        f"{f'{places[0]}: p' if len(shown) > 1 else 'P'}ercentage of the test images of a class that are predicted as "
+        f"another, over all runs.{difference}",
         figure,
     )
 
@@ -294,7 +314,7 @@ def _probe(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure | None:
             rows = [scores[key] for key in map(str, keys[cell]) if key in scores]
             if rows and len({len(row) for row in rows}) == 1:
                 points = [_mean(values, outcomes.measure) for values in np.array(rows).T]
-                panels.curve(ax, range(len(points)), points, mark, band=len(outcomes.arms) <= MOST_BANDS, name=name)
+                panels.curve(ax, range(len(points)), points, mark, band=_banded(outcomes), name=name)
                 ax.set_xticks(range(len(points)), ["0", *map(str, range(1, len(points)))])
         value_ticks(ax.yaxis, outcomes.measure)
         ax.grid(axis="y")
@@ -306,8 +326,8 @@ def _probe(each: ProtocolAnalysis, accuracy: Outcomes) -> ReportFigure | None:
         _name(each),
         "Position that can be read from the tokens",
         f"R2 of the patch position before and after each block for {listed(names_of(outcomes))}.",
-        "Line: mean over seeds; band: its 95 % interval over seeds. 1: column and row of a patch can be read exactly; "
-        f"0: not at all.{some}",
+        f"Line: mean over seeds{_band_text(outcomes)}. 1: column and row of a patch can be read exactly; 0: not at all."
+        f"{some}",
         figure,
     )
 
