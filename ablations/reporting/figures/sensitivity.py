@@ -146,7 +146,8 @@ def _figure(found: TuningAnalysis, field: str, page: Sequence[Sequence[Choice | 
             if row == 0 or not by_rows:
                 ax.set_title("\n".join(wrap(shortened(arm, 2 * TITLE), TITLE)), loc="left", fontsize=10)
             if by_rows and column == 0:
-                names_of_setting = (shortened(part, TITLE) for part in _setting(choice, compared).split(", "))
+                parts = _setting(choice, compared).split(", ")
+                names_of_setting = ("\n".join(wrap(shortened(part, 2 * TITLE), TITLE)) for part in parts)
                 ax.set_ylabel("\n".join(names_of_setting), fontsize=10)
     word = field.replace("_", " ")
     scale = isinstance(place.space, Range) and place.space.log
