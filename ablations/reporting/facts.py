@@ -104,7 +104,9 @@ def _same_in_all(results: Results) -> dict[str, Any]:
         if name in DATASETS and name not in OWN_DATA:
             found[f"data_{name}"] = DATASETS[name].description
             found[f"data_{name}_classes"] = DATASETS[name].classes
-            recorded = {field: recorded[field] for field in ("class_sizes", "duplicates") if field in recorded}
+            whole = results.plan.configs[0].classes is None
+            part = () if whole else ("train_images", "test_images")  # of the classes that are used
+            recorded = {field: recorded[field] for field in ("class_sizes", *part, "duplicates") if field in recorded}
         found |= {f"data_{name}_{field}": known for field, known in _flat(recorded)}
     return {name: value for name, value in found.items() if value is not None}
 

@@ -29,7 +29,8 @@ NUMBER = r"(?<![\w.])\d[\d,]*(?:\.\d+)?"
 CONSTANTS = (
     "95 of 100 repetitions|0.5 means no difference|first 16 characters|rank 1 is the best|1 = best|SHA-256|2-D rotary|"
     "2-D|level of 5 %|share of the 5 %|false finding to 5 %|therefore at most 5 %|critical difference at 5 %|< 0.001|"
-    r"95 % interval|\d{4}, arXiv \d{4}\.\d{5}|begins with [0-9a-f]{16}"
+    r"95 % interval|\d{4}, arXiv \d{4}\.\d{5}|begins with [0-9a-f]{16}|"
+    r"\(Barz and Denzler 2020\)|fewer than 6 (?:validation )?images|(?<=\d)e-\d+|Of [\d,]+ pairs of classes"
 )
 """What the text says whatever the study."""
 
