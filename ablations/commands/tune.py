@@ -36,20 +36,19 @@ def print_search(
 
     `base` is that of its grid, `arms` are those of its comparison.
     """
+    from ablations.reporting.tuning.text import shorter_text
+
     design, trials = plan.tuning, TrialStore.beside(store)
     assert design is not None
     done = sum(map(trials.done, {run.key for run in plan.trials}))
     to_do = plan.all_trial_runs - done
-    equivalent = (
-        to_do / plan.cells * (design.epochs or base.epochs) / base.epochs
-    )  # runs of the comparison, of each arm
+    length = (design.epochs or base.epochs) / base.epochs  # of a trial, relative to a run of the comparison
+    equivalent = to_do / plan.cells * length  # runs of the comparison, of each arm
     flops = equivalent * sum(arm.flops for arm in arms)
     space = ", ".join(f"{field.replace('_', ' ')} {space_text(space)}" for field, space in design.space.items())
     console.print()
-    shorter = ""
-    if design.epochs is not None:
-        shorter = ", with fewer epochs" if plan.match else f", of {count(design.epochs, 'epoch')}"
-    display.say(console, f"before them, {count(design.trials, 'trial')} of each arm{_at_each(plan)}{shorter}: {space}")
+    trials_of_each = f"{count(design.trials, 'trial')} of each arm{_at_each(plan)}"
+    display.say(console, f"before them, {', '.join(filter(None, (trials_of_each, shorter_text(plan))))}: {space}")
     display.say(
         console, f"{count(plan.all_trial_runs, 'trial run')}, {to_do} to do: {display.magnitude(flops)} training FLOPs"
     )

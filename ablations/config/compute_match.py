@@ -58,10 +58,7 @@ class ComputeMatch:
 
     def matched(self, config: RunConfig) -> RunConfig:
         """Return a run with the epochs of its arm, and the warm-up scaled in proportion."""
-        epochs = self.epochs_of(self.levels(config))
-        if epochs == config.epochs:
-            return config
-        return replace(config, epochs=epochs, warmup_epochs=config.warmup_epochs * epochs / config.epochs)
+        return config.with_epochs(self.epochs_of(self.levels(config)))
 
     @property
     def arms(self) -> dict[Level, list[tuple[Level, ...]]]:

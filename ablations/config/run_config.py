@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ablations.config.columns import COLUMNS_VALID, TABLES, is_columns, standard_columns
@@ -97,6 +97,12 @@ class RunConfig:
                 )
         if self.warmup_epochs >= self.epochs:
             raise UsageError(f"warmup_epochs must be below epochs ({self.epochs}), got {_show(self.warmup_epochs)}")
+
+    def with_epochs(self, epochs: int) -> "RunConfig":
+        """Return the run with this number of epochs, and the warm-up in proportion."""
+        if epochs == self.epochs:
+            return self
+        return replace(self, epochs=epochs, warmup_epochs=self.warmup_epochs * epochs / self.epochs)
 
     def canonical(self) -> dict[str, Any]:
         """JSON-able values by sorted field name, each of its field's type: 1 and 1.0 are one rate.

@@ -148,8 +148,7 @@ class TuningDesign:
         """
         if self.epochs is None:
             return config
-        epochs = max(1, int(self.epochs / base.epochs * config.epochs + 0.5))
-        return replace(config, epochs=epochs, warmup_epochs=config.warmup_epochs * epochs / config.epochs)
+        return config.with_epochs(max(1, int(self.epochs / base.epochs * config.epochs + 0.5)))
 
     def check(self, base: RunConfig, axes: Mapping[str, tuple[Any, ...]], seeds: tuple[int, ...]) -> None:
         """Raise UsageError if this search is not possible for a grid with this base, these axes and seeds."""

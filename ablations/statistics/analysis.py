@@ -73,9 +73,10 @@ class Analysis:
     @cached_property
     def open_arms(self) -> list[int]:
         """The arms whose contrast with the baseline is neither better, worse nor equivalent."""
-        arms = [arm for arm in range(len(self.outcomes.arms)) if arm != self.outcomes.baseline]
         undecided = (Verdict.UNDECIDED, Verdict.NO_PAIRS)
-        return [arm for arm, found in zip(arms, self.contrasts, strict=True) if verdict(found) in undecided]
+        return [
+            arm for arm, found in zip(self.outcomes.others, self.contrasts, strict=True) if verdict(found) in undecided
+        ]
 
     @cached_property
     def rounds(self) -> list[InterimResult]:

@@ -50,7 +50,7 @@ def compare_confusions(outcomes: Outcomes, matrix: Callable[[str], NDArray[np.in
 
     `matrix` returns the confusion matrix (classes, classes) of a run by its key; rows are labels.
     """
-    others = [arm for arm in range(len(outcomes.arms)) if arm != outcomes.baseline]
+    others = outcomes.others
     found = [each for arm in others for each in _compare_with_baseline(outcomes, arm, matrix)]
     adjusted = [replace(each, p=min(1.0, len(others) * each.p)) for each in found]
     return sorted(adjusted, key=lambda each: (each.p, -abs(each.difference)))

@@ -141,8 +141,7 @@ def _pair(outcomes: Outcomes, subject: int, reference: int) -> _Pair:
 
 def baseline_contrasts(outcomes: Outcomes, tests: Procedure = FIXED) -> list[Contrast]:
     """Compare every other arm with the baseline; one Holm family."""
-    base = outcomes.baseline
-    pairs = [_pair(outcomes, arm, base) for arm in range(len(outcomes.arms)) if arm != base]
+    pairs = [_pair(outcomes, arm, outcomes.baseline) for arm in outcomes.others]
     return _family(pairs, "Holm", tests, outcomes.measure)
 
 
@@ -188,8 +187,7 @@ def interactions(outcomes: Outcomes, axis: str, tests: Procedure = FIXED) -> lis
     at = outcomes.cell_axes.index(axis)
     levels = list(dict.fromkeys(cell[at] for cell in outcomes.cells))
     rows = {level: [i for i, cell in enumerate(outcomes.cells) if cell[at] == level] for level in levels}
-    others = [arm for arm in range(len(outcomes.arms)) if arm != outcomes.baseline]
-    places = [(arm, level) for arm in others for level in levels[1:]]
+    places = [(arm, level) for arm in outcomes.others for level in levels[1:]]
     start = rows[levels[0]]
     changes, leads = [], []
     for arm, level in places:

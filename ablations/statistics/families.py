@@ -30,7 +30,7 @@ def joined_family(analyses: Sequence[Analysis]) -> list[Contrast]:
     found = [
         (arm, contrast, analysis.looked.differences(arm, analysis.looked.baseline), analysis)
         for analysis in analyses
-        for arm, contrast in zip(_others(analysis.looked), analysis.contrasts, strict=True)
+        for arm, contrast in zip(analysis.looked.others, analysis.contrasts, strict=True)
     ]
     compared = {arm for arm, contrast, *_ in found if contrast.n}
     adjusted = np.full(len(found), np.nan)
@@ -43,6 +43,7 @@ def joined_family(analyses: Sequence[Analysis]) -> list[Contrast]:
             for _, contrast, differences, analysis in found
         ]
     )
+    family = sum(contrast.n > 0 for _, contrast, *_ in found)
     return [
         replace(
             contrast,
@@ -51,14 +52,10 @@ def joined_family(analyses: Sequence[Analysis]) -> list[Contrast]:
             p_adjusted_smallest=min(1.0, max(len(compared), 1) * contrast.p_smallest),
             p_equivalence=float(equivalent[i]),
             seeds_needed=None,
-            family=sum(contrast.n > 0 for _, contrast, *_ in found),
+            family=family,
         )
         for i, (_, contrast, _, analysis) in enumerate(found)
     ]
-
-
-def _others(outcomes: Outcomes) -> list[int]:
-    return [arm for arm in range(len(outcomes.arms)) if arm != outcomes.baseline]
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,8 @@ def other_images(outcomes: Outcomes, contrasts: Sequence[Contrast], predictions:
     correct = _correct(outcomes, predictions)
     if not correct:
         return []
-    arms = [arm for arm in range(len(outcomes.arms)) if arm != outcomes.baseline]
     found = []
-    for arm, contrast in zip(arms, contrasts, strict=True):
+    for arm, contrast in zip(outcomes.others, contrasts, strict=True):
         known = np.isfinite(outcomes.differences(arm, outcomes.baseline))
         settings = [
             np.array([100 * (correct[str(a)] - correct[str(b)]) for a, b in zip(*pair, strict=True)])

@@ -48,6 +48,11 @@ class Outcomes:
     measure: Measure = ACCURACY
 
     @property
+    def others(self) -> list[int]:
+        """The arms other than the baseline, in their order: those of `baseline_contrasts`."""
+        return [arm for arm in range(len(self.arms)) if arm != self.baseline]
+
+    @property
     def has_diverged(self) -> NDArray[np.bool_]:
         """Whether each run diverged, (A, G, S); for a mean of several runs, whether any of them did."""
         found = np.isin(self.keys, sorted(self.diverged)).reshape(*self.values.shape, -1)

@@ -104,7 +104,7 @@ def _values(outcomes: Outcomes) -> ReportFigure:
 
 def _contrasts(analysis: Analysis) -> ReportFigure | None:
     outcomes = analysis.looked
-    arms = [arm for arm in range(len(outcomes.arms)) if arm != outcomes.baseline]
+    arms = outcomes.others
     pairs = [
         (
             contrast,

@@ -74,12 +74,17 @@ def protocol(results: Results) -> str:
 
 
 def trials_text(plan: StudyPlan) -> str:
-    """Return the number of trials, and whether they are shorter than the comparison: `5 trials of 10 epochs`."""
+    """Return the number of trials, and their length if it is shorter: `5 trials of 10 epochs`."""
     assert plan.tuning is not None
-    shorter = ""
-    if plan.tuning.epochs is not None:
-        shorter = " with fewer epochs" if plan.match else f" of {count(plan.tuning.epochs, 'epoch')}"
-    return count(plan.tuning.trials, "trial") + shorter
+    return " ".join(filter(None, (count(plan.tuning.trials, "trial"), shorter_text(plan))))
+
+
+def shorter_text(plan: StudyPlan) -> str:
+    """Return how long trials are if they are shorter than the comparison: `of 10 epochs`."""
+    assert plan.tuning is not None
+    if plan.tuning.epochs is None:
+        return ""
+    return "with fewer epochs" if plan.match else f"of {count(plan.tuning.epochs, 'epoch')}"
 
 
 def _epochs(plan: StudyPlan) -> str:

@@ -148,7 +148,7 @@ def compare_with_untuned(results: Results, analysis: Analysis, untuned: Results)
     ordered = replace(untuned, plan=replace(other, axes=plan.axes))
     shared_verdicts = [verdict(contrast) for contrast in analyse(ordered).contrasts]
     tuned_verdicts = [verdict(contrast) for contrast in analysis.contrasts]
-    others = [arm for arm in range(len(both.arms)) if arm != both.baseline]
+    others = both.others
     changes = interactions(both, TUNING) if others else []
     arms = []
     for arm in range(len(both.arms)):
